@@ -1,0 +1,51 @@
+"""Machine unlearning for Hugging Face classifiers."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public name -> module. Loaded on first use (PEP 562), so that `import hf_unlearn` costs nothing.
+_NAMES = {
+    "ForgetRequest": "data",
+    "Split": "data",
+    "UnlearningArguments": "arguments",
+    "UnlearningTrainer": "trainer",
+    "UnlearningReport": "evaluation.report",
+    "UnlearningMethod": "methods",
+    "METHODS": "methods",
+    "JiT": "methods",
+    "CounterfactualDistillation": "methods",
+    "Retrain": "methods",
+    "FineTune": "methods",
+    "GradientAscent": "methods",
+    "GradientDifference": "methods",
+}
+
+__all__ = [*_NAMES, "__version__"]
+
+if TYPE_CHECKING:
+    from .arguments import UnlearningArguments
+    from .data import ForgetRequest, Split
+    from .evaluation.report import UnlearningReport
+    from .methods import (
+        METHODS,
+        CounterfactualDistillation,
+        FineTune,
+        GradientAscent,
+        GradientDifference,
+        JiT,
+        Retrain,
+        UnlearningMethod,
+    )
+    from .trainer import UnlearningTrainer
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module 'hf_unlearn' has no attribute {name!r}")
+    return getattr(import_module(f".{_NAMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

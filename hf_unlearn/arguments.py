@@ -1,0 +1,101 @@
+"""`UnlearningArguments`: everything that HF's `TrainingArguments` has, and what unlearning adds."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainingArguments
+
+if TYPE_CHECKING:
+    from .methods import UnlearningMethod
+
+FORGET_KINDS = ("auto", "class", "samples")
+
+
+@dataclass
+class UnlearningArguments(TrainingArguments):
+    """Arguments of an unlearning run. A field left at None takes the method's value (`UnlearningMethod.arguments`)."""
+
+    method: str = field(default="jit", metadata={"help": "Key of the method, where the trainer is given none."})
+    update: str | None = field(
+        default=None,
+        metadata={"help": "Parameters that may move: 'all', 'head', 'last:n' (the last n blocks and the head) or a regular expression of names."},
+    )
+    trust_region: float | None = field(
+        default=None,
+        metadata={
+            "help": "Length of a step, as a share of each tensor's norm, decayed by the schedule; it replaces `learning_rate` "
+            "and `optim`. 0 hands over to those."
+        },
+    )
+    forget_kind: str = field(
+        default="auto",
+        metadata={
+            "help": "What the forget set is: whole 'class'es, single 'samples', or 'auto': the classes that the retain set lacks; "
+            "without one, a class if all forget labels name it."
+        },
+    )
+    forget_target: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of the forget set that may still be answered as before, in [0, 1]; reaching it is success and ends a "
+            "method that stops there. None: 0.01 for a class, estimated for samples. Negative: no target."
+        },
+    )
+    max_retain_drop: float = field(
+        default=0.05,
+        metadata={"help": "Accuracy on the retain set (or agreement on anchors) that a run may lose before the last good state is restored."},
+    )
+    check_steps: int | None = field(default=None, metadata={"help": "Steps between two looks at target and damage."})
+    probe_size: int = field(default=256, metadata={"help": "Rows of each side that such a look reads."})
+    retain_per_forget: int = field(default=1, metadata={"help": "Retain samples drawn for each forget sample."})
+    overwrite: bool = field(default=False, metadata={"help": "Allow an output folder that already holds a model or checkpoints."})
+    momentum: float = field(default=0.0, metadata={"help": "Momentum of `optim='sgd'`."})
+
+    learning_rate: float | None = field(default=None, metadata={"help": "Learning rate where `trust_region` is 0."})  # type: ignore[assignment]
+    num_train_epochs: float | None = field(default=None, metadata={"help": "Passes over the forget set (or what drives the method)."})  # type: ignore[assignment]
+    max_steps: int | None = field(default=None, metadata={"help": "Optimiser steps; overrides `num_train_epochs` where positive."})  # type: ignore[assignment]
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Forget samples of a step on each device."})
+    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Batch size of evaluation on each device."})
+    logging_steps: float = field(default=10, metadata={"help": "Steps between two log entries."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN losses from the log. Off: they end the run."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.forget_kind not in FORGET_KINDS:
+            raise ValueError(f"`forget_kind={self.forget_kind!r}` is not one of {', '.join(map(repr, FORGET_KINDS))}.")
+        if self.label_smoothing_factor:
+            raise ValueError("`label_smoothing_factor` has no effect on an unlearning objective. Leave it at 0.")
+        if self.neftune_noise_alpha:
+            raise ValueError("`neftune_noise_alpha` would disturb the outputs that unlearning compares. Leave it unset.")
+        if self.trust_region is not None and not 0 <= self.trust_region < 1:
+            raise ValueError(f"`trust_region` is a share of each tensor's norm, in [0, 1), got {self.trust_region}.")
+        if self.forget_target is not None and self.forget_target > 1:
+            raise ValueError(f"`forget_target` is a share in [0, 1], got {self.forget_target}. Write 5 % as 0.05.")
+        if self.check_steps is not None and self.check_steps < 1:
+            raise ValueError(f"`check_steps` must be at least 1, got {self.check_steps}.")
+        if self.retain_per_forget < 1:
+            raise ValueError(f"`retain_per_forget` must be at least 1, got {self.retain_per_forget}.")
+
+    def resolved(self, method: UnlearningMethod) -> UnlearningArguments:
+        """A copy in which what was left at None has the method's value."""
+        defaults: dict[str, Any] = {
+            "update": "all",
+            "trust_region": 0.0,
+            "learning_rate": 5e-5,
+            "num_train_epochs": 3.0,
+            "max_steps": -1,
+            "check_steps": 10,
+            **method.arguments,
+        }
+        if self.num_train_epochs is not None and self.max_steps is None:
+            defaults["max_steps"] = -1  # epochs were asked for
+        if self.learning_rate is not None and self.trust_region is None:
+            defaults["trust_region"] = 0.0  # a learning rate was asked for
+        out = copy.copy(self)
+        for name, value in defaults.items():
+            if getattr(out, name) is None:
+                setattr(out, name, value)
+        return out

@@ -1,0 +1,149 @@
+"""How far a step may go and when to stop: what makes a method work without tuning.
+
+`TrustRegion` bounds a step by the size of what it moves. `ForgettingControl` looks at the model every few steps: it ends the
+run when the forget set is at its target, and restores the last good state when the model diverges or the kept data suffers.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainerCallback
+
+from .scope import Snapshot
+
+if TYPE_CHECKING:
+    from .trainer import UnlearningTrainer
+
+logger = logging.getLogger(__name__)
+
+
+class TrustRegion(torch.optim.Optimizer):
+    """Gradient descent with a step of fixed relative length, per tensor: θ ← θ − ρ max(‖θ‖, κ√n) g/‖g‖.
+
+    The minimiser of the linearised loss in a ball of radius ρ‖θ‖: no scale of the loss, of σ or of a layer can make a step
+    too large or too small. κ√n (a root mean square of κ per element) lets tensors that start at zero move.
+
+    Args:
+        lr: ρ, the length of a step relative to the tensor's norm.
+        floor: κ.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float = 0.002, floor: float = 0.01) -> None:
+        if not 0 < lr < 1:
+            raise ValueError(f"`trust_region` (the optimiser's `lr`) must lie in (0, 1), got {lr}.")
+        super().__init__(params, {"lr": lr, "floor": floor})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            moved = [p for p in group["params"] if p.grad is not None]
+            if not moved:
+                continue
+            gradients = [p.grad for p in moved]
+            for p, g, norm, length in zip(
+                moved, gradients, torch._foreach_norm(moved), torch._foreach_norm(gradients), strict=True
+            ):
+                radius = group["lr"] * norm.clamp_min(group["floor"] * math.sqrt(p.numel()))
+                p.sub_(g * torch.where(length > 0, radius / length, 0.0).to(g.dtype))
+        return loss
+
+
+@dataclass
+class Outcome:
+    """What a run did, checked after it: the answer to "did it really work?"."""
+
+    steps: int = 0
+    stopped: str = "all steps done"
+    forget_start: float = 1.0
+    forget_end: float = 1.0
+    forget_target: float | None = None
+    retain_start: float | None = None
+    retain_end: float | None = None
+    outputs_moved: float = 0.0
+    tensors_changed: int = 0
+    target_reached: bool | None = None
+    warnings: list[str] = field(default_factory=list)
+    path: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the run did what was asked."""
+        return not self.warnings
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class ForgettingControl(TrainerCallback):
+    """Looks every `check_steps`: stop at the target, go back when the model is being ruined.
+
+    Its `path` (one entry a look: step, shares remembered and kept) travels with checkpoints.
+    """
+
+    def __init__(self, trainer: UnlearningTrainer) -> None:
+        self.trainer = trainer
+        self.path: list[dict[str, float]] = []
+        self.stopped = ""
+        self.good: Snapshot | None = None
+
+    def start(self) -> None:
+        """Before the first step: where the run starts from, and the first state to go back to."""
+        self.good = self.trainer.original
+        self.stopped = ""
+        if not self.path:
+            self._look(0)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # accelerate forgets the epoch of a wrapped sampler when it resumes inside an epoch
+        self.trainer.sampler.epoch = int(state.epoch or 0)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.method.adjust_gradients(self.trainer.model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.interrupted:
+            control.should_save = control.should_training_stop = True
+        if state.global_step % args.check_steps and state.global_step < state.max_steps:
+            return
+        look = self._look(state.global_step)
+        if reason := self._damage(look):
+            logger.warning("%s: going back to the last good state.", reason)
+            assert self.good is not None
+            self.good.restore(self.trainer.model)
+            self.stopped, control.should_training_stop = reason, True
+            return
+        if self.trainer.method.stops_at_target and self._at_target(look):
+            self.stopped, control.should_training_stop = "target reached", True
+        elif state.global_step < state.max_steps:
+            self.good = Snapshot(self.trainer.model, self.trainer.updated)
+
+    def _look(self, step: int) -> dict[str, float]:
+        look: dict[str, float] = {"step": step, "forget": self.trainer.share_remembered(self.trainer.args.probe_size)}
+        kept = self.trainer.share_kept()
+        if kept is not None:
+            look["retain"] = kept
+        self.path.append(look)
+        return look
+
+    def _damage(self, look: dict[str, float]) -> str:
+        if not math.isfinite(look["forget"]) or not math.isfinite(look.get("retain", 0.0)):
+            return "diverged: NaN in the outputs"
+        drop = self.path[0].get("retain", 0.0) - look.get("retain", 0.0)
+        if self.trainer.guards_retain and drop > self.trainer.args.max_retain_drop:
+            return f"kept data suffers: {100 * drop:.1f} points lost"
+        return ""
+
+    def _at_target(self, look: dict[str, float]) -> bool:
+        """On the probe, and then on the whole forget set."""
+        target = self.trainer.forget_target
+        return target is not None and look["forget"] <= target and self.trainer.share_remembered() <= target

@@ -1,0 +1,1 @@
+"""Evidence: what original, unlearned and retrained models do, side by side."""

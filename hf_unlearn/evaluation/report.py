@@ -1,0 +1,316 @@
+"""`UnlearningReport`: original, unlearned and retrained model side by side, read both ways.
+
+The yardstick is the retrained model. A forget accuracy below its own is over-forgetting, as telling as one above.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..processing import predict
+from .membership import entropy_attack
+from .relearning import relearning_steps
+
+if TYPE_CHECKING:
+    from ..trainer import UnlearningTrainer
+
+SCHEMA = "hf_unlearn/report/1"
+BINS = 20
+GAP_MEASURES = ("forget_accuracy", "retain_accuracy", "test_accuracy", "membership_attack")
+TITLES = {
+    "forget_accuracy": "accuracy on the forget set",
+    "forget_f1": "macro F1 on the forget set",
+    "retain_accuracy": "accuracy on the retain set",
+    "retain_f1": "macro F1 on the retain set",
+    "test_accuracy": "test accuracy",
+    "test_f1": "test macro F1",
+    "test_forgotten_accuracy": "test accuracy, forgotten classes",
+    "test_kept_accuracy": "test accuracy, kept classes",
+    "membership_attack": "entropy attack: forget samples called members",
+    "js_to_retrained": "Jensen–Shannon divergence to retrained, forget set",
+    "agreement_with_retrained": "same answer as retrained, forget set",
+    "relearning_steps": "steps until the class is relearned",
+}
+
+
+@dataclass
+class UnlearningReport:
+    """What was asked, what was done, and what each model does now.
+
+    Attributes:
+        models: model -> measure -> value. Accuracies, F1 and attack are shares in [0, 1]; Jensen–Shannon divergence is in
+            nats. Models are `original`, `unlearned` and, where one was given, `retrained`.
+        gap: model -> mean absolute difference to the retrained model over `GAP_MEASURES`, in points.
+        per_class: model -> test accuracy of every class.
+        confidence: model -> set -> histogram (20 bins over [0, 1], shares) of the highest probability.
+        seconds: of unlearning, of retraining, and their ratio.
+        outcome: the checks of the run (`Outcome`), its warnings and its path over the steps.
+        run: method, arguments, sizes, versions.
+    """
+
+    models: dict[str, dict[str, float]]
+    gap: dict[str, float] = field(default_factory=dict)
+    per_class: dict[str, list[float | None]] = field(default_factory=dict)
+    confidence: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    outcome: dict[str, Any] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+    schema: str = SCHEMA
+
+    @classmethod
+    def measure(
+        cls,
+        trainer: UnlearningTrainer,
+        retain: Any | None,
+        test: Any | None,
+        retrained: nn.Module | None = None,
+        *,
+        retrained_seconds: float | None = None,
+        relearning: bool = False,
+        max_rows: int = 10_000,
+    ) -> UnlearningReport:
+        """Measure the trainer's original and unlearned model, and `retrained`.
+
+        Args:
+            retain, test: labelled data sets; without one its rows are left out. At most `max_rows` of each are read.
+            retrained: a model trained without the forget set, the yardstick.
+            relearning: also count the steps until a forgotten class is back (class requests with a test set).
+        """
+        sets: dict[str, list[Any]] = {"forget": _rows(trainer, trainer.forget_dataset, max_rows)}
+        for name, data in (("retain", retain), ("test", test)):
+            if data is not None:
+                sets[name] = _rows(trainer, data, max_rows)
+        classes = trainer.reference.forgotten_classes
+        outputs: dict[str, dict[str, tuple[Tensor, Tensor | None]]] = {}
+        steps: dict[str, int] = {}
+
+        def visit(name: str, model: nn.Module) -> None:
+            size = trainer.args.eval_batch_size
+            outputs[name] = {k: predict(model, rows, trainer.processor, size) for k, rows in sets.items()}
+            if relearning and classes and "test" in sets:
+                steps[name] = _relearn(trainer, model, sets, outputs["original"]["test"], classes)
+
+        with trainer.original_weights() as model:
+            visit("original", model)
+        visit("unlearned", trainer.model)
+        if retrained is not None:
+            visit("retrained", retrained.to(trainer.args.device))  # type: ignore[arg-type]
+
+        report = cls(models={name: _measures(out, classes) for name, out in outputs.items()})
+        for name, count in steps.items():
+            report.models[name]["relearning_steps"] = count
+        if retrained is not None:
+            report._compare(outputs)
+        for name, out in outputs.items():
+            report.confidence[name] = {k: _histogram(logits) for k, (logits, _) in out.items()}
+            if "test" in out and out["test"][1] is not None:
+                report.per_class[name] = _per_class(*out["test"])  # type: ignore[arg-type]
+        report.seconds = {"unlearning": trainer.seconds}
+        if retrained_seconds:
+            report.seconds |= {"retraining": retrained_seconds, "ratio": trainer.seconds / retrained_seconds}
+        assert trainer.outcome is not None
+        report.outcome = trainer.outcome.as_dict()
+        report.run = _describe_run(trainer, {k: len(v) for k, v in sets.items()})
+        return report
+
+    def _compare(self, outputs: Mapping[str, Mapping[str, tuple[Tensor, Tensor | None]]]) -> None:
+        yardstick = outputs["retrained"]["forget"][0]
+        for name in ("original", "unlearned"):
+            logits, measures = outputs[name]["forget"][0], self.models[name]
+            measures["js_to_retrained"] = jensen_shannon(logits, yardstick)
+            measures["agreement_with_retrained"] = (logits.argmax(-1) == yardstick.argmax(-1)).float().mean().item()
+            shared = [m for m in GAP_MEASURES if m in measures and m in self.models["retrained"]]
+            if shared:
+                gaps = [abs(measures[m] - self.models["retrained"][m]) for m in shared]
+                self.gap[name] = 100 * float(np.mean(gaps))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What went wrong in the run, or reads badly in the figures."""
+        out = list(self.outcome.get("warnings", []))
+        ours, yardstick = self.models.get("unlearned", {}), self.models.get("retrained")
+        if yardstick and ours.get("forget_accuracy", 0.0) < yardstick.get("forget_accuracy", 0.0) - 0.05:
+            out.append("over-forgetting: accuracy on the forget set is below the retrained model's")
+        if yardstick and "relearning_steps" in ours and ours["relearning_steps"] < 0.5 * yardstick["relearning_steps"]:
+            out.append(
+                f"shallow: the class is back after {ours['relearning_steps']:.0f} relearning steps, the retrained model takes "
+                f"{yardstick['relearning_steps']:.0f}; outputs look right, weights still know it"
+            )
+        return out
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**asdict(self), "warnings": self.warnings}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> UnlearningReport:
+        """The inverse of `as_dict`.
+
+        Raises:
+            ValueError: another schema.
+        """
+        if data.get("schema") != SCHEMA:
+            raise ValueError(f"`schema` is {data.get('schema')!r}, this version reads {SCHEMA!r}.")
+        return cls(**{k: v for k, v in data.items() if k != "warnings"})
+
+    def rows(self) -> list[tuple[str, list[str]]]:
+        """The table: title and one cell per model."""
+        names = list(self.models)
+        out = []
+        for measure, title in TITLES.items():
+            cells = [self.models[n].get(measure) for n in names]
+            if any(c is not None for c in cells):
+                out.append((title, [_cell(measure, c) for c in cells]))
+        if self.gap:
+            out.append(("gap to retrained, mean of 4 (points)", [f"{self.gap[n]:.2f}" if n in self.gap else "–" for n in names]))
+        if "unlearning" in self.seconds:
+            times = {"unlearned": "unlearning", "retrained": "retraining"}
+            cells_s = [self.seconds.get(times.get(n, "")) for n in names]
+            out.append(("seconds", [f"{s:.1f}" if s is not None else "–" for s in cells_s]))
+        return out
+
+    def to_markdown(self) -> str:
+        """The report as markdown."""
+        names = list(self.models)
+        method = self.run.get("method", {})
+        lines = ["# Unlearning report", ""]
+        if self.run.get("request"):
+            lines += [f"Forgotten: {self.run['request']}.", ""]
+        lines += [f"Method: `{method.get('method', '?')}`, {self.outcome.get('steps', '?')} steps, {self.outcome.get('stopped', '')}.", ""]
+        lines += ["| | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
+        lines += [f"| {title} | " + " | ".join(cells) + " |" for title, cells in self.rows()]
+        if "ratio" in self.seconds:
+            lines += ["", f"Unlearning took {100 * self.seconds['ratio']:.1f} % of the retraining time."]
+        lines += ["", *(f"- **Warning:** {w}" for w in self.warnings)] if self.warnings else []
+        lines += ["", "Read every figure against the retrained model: distance to it is what counts, in either direction.", ""]
+        return "\n".join(lines)
+
+    def print(self) -> None:
+        """The table, in the terminal."""
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=self.run.get("request") or "Unlearning report", title_justify="left")
+        table.add_column("")
+        for name in self.models:
+            table.add_column(name, justify="right")
+        for title, cells in self.rows():
+            table.add_row(title, *cells)
+        console = Console()
+        console.print(table)
+        if "ratio" in self.seconds:
+            console.print(f"Unlearning took {100 * self.seconds['ratio']:.1f} % of the retraining time.")
+        for warning in self.warnings:
+            console.print(f"[yellow]Warning:[/yellow] {warning}")
+
+    def save(self, folder: str | Path, figures: bool = True) -> None:
+        """Write `report.json`, `report.md` and, with matplotlib, `figures/*.png` into `folder`, each atomically."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "report.json", json.dumps(self.as_dict(), indent=2) + "\n")
+        write_atomically(folder / "report.md", self.to_markdown())
+        if figures:
+            from .plots import save_figures
+
+            save_figures(self, folder / "figures")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside `path`, then rename over it: a reader never sees half a file."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def jensen_shannon(logits_a: Tensor, logits_b: Tensor) -> float:
+    """Mean Jensen–Shannon divergence of softmax outputs (n, classes), in nats, in [0, ln 2]."""
+    p, q = logits_a.double().softmax(-1), logits_b.double().softmax(-1)
+    m = (p + q) / 2
+
+    def kl(a: Tensor, b: Tensor) -> Tensor:
+        return (torch.xlogy(a, a) - torch.xlogy(a, b)).sum(-1)
+
+    return (0.5 * kl(p, m) + 0.5 * kl(q, m)).mean().item()
+
+
+def _rows(trainer: UnlearningTrainer, data: Any, limit: int) -> list[Any]:
+    """Prepared rows of `data`, at most `limit`, drawn by seed; every model sees the same."""
+    if not hasattr(data, "__len__"):
+        return [trainer.processor(row) for row, _ in zip(data, range(limit), strict=False)]
+    chosen = np.arange(len(data))
+    if len(chosen) > limit:
+        chosen = np.sort(np.random.default_rng(trainer.args.seed).permutation(len(chosen))[:limit])
+    return [trainer.processor(data[int(i)]) for i in chosen]
+
+
+def _relearn(
+    trainer: UnlearningTrainer, model: nn.Module, sets: Mapping[str, list[Any]], original_test: Any, classes: tuple[int, ...]
+) -> int:
+    logits, labels = original_test
+    mine = torch.isin(labels, torch.tensor(classes))
+    accuracy = (logits.argmax(-1) == labels)[mine].float().mean().item()
+    probe = [row for row, keep in zip(sets["test"], mine.tolist(), strict=True) if keep]
+    return relearning_steps(model, sets["forget"][:20], probe, trainer.processor, 0.9 * accuracy)
+
+
+def _measures(outputs: Mapping[str, tuple[Tensor, Tensor | None]], classes: tuple[int, ...]) -> dict[str, float]:
+    from sklearn.metrics import f1_score
+
+    out: dict[str, float] = {}
+    for name, (logits, labels) in outputs.items():
+        if labels is None:
+            continue
+        right = logits.argmax(-1) == labels
+        out[f"{name}_accuracy"] = right.float().mean().item()
+        out[f"{name}_f1"] = float(f1_score(labels, logits.argmax(-1), average="macro", labels=labels.unique(), zero_division=0))
+        if name == "test" and classes:
+            gone = torch.isin(labels, torch.tensor(classes))
+            out["test_forgotten_accuracy"] = right[gone].float().mean().item()
+            out["test_kept_accuracy"] = right[~gone].float().mean().item()
+    if {"retain", "test"} <= outputs.keys():
+        out["membership_attack"] = entropy_attack(outputs["retain"][0], outputs["test"][0], outputs["forget"][0])
+    return out
+
+
+def _per_class(logits: Tensor, labels: Tensor) -> list[float | None]:
+    right = (logits.argmax(-1) == labels).float()
+    shares = [right[labels == c] for c in range(logits.shape[-1])]
+    return [s.mean().item() if len(s) else None for s in shares]
+
+
+def _histogram(logits: Tensor) -> list[float]:
+    counts, _ = np.histogram(logits.softmax(-1).amax(-1).numpy(), bins=BINS, range=(0.0, 1.0))
+    return (counts / counts.sum()).tolist()
+
+
+def _cell(measure: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    if measure == "relearning_steps":
+        return f"{value:.0f}"
+    return f"{value:.4f}" if measure == "js_to_retrained" else f"{100 * value:.2f} %"
+
+
+def _describe_run(trainer: UnlearningTrainer, sizes: Mapping[str, int]) -> dict[str, Any]:
+    import transformers
+
+    args = trainer.args
+    names = ("update", "trust_region", "learning_rate", "max_steps", "num_train_epochs", "per_device_train_batch_size", "seed")
+    return {
+        "method": trainer.method.describe(),
+        "arguments": {n: getattr(args, n) for n in names},
+        "model_type": getattr(trainer.model.config, "model_type", ""),
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "rows": dict(sizes),
+        "forgotten_classes": list(trainer.reference.forgotten_classes),
+        "versions": {"torch": torch.__version__.split("+")[0], "transformers": transformers.__version__},
+    }

@@ -1,0 +1,20 @@
+"""The table of methods. A new one is a file beside this one and a line in `METHODS`."""
+
+from .base import Paper, UnlearningMethod, setting
+from .counterfactual import CounterfactualDistillation
+from .fine_tune import FineTune
+from .gradient_ascent import GradientAscent
+from .gradient_difference import GradientDifference
+from .just_in_time import JiT
+from .retrain import Retrain
+
+METHODS: dict[str, type[UnlearningMethod]] = {
+    "jit": JiT,
+    "counterfactual_distillation": CounterfactualDistillation,
+    "retrain": Retrain,
+    "fine_tune": FineTune,
+    "gradient_ascent": GradientAscent,
+    "gradient_difference": GradientDifference,
+}
+
+__all__ = ["METHODS", "Paper", "UnlearningMethod", "setting", *(c.__name__ for c in METHODS.values())]

@@ -1,0 +1,79 @@
+"""What a method is: named loss terms of a batch, and, if it needs them, a set-up and an edit of the gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from dataclasses import field as dataclass_field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..reference import Reference
+    from ..trainer import UnlearningTrainer
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method comes from."""
+
+    title: str
+    arxiv: str
+
+    @property
+    def url(self) -> str:
+        return f"https://arxiv.org/abs/{self.arxiv}"
+
+
+def setting(default: Any, help: str, **metadata: Any) -> Any:
+    """A hyper-parameter with its help text, which `--help`, the README and cards all quote."""
+    return dataclass_field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass(kw_only=True)
+class UnlearningMethod:
+    """One objective. Its fields are its hyper-parameters; a subclass overrides `loss`, and what else it needs.
+
+    A private method needs nothing but this class: `UnlearningTrainer(method=MyMethod(), ...)`.
+    """
+
+    name: ClassVar[str] = ""
+    paper: ClassVar[Paper | None] = None
+    needs_forget: ClassVar[bool] = True
+    """Reads forget samples; without it an epoch is a pass over the retain set."""
+    needs_retain: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False
+    """Reads the labels of the forget set."""
+    stops_at_target: ClassVar[bool] = False
+    """End the run once the forget set is at its target, rather than after all steps."""
+    arguments: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """What the fields of `UnlearningArguments` that were left at None become."""
+
+    anchors: bool = setting(False, "Also hold the outputs on counterfactual anchors, a zero-shot stand-in for retain data.")
+    anchor_weight: float = setting(1.0, "Weight of the anchors' KL divergence.")
+
+    def setup(self, trainer: UnlearningTrainer) -> None:
+        """Once, before the first step, on the original weights; again, from the same weights, when a run is resumed."""
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
+        """Named, weighted terms of this batch; the trainer adds them up and logs each.
+
+        `batch` holds `forget` and `retain` (model inputs and labels; `retain` only if `needs_retain`), `index` (row numbers
+        in the driving set, (B,)) and `seed` (one per row, (B,), for the row's random draws). Terms are means over samples,
+        so that accumulation and data parallelism give the value of one big batch.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define `loss`.")
+
+    def adjust_gradients(self, model: nn.Module) -> None:
+        """Once per optimiser step, after accumulation and clipping."""
+
+    def describe(self) -> dict[str, Any]:
+        """Name and hyper-parameters, for reports."""
+        return {"method": self.name or type(self).__name__, **{f.name: getattr(self, f.name) for f in fields(self)}}
+
+    @classmethod
+    def help(cls) -> dict[str, tuple[Any, str]]:
+        """field -> (default, help)."""
+        return {f.name: (None if f.default is MISSING else f.default, f.metadata.get("help", "")) for f in fields(cls)}

@@ -1,0 +1,177 @@
+"""Counterfactuals: what the original would have said, and inputs that stand in for the data to keep.
+
+Both are our own and need no retain data. A *struck-out target* is the original's output with the forgotten classes removed
+and renormalised. *Counterfactual anchors* are forget inputs moved by gradient ascent on the frozen original into the kept
+classes; holding the outputs there keeps what the model knows of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..processing import classify, continuous_input, eval_mode, model_inputs
+from .base import UnlearningMethod, setting
+
+if TYPE_CHECKING:
+    from ..data import UnlearningDataset
+    from ..processing import Processor
+    from ..reference import Reference
+    from ..trainer import UnlearningTrainer
+
+
+def kl_to_target(target: Tensor, logits: Tensor) -> Tensor:
+    """Mean over the batch of KL(target ‖ softmax(logits)) in nats; `target` holds probabilities (B, classes)."""
+    return F.kl_div(F.log_softmax(logits.float(), dim=-1), target, reduction="batchmean")
+
+
+class CounterfactualAnchors:
+    """Forget inputs moved into the kept classes, with the original's struck-out outputs there.
+
+    Each start is a forget sample, each goal a kept class in turn; Adam descends the cross-entropy of the goal on the frozen
+    original. Anchors that do not arrive are dropped: those that stay in the forgotten class would block forgetting.
+
+    Args:
+        count: number of starts.
+        steps: Adam steps.
+        step_size: Adam's learning rate in units of the inputs' standard deviation.
+        seed: of the choice of starts.
+    """
+
+    def __init__(self, count: int = 256, steps: int = 30, step_size: float = 0.1, seed: int = 0) -> None:
+        self.count, self.steps, self.step_size, self.seed = count, steps, step_size, seed
+        self.rows: list[dict[str, Tensor]] = []
+        self.inputs: list[Tensor] = []
+        self.targets = torch.empty(0)
+
+    def build(
+        self, model: nn.Module, data: UnlearningDataset, processor: Processor, reference: Reference, batch_size: int = 64
+    ) -> CounterfactualAnchors:
+        """Make the anchors from the forget set of `data`.
+
+        Raises:
+            ValueError: no class is kept, or not one start arrives.
+        """
+        assert data.forget is not None
+        device = next(model.parameters()).device
+        classes = reference.logits.shape[-1]
+        kept = [c for c in range(classes) if c not in reference.forgotten_classes]
+        if not kept:
+            raise ValueError("Counterfactual anchors need a class to move to, and every class of the head is forgotten.")
+        generator = torch.Generator().manual_seed(self.seed)
+        starts = torch.randperm(len(data.forget), generator=generator)[: self.count].tolist()
+        starts = (starts * (self.count // len(starts) + 1))[: self.count]
+        goals = torch.tensor([kept[i % len(kept)] for i in range(self.count)], device=device)
+        targets = []
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        for p in trainable:
+            p.requires_grad_(False)
+        with eval_mode(model):
+            for at in range(0, self.count, batch_size):
+                rows = [data.row("forget", i) for i in starts[at : at + batch_size]]
+                batch = {k: v.to(device) for k, v in processor.collate(rows).items()}
+                inputs, goal = model_inputs(batch), goals[at : at + batch_size]
+                moved = self._move(model, inputs, goal, reference)
+                with torch.no_grad():
+                    logits = classify(model, inputs, lambda _, moved=moved: moved).float()
+                arrived = (logits.argmax(-1) == goal).nonzero().flatten().tolist()
+                for i in arrived:
+                    self._keep(inputs, moved, i)
+                targets.append(reference.struck_out(logits)[arrived].softmax(-1).cpu())
+        for p in trainable:
+            p.requires_grad_(True)
+        self.targets = torch.cat(targets)
+        if not len(self.targets):
+            raise ValueError(
+                "No counterfactual anchor arrived in a kept class. Raise the `anchor_steps`, or run without anchors."
+            )
+        return self
+
+    def _move(self, model: nn.Module, inputs: Mapping[str, Any], goal: Tensor, reference: Reference) -> Tensor:
+        x, mask = continuous_input(model, inputs)
+        shift = torch.zeros_like(x, requires_grad=True)
+        optimiser = torch.optim.Adam([shift], lr=self.step_size * reference.input_std)
+        images = "pixel_values" in inputs
+
+        def moved() -> Tensor:
+            y = x + shift * mask
+            return y.clamp(reference.input_min, reference.input_max) if images else y
+
+        with torch.enable_grad():
+            for _ in range(self.steps):
+                loss = F.cross_entropy(classify(model, inputs, lambda _: moved()).float(), goal, reduction="sum")
+                (shift.grad,) = torch.autograd.grad(loss, shift)
+                optimiser.step()
+        return moved().detach()
+
+    def _keep(self, inputs: Mapping[str, Any], moved: Tensor, i: int) -> None:
+        if "pixel_values" in inputs:
+            self.rows.append({"pixel_values": moved[i].cpu()})
+            return
+        real = inputs["attention_mask"][i] > 0 if "attention_mask" in inputs else torch.ones(moved.shape[1], dtype=torch.bool)
+        self.rows.append({k: v[i][real].cpu() for k, v in inputs.items()})
+        self.inputs.append(moved[i][real].cpu())
+
+    def loss(self, model: nn.Module, seeds: Tensor, processor: Processor) -> Tensor:
+        """KL of the held outputs on one anchor per seed, mean in nats."""
+        device = seeds.device
+        chosen = [int(s % len(self.rows)) for s in seeds.tolist()]
+        inputs = {k: v.to(device) for k, v in processor.collate([self.rows[i] for i in chosen]).items()}
+        edit = None
+        if self.inputs:
+            embeddings = self._padded(chosen, inputs["attention_mask"])
+            edit = lambda _: embeddings  # noqa: E731
+        with eval_mode(model):
+            logits = classify(model, inputs, edit)
+        return kl_to_target(self.targets[chosen].to(device), logits)
+
+    def _padded(self, chosen: list[int], mask: Tensor) -> Tensor:
+        out = torch.zeros((*mask.shape, self.inputs[0].shape[-1]), device=mask.device)
+        for row, real, i in zip(out, mask > 0, chosen, strict=True):
+            row[real] = self.inputs[i].to(mask.device)
+        return out
+
+
+@dataclass(kw_only=True)
+class CounterfactualDistillation(UnlearningMethod):
+    """Distil the original as it would be, had it never heard of the forgotten classes. Ours; no paper.
+
+    Needs forget inputs only. The best guess of what a retrained model says about a forget input, without retain data, is
+    what the original says with the forgotten class struck out: p̃(x) = softmax(f₀(x) with logit c removed). Minimise
+
+        KL(p̃(x) ‖ f_θ(x)) over forget inputs  +  λ KL(p̃(a) ‖ f_θ(a)) over counterfactual anchors a
+
+    For classes only: where single samples are forgotten nothing is struck out.
+
+    Example:
+        ```python
+        trainer = UnlearningTrainer(model=model, args=UnlearningArguments(output_dir="out"),
+                                    method=CounterfactualDistillation(), forget_dataset=split.forget)
+        ```
+    """
+
+    name: ClassVar[str] = "counterfactual_distillation"
+    arguments: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"update": "all", "trust_region": 0.002, "max_steps": 120, "check_steps": 20}
+    )
+
+    anchors: bool = setting(True, "Also hold the outputs on counterfactual anchors, a zero-shot stand-in for retain data.")
+
+    def setup(self, trainer: UnlearningTrainer) -> None:
+        if not trainer.reference.forgotten_classes:
+            raise ValueError(
+                "`method='counterfactual_distillation'` forgets whole classes, and this forget set names single samples. "
+                "Use `jit`, or say `forget_kind='class'` if it is the whole class."
+            )
+        self._targets = trainer.reference.struck_out(trainer.reference.logits).softmax(-1)
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
+        with eval_mode(model):
+            logits = classify(model, model_inputs(batch["forget"]))
+        return {"forget": kl_to_target(self._targets[batch["index"].cpu()].to(logits.device), logits)}

@@ -1,0 +1,35 @@
+"""Gradient difference: ascent on the forget set, descent on the retain set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .base import setting
+from .fine_tune import cross_entropy
+from .gradient_ascent import GradientAscent
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(kw_only=True)
+class GradientDifference(GradientAscent):
+    """min_θ E_{D_r} CE(f_θ(x), y) − α E_{D_f} CE(f_θ(x), y) (Liu, Liu and Stone, 2022: "Continual Learning and Private Unlearning").
+
+    Example:
+        ```python
+        UnlearningTrainer(model=model, args=args, method=GradientDifference(),
+                          forget_dataset=split.forget, retain_dataset=split.retain)
+        ```
+    """
+
+    name: ClassVar[str] = "gradient_difference"
+    needs_retain: ClassVar[bool] = True
+
+    forget_weight: float = setting(1.0, "α, the weight of the ascent on the forget set.")
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Any) -> dict[str, Tensor]:
+        forget = super().loss(model, batch, reference)["forget"]
+        return {"retain": cross_entropy(model, batch["retain"]), "forget": self.forget_weight * forget}

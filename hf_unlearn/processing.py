@@ -1,0 +1,238 @@
+"""From rows of a data set to model inputs, and from model inputs to logits.
+
+Two modalities share every method: a *continuous input* that noise and gradients can act on. For images it is
+`pixel_values`; for text it is the output of the input embeddings, reached by a forward hook, because token ids cannot be
+perturbed and `inputs_embeds` changes the logits of some classifiers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Batch = dict[str, Any]
+Edit = Callable[[Tensor], Tensor]
+
+IMAGE_COLUMNS = ("image", "img", "pixel_values")
+TEXT_COLUMNS = ("text", "sentence", "content", "input_ids")
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel and `torch.compile` wrappers."""
+    while hasattr(model, "module") or hasattr(model, "_orig_mod"):
+        model = model.module if hasattr(model, "module") else model._orig_mod  # type: ignore[assignment]
+    return model
+
+
+def is_text_model(model: nn.Module) -> bool:
+    """Whether the model reads token ids (`config.vocab_size`) rather than pixels."""
+    return getattr(unwrap(model), "main_input_name", "pixel_values") == "input_ids"
+
+
+class Processor:
+    """Turns a row into model inputs and rows into a batch.
+
+    Rows that hold `pixel_values` or `input_ids` are taken as they are; otherwise the image or text column goes through
+    `processing_class`. Labels may be class ids or names of the model's `label2id`. Only what the model reads is kept.
+
+    Args:
+        model: the classifier, for its configuration.
+        processing_class: image processor or tokenizer.
+        image_column, text_column, label_column: column names; by default `image` or `img`, `text` or `sentence`, `label`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        processing_class: Any | None = None,
+        *,
+        image_column: str | None = None,
+        text_column: str | None = None,
+        label_column: str | None = None,
+    ) -> None:
+        self.config = unwrap(model).config  # type: ignore[union-attr]
+        self.text = is_text_model(model)
+        self.processing_class = processing_class
+        self.columns = ([text_column] if text_column else list(TEXT_COLUMNS)) if self.text else (
+            [image_column] if image_column else list(IMAGE_COLUMNS)
+        )
+        self.ready = "input_ids" if self.text else "pixel_values"
+        self.label_columns = [label_column] if label_column else ["label", "labels"]
+        self.label2id = {str(k): int(v) for k, v in (getattr(self.config, "label2id", None) or {}).items()}
+
+    def check(self, dataset: Any, argument: str) -> None:
+        """Raise ValueError where the first row of `dataset` cannot become an input of the model."""
+        row = next(iter(dataset), None)
+        if row is None:
+            raise ValueError(f"`{argument}` is empty.")
+        try:
+            self(row)
+        except ValueError as error:
+            raise ValueError(f"`{argument}`: {error}") from error
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """One row as unpadded tensors: `pixel_values` (C, H, W) or `input_ids` (T,), and `labels` () where there are any."""
+        column = self.ready if self.ready in row else next((c for c in self.columns if c in row), None)
+        if column is None:
+            kind = "text" if self.text else "image"
+            raise ValueError(
+                f"no {kind} column among {', '.join(row)}. Name it with `{kind}_column`, or rename it to `{self.columns[0]}`."
+            )
+        out = self._text(row, column) if self.text else {"pixel_values": self._image(row, column)}
+        label = next((c for c in self.label_columns if c in row), None)
+        if label is not None and row[label] is not None:
+            out["labels"] = torch.tensor(self._label(row[label], label))
+        return out
+
+    def _label(self, value: Any, column: str) -> int:
+        if isinstance(value, str):
+            if value not in self.label2id:
+                raise ValueError(f"label {value!r} in column '{column}' is not in the model's `label2id`.")
+            return self.label2id[value]
+        number = int(value)
+        if not 0 <= number < self.config.num_labels:
+            raise ValueError(
+                f"label {number} in column '{column}' is outside the model's head, which has {self.config.num_labels} "
+                f"classes (0..{self.config.num_labels - 1})."
+            )
+        return number
+
+    def _image(self, row: Mapping[str, Any], column: str) -> Tensor:
+        value = row[column]
+        if column == "pixel_values":
+            pixels = torch.as_tensor(np.asarray(value), dtype=torch.float32)
+        elif self.processing_class is None:
+            raise ValueError(f"column '{column}' holds images, and `processing_class` is missing. Pass the image processor.")
+        else:
+            if hasattr(value, "convert") and value.mode != "RGB" and getattr(self.config, "num_channels", 3) == 3:
+                value = value.convert("RGB")
+            pixels = self.processing_class(value, return_tensors="pt")["pixel_values"][0]
+        self._check_image(pixels)
+        return pixels
+
+    def _check_image(self, pixels: Tensor) -> None:
+        channels = getattr(self.config, "num_channels", None)
+        if pixels.ndim != 3 or (channels is not None and pixels.shape[0] != channels):
+            raise ValueError(f"an image has shape {tuple(pixels.shape)}, the model expects ({channels}, height, width).")
+        size = getattr(self.config, "image_size", None)
+        fixed = hasattr(self.config, "patch_size") and hasattr(self.config, "num_attention_heads")  # ViT-like: position table
+        if fixed and isinstance(size, int) and tuple(pixels.shape[1:]) != (size, size):
+            raise ValueError(
+                f"an image has {pixels.shape[1]}×{pixels.shape[2]} pixels, the model expects {size}×{size}. Set the image "
+                "processor's `size`."
+            )
+        if not torch.isfinite(pixels).all():
+            raise ValueError("an image holds NaN or infinite pixels. Remove or repair those rows.")
+
+    def _text(self, row: Mapping[str, Any], column: str) -> dict[str, Any]:
+        if column == "input_ids":
+            keys = [k for k in ("input_ids", "attention_mask", "token_type_ids") if row.get(k) is not None]
+            return {k: torch.as_tensor(row[k]) for k in keys}
+        if self.processing_class is None:
+            raise ValueError(f"column '{column}' holds text, and `processing_class` is missing. Pass the tokenizer.")
+        limit = getattr(self.config, "max_position_embeddings", None)
+        if getattr(self.config, "model_type", "") in ("roberta", "xlm-roberta", "camembert") and limit:
+            limit -= 2  # positions 0 and 1 are reserved
+        limit = min(limit or 512, getattr(self.processing_class, "model_max_length", 512))
+        encoded = self.processing_class(row[column], truncation=True, max_length=limit)
+        return {k: torch.as_tensor(v) for k, v in encoded.items()}
+
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        """Stack rows (raw or prepared) into one batch, padding text on the tokenizer's side."""
+        ready = [r if isinstance(r.get(self.ready), Tensor) else self(r) for r in rows]
+        batch: Batch = {}
+        if all("labels" in r for r in ready):
+            batch["labels"] = torch.stack([torch.as_tensor(r["labels"]) for r in ready])
+        if not self.text:
+            batch["pixel_values"] = torch.stack([r["pixel_values"] for r in ready])
+            return batch
+        inputs = [{k: v for k, v in r.items() if k != "labels"} for r in ready]
+        if hasattr(self.processing_class, "pad"):
+            batch.update(self.processing_class.pad(inputs, return_tensors="pt"))  # type: ignore[union-attr]
+        else:
+            for key in inputs[0]:
+                fill = (getattr(self.config, "pad_token_id", 0) or 0) if key == "input_ids" else 0
+                batch[key] = nn.utils.rnn.pad_sequence([r[key] for r in inputs], batch_first=True, padding_value=fill)
+        return batch
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation behaviour (no dropout, BatchNorm statistics frozen) inside, the former modes afterwards."""
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The batch without labels: what the forward pass reads."""
+    return {k: v for k, v in batch.items() if k != "labels"}
+
+
+def continuous_input(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """What noise acts on: pixels (B, C, H, W) or embeddings (B, T, E); and a mask that broadcasts to it, 0 on padding."""
+    if "pixel_values" in inputs:
+        x = inputs["pixel_values"]
+        return x, torch.ones((), device=x.device, dtype=x.dtype)
+    x = unwrap(model).get_input_embeddings()(inputs["input_ids"]).detach()  # type: ignore[operator]
+    mask = inputs.get("attention_mask")
+    return x, (torch.ones(x.shape[:2], device=x.device) if mask is None else mask)[..., None].to(x.dtype)
+
+
+def repeat_inputs(inputs: Mapping[str, Any], times: int) -> dict[str, Any]:
+    """Every tensor of the batch `times` times over, copies of the whole batch one after another."""
+    return {k: v.repeat(times, *[1] * (v.ndim - 1)) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+
+
+def classify(model: nn.Module, inputs: Mapping[str, Any], edit: Edit | None = None) -> Tensor:
+    """Logits (B, classes) of a batch whose continuous input is first passed through `edit`."""
+    if edit is None:
+        return model(**inputs).logits
+    if "pixel_values" in inputs:
+        return model(**{**inputs, "pixel_values": edit(inputs["pixel_values"])}).logits
+    embeddings = unwrap(model).get_input_embeddings()  # type: ignore[operator]
+    handle = embeddings.register_forward_hook(lambda _m, _i, output: edit(output))
+    try:
+        return model(**inputs).logits
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, dataset: Any, processor: Processor, batch_size: int = 128, limit: int | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Logits (n, classes) in fp32 and labels (n,), or None where a row has none; eval mode, in order, on the CPU.
+
+    `limit` bounds the rows that are read from a stream or a large set.
+    """
+    device = next(model.parameters()).device
+    logits, labels, rows = [], [], []
+
+    def flush() -> None:
+        batch = {k: v.to(device) for k, v in processor.collate(rows).items()}
+        labels.append(batch["labels"].cpu() if "labels" in batch else None)
+        logits.append(classify(model, model_inputs(batch)).float().cpu())
+        rows.clear()
+
+    with eval_mode(model):
+        for number, row in enumerate(dataset):
+            if limit is not None and number >= limit:
+                break
+            rows.append(row)
+            if len(rows) == batch_size:
+                flush()
+        if rows:
+            flush()
+    if not logits:
+        raise ValueError("`dataset` is empty: there is nothing to predict.")
+    return torch.cat(logits), None if any(x is None for x in labels) else torch.cat(labels)  # type: ignore[arg-type]

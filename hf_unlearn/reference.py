@@ -1,0 +1,100 @@
+"""The frozen original, as what it said about the forget set: one pass, before anything moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .data import UnlearningDataset
+from .processing import Processor, classify, continuous_input, eval_mode, model_inputs
+
+
+@dataclass
+class Reference:
+    """What the original said about the forget set, and the scale of the inputs it saw.
+
+    Attributes:
+        logits: (n, classes), fp32, on the CPU, in the order of the forget set.
+        labels: (n,), or None where the forget set has no labels.
+        forgotten_classes: ids of the classes that are forgotten as a whole; empty for a request that names samples.
+        input_min, input_max, input_std: of the continuous input (pixels or embeddings) over the forget set.
+    """
+
+    logits: Tensor
+    labels: Tensor | None
+    forgotten_classes: tuple[int, ...] = ()
+    input_min: float = 0.0
+    input_max: float = 0.0
+    input_std: float = 0.0
+
+    @property
+    def predictions(self) -> Tensor:
+        """(n,) class ids."""
+        return self.logits.argmax(-1)
+
+    def remembered(self, logits: Tensor, index: Tensor) -> Tensor:
+        """(B,) boolean: forget samples `index` on which `logits` still say what the original said.
+
+        For a forgotten class that is any sample put into it; for single samples, the original's own prediction.
+        """
+        predicted = logits.argmax(-1)
+        if self.forgotten_classes:
+            return torch.isin(predicted, torch.tensor(self.forgotten_classes, device=predicted.device))
+        return predicted == self.predictions[index.cpu()].to(predicted.device)
+
+    def struck_out(self, logits: Tensor) -> Tensor:
+        """Logits with the forgotten classes at −∞: softmax is the original's belief, had it never heard of them."""
+        return logits.index_fill(-1, torch.tensor(self.forgotten_classes, device=logits.device, dtype=torch.long), -torch.inf)
+
+
+@torch.no_grad()
+def build_reference(model: nn.Module, data: UnlearningDataset, processor: Processor, batch_size: int) -> Reference:
+    """One pass of `model`, in eval mode, over the forget set of `data`."""
+    assert data.forget is not None
+    device = next(model.parameters()).device
+    logits, labels = [], []
+    low, high, total, squares, count = float("inf"), -float("inf"), 0.0, 0.0, 0.0
+    with eval_mode(model):
+        for start in range(0, len(data.forget), batch_size):
+            rows = [data.row("forget", i) for i in range(start, min(start + batch_size, len(data.forget)))]
+            batch = {k: v.to(device) for k, v in processor.collate(rows).items()}
+            labels.append(batch.get("labels"))
+            inputs = model_inputs(batch)
+            logits.append(classify(model, inputs).float().cpu())
+            x, mask = continuous_input(model, inputs)
+            x, mask = x.double(), mask.expand_as(x)
+            low, high = min(low, x[mask > 0].min().item()), max(high, x[mask > 0].max().item())
+            total, squares = total + (x * mask).sum().item(), squares + (x * x * mask).sum().item()
+            count += mask.sum().item()
+    out = torch.cat(logits)
+    if not torch.isfinite(out).all():
+        raise ValueError("`model` gives NaN or infinite logits on the forget set before anything was changed.")
+    variance = squares / count - (total / count) ** 2
+    known = None if any(y is None for y in labels) else torch.cat(labels).cpu()  # type: ignore[arg-type]
+    return Reference(out, known, (), low, high, max(variance, 0.0) ** 0.5)
+
+
+def find_forgotten_classes(reference: Reference, kind: str, retain_labels: Sequence[int] | None) -> tuple[int, ...]:
+    """Which classes the forget set covers as a whole.
+
+    Args:
+        kind: `"samples"`: none; `"class"`: every class in the forget set; `"auto"`: those that the retain set lacks, or,
+            without one, the single class that all forget labels (without labels, 95 % of the predictions) name.
+        retain_labels: labels of the retain set, or None where it is not known.
+    """
+    if kind == "samples":
+        return ()
+    seen = reference.labels if reference.labels is not None else reference.predictions
+    classes, counts = seen.unique(return_counts=True)
+    if kind == "class":
+        keep = counts >= (1 if reference.labels is not None else 0.05 * len(seen))
+        return tuple(classes[keep].tolist())
+    if retain_labels is not None and reference.labels is not None:
+        kept = set(retain_labels)
+        return tuple(c for c in classes.tolist() if c not in kept)
+    share = counts.max().item() / len(seen)
+    single = share == 1 if reference.labels is not None else share >= 0.95
+    return (int(classes[counts.argmax()]),) if single else ()

@@ -1,0 +1,116 @@
+"""Which parameters may move: `update="all" | "head" | "last:n" | <regular expression>`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from .processing import unwrap
+
+
+def find_head(model: nn.Module) -> str:
+    """Name of the classification head: the outermost module after the backbone whose output has one value per class.
+
+    Raises:
+        ValueError: no such module.
+    """
+    model = unwrap(model)
+    for name in ("classifier", "score", "head", "classification_head", "fc"):
+        if isinstance(getattr(model, name, None), nn.Module) and any(True for _ in getattr(model, name).parameters()):
+            return name
+    classes = getattr(getattr(model, "config", None), "num_labels", None)
+    linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == classes]
+    if not linear:
+        raise ValueError("`update='head'`: no classification head found. Give a regular expression of parameter names.")
+    return linear[-1]
+
+
+def find_blocks(model: nn.Module) -> list[str]:
+    """Names of the backbone's blocks in forward order: the innermost repeated layers of its outermost module lists."""
+    model = unwrap(model)
+    lists = [n for n, m in model.named_modules() if isinstance(m, nn.ModuleList | nn.Sequential) and len(m) > 0]
+    lists = [n for n in lists if n and any(n.endswith(s) for s in (".layer", ".layers", ".blocks", ".block", ".stages", ".h"))]
+    outer = [n for n in lists if not any(n.startswith(o + ".") for o in lists)]
+    blocks = []
+    for name in outer:
+        stages = model.get_submodule(name)
+        for i, stage in enumerate(stages):  # type: ignore[arg-type]
+            inner = [n for n in ("layers", "blocks", "layer") if isinstance(getattr(stage, n, None), nn.ModuleList | nn.Sequential)]
+            if inner:
+                blocks += [f"{name}.{i}.{inner[0]}.{j}" for j in range(len(getattr(stage, inner[0])))]
+            else:
+                blocks.append(f"{name}.{i}")
+    return blocks
+
+
+def updated_names(model: nn.Module, update: str) -> list[str]:
+    """Names of the parameters that `update` lets move.
+
+    Raises:
+        ValueError: `update` matches nothing or is malformed.
+    """
+    names = [n for n, _ in unwrap(model).named_parameters()]
+    if update == "all":
+        return names
+    if update == "head":
+        chosen = [n for n in names if n.startswith(find_head(model) + ".")]
+    elif match := re.fullmatch(r"last:(\d+)", update):
+        blocks, n = find_blocks(model), int(match[1])
+        if not 1 <= n <= len(blocks):
+            raise ValueError(f"`update={update!r}`: the model has {len(blocks)} blocks. Give a number from 1 to {len(blocks)}.")
+        first = _first_index(names, blocks[-n])
+        inside = [i for i, name in enumerate(names) if any(name.startswith(b + ".") for b in blocks)]
+        head = find_head(model) + "."
+        last_block = inside[-1]
+        chosen = [x for i, x in enumerate(names) if i >= first or i > last_block or x.startswith(head)]
+    else:
+        try:
+            pattern = re.compile(update)
+        except re.error as error:
+            raise ValueError(
+                f"`update={update!r}` is neither 'all', 'head', 'last:n' nor a regular expression: {error}."
+            ) from error
+        chosen = [n for n in names if pattern.search(n)]
+    if not chosen:
+        raise ValueError(f"`update={update!r}` matches no parameter. Names look like: {', '.join(names[:3])}, …, {names[-1]}.")
+    return chosen
+
+
+def _first_index(names: list[str], prefix: str) -> int:
+    return next(i for i, n in enumerate(names) if n.startswith(prefix + "."))
+
+
+def restrict(model: nn.Module, names: Iterable[str]) -> None:
+    """Let exactly the parameters called `names` require a gradient."""
+    allowed = set(names)
+    for name, parameter in unwrap(model).named_parameters():
+        parameter.requires_grad_(name in allowed)
+
+
+def fingerprints(model: nn.Module) -> dict[str, str]:
+    """A digest of every parameter and buffer, to tell afterwards what changed."""
+
+    def digest(tensor: Tensor) -> str:
+        raw = tensor.detach().contiguous().cpu().view(-1).view(torch.uint8) if tensor.numel() else tensor.new_empty(0)
+        return hashlib.blake2b(raw.numpy().tobytes(), digest_size=16).hexdigest()
+
+    return {name: digest(tensor) for name, tensor in unwrap(model).state_dict().items()}
+
+
+class Snapshot:
+    """A copy, on the CPU, of some of a model's tensors: the original to compare with, or a state to go back to."""
+
+    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
+        state = unwrap(model).state_dict()
+        self.tensors = {n: state[n].detach().to("cpu", copy=True) for n in names}
+
+    @torch.no_grad()
+    def restore(self, model: nn.Module) -> None:
+        """Write the copy back into `model`."""
+        state = unwrap(model).state_dict()
+        for name, saved in self.tensors.items():
+            state[name].copy_(saved)

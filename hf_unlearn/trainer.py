@@ -1,0 +1,513 @@
+"""`UnlearningTrainer`: the HF Trainer over forget and retain sets. It adds up a method's terms and knows no method."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from .arguments import UnlearningArguments
+from .control import ForgettingControl, Outcome, TrustRegion
+from .data import EpochSampler, UnlearningDataset, check_overlap, find_label_column, read_labels
+from .methods import METHODS, UnlearningMethod
+from .methods.counterfactual import CounterfactualAnchors
+from .processing import Processor, predict
+from .reference import Reference, build_reference, find_forgotten_classes
+from .scope import Snapshot, fingerprints, restrict, updated_names
+
+if TYPE_CHECKING:
+    from .evaluation.report import UnlearningReport
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "unlearning_state.json"
+
+
+class UnlearningTrainer(Trainer):
+    """Unlearns `forget_dataset` from `model`, in place, by `method`.
+
+    Args:
+        model: a classifier of transformers (or `model_init`, a function that makes one, also used by `Retrain`).
+        args: [`UnlearningArguments`].
+        method: an [`UnlearningMethod`]; by default the one that `args.method` names, with its defaults.
+        forget_dataset: rows to forget: a map-style `datasets.Dataset`, raw (image or text column) or processed.
+        retain_dataset: rows to keep, map-style or a stream; optional for methods that need none, and then used for the
+            damage guard alone.
+        eval_dataset, processing_class, data_collator, compute_metrics, callbacks, optimizers: as in `transformers.Trainer`.
+        image_column, text_column, label_column: names of the columns, where they are not the usual ones.
+
+    Raises:
+        ValueError: a set is missing, empty or overlaps, a label is outside the head, the output folder holds a model, ...
+            Everything that can be checked is checked here, before the model is touched.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        args: UnlearningArguments | None = None,
+        method: UnlearningMethod | None = None,
+        forget_dataset: Any | None = None,
+        retain_dataset: Any | None = None,
+        *,
+        data_collator: Callable[..., Any] | None = None,
+        eval_dataset: Any | None = None,
+        processing_class: Any | None = None,
+        model_init: Callable[[], nn.Module] | None = None,
+        compute_metrics: Callable[..., Any] | None = None,
+        callbacks: list[Any] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        image_column: str | None = None,
+        text_column: str | None = None,
+        label_column: str | None = None,
+    ) -> None:
+        args = args if args is not None else UnlearningArguments(output_dir="unlearned")
+        if not isinstance(args, UnlearningArguments):
+            raise TypeError(f"`args` must be `UnlearningArguments`, got {type(args).__name__}.")
+        if method is None:
+            if args.method not in METHODS:
+                raise ValueError(f"`method={args.method!r}` is unknown. Known: {', '.join(METHODS)}.")
+            method = METHODS[args.method]()
+        if model is None and model_init is None:
+            raise ValueError("`model` is missing: pass the trained classifier, or `model_init` to retrain from scratch.")
+        self.method = method
+        self.model_init_fn = model_init
+        model = model if model is not None else model_init()  # type: ignore[misc]
+        args = args.resolved(method)
+        self.processor = Processor(
+            model, processing_class, image_column=image_column, text_column=text_column, label_column=label_column
+        )
+        self._check_data(forget_dataset, retain_dataset)
+        self.updated = updated_names(model, args.update)  # type: ignore[arg-type]
+        self.forget_dataset, self.retain_dataset = forget_dataset, retain_dataset
+        self.unlearning_data = UnlearningDataset(
+            forget_dataset if method.needs_forget else None,
+            retain_dataset if method.needs_retain else None,
+            self.processor,
+            retain_per_forget=args.retain_per_forget,
+            seed=args.seed,
+        )
+        self.forget_data = (
+            self.unlearning_data
+            if method.needs_forget
+            else UnlearningDataset(forget_dataset, None, self.processor, seed=args.seed)
+        )
+        self.sampler = EpochSampler(
+            len(self.unlearning_data), args.seed, shuffle=args.train_sampling_strategy != "sequential"
+        )
+        self.flat_collator = data_collator or self.processor.collate
+        optimiser: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None
+        if args.trust_region:
+            optimiser = (TrustRegion, {"lr": args.trust_region})
+            args.learning_rate = args.trust_region  # what the schedule scales and the log shows
+        elif args.optim == "sgd":
+            optimiser = (torch.optim.SGD, {"lr": args.learning_rate, "momentum": args.momentum})
+        restrict(model, self.updated)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=self._collate,
+            train_dataset=self.unlearning_data,  # type: ignore[arg-type]
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=None if optimizers[0] is not None else optimiser,
+        )
+        # Terms are means: the Trainer must divide them by the number of accumulation steps.
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = False
+        self.forgetting = ForgettingControl(self)
+        self.add_callback(self.forgetting)
+        self.reference: Reference
+        self.anchors: CounterfactualAnchors | None = None
+        self.original: Snapshot | None = None
+        self.outcome: Outcome | None = None
+        self.interrupted = False
+        self.seconds = 0.0
+        self.forget_target: float | None = None
+        self.guards_retain = False
+        self._terms: dict[str, list[float]] = defaultdict(list)
+        self._kept_probe: tuple[Any, Tensor] | None = None
+
+    # --- checks -------------------------------------------------------------------------------------------------------
+
+    def _check_data(self, forget: Any | None, retain: Any | None) -> None:
+        method, name = self.method, self.method.name or type(self.method).__name__
+        if forget is None:
+            raise ValueError("`forget_dataset` is missing: the rows to forget, `ForgetRequest(...).split(dataset).forget`.")
+        if not hasattr(forget, "__len__"):
+            raise ValueError("`forget_dataset` is a stream. Load it without `streaming=True`: every row must be reached.")
+        if len(forget) == 0:
+            raise ValueError("`forget_dataset` is empty: there is nothing to forget.")
+        if method.needs_retain and retain is None:
+            raise ValueError(
+                f"`method={name!r}` needs `retain_dataset`, the rows to keep. Pass it, or use a method that needs none: "
+                f"{', '.join(k for k, m in METHODS.items() if not m.needs_retain)}."
+            )
+        for argument, data, labels in (
+            ("forget_dataset", forget, method.needs_labels),
+            ("retain_dataset", retain, method.needs_retain),
+        ):
+            if data is None:
+                continue
+            self.processor.check(data, argument)
+            column = find_label_column(data, self.processor.label_columns[0])
+            if labels and column is None:
+                raise ValueError(f"`{argument}` has no label column, and `method={name!r}` needs labels.")
+            if column is not None and hasattr(data, "features") and hasattr(data, "__len__"):
+                self._check_labels(read_labels(data, column), column, argument)
+        if retain is not None and all(hasattr(d, "select_columns") and hasattr(d, "__len__") for d in (forget, retain)):
+            if len(retain) == 0:
+                raise ValueError("`retain_dataset` is empty. Leave it out, or pass the rows to keep.")
+            check_overlap(forget, retain)
+
+    def _check_labels(self, labels: np.ndarray, column: str, argument: str) -> None:
+        if not np.issubdtype(labels.dtype, np.integer):
+            return  # names, looked up in `label2id` row by row
+        classes = self.processor.config.num_labels
+        outside = labels[(labels < 0) | (labels >= classes)]
+        if len(outside):
+            raise ValueError(
+                f"`{argument}`: {len(outside)} labels in column '{column}' are outside the model's head of {classes} classes, "
+                f"such as {outside[0]}. Use the data that the model was trained for, or map its labels."
+            )
+
+    def _check_output(self) -> None:
+        out = Path(self.args.output_dir)  # type: ignore[arg-type]
+        held = [*out.glob("*.safetensors"), *out.glob(f"{PREFIX_CHECKPOINT_DIR}-*")]
+        if held and not self.args.overwrite:
+            raise ValueError(
+                f"`output_dir={self.args.output_dir!r}` already holds {held[0].name}. Resume with `resume_from_checkpoint=True`, "
+                "choose another folder, or pass `overwrite=True` to replace it."
+            )
+
+    # --- data ---------------------------------------------------------------------------------------------------------
+
+    def _collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        if "seed" not in items[0]:  # evaluation rows
+            return self.flat_collator(items)
+        batch: dict[str, Any] = {k: torch.tensor([item[k] for item in items]) for k in ("index", "seed")}
+        for side in ("forget", "retain"):
+            if side in items[0]:
+                batch[side] = dict(self.flat_collator([row for item in items for row in item[side]]))
+        return batch
+
+    def _get_train_sampler(self, train_dataset: Any | None = None) -> Any:
+        return self.sampler
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        raw = ("forget", "retain", "index", "seed", *self.processor.columns, *self.processor.label_columns)
+        self._signature_columns += [c for c in raw if c not in self._signature_columns]
+
+    # --- the loss -----------------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Sum of the method's terms on a training batch; ordinary loss on an evaluation batch."""
+        if "seed" not in inputs:
+            return super().compute_loss(model, inputs, return_outputs=return_outputs)
+        terms = self.method.loss(model, inputs, self.reference)
+        if self.anchors is not None:
+            terms["anchors"] = self.method.anchor_weight * self.anchors.loss(model, inputs["seed"], self.processor)
+        total = torch.stack(list(terms.values())).sum()
+        if not torch.isfinite(total):
+            bad = ", ".join(k for k, v in terms.items() if not torch.isfinite(v))
+            raise FloatingPointError(
+                f"the loss is NaN or infinite at step {self.state.global_step} (term: {bad}). The run ends and writes no model."
+            )
+        for name, value in terms.items():
+            self._terms[name].append(value.item())
+        return (total, terms) if return_outputs else total
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the mean of each term since the last entry, as `loss/<term>`."""
+        if self._terms and "loss" in logs:
+            logs = {**logs, **{f"loss/{name}": float(np.mean(values)) for name, values in self._terms.items()}}
+            self._terms.clear()
+        super().log(logs, start_time)
+
+    # --- looking at the model -----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def share_remembered(self, limit: int | None = None) -> float:
+        """Share of the forget set (or of `limit` rows drawn by seed) still answered as before; NaN if an output is."""
+        n = len(self.forget_data.forget)  # type: ignore[arg-type]
+        rows = np.arange(n)
+        if limit is not None and limit < n:
+            rows = np.sort(np.random.default_rng(self.args.seed).permutation(n)[:limit])
+        logits, _ = predict(
+            self.model, (self.forget_data.row("forget", int(i)) for i in rows), self.processor, self.args.eval_batch_size
+        )
+        if not torch.isfinite(logits).all():
+            return math.nan
+        return self.reference.remembered(logits, torch.from_numpy(rows)).float().mean().item()
+
+    @torch.no_grad()
+    def share_kept(self) -> float | None:
+        """Accuracy on a probe of the retain set; without one, agreement with the original on the anchors; else None."""
+        if self._kept_probe is None:
+            return None
+        rows, answers = self._kept_probe
+        logits, _ = predict(self.model, rows, self.processor, self.args.eval_batch_size)
+        if not torch.isfinite(logits).all():
+            return math.nan
+        return (logits.argmax(-1) == answers).float().mean().item()
+
+    def _build_kept_probe(self) -> None:
+        retain, size = self.retain_dataset, self.args.probe_size
+        if retain is None:
+            return
+        if hasattr(retain, "__len__"):
+            chosen = np.random.default_rng(self.args.seed).permutation(len(retain))[:size]
+            rows = [self.processor(retain[int(i)]) for i in np.sort(chosen)]
+        else:
+            rows = [self.processor(row) for row, _ in zip(retain, range(size), strict=False)]
+        if all("labels" in r for r in rows):
+            self._kept_probe = (rows, torch.stack([r["labels"] for r in rows]))
+            self.guards_retain = self.method.needs_forget
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def fresh_model(self) -> nn.Module:
+        """An untrained model of the same kind, seeded: from `model_init`, or from the model's configuration."""
+        torch.manual_seed(self.args.seed)
+        model = self.model_init_fn() if self.model_init_fn is not None else type(self.model)(self.model.config)
+        return model.to(self.args.device)
+
+    def _set_up(self) -> None:
+        """Everything that looks at the original weights."""
+        self.original = Snapshot(self.model, self.updated)
+        self._fingerprints = fingerprints(self.model)
+        self.reference = build_reference(self.model, self.forget_data, self.processor, self.args.eval_batch_size)
+        self.reference.forgotten_classes = find_forgotten_classes(self.reference, self.args.forget_kind, self._retain_labels())
+        if self.reference.forgotten_classes and self.args.forget_kind == "auto" and self.retain_dataset is None:
+            logger.warning(
+                "All forget rows are of class %s: forgetting the whole class. If they are some of its rows only, pass "
+                "`forget_kind='samples'`.",
+                self.reference.forgotten_classes[0],
+            )
+        self._build_kept_probe()
+        if self.method.anchors:
+            self.anchors = CounterfactualAnchors(seed=self.args.seed).build(
+                self.model, self.forget_data, self.processor, self.reference
+            )
+        self.forget_target = self._find_target()
+        self.method.setup(self)
+
+    def _retain_labels(self) -> list[int] | None:
+        retain = self.retain_dataset
+        column = find_label_column(retain, self.processor.label_columns[0]) if hasattr(retain, "features") else None
+        if column is None or not hasattr(retain, "__len__"):
+            return None
+        labels = np.unique(read_labels(retain, column)).tolist()  # type: ignore[arg-type]
+        return [self.processor._label(value, column) for value in labels]
+
+    def _find_target(self) -> float | None:
+        if self.args.forget_target is not None:
+            return None if self.args.forget_target < 0 else self.args.forget_target
+        if not self.method.needs_forget:
+            return None
+        return 0.01 if self.reference.forgotten_classes else 0.98
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Unlearn, then check what happened: see `self.outcome`.
+
+        Raises:
+            ValueError: the output folder is taken, or there is nothing to resume from.
+            RuntimeError: parameters outside `update` changed.
+            KeyboardInterrupt: after Ctrl-C, once a checkpoint to resume from is written.
+        """
+        if resume_from_checkpoint:
+            if resume_from_checkpoint is True:
+                resume_from_checkpoint = last_checkpoint(self.args.output_dir)  # type: ignore[arg-type]
+        else:
+            resume_from_checkpoint = None
+            self._check_output()
+        started = time.perf_counter()
+        self._set_up()
+        if resume_from_checkpoint:
+            saved = json.loads((Path(resume_from_checkpoint) / STATE_FILE).read_text())
+            self.forgetting.path = saved["path"]
+            started -= saved["seconds"]
+        else:
+            self.forgetting.path = []
+            if self.args.overwrite and self.is_world_process_zero():
+                for old in Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):  # type: ignore[arg-type]
+                    shutil.rmtree(old)
+        self.forgetting.start()
+        self._started = started
+        try:
+            with self._graceful_interrupt():
+                output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        except BaseException:
+            self.outcome = Outcome(stopped="failed", warnings=["the run failed; the model is in an undefined state"])
+            raise
+        self.seconds = time.perf_counter() - started
+        if self.interrupted:
+            raise KeyboardInterrupt(f"interrupted; resume from the checkpoint in {self.args.output_dir}")
+        self._verify()
+        return output
+
+    @contextmanager
+    def _graceful_interrupt(self) -> Iterator[None]:
+        """The first Ctrl-C lets the step end and saves a checkpoint; the second one interrupts at once."""
+        self.interrupted = False
+
+        def handler(signum: int, frame: Any) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+            logger.warning("Interrupted: saving a checkpoint after this step. Press Ctrl-C again to stop at once.")
+
+        try:
+            former = signal.signal(signal.SIGINT, handler)
+        except ValueError:  # not the main thread
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, former)
+
+    def _verify(self) -> None:
+        """Compare the model with its original, and say what is wrong: never a false success."""
+        before, after = self._fingerprints, fingerprints(self.model)
+        changed = {n for n in before if before[n] != after[n]}
+        buffers = {n for n, _ in self.model.named_buffers()}
+        strays = changed - set(self.updated) - (buffers if getattr(self.method, "mode", "eval") == "train" else set())
+        if not self.method.needs_forget:
+            strays -= buffers  # ordinary training moves BatchNorm statistics
+        if strays:
+            raise RuntimeError(
+                f"`update={self.args.update!r}` allows {len(self.updated)} tensors to change, and others did: "
+                f"{', '.join(sorted(strays)[:5])}. The model must not be used."
+            )
+        logits, _ = predict(
+            self.model,
+            (self.forget_data.row("forget", i) for i in range(len(self.forget_dataset))),  # type: ignore[arg-type]
+            self.processor,
+            self.args.eval_batch_size,
+        )
+        moved = 0.5 * (logits.softmax(-1) - self.reference.logits.softmax(-1)).abs().sum(-1).mean().item()
+        remembered = self.reference.remembered(logits, torch.arange(len(logits))).float().mean().item()
+        path, target = self.forgetting.path, self.forget_target
+        out = Outcome(
+            steps=self.state.global_step,
+            stopped=self.forgetting.stopped or "all steps done",
+            forget_start=path[0]["forget"],
+            forget_end=remembered,
+            forget_target=target,
+            retain_start=path[0].get("retain"),
+            retain_end=self.share_kept(),
+            outputs_moved=moved,
+            tensors_changed=len(changed),
+            target_reached=None if target is None else remembered <= target,
+            path=path,
+        )
+        if not changed:
+            out.warnings.append("no parameter changed: the model is the original")
+        elif moved < 1e-4:
+            out.warnings.append("the outputs on the forget set did not move")
+        if out.target_reached is False:
+            out.warnings.append(f"the target was not reached: {remembered:.1%} of the forget set, wanted {target:.1%}")
+        if out.stopped.startswith(("diverged", "kept data")):
+            out.warnings.append(f"stopped early, last good state restored: {out.stopped}")
+        if out.retain_start is not None and out.retain_end is not None and self.guards_retain:
+            drop = out.retain_start - out.retain_end
+            if not drop <= self.args.max_retain_drop:
+                out.warnings.append(f"kept data collapsed: accuracy fell by {100 * drop:.1f} points")
+        for warning in out.warnings:
+            logger.warning(warning)
+        self.outcome = out
+
+    # --- checkpoints --------------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            state = {"path": self.forgetting.path, "seconds": time.perf_counter() - self._started}
+            temporary = folder / (STATE_FILE + ".partial")
+            temporary.write_text(json.dumps(state))
+            temporary.replace(folder / STATE_FILE)  # last, so its presence says that the checkpoint is whole
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load through `from_pretrained`, strictly: the base class restores wrong weights for ViT-like models."""
+        target = self.model if model is None else model
+        if hasattr(target, "peft_config") or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved = type(target).from_pretrained(resume_from_checkpoint)  # type: ignore[attr-defined]
+        target.load_state_dict(saved.state_dict(), strict=True)
+
+    def _load_best_model(self) -> None:
+        if hasattr(self.model, "peft_config") or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+            return
+        self._load_from_checkpoint(self.state.best_model_checkpoint)  # type: ignore[arg-type]
+
+    # --- report -------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def original_weights(self) -> Iterator[nn.Module]:
+        """The model with its original weights inside, the unlearned ones afterwards."""
+        if self.original is None:
+            raise RuntimeError("`train()` has not run: the model still is the original.")
+        current = Snapshot(self.model, self.original.tensors)
+        self.original.restore(self.model)
+        try:
+            yield self.model
+        finally:
+            current.restore(self.model)
+
+    def report(
+        self,
+        retain_dataset: Any | None = None,
+        test_dataset: Any | None = None,
+        retrained: nn.Module | None = None,
+        *,
+        retrained_seconds: float | None = None,
+        relearning: bool = False,
+    ) -> UnlearningReport:
+        """Measure original, unlearned and (where given) retrained model side by side; see `UnlearningReport.measure`."""
+        from .evaluation.report import UnlearningReport
+
+        if self.outcome is None:
+            raise RuntimeError("`report()` needs a finished run: call `train()` first.")
+        return UnlearningReport.measure(
+            self,
+            retain_dataset if retain_dataset is not None else self.retain_dataset,
+            test_dataset,
+            retrained,
+            retrained_seconds=retrained_seconds,
+            relearning=relearning,
+        )
+
+
+def last_checkpoint(folder: str | Path) -> str:
+    """The newest whole checkpoint in `folder`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = [p for p in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if (p / STATE_FILE).is_file()]
+    if not found:
+        raise ValueError(f"`resume_from_checkpoint`: no whole checkpoint in {folder}. Start without it.")
+    return str(max(found, key=lambda p: int(p.name.rsplit("-", 1)[1])))
