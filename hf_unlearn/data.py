@@ -305,6 +305,31 @@ class EpochSampler:
             yield self.epoch, position, index
 
 
+class PreparedRows:
+    """Rows of a data set as model inputs, each processed once and kept in memory while `cache_bytes` has room."""
+
+    def __init__(self, rows: Any, prepare: Callable[[Mapping[str, Any]], dict[str, Any]], cache_bytes: int = 64 * 2**20) -> None:
+        self.rows, self.prepare = rows, prepare
+        self._cache: dict[int, dict[str, Any]] = {}
+        self._room = cache_bytes
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if index in self._cache:
+            return self._cache[index]
+        row = self.prepare(self.rows[index])
+        size = sum(getattr(v, "nbytes", 64) for v in row.values())
+        if size <= self._room:
+            self._room -= size
+            self._cache[index] = row
+        return row
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[i] for i in range(len(self)))
+
+
 class UnlearningDataset:
     """Training samples: a row of the forget set, rows of the retain set, or both, and the seed of their random draws.
 
@@ -322,20 +347,19 @@ class UnlearningDataset:
         *,
         retain_per_forget: int = 1,
         seed: int = 0,
-        cache_bytes: int = 64 * 2**20,
     ) -> None:
         if forget is None and retain is None:
             raise ValueError("`UnlearningDataset` needs `forget`, `retain` or both.")
-        self.forget, self.retain, self.prepare = forget, retain, prepare
-        self.retain_per_forget, self.seed = retain_per_forget, seed
         self.streaming = retain is not None and not hasattr(retain, "__len__")
+        self.forget = None if forget is None else PreparedRows(forget, prepare)
+        self.retain = retain if retain is None or self.streaming else PreparedRows(retain, prepare)
+        self.prepare = prepare
+        self.retain_per_forget, self.seed = retain_per_forget, seed
         if self.streaming and forget is None:
             raise ValueError(
                 "`retain_dataset` is a stream, and this method passes over the retain set, so its length must be known. "
                 "Load it without `streaming=True`."
             )
-        self._cache: dict[tuple[str, int], dict[str, Any]] = {}
-        self._cache_left = cache_bytes
         self._stream: tuple[int, int, Iterator[Any]] | None = None  # epoch, rows consumed, iterator
 
     def __len__(self) -> int:
@@ -345,29 +369,17 @@ class UnlearningDataset:
         epoch, position, index = key
         item: dict[str, Any] = {"index": index, "seed": sample_seed(self.seed, epoch, index)}
         if self.forget is None:
-            item["retain"] = [self.row("retain", index)]
+            item["retain"] = [self.retain[index]]  # type: ignore[index]
             return item
-        item["forget"] = [self.row("forget", index)]
+        item["forget"] = [self.forget[index]]
         if self.retain is not None:
             k = self.retain_per_forget
             if self.streaming:
                 item["retain"] = [self.prepare(row) for row in self._stream_rows(epoch, position * k, k)]
             else:
                 draws = np.random.default_rng((self.seed, epoch, position)).integers(len(self.retain), size=k)
-                item["retain"] = [self.row("retain", int(i)) for i in draws]
+                item["retain"] = [self.retain[int(i)] for i in draws]
         return item
-
-    def row(self, side: str, index: int) -> dict[str, Any]:
-        """The prepared row, kept in memory while the cache has room: most runs pass over the same rows many times."""
-        key = (side, index)
-        if key not in self._cache:
-            row = self.prepare((self.forget if side == "forget" else self.retain)[index])  # type: ignore[index]
-            size = sum(getattr(v, "nbytes", 64) for v in row.values())
-            if size > self._cache_left:
-                return row
-            self._cache_left -= size
-            self._cache[key] = row
-        return self._cache[key]
 
     def _stream_rows(self, epoch: int, start: int, count: int) -> list[Any]:
         """Rows start..start+count of the stream's pass number `epoch`, wrapping around at its end."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .data import UnlearningDataset
+from .data import PreparedRows
 from .processing import Processor, classify, continuous_input, eval_mode, model_inputs
 
 
@@ -51,15 +51,14 @@ class Reference:
 
 
 @torch.no_grad()
-def build_reference(model: nn.Module, data: UnlearningDataset, processor: Processor, batch_size: int) -> Reference:
-    """One pass of `model`, in eval mode, over the forget set of `data`."""
-    assert data.forget is not None
+def build_reference(model: nn.Module, forget: PreparedRows, processor: Processor, batch_size: int) -> Reference:
+    """One pass of `model`, in eval mode, over the forget rows."""
     device = next(model.parameters()).device
     logits, labels = [], []
     low, high, total, squares, count = float("inf"), -float("inf"), 0.0, 0.0, 0.0
     with eval_mode(model):
-        for start in range(0, len(data.forget), batch_size):
-            rows = [data.row("forget", i) for i in range(start, min(start + batch_size, len(data.forget)))]
+        for start in range(0, len(forget), batch_size):
+            rows = [forget[i] for i in range(start, min(start + batch_size, len(forget)))]
             batch = {k: v.to(device) for k, v in processor.collate(rows).items()}
             labels.append(batch.get("labels"))
             inputs = model_inputs(batch)

@@ -22,7 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .arguments import UnlearningArguments
 from .control import ForgettingControl, Outcome, TrustRegion
-from .data import EpochSampler, UnlearningDataset, check_overlap, find_label_column, read_labels
+from .data import EpochSampler, PreparedRows, UnlearningDataset, check_overlap, find_label_column, read_labels
 from .methods import METHODS, UnlearningMethod
 from .methods.counterfactual import CounterfactualAnchors
 from .processing import Processor, predict
@@ -100,11 +100,7 @@ class UnlearningTrainer(Trainer):
             retain_per_forget=args.retain_per_forget,
             seed=args.seed,
         )
-        self.forget_data = (
-            self.unlearning_data
-            if method.needs_forget
-            else UnlearningDataset(forget_dataset, None, self.processor, seed=args.seed)
-        )
+        self.forget_rows = self.unlearning_data.forget or PreparedRows(forget_dataset, self.processor)
         self.sampler = EpochSampler(
             len(self.unlearning_data), args.seed, shuffle=args.train_sampling_strategy != "sequential"
         )
@@ -189,7 +185,7 @@ class UnlearningTrainer(Trainer):
 
     def _check_output(self) -> None:
         out = Path(self.args.output_dir)  # type: ignore[arg-type]
-        held = [*out.glob("*.safetensors"), *out.glob(f"{PREFIX_CHECKPOINT_DIR}-*")]
+        held = [*out.glob("*.safetensors"), *out.glob("model/*.safetensors"), *out.glob(f"{PREFIX_CHECKPOINT_DIR}-*")]
         if held and not self.args.overwrite:
             raise ValueError(
                 f"`output_dir={self.args.output_dir!r}` already holds {held[0].name}. Resume with `resume_from_checkpoint=True`, "
@@ -248,12 +244,12 @@ class UnlearningTrainer(Trainer):
     @torch.no_grad()
     def share_remembered(self, limit: int | None = None) -> float:
         """Share of the forget set (or of `limit` rows drawn by seed) still answered as before; NaN if an output is."""
-        n = len(self.forget_data.forget)  # type: ignore[arg-type]
+        n = len(self.forget_rows)
         rows = np.arange(n)
         if limit is not None and limit < n:
             rows = np.sort(np.random.default_rng(self.args.seed).permutation(n)[:limit])
         logits, _ = predict(
-            self.model, (self.forget_data.row("forget", int(i)) for i in rows), self.processor, self.args.eval_batch_size
+            self.model, (self.forget_rows[int(i)] for i in rows), self.processor, self.args.eval_batch_size
         )
         if not torch.isfinite(logits).all():
             return math.nan
@@ -295,7 +291,7 @@ class UnlearningTrainer(Trainer):
         """Everything that looks at the original weights."""
         self.original = Snapshot(self.model, self.updated)
         self._fingerprints = fingerprints(self.model)
-        self.reference = build_reference(self.model, self.forget_data, self.processor, self.args.eval_batch_size)
+        self.reference = build_reference(self.model, self.forget_rows, self.processor, self.args.eval_batch_size)
         self.reference.forgotten_classes = find_forgotten_classes(self.reference, self.args.forget_kind, self._retain_labels())
         if self.reference.forgotten_classes and self.args.forget_kind == "auto" and self.retain_dataset is None:
             logger.warning(
@@ -306,7 +302,7 @@ class UnlearningTrainer(Trainer):
         self._build_kept_probe()
         if self.method.anchors:
             self.anchors = CounterfactualAnchors(seed=self.args.seed).build(
-                self.model, self.forget_data, self.processor, self.reference
+                self.model, self.forget_rows, self.processor, self.reference
             )
         self.forget_target = self._find_target()
         self.method.setup(self)
@@ -401,7 +397,7 @@ class UnlearningTrainer(Trainer):
             )
         logits, _ = predict(
             self.model,
-            (self.forget_data.row("forget", i) for i in range(len(self.forget_dataset))),  # type: ignore[arg-type]
+            self.forget_rows,
             self.processor,
             self.args.eval_batch_size,
         )

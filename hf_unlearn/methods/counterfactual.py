@@ -20,7 +20,7 @@ from ..processing import classify, continuous_input, eval_mode, model_inputs
 from .base import UnlearningMethod, setting
 
 if TYPE_CHECKING:
-    from ..data import UnlearningDataset
+    from ..data import PreparedRows
     from ..processing import Processor
     from ..reference import Reference
     from ..trainer import UnlearningTrainer
@@ -51,21 +51,20 @@ class CounterfactualAnchors:
         self.targets = torch.empty(0)
 
     def build(
-        self, model: nn.Module, data: UnlearningDataset, processor: Processor, reference: Reference, batch_size: int = 64
+        self, model: nn.Module, forget: PreparedRows, processor: Processor, reference: Reference, batch_size: int = 64
     ) -> CounterfactualAnchors:
-        """Make the anchors from the forget set of `data`.
+        """Make the anchors from the forget rows.
 
         Raises:
             ValueError: no class is kept, or not one start arrives.
         """
-        assert data.forget is not None
         device = next(model.parameters()).device
         classes = reference.logits.shape[-1]
         kept = [c for c in range(classes) if c not in reference.forgotten_classes]
         if not kept:
             raise ValueError("Counterfactual anchors need a class to move to, and every class of the head is forgotten.")
         generator = torch.Generator().manual_seed(self.seed)
-        starts = torch.randperm(len(data.forget), generator=generator)[: self.count].tolist()
+        starts = torch.randperm(len(forget), generator=generator)[: self.count].tolist()
         starts = (starts * (self.count // len(starts) + 1))[: self.count]
         goals = torch.tensor([kept[i % len(kept)] for i in range(self.count)], device=device)
         targets = []
@@ -74,7 +73,7 @@ class CounterfactualAnchors:
             p.requires_grad_(False)
         with eval_mode(model):
             for at in range(0, self.count, batch_size):
-                rows = [data.row("forget", i) for i in starts[at : at + batch_size]]
+                rows = [forget[i] for i in starts[at : at + batch_size]]
                 batch = {k: v.to(device) for k, v in processor.collate(rows).items()}
                 inputs, goal = model_inputs(batch), goals[at : at + batch_size]
                 moved = self._move(model, inputs, goal, reference)

@@ -1,0 +1,90 @@
+"""The demo: a small classifier, two requests, each compared with retraining."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+VISION_CONFIG: dict[str, Any] = {
+    "model_type": "vit",
+    "image_size": 16,
+    "patch_size": 4,
+    "hidden_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "initializer_range": 0.1,
+}
+TEXT_CONFIG: dict[str, Any] = {
+    "model_type": "distilbert",
+    "vocab_size": 4000,
+    "max_position_embeddings": 64,
+    "dim": 64,
+    "n_layers": 2,
+    "n_heads": 4,
+    "hidden_dim": 128,
+    "initializer_range": 0.1,
+}
+
+
+def main(options: argparse.Namespace) -> int:
+    """Train, forget a class and a random 10 %, compare, write reports; 0 when both did what was asked."""
+    from .arguments import UnlearningArguments
+    from .methods import METHODS
+    from .run import RunArguments, prepare, unlearn
+
+    text = options.task == "text"
+    output = Path(options.output)
+    with tempfile.TemporaryDirectory() as scratch:
+        config = Path(scratch) / "config.json"
+        config.write_text(json.dumps(TEXT_CONFIG if text else VISION_CONFIG))
+        common: dict[str, Any] = {
+            "model": str(Path(scratch) / "original"),
+            "model_config": str(config),
+            "dataset": options.dataset or "digits",
+            "text_column": options.text_column,
+            "label_column": options.label_column,
+            "retrain": True,
+            "relearning": True,
+            "train_epochs": 8.0 if text else 25.0,
+            "train_learning_rate": 2e-3 if text else 3e-3,
+        }
+        requests: dict[str, dict[str, Any]] = {
+            "class": {"forget_class": [options.forget_class or "3"]},
+            "random": {"forget_fraction": 0.1},
+        }
+        runs = [("class", "jit"), ("class", "counterfactual_distillation"), ("random", "jit")]
+        warned = False
+        yardsticks: dict[str, Any] = {}
+        for request, key in runs:
+            run = RunArguments(**common, **requests[request])
+            folder = output / f"{request}-{key.replace('_', '-')}"
+            args = UnlearningArguments(output_dir=str(folder), overwrite=True, save_strategy="no", seed=options.seed)
+            job = prepare(run, args)
+            print(f"\nForgetting {run.request().describe()} with {METHODS[key].__name__}", flush=True)
+            if request not in yardsticks:
+                from .run import retrain
+
+                yardsticks[request] = retrain(job)
+            run.retrain = False
+            trainer, report = unlearn(job, METHODS[key]())
+            model, seconds = copy.deepcopy(yardsticks[request][0]), yardsticks[request][1]
+            assert job.split is not None
+            report = trainer.report(job.split.retain, job.test, model, retrained_seconds=seconds, relearning=run.relearning)
+            report.run["request"] = run.request().describe()
+            report.save(folder)
+            report.print()
+            warned |= not trainer.outcome.ok
+    print(f"Reports and figures: {output}/*/report.md")
+    return int(warned)
+
+
+if __name__ == "__main__":
+    sys.exit(main(argparse.Namespace(task="vision", dataset=None, text_column=None, label_column="label", forget_class=None, output="demo-output", seed=0)))

@@ -1,0 +1,319 @@
+"""One run from a recipe: data, original, request, unlearning, retrained yardstick, report, saved model."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import datasets
+    from torch import nn
+
+    from .arguments import UnlearningArguments
+    from .data import ForgetRequest, Split
+    from .evaluation.report import UnlearningReport
+    from .methods import UnlearningMethod
+
+
+@dataclass
+class RunArguments:
+    """What to unlearn from what: the keys of a recipe, beside those of `UnlearningArguments` and of the method."""
+
+    model: str = field(metadata={"help": "Hub id or folder of the trained classifier: the original, never overwritten."})
+    dataset: str = field(metadata={"help": "Hub id or folder of the data set it was trained on, or 'digits' (scikit-learn's)."})
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model."})
+    model_config: str | None = field(
+        default=None, metadata={"help": "A config.json: train an original with it and save it as `model`, where that folder is missing."}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Name of the data set's configuration."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the data set."})
+    train_split: str = field(default="train", metadata={"help": "Split that the model was trained on."})
+    test_split: str | None = field(default="test", metadata={"help": "Split to measure on; 'none' for none."})
+    train_rows: int | None = field(default=None, metadata={"help": "Use only the first rows of the training split, after a seeded shuffle."})
+    test_rows: int | None = field(default=None, metadata={"help": "Use only the first rows of the test split."})
+    image_column: str | None = field(default=None, metadata={"help": "Image column, if not `image` or `img`."})
+    text_column: str | None = field(default=None, metadata={"help": "Text column, if not `text`, `sentence` or `content`."})
+    label_column: str = field(default="label", metadata={"help": "Column of class ids."})
+    forget_class: list[str] | None = field(default=None, metadata={"help": "Classes to forget, by name or id."})
+    forget_column: str | None = field(default=None, metadata={"help": "Column whose `forget_values` select rows, such as a user id."})
+    forget_values: list[str] | None = field(default=None, metadata={"help": "Values of `forget_column` to forget."})
+    forget_ids_file: str | None = field(default=None, metadata={"help": "File of values of `forget_column` (or of row numbers), one per line."})
+    forget_fraction: float | None = field(default=None, metadata={"help": "Share of the (selected) rows to forget, drawn at random."})
+    forget_seed: int = field(default=0, metadata={"help": "Seed of that draw."})
+    retrain: bool = field(default=False, metadata={"help": "Also train a model without the forget set, the yardstick of the report."})
+    train_epochs: float = field(default=10.0, metadata={"help": "Epochs of the original (with `model_config`) and of retraining."})
+    train_learning_rate: float = field(default=1e-3, metadata={"help": "AdamW learning rate of both."})
+    train_batch_size: int = field(default=64, metadata={"help": "Batch size of both."})
+    relearning: bool = field(default=False, metadata={"help": "Count the steps until a forgotten class is relearned."})
+    resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in `output_dir`."})
+    figures: bool = field(default=True, metadata={"help": "Draw figures (needs matplotlib)."})
+
+    def request(self) -> ForgetRequest:
+        """The `ForgetRequest` of the `forget_*` keys."""
+        from .data import ForgetRequest
+
+        return ForgetRequest(
+            label=self.forget_class,
+            column=self.forget_column,
+            values=self.forget_values,
+            ids_file=self.forget_ids_file,
+            fraction=self.forget_fraction,
+            seed=self.forget_seed,
+            label_column=self.label_column,
+        )
+
+    @property
+    def kind(self) -> str:
+        """`class` where whole classes are named and nothing narrows the request, else `samples`."""
+        narrowed = (self.forget_column, self.forget_values, self.forget_ids_file, self.forget_fraction)
+        return "class" if self.forget_class and all(n is None for n in narrowed) else "samples"
+
+
+def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, UnlearningMethod]:
+    """Recipe (`--config file.yaml`) and command line, which wins, as three dataclasses.
+
+    Raises:
+        SystemExit: unknown key or method, wrong type, missing value; the message names it.
+    """
+    from transformers import HfArgumentParser
+
+    from .arguments import UnlearningArguments
+    from .methods import METHODS
+
+    given = list(argv)
+    recipe: dict[str, Any] = {}
+    if "--config" in given:
+        at = given.index("--config")
+        if at + 1 >= len(given):
+            raise SystemExit("`--config` needs a file: a YAML recipe.")
+        recipe = read_recipe(given[at + 1])
+        del given[at : at + 2]
+    key = given[given.index("--method") + 1] if "--method" in given[:-1] else recipe.get("method", "jit")
+    if key not in METHODS:
+        raise SystemExit(f"`method={key!r}` is unknown. Known: {', '.join(METHODS)}.")
+    classes = (RunArguments, UnlearningArguments, METHODS[key])
+    known = [f.name for c in classes for f in fields(c) if f.init]
+    for name in recipe:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean `{close[0]}`?" if close else ""
+            raise SystemExit(f"`{name}` in the recipe is no field of the run, of `UnlearningArguments` or of `{key}`.{hint}")
+    parser = HfArgumentParser(classes, prog="hf-unlearn run", description="Unlearn, measure, report, save.")  # type: ignore[arg-type]
+    from_recipe = [word for name, value in recipe.items() if value is not None for word in _words(name, value)]
+    try:
+        run, args, method = parser.parse_args_into_dataclasses([*from_recipe, *given])
+    except (ValueError, TypeError) as error:
+        raise SystemExit(f"{error}") from error
+    if run.test_split == "none":
+        run.test_split = None
+    return run, args, method
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """A flat YAML mapping."""
+    import yaml
+
+    if not Path(path).is_file():
+        raise SystemExit(f"`--config`: no such file: {path}.")
+    try:
+        recipe = yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise SystemExit(f"`--config`: {path} is no valid YAML: {error}") from error
+    if not isinstance(recipe, dict):
+        raise SystemExit(f"`--config`: {path} must be a mapping of keys to values.")
+    return recipe
+
+
+def _words(name: str, value: Any) -> list[str]:
+    """A recipe's entry as command-line words, so that both are read and checked by the same parser."""
+    if isinstance(value, list):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
+
+
+def load_splits(run: RunArguments) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+    """Training and test split, cut to `train_rows` and `test_rows`."""
+    if run.dataset == "digits":
+        from .training import load_digits
+
+        loaded: Mapping[str, Any] = load_digits()
+    else:
+        from datasets import load_dataset
+
+        loaded = load_dataset(run.dataset, run.dataset_config, revision=run.dataset_revision)
+    for argument, split in (("train_split", run.train_split), ("test_split", run.test_split)):
+        if split is not None and split not in loaded:
+            raise ValueError(f"`{argument}={split!r}` is not in the data set; it has {', '.join(loaded)}.")
+    train = loaded[run.train_split]
+    test = loaded[run.test_split] if run.test_split else None
+    if run.train_rows:
+        train = train.shuffle(seed=0).select(range(min(run.train_rows, len(train))))
+    if run.test_rows and test is not None:
+        test = test.shuffle(seed=0).select(range(min(run.test_rows, len(test))))
+    return train, test
+
+
+@dataclass
+class Job:
+    """The parts of a run that demos and benchmarks share."""
+
+    run: RunArguments
+    args: UnlearningArguments
+    train: datasets.Dataset
+    test: datasets.Dataset | None
+    model: nn.Module
+    processing_class: Any
+    split: Split | None = None
+
+    @property
+    def columns(self) -> dict[str, str | None]:
+        run = self.run
+        return {"image_column": run.image_column, "text_column": run.text_column, "label_column": run.label_column}
+
+    @property
+    def train_arguments(self) -> dict[str, Any]:
+        """Fields of `TrainingArguments` with which original and retrained model are trained."""
+        run = self.run
+        return {
+            "num_train_epochs": run.train_epochs,
+            "learning_rate": run.train_learning_rate,
+            "per_device_train_batch_size": run.train_batch_size,
+            "weight_decay": 0.01,
+            "warmup_steps": 50,
+            "use_cpu": self.args.use_cpu,
+            "disable_tqdm": self.args.disable_tqdm,
+        }
+
+
+def prepare(run: RunArguments, args: UnlearningArguments) -> Job:
+    """Load the data and the original; train the original first where the recipe asks for it."""
+    train, test = load_splits(run)
+    split = run.request().split(train)  # a request that names nothing must fail before anything is trained
+    folder = Path(run.model)
+    if run.model_config is not None and not folder.exists():
+        _train_original(run, args, train, test)
+    from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
+
+    from .training import is_image_dataset
+
+    auto = AutoModelForImageClassification if is_image_dataset(train) else AutoModelForSequenceClassification
+    model = auto.from_pretrained(run.model, revision=run.model_revision)
+    return Job(run, args, train, test, model, _load_processing_class(run, is_image_dataset(train)), split)
+
+
+def _load_processing_class(run: RunArguments, images: bool) -> Any:
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    if images:
+        return AutoImageProcessor.from_pretrained(run.model, revision=run.model_revision, backend="pil")
+    return AutoTokenizer.from_pretrained(run.model, revision=run.model_revision)
+
+
+def _train_original(run: RunArguments, args: UnlearningArguments, train: Any, test: Any) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
+
+    from .processing import Processor
+    from .training import build_processor, is_image_dataset, label_names, save_model, train_classifier
+
+    assert run.model_config is not None
+    names = label_names(train, run.label_column)
+    config = AutoConfig.from_pretrained(
+        run.model_config, num_labels=len(names), id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)}
+    )
+    auto = AutoModelForImageClassification if is_image_dataset(train) else AutoModelForSequenceClassification
+    processing_class = build_processor(config, train, run.text_column)
+    torch.manual_seed(args.seed)
+    model = auto.from_config(config)
+    job = Job(run, args, train, test, model, processing_class)
+    processor = Processor(model, processing_class, **job.columns)
+    print(f"Training an original on {len(train)} rows → {run.model}", flush=True)
+    train_classifier(model, train, processor, job.train_arguments, Path(args.output_dir or ".") / "original-training")
+    save_model(model, processing_class, run.model)
+
+
+def unlearn(job: Job, method: UnlearningMethod) -> tuple[Any, UnlearningReport]:
+    """Unlearn `job.split` from a model in memory, and measure: (trainer, report)."""
+    from .trainer import UnlearningTrainer
+
+    assert job.split is not None
+    if job.args.forget_kind == "auto":
+        job.args.forget_kind = job.run.kind
+    trainer = UnlearningTrainer(
+        model=job.model,
+        args=job.args,
+        method=method,
+        forget_dataset=job.split.forget,
+        retain_dataset=job.split.retain if method.needs_retain else None,
+        processing_class=job.processing_class,
+        **job.columns,
+    )
+    trainer.train(resume_from_checkpoint=job.run.resume or None)
+    retrained, seconds = retrain(job) if job.run.retrain else (None, None)
+    report = trainer.report(
+        job.split.retain, job.test, retrained, retrained_seconds=seconds, relearning=job.run.relearning
+    )
+    report.run["request"] = job.run.request().describe()
+    return trainer, report
+
+
+def retrain(job: Job) -> tuple[nn.Module, float]:
+    """A fresh model trained like the original, without the forget set: (model, seconds)."""
+    from .arguments import UnlearningArguments
+    from .methods import Retrain
+    from .trainer import UnlearningTrainer
+
+    assert job.split is not None
+    print(f"Retraining without the {len(job.split.forget)} rows to forget, for comparison", flush=True)
+    arguments = {**job.train_arguments, "max_steps": -1, "save_strategy": "no", "logging_steps": 50}
+    folder = Path(job.args.output_dir or ".") / "retrained"
+    trainer = UnlearningTrainer(
+        model_init=lambda: type(job.model)(job.model.config),
+        args=UnlearningArguments(output_dir=str(folder), seed=job.args.seed + 1, overwrite=True, **arguments),
+        method=Retrain(),
+        forget_dataset=job.split.forget,
+        retain_dataset=job.split.retain,
+        processing_class=job.processing_class,
+        **job.columns,
+    )
+    trainer.train()
+    return trainer.model, trainer.seconds
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`hf-unlearn run`: 0 when the model forgot what was asked, 1 when it did not, 2 for bad input, 130 after Ctrl-C."""
+    from .training import save_model
+
+    try:
+        run, args, method = parse(sys.argv[1:] if argv is None else argv)
+        _check_output(run, args)
+        job = prepare(run, args)
+        trainer, report = unlearn(job, method)
+    except KeyboardInterrupt as interrupt:
+        print(f"\nInterrupted. {interrupt or ''} Go on with --resume true.", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    if trainer.is_world_process_zero():
+        folder = Path(args.output_dir)  # type: ignore[arg-type]
+        save_model(trainer.model, job.processing_class, folder / "model")
+        report.save(folder, figures=run.figures)
+        report.print()
+        print(f"Model in {folder / 'model'}, report in {folder / 'report.md'}")
+    trainer.end() if hasattr(trainer, "end") else None
+    return 0 if trainer.outcome.ok else 1
+
+
+def _check_output(run: RunArguments, args: UnlearningArguments) -> None:
+    """Refuse before anything is loaded what would overwrite a model."""
+    folder = Path(args.output_dir)  # type: ignore[arg-type]
+    if Path(run.model).resolve() in (folder.resolve(), (folder / "model").resolve()):
+        raise ValueError(f"`output_dir={args.output_dir!r}` would overwrite the original, `model={run.model!r}`.")
+    if (folder / "model").exists() and not args.overwrite:
+        raise ValueError(f"`output_dir={args.output_dir!r}` already holds a model. Choose another folder or pass --overwrite true.")

@@ -1,0 +1,116 @@
+"""Ordinary training of a classifier, for recipes and demos that have no trained model to start from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .data import PreparedRows
+from .processing import IMAGE_COLUMNS, TEXT_COLUMNS, Processor
+
+if TYPE_CHECKING:
+    import datasets
+    from torch import nn
+
+
+def load_digits() -> dict[str, datasets.Dataset]:
+    """scikit-learn's digits (1,797 images of 8×8 pixels, real data that comes with the package), split 3:1."""
+    import numpy as np
+    from datasets import ClassLabel, Dataset, Features, Image
+    from PIL import Image as PILImage
+    from sklearn.datasets import load_digits as sklearn_digits
+
+    data = sklearn_digits()
+    images = [PILImage.fromarray((i * 255 / 16).astype(np.uint8)) for i in data.images]
+    features = Features({"image": Image(), "label": ClassLabel(names=[str(i) for i in range(10)])})
+    order = np.random.default_rng(0).permutation(len(images))
+    cut = 3 * len(images) // 4
+
+    def take(index: Any) -> Dataset:
+        return Dataset.from_dict(
+            {"image": [images[i] for i in index], "label": [int(data.target[i]) for i in index]}, features=features
+        )
+
+    return {"train": take(order[:cut]), "test": take(order[cut:])}
+
+
+def build_processor(config: Any, train: datasets.Dataset, text_column: str | None = None) -> Any:
+    """An image processor for the configuration's image size, or a WordPiece tokenizer trained on the training texts."""
+    if not hasattr(config, "vocab_size"):
+        from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+        size = getattr(config, "image_size", None) or 32
+        return ViTImageProcessorPil(size={"height": size, "width": size}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    column = next((c for c in ([text_column] if text_column else TEXT_COLUMNS) if c in train.column_names), None)
+    if column is None:
+        raise ValueError(f"`text_column` is missing: no text column among {', '.join(train.column_names)}.")
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=config.vocab_size, special_tokens=list(special.values()), show_progress=False)
+    tokenizer.train_from_iterator(train[column], trainer)
+    ids = [(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ids)
+    length = min(128, getattr(config, "max_position_embeddings", 128))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=length, **special)
+
+
+def label_names(dataset: datasets.Dataset, label_column: str) -> list[str]:
+    """Names of the classes, from the data set's features or the distinct values."""
+    feature = dataset.features.get(label_column)
+    if getattr(feature, "names", None):
+        return list(feature.names)
+    return [str(v) for v in sorted(set(dataset[label_column]))]
+
+
+def is_image_dataset(dataset: datasets.Dataset) -> bool:
+    """Whether `dataset` has an image column."""
+    kinds = {type(f).__name__ for f in dataset.features.values()}
+    return "Image" in kinds or any(c in dataset.column_names for c in IMAGE_COLUMNS)
+
+
+def train_classifier(
+    model: nn.Module, train: Any, processor: Processor, arguments: Mapping[str, Any], output_dir: str | Path
+) -> float:
+    """Train `model` in place on all of `train` with the plain HF Trainer; returns the seconds it took.
+
+    `arguments` are fields of `TrainingArguments`.
+    """
+    from transformers import Trainer, TrainingArguments
+
+    args = TrainingArguments(
+        output_dir=str(output_dir), save_strategy="no", remove_unused_columns=False, logging_steps=50, **arguments
+    )
+    rows = PreparedRows(train, processor, cache_bytes=2**30)
+    started = time.perf_counter()
+    Trainer(model=model, args=args, data_collator=processor.collate, train_dataset=rows).train()  # type: ignore[arg-type]
+    return time.perf_counter() - started
+
+
+def save_model(model: Any, processing_class: Any | None, folder: str | Path) -> None:
+    """`save_pretrained` of both into `folder`, which appears whole or not at all; what was there is replaced last."""
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        model.save_pretrained(partial)
+        if processing_class is not None:
+            processing_class.save_pretrained(partial)
+        os.chmod(partial, 0o755)
+        old = folder.with_name(f".{folder.name}-old")
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(partial, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise

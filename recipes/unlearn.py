@@ -1,0 +1,8 @@
+"""Unlearn from a recipe: `accelerate launch recipes/unlearn.py --config recipes/digits-vit/jit.yaml`."""
+
+import sys
+
+from hf_unlearn.run import main
+
+if __name__ == "__main__":
+    sys.exit(main())
