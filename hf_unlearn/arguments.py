@@ -6,6 +6,7 @@ import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import TrainingArguments
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class UnlearningArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.dataloader_pin_memory &= torch.cuda.is_available()  # elsewhere it only warns
         if self.forget_kind not in FORGET_KINDS:
             raise ValueError(f"`forget_kind={self.forget_kind!r}` is not one of {', '.join(map(repr, FORGET_KINDS))}.")
         if self.label_smoothing_factor:

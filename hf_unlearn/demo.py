@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import sys
 import tempfile
@@ -38,7 +37,7 @@ def main(options: argparse.Namespace) -> int:
     """Train, forget a class and a random 10 %, compare, write reports; 0 when both did what was asked."""
     from .arguments import UnlearningArguments
     from .methods import METHODS
-    from .run import RunArguments, prepare, unlearn
+    from .run import RunArguments, prepare, retrain, unlearn
 
     text = options.task == "text"
     output = Path(options.output)
@@ -60,31 +59,22 @@ def main(options: argparse.Namespace) -> int:
             "class": {"forget_class": [options.forget_class or "3"]},
             "random": {"forget_fraction": 0.1},
         }
-        runs = [("class", "jit"), ("class", "counterfactual_distillation"), ("random", "jit")]
-        warned = False
+        failed = False
         yardsticks: dict[str, Any] = {}
-        for request, key in runs:
+        for request, key in (("class", "jit"), ("class", "counterfactual_distillation"), ("random", "jit")):
             run = RunArguments(**common, **requests[request])
             folder = output / f"{request}-{key.replace('_', '-')}"
-            args = UnlearningArguments(output_dir=str(folder), overwrite=True, save_strategy="no", seed=options.seed)
+            args = UnlearningArguments(
+                output_dir=str(folder), overwrite=True, save_strategy="no", logging_strategy="no", seed=options.seed
+            )
             job = prepare(run, args)
-            print(f"\nForgetting {run.request().describe()} with {METHODS[key].__name__}", flush=True)
             if request not in yardsticks:
-                from .run import retrain
-
                 yardsticks[request] = retrain(job)
-            run.retrain = False
-            trainer, report = unlearn(job, METHODS[key]())
-            model, seconds = copy.deepcopy(yardsticks[request][0]), yardsticks[request][1]
-            assert job.split is not None
-            report = trainer.report(job.split.retain, job.test, model, retrained_seconds=seconds, relearning=run.relearning)
-            report.run["request"] = run.request().describe()
+            print(f"\nForgetting {run.request().describe()} with {METHODS[key].__name__}", flush=True)
+            trainer, report = unlearn(job, METHODS[key](), yardsticks[request])
             report.save(folder)
             report.print()
-            warned |= not trainer.outcome.ok
+            failed |= not trainer.outcome.ok
     print(f"Reports and figures: {output}/*/report.md")
-    return int(warned)
+    return int(failed)
 
-
-if __name__ == "__main__":
-    sys.exit(main(argparse.Namespace(task="vision", dataset=None, text_column=None, label_column="label", forget_class=None, output="demo-output", seed=0)))

@@ -187,6 +187,7 @@ class Job:
             "warmup_steps": 50,
             "use_cpu": self.args.use_cpu,
             "disable_tqdm": self.args.disable_tqdm,
+            "dataloader_pin_memory": self.args.dataloader_pin_memory,
         }
 
 
@@ -237,8 +238,13 @@ def _train_original(run: RunArguments, args: UnlearningArguments, train: Any, te
     save_model(model, processing_class, run.model)
 
 
-def unlearn(job: Job, method: UnlearningMethod) -> tuple[Any, UnlearningReport]:
-    """Unlearn `job.split` from a model in memory, and measure: (trainer, report)."""
+def unlearn(
+    job: Job, method: UnlearningMethod, retrained: tuple[nn.Module, float] | None = None
+) -> tuple[Any, UnlearningReport]:
+    """Unlearn `job.split` from the job's model and measure: (trainer, report).
+
+    `retrained` is the yardstick and the seconds it took; where it is None and the run asks for one, it is trained.
+    """
     from .trainer import UnlearningTrainer
 
     assert job.split is not None
@@ -254,9 +260,11 @@ def unlearn(job: Job, method: UnlearningMethod) -> tuple[Any, UnlearningReport]:
         **job.columns,
     )
     trainer.train(resume_from_checkpoint=job.run.resume or None)
-    retrained, seconds = retrain(job) if job.run.retrain else (None, None)
+    if retrained is None and job.run.retrain:
+        retrained = retrain(job)
+    yardstick, seconds = retrained or (None, None)
     report = trainer.report(
-        job.split.retain, job.test, retrained, retrained_seconds=seconds, relearning=job.run.relearning
+        job.split.retain, job.test, yardstick, retrained_seconds=seconds, relearning=job.run.relearning
     )
     report.run["request"] = job.run.request().describe()
     return trainer, report
@@ -270,7 +278,7 @@ def retrain(job: Job) -> tuple[nn.Module, float]:
 
     assert job.split is not None
     print(f"Retraining without the {len(job.split.forget)} rows to forget, for comparison", flush=True)
-    arguments = {**job.train_arguments, "max_steps": -1, "save_strategy": "no", "logging_steps": 50}
+    arguments = {**job.train_arguments, "max_steps": -1, "save_strategy": "no", "logging_strategy": "no"}
     folder = Path(job.args.output_dir or ".") / "retrained"
     trainer = UnlearningTrainer(
         model_init=lambda: type(job.model)(job.model.config),
@@ -306,7 +314,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         report.save(folder, figures=run.figures)
         report.print()
         print(f"Model in {folder / 'model'}, report in {folder / 'report.md'}")
-    trainer.end() if hasattr(trainer, "end") else None
+    trainer.end()  # leaves the process group: without it some two-process runs abort at exit
     return 0 if trainer.outcome.ok else 1
 
 

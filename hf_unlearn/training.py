@@ -88,7 +88,7 @@ def train_classifier(
     from transformers import Trainer, TrainingArguments
 
     args = TrainingArguments(
-        output_dir=str(output_dir), save_strategy="no", remove_unused_columns=False, logging_steps=50, **arguments
+        output_dir=str(output_dir), save_strategy="no", remove_unused_columns=False, logging_strategy="no", **arguments
     )
     rows = PreparedRows(train, processor, cache_bytes=2**30)
     started = time.perf_counter()

@@ -82,7 +82,7 @@ def _confidence(report: UnlearningReport, figure: Any) -> None:
         axes.minorticks_off()
         _clean(axes)
     all_axes[0].set_ylabel("share of samples (%, log)")
-    all_axes[0].legend(frameon=False, loc="upper left")
+    figure.legend(*all_axes[0].get_legend_handles_labels(), ncols=3, loc="outside lower center", frameon=False)
 
 
 def _path(report: UnlearningReport, figure: Any) -> None:

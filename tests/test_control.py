@@ -1,0 +1,166 @@
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from conftest import changed, class_split, state, trained, trainer_for
+from transformers import TrainerCallback
+
+from hf_unlearn import GradientAscent, JiT, UnlearningMethod
+from hf_unlearn.control import TrustRegion
+from hf_unlearn.processing import classify, eval_mode, model_inputs, predict
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-12, 1e-3, 1.0, 1e6])
+@pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 4, 4)])
+def test_step_is_rho_times_the_norm_of_the_tensor_or_its_floor(shape, scale):
+    rho, floor = 0.03, 0.01
+    parameter = torch.nn.Parameter(scale * torch.randn(shape, dtype=torch.float64))
+    before = parameter.detach().clone()
+    gradient = torch.randn(shape, dtype=torch.float64) * 1e3
+    parameter.grad = gradient.clone()
+    TrustRegion([parameter], lr=rho, floor=floor).step()
+    moved = parameter.detach() - before
+    radius = rho * max(before.norm().item(), floor * math.sqrt(before.numel()))
+    # compared at the size of the parameter, where the difference is rounded
+    assert moved.norm().item() == pytest.approx(radius, rel=1e-12, abs=1e-15 * before.norm().item())
+    assert torch.allclose(moved / moved.norm(), -gradient / gradient.norm(), rtol=0, atol=1e-10)
+
+
+def test_each_tensor_has_its_own_radius_whatever_the_loss_scale():
+    for factor in (1e-8, 1.0, 1e8):
+        small, large = (torch.nn.Parameter(s * torch.ones(4, dtype=torch.float64)) for s in (1.0, 100.0))
+        small.grad, large.grad = (factor * torch.ones(4, dtype=torch.float64) for _ in range(2))
+        TrustRegion([small, large], lr=0.1).step()
+        assert torch.allclose(small.detach(), torch.full((4,), 0.9, dtype=torch.float64), rtol=1e-12)
+        assert torch.allclose(large.detach(), torch.full((4,), 90.0, dtype=torch.float64), rtol=1e-12)
+
+
+def test_no_gradient_or_a_zero_one_moves_nothing():
+    parameters = [torch.nn.Parameter(torch.ones(3)) for _ in range(3)]
+    parameters[0].grad, parameters[2].grad = torch.zeros(3), torch.ones(3)
+    TrustRegion(parameters, lr=0.1).step()
+    assert torch.equal(parameters[0], torch.ones(3))
+    assert torch.equal(parameters[1], torch.ones(3))
+    assert not torch.equal(parameters[2], torch.ones(3))
+    TrustRegion(parameters[1:2], lr=0.1).step()
+
+
+@pytest.mark.parametrize("lr", [0.0, -0.1, 1.0, 30.0])
+def test_radius_outside_its_range_is_refused(lr):
+    with pytest.raises(ValueError, match="`trust_region`"):
+        TrustRegion([torch.nn.Parameter(torch.ones(1))], lr=lr)
+
+
+def test_closure_is_called_with_gradients():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimiser = TrustRegion([parameter], lr=0.1)
+
+    def closure():
+        loss = parameter.sum()
+        loss.backward()
+        return loss
+
+    assert optimiser.step(closure) == 2.0
+    assert torch.allclose(parameter.detach(), torch.full((2,), 0.9))
+
+
+@dataclass(kw_only=True)
+class Turning(UnlearningMethod):
+    """Distils towards uniform outputs, gently, until `turn`; then its gradients are noise (or overflow)."""
+
+    turn: int = 0
+    overflow: bool = False
+
+    def loss(self, model, batch, reference):
+        with eval_mode(model):
+            logits = classify(model, model_inputs(batch["forget"]))
+        return {"uniform": -1e-3 * logits.log_softmax(-1).mean()}
+
+    def adjust_gradients(self, model):
+        self.turn -= 1
+        if self.turn >= 0:
+            return
+        for p in model.parameters():
+            if p.grad is not None:
+                p.grad = torch.full_like(p, 3e38) if self.overflow else torch.randn_like(p)
+
+
+class RateFrom(TrainerCallback):
+    """Raises the learning rate from a step on, so that a bad gradient does harm."""
+
+    def __init__(self, step, rate):
+        self.step, self.rate = step, rate
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        if state.global_step >= self.step:
+            for group in optimizer.param_groups:
+                group["lr"] = self.rate
+
+
+@pytest.mark.parametrize("arch", ["vit", "bert"])
+def test_damaged_run_goes_back_to_its_last_good_state(tmp_path, arch):
+    changes = {"check_steps": 2, "lr_scheduler_type": "constant", "max_retain_drop": 0.05, "trust_region": 0.0, "optim": "sgd"}
+    good = trainer_for(arch, tmp_path / "good", Turning(turn=99), max_steps=4, learning_rate=1e-3, **changes)
+    good.train()
+    trainer = trainer_for(arch, tmp_path / "bad", Turning(turn=4), max_steps=20, learning_rate=1e-3, **changes)
+    trainer.add_callback(RateFrom(4, 10.0))
+    trainer.train()
+    assert trainer.outcome.stopped.startswith("kept data suffers")
+    assert trainer.outcome.steps == 6
+    assert not trainer.outcome.ok
+    assert any("last good state restored" in w for w in trainer.outcome.warnings)
+    assert not changed(state(good.model), state(trainer.model))
+    assert changed(state(trained(arch)), state(trainer.model))
+
+
+def test_nan_outputs_go_back_to_the_last_good_state(tmp_path):
+    trainer = trainer_for(
+        "vit", tmp_path, Turning(turn=2, overflow=True), max_steps=9, check_steps=1, trust_region=0.0, optim="sgd",
+        learning_rate=1e-3, max_grad_norm=0.0, lr_scheduler_type="constant", retain=False,
+    )  # fmt: skip
+    trainer.add_callback(RateFrom(2, 1e2))
+    trainer.train()
+    assert trainer.outcome.stopped.startswith("diverged")
+    assert trainer.outcome.steps == 3
+    assert all(torch.isfinite(t).all() for t in trainer.model.state_dict().values())
+    assert math.isfinite(trainer.outcome.forget_end)
+
+
+def test_damage_at_the_first_look_restores_the_original(tmp_path):
+    trainer = trainer_for(
+        "vit", tmp_path, GradientAscent(), max_steps=50, check_steps=5, trust_region=0.5, max_retain_drop=0.05
+    )
+    trainer.train()
+    assert trainer.outcome.stopped.startswith("kept data suffers")
+    assert trainer.outcome.steps == 5
+    assert not changed(state(trained("vit")), state(trainer.model))
+    assert "no parameter changed: the model is the original" in trainer.outcome.warnings
+
+
+@pytest.mark.parametrize("arch", ["vit", "resnet", "bert"])
+def test_target_stops_the_run_and_is_met_on_every_forget_row(tmp_path, arch):
+    split = class_split(arch)
+    trainer = trainer_for(
+        arch, tmp_path, JiT(num_perturbations=5), split=split, retain=False, forget_target=0.1, max_steps=400, check_steps=2,
+        update="all", trust_region=0.01, probe_size=8,
+    )  # fmt: skip
+    trainer.train()
+    logits, labels = predict(trainer.model, split.forget, trainer.processor)
+    share = (logits.argmax(-1) == labels).float().mean().item()
+    assert trainer.outcome.stopped == "target reached"
+    assert trainer.outcome.steps < 400
+    assert trainer.outcome.target_reached is True
+    assert trainer.outcome.forget_end == pytest.approx(share)
+    assert share <= 0.1
+    assert trainer.outcome.path[0]["forget"] > 0.9
+    assert [p["step"] for p in trainer.outcome.path] == list(range(0, trainer.outcome.steps + 1, 2))
+
+
+def test_missed_target_is_a_warning_and_not_a_success(tmp_path):
+    trainer = trainer_for("vit", tmp_path, JiT(num_perturbations=2), retain=False, forget_target=0.0, trust_region=1e-6)
+    trainer.train()
+    assert trainer.outcome.stopped == "all steps done"
+    assert trainer.outcome.target_reached is False
+    assert not trainer.outcome.ok
+    assert any("target was not reached" in w for w in trainer.outcome.warnings)
