@@ -58,7 +58,7 @@ class UnlearningArguments(TrainingArguments):
     learning_rate: float | None = field(default=None, metadata={"help": "Learning rate where `trust_region` is 0."})  # type: ignore[assignment]
     num_train_epochs: float | None = field(default=None, metadata={"help": "Passes over the forget set (or what drives the method)."})  # type: ignore[assignment]
     max_steps: int | None = field(default=None, metadata={"help": "Optimiser steps; overrides `num_train_epochs` where positive."})  # type: ignore[assignment]
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "Forget samples of a step on each device."})
+    per_device_train_batch_size: int | None = field(default=None, metadata={"help": "Forget samples of a step on each device."})  # type: ignore[assignment]
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "Batch size of evaluation on each device."})
     logging_steps: float = field(default=10, metadata={"help": "Steps between two log entries."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN losses from the log. Off: they end the run."})
@@ -90,7 +90,8 @@ class UnlearningArguments(TrainingArguments):
             "num_train_epochs": 3.0,
             "max_steps": -1,
             "check_steps": 10,
-            **method.arguments,
+            "per_device_train_batch_size": 64,
+            **method.arguments_for(self.update),
         }
         if self.num_train_epochs is not None and self.max_steps is None:
             defaults["max_steps"] = -1  # epochs were asked for

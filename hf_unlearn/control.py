@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from transformers import TrainerCallback
 
 from .scope import Snapshot
@@ -21,6 +22,19 @@ if TYPE_CHECKING:
     from .trainer import UnlearningTrainer
 
 logger = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def relative_step(
+    parameters: Sequence[Tensor], gradients: Sequence[Tensor], length: float, floor: float = 0.01
+) -> None:
+    """θ ← θ − ρ max(‖θ‖, κ√n) g/‖g‖ for each tensor θ of n elements, in place; ρ is `length`, κ is `floor`."""
+    if not parameters:
+        return
+    norms, sizes = torch._foreach_norm(list(parameters)), torch._foreach_norm(list(gradients))
+    for p, g, norm, size in zip(parameters, gradients, norms, sizes, strict=True):
+        radius = length * norm.clamp_min(floor * math.sqrt(p.numel()))
+        p.sub_(g * torch.where(size > 0, radius / size, 0.0).to(g.dtype))
 
 
 class TrustRegion(torch.optim.Optimizer):
@@ -47,14 +61,7 @@ class TrustRegion(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             moved = [p for p in group["params"] if p.grad is not None]
-            if not moved:
-                continue
-            gradients = [p.grad for p in moved]
-            for p, g, norm, length in zip(
-                moved, gradients, torch._foreach_norm(moved), torch._foreach_norm(gradients), strict=True
-            ):
-                radius = group["lr"] * norm.clamp_min(group["floor"] * math.sqrt(p.numel()))
-                p.sub_(g * torch.where(length > 0, radius / length, 0.0).to(g.dtype))
+            relative_step(moved, [p.grad for p in moved], group["lr"], group["floor"])
         return loss
 
 
@@ -120,9 +127,10 @@ class ForgettingControl(TrainerCallback):
             logger.warning("%s: going back to the last good state.", reason)
             assert self.good is not None
             self.good.restore(self.trainer.model)
+            self.trainer._forget_logits = None
             self.stopped, control.should_training_stop = reason, True
             return
-        if self.trainer.method.stops_at_target and self._at_target(look):
+        if self.trainer.method.stops_at_target and self.trainer.anchors is None and self._at_target(look):
             self.stopped, control.should_training_stop = "target reached", True
         elif state.global_step < state.max_steps:
             self.good = Snapshot(self.trainer.model, self.trainer.updated)

@@ -75,16 +75,16 @@ class ForgetRequest:
     intersection: tuple[ForgetRequest, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.values is not None and self.column is None:
+            raise ValueError("`values` needs `column`: the column whose values select the rows.")
+        if self.column is not None and self.values is None and self.ids_file is None:
+            raise ValueError(f"`column={self.column!r}` needs `values` or `ids_file`: the values to forget.")
         criteria = (self.label, self.column, self.indices, self.ids_file, self.fraction, self.predicate)
         if all(c is None for c in criteria) and not self.union and not self.intersection:
             raise ValueError(
                 "`ForgetRequest` names nothing to forget. Give `label`, `column` with `values`, `indices`, `ids_file`, "
                 "`fraction` or `predicate`."
             )
-        if self.values is not None and self.column is None:
-            raise ValueError("`values` needs `column`: the column whose values select the rows.")
-        if self.column is not None and self.values is None and self.ids_file is None:
-            raise ValueError(f"`column={self.column!r}` needs `values` or `ids_file`: the values to forget.")
         if isinstance(self.values, str):
             raise ValueError(f"`values` must be a list, got the string {self.values!r}. Write `values=[{self.values!r}]`.")
         if self.fraction is not None and not 0 < self.fraction < 1:

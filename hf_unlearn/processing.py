@@ -62,6 +62,7 @@ class Processor:
             [image_column] if image_column else list(IMAGE_COLUMNS)
         )
         self.ready = "input_ids" if self.text else "pixel_values"
+        self.label_column = label_column
         self.label_columns = [label_column] if label_column else ["label", "labels"]
         self.label2id = {str(k): int(v) for k, v in (getattr(self.config, "label2id", None) or {}).items()}
 
@@ -70,6 +71,8 @@ class Processor:
         row = next(iter(dataset), None)
         if row is None:
             raise ValueError(f"`{argument}` is empty.")
+        if self.label_column is not None and self.label_column not in row:
+            raise ValueError(f"`label_column={self.label_column!r}` is not in `{argument}`, which has {', '.join(row)}.")
         try:
             self(row)
         except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import math
@@ -11,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +111,7 @@ class UnlearningTrainer(Trainer):
         if args.trust_region:
             optimiser = (TrustRegion, {"lr": args.trust_region})
             args.learning_rate = args.trust_region  # what the schedule scales and the log shows
+            args.max_grad_norm = 0.0  # a step of fixed length has no use for clipping
         elif args.optim == "sgd":
             optimiser = (torch.optim.SGD, {"lr": args.learning_rate, "momentum": args.momentum})
         restrict(model, self.updated)
@@ -127,6 +130,8 @@ class UnlearningTrainer(Trainer):
         # Terms are means: the Trainer must divide them by the number of accumulation steps.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
+        if self.method.anchors is None:
+            self.method = replace(self.method, anchors=args.update != "head" and retain_dataset is None)
         self.forgetting = ForgettingControl(self)
         self.add_callback(self.forgetting)
         self.reference: Reference
@@ -139,6 +144,7 @@ class UnlearningTrainer(Trainer):
         self.guards_retain = False
         self._terms: dict[str, list[float]] = defaultdict(list)
         self._kept_probe: tuple[Any, Tensor] | None = None
+        self._forget_logits: tuple[int, Tensor] | None = None  # of the last full look, and its step
 
     # --- checks -------------------------------------------------------------------------------------------------------
 
@@ -241,21 +247,27 @@ class UnlearningTrainer(Trainer):
 
     # --- looking at the model -----------------------------------------------------------------------------------------
 
-    @torch.no_grad()
+    def forget_logits(self) -> Tensor:
+        """Logits (n, classes) of the model, as it is now, on the whole forget set."""
+        if self._forget_logits is None or self._forget_logits[0] != self.state.global_step:
+            logits, _ = predict(self.model, self.forget_rows, self.processor, self.args.eval_batch_size)
+            self._forget_logits = (self.state.global_step, logits)
+        return self._forget_logits[1]
+
     def share_remembered(self, limit: int | None = None) -> float:
         """Share of the forget set (or of `limit` rows drawn by seed) still answered as before; NaN if an output is."""
         n = len(self.forget_rows)
         rows = np.arange(n)
-        if limit is not None and limit < n:
+        if limit is None or limit >= n:
+            logits = self.forget_logits()
+        else:
             rows = np.sort(np.random.default_rng(self.args.seed).permutation(n)[:limit])
-        logits, _ = predict(
-            self.model, (self.forget_rows[int(i)] for i in rows), self.processor, self.args.eval_batch_size
-        )
+            probe = (self.forget_rows[int(i)] for i in rows)
+            logits, _ = predict(self.model, probe, self.processor, self.args.eval_batch_size)
         if not torch.isfinite(logits).all():
             return math.nan
         return self.reference.remembered(logits, torch.from_numpy(rows)).float().mean().item()
 
-    @torch.no_grad()
     def share_kept(self) -> float | None:
         """Accuracy on a probe of the retain set; without one, agreement with the original on the anchors; else None."""
         if self._kept_probe is None:
@@ -299,8 +311,9 @@ class UnlearningTrainer(Trainer):
                 "`forget_kind='samples'`.",
                 self.reference.forgotten_classes[0],
             )
+        self._forget_logits = (0, self.reference.logits)
         self._build_kept_probe()
-        if self.method.anchors:
+        if self.method.anchors and self.reference.forgotten_classes:
             self.anchors = CounterfactualAnchors(seed=self.args.seed).build(
                 self.model, self.forget_rows, self.processor, self.reference
             )
@@ -350,11 +363,14 @@ class UnlearningTrainer(Trainer):
         self.forgetting.start()
         self._started = started
         try:
+            gc.freeze()  # the base class collects garbage before the first step: spare it a walk over every module loaded
             with self._graceful_interrupt():
                 output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         except BaseException:
             self.outcome = Outcome(stopped="failed", warnings=["the run failed; the model is in an undefined state"])
             raise
+        finally:
+            gc.unfreeze()
         self.seconds = time.perf_counter() - started
         if self.interrupted:
             raise KeyboardInterrupt(f"interrupted; resume from the checkpoint in {self.args.output_dir}")
@@ -395,12 +411,7 @@ class UnlearningTrainer(Trainer):
                 f"`update={self.args.update!r}` allows {len(self.updated)} tensors to change, and others did: "
                 f"{', '.join(sorted(strays)[:5])}. The model must not be used."
             )
-        logits, _ = predict(
-            self.model,
-            self.forget_rows,
-            self.processor,
-            self.args.eval_batch_size,
-        )
+        logits = self.forget_logits()
         moved = 0.5 * (logits.softmax(-1) - self.reference.logits.softmax(-1)).abs().sum(-1).mean().item()
         remembered = self.reference.remembered(logits, torch.arange(len(logits))).float().mean().item()
         path, target = self.forgetting.path, self.forget_target

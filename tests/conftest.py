@@ -1,4 +1,4 @@
-"""Tiny models built from configurations, and data sets easy enough that a few Adam steps teach them. Nothing is downloaded."""
+"""Tiny models built from configurations, and data sets that a few Adam steps teach them. Nothing is downloaded."""
 
 import copy
 import os
@@ -53,21 +53,42 @@ def build(arch, labels=CLASSES, dropout=0.0):
     if arch == "convnext":
         return t.ConvNextForImageClassification(
             t.ConvNextConfig(
-                patch_size=2, hidden_sizes=[8, 16], num_stages=2, depths=[1, 2], num_labels=labels, image_size=SIZE,
-                drop_path_rate=0.0, layer_scale_init_value=1.0, initializer_range=0.1,
+                patch_size=2,
+                hidden_sizes=[8, 16],
+                num_stages=2,
+                depths=[1, 2],
+                num_labels=labels,
+                image_size=SIZE,
+                drop_path_rate=0.0,
+                layer_scale_init_value=1.0,
+                initializer_range=0.1,
             )
-        )  # fmt: skip
+        )
     if arch == "swin":
         return t.SwinForImageClassification(
             t.SwinConfig(
-                image_size=SIZE, patch_size=2, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4, num_labels=labels,
-                drop_path_rate=0.0, initializer_range=0.1, use_absolute_embeddings=True,
+                image_size=SIZE,
+                patch_size=2,
+                embed_dim=16,
+                depths=[1, 1],
+                num_heads=[2, 2],
+                window_size=4,
+                num_labels=labels,
+                drop_path_rate=0.0,
+                initializer_range=0.1,
+                use_absolute_embeddings=True,
             )
-        )  # fmt: skip
+        )
     common = {
-        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "num_labels": labels,
-        "initializer_range": 0.1, "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout,
-    }  # fmt: skip
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "num_labels": labels,
+        "initializer_range": 0.1,
+        "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
+    }
     if arch == "vit":
         return t.ViTForImageClassification(t.ViTConfig(image_size=SIZE, patch_size=8, **common))
     vocabulary = {"vocab_size": len(WORDS) + 4, "pad_token_id": 0, "max_position_embeddings": 32}
@@ -80,10 +101,18 @@ def build(arch, labels=CLASSES, dropout=0.0):
     if arch == "distilbert":
         return t.DistilBertForSequenceClassification(
             t.DistilBertConfig(
-                dim=16, hidden_dim=32, n_layers=2, n_heads=2, num_labels=labels, initializer_range=0.1, dropout=dropout,
-                attention_dropout=dropout, seq_classif_dropout=dropout, **vocabulary,
+                dim=16,
+                hidden_dim=32,
+                n_layers=2,
+                n_heads=2,
+                num_labels=labels,
+                initializer_range=0.1,
+                dropout=dropout,
+                attention_dropout=dropout,
+                seq_classif_dropout=dropout,
+                **vocabulary,
             )
-        )  # fmt: skip
+        )
     raise ValueError(arch)
 
 
@@ -134,9 +163,13 @@ def tokenizer():
     words.pre_tokenizer = Whitespace()
     words.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        tokenizer_object=words,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
         model_input_names=["input_ids", "attention_mask"],
-    )  # fmt: skip
+    )
 
 
 def processing_class(arch):
@@ -216,10 +249,18 @@ class KillAt(transformers.TrainerCallback):
 def arguments(folder, **changes):
     """Three steps without a target, so that nothing ends a run early."""
     settings = {
-        "output_dir": str(folder), "use_cpu": True, "save_strategy": "no", "disable_tqdm": True, "max_steps": 3,
-        "per_device_train_batch_size": 8, "forget_target": -1.0, "max_retain_drop": 1.0, "forget_kind": "class", "logging_steps": 1,
+        "output_dir": str(folder),
+        "use_cpu": True,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "max_steps": 3,
+        "per_device_train_batch_size": 8,
+        "forget_target": -1.0,
+        "max_retain_drop": 1.0,
+        "forget_kind": "class",
+        "logging_steps": 1,
         "dataloader_pin_memory": False,
-    }  # fmt: skip
+    }
     return UnlearningArguments(**{**settings, **changes})
 
 

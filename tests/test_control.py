@@ -100,7 +100,13 @@ class RateFrom(TrainerCallback):
 
 @pytest.mark.parametrize("arch", ["vit", "bert"])
 def test_damaged_run_goes_back_to_its_last_good_state(tmp_path, arch):
-    changes = {"check_steps": 2, "lr_scheduler_type": "constant", "max_retain_drop": 0.05, "trust_region": 0.0, "optim": "sgd"}
+    changes = {
+        "check_steps": 2,
+        "lr_scheduler_type": "constant",
+        "max_retain_drop": 0.05,
+        "trust_region": 0.0,
+        "optim": "sgd",
+    }
     good = trainer_for(arch, tmp_path / "good", Turning(turn=99), max_steps=4, learning_rate=1e-3, **changes)
     good.train()
     trainer = trainer_for(arch, tmp_path / "bad", Turning(turn=4), max_steps=20, learning_rate=1e-3, **changes)
@@ -116,9 +122,18 @@ def test_damaged_run_goes_back_to_its_last_good_state(tmp_path, arch):
 
 def test_nan_outputs_go_back_to_the_last_good_state(tmp_path):
     trainer = trainer_for(
-        "vit", tmp_path, Turning(turn=2, overflow=True), max_steps=9, check_steps=1, trust_region=0.0, optim="sgd",
-        learning_rate=1e-3, max_grad_norm=0.0, lr_scheduler_type="constant", retain=False,
-    )  # fmt: skip
+        "vit",
+        tmp_path,
+        Turning(turn=2, overflow=True),
+        max_steps=9,
+        check_steps=1,
+        trust_region=0.0,
+        optim="sgd",
+        learning_rate=1e-3,
+        max_grad_norm=0.0,
+        lr_scheduler_type="constant",
+        retain=False,
+    )
     trainer.add_callback(RateFrom(2, 1e2))
     trainer.train()
     assert trainer.outcome.stopped.startswith("diverged")
@@ -142,9 +157,18 @@ def test_damage_at_the_first_look_restores_the_original(tmp_path):
 def test_target_stops_the_run_and_is_met_on_every_forget_row(tmp_path, arch):
     split = class_split(arch)
     trainer = trainer_for(
-        arch, tmp_path, JiT(num_perturbations=5), split=split, retain=False, forget_target=0.1, max_steps=400, check_steps=2,
-        update="all", trust_region=0.01, probe_size=8,
-    )  # fmt: skip
+        arch,
+        tmp_path,
+        JiT(num_perturbations=5, anchors=False),
+        split=split,
+        retain=False,
+        forget_target=0.1,
+        max_steps=400,
+        check_steps=2,
+        update="all",
+        trust_region=0.01,
+        probe_size=8,
+    )
     trainer.train()
     logits, labels = predict(trainer.model, split.forget, trainer.processor)
     share = (logits.argmax(-1) == labels).float().mean().item()

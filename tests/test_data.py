@@ -46,10 +46,19 @@ def brute_force(dataset, wanted):
         (ForgetRequest(column="id", values=[100, 129]), lambda r: r["id"] in (100, 129)),
         (ForgetRequest(column="id", values=["105"]), lambda r: r["id"] == 105),
         (ForgetRequest(indices=[4, 0, 4]), lambda r: r["id"] in (100, 104)),
-        (ForgetRequest(predicate=lambda r: r["age"] > 20 and r["user"] == "u1"), lambda r: r["age"] > 20 and r["user"] == "u1"),
+        (
+            ForgetRequest(predicate=lambda r: r["age"] > 20 and r["user"] == "u1"),
+            lambda r: r["age"] > 20 and r["user"] == "u1",
+        ),
         (ForgetRequest(label=0, column="user", values=["u0"]), lambda r: r["label"] == 0 and r["user"] == "u0"),
-        (ForgetRequest(label=0) | ForgetRequest(column="user", values=["u0"]), lambda r: r["label"] == 0 or r["user"] == "u0"),
-        (ForgetRequest(label=0) & ForgetRequest(column="user", values=["u0"]), lambda r: r["label"] == 0 and r["user"] == "u0"),
+        (
+            ForgetRequest(label=0) | ForgetRequest(column="user", values=["u0"]),
+            lambda r: r["label"] == 0 or r["user"] == "u0",
+        ),
+        (
+            ForgetRequest(label=0) & ForgetRequest(column="user", values=["u0"]),
+            lambda r: r["label"] == 0 and r["user"] == "u0",
+        ),
         (
             (ForgetRequest(label=0) | ForgetRequest(label=1)) & ForgetRequest(indices=range(10)),
             lambda r: r["label"] < 2 and r["id"] < 110,
@@ -59,7 +68,7 @@ def brute_force(dataset, wanted):
             lambda r: r["label"] == 0 or (r["label"] == 1 and r["id"] < 110),
         ),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("mapped", [False, True], ids=["plain", "shuffled and selected"])
 def test_criteria_select_what_brute_force_selects(pets, request_, wanted, mapped):
     if mapped:  # `indices` count rows of the data set that is split, so criteria by id are compared on the mapped one
@@ -106,7 +115,9 @@ def test_ids_file_joins_values(pets, tmp_path):
     assert set(split.forget["user"]) == {"u1", "u2"}
 
 
-@pytest.mark.parametrize(("content", "match"), [("", "`ids_file` is empty"), ("x1\n", "`ids_file` must hold row numbers")])
+@pytest.mark.parametrize(
+    ("content", "match"), [("", "`ids_file` is empty"), ("x1\n", "`ids_file` must hold row numbers")]
+)
 def test_bad_ids_file_is_refused(pets, tmp_path, content, match):
     file = tmp_path / "ids.txt"
     file.write_text(content)
@@ -148,7 +159,7 @@ def test_fraction_draws_from_the_rows_that_other_criteria_leave(pets):
         (ForgetRequest(label=NAMES), r"selects all 30 rows"),
         (ForgetRequest(predicate=lambda r: True), r"selects all 30 rows"),
     ],
-)  # fmt: skip
+)
 def test_bad_requests_say_what_is_wrong(pets, request_, match):
     with pytest.raises(ValueError, match=match):
         request_.split(pets)

@@ -51,8 +51,12 @@ class UnlearningMethod:
     arguments: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """What the fields of `UnlearningArguments` that were left at None become."""
 
-    anchors: bool = setting(False, "Also hold the outputs on counterfactual anchors, a zero-shot stand-in for retain data.")
+    anchors: bool | None = setting(False, "Also hold the outputs on counterfactual anchors, a zero-shot stand-in for retain data.")
     anchor_weight: float = setting(1.0, "Weight of the anchors' KL divergence.")
+
+    def arguments_for(self, update: str | None) -> Mapping[str, Any]:
+        """`arguments`, where they depend on what may move; `update` is None where the user left it open."""
+        return self.arguments
 
     def setup(self, trainer: UnlearningTrainer) -> None:
         """Once, before the first step, on the original weights; again, from the same weights, when a run is resumed."""

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch.nn.functional as F
 
-from ..processing import classify, model_inputs
+from ..processing import classify, eval_mode, model_inputs
 from .base import UnlearningMethod
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def cross_entropy(model: nn.Module, side: Mapping[str, Any]) -> Tensor:
-    """Mean cross-entropy in nats of one side of a batch, in fp32."""
-    return F.cross_entropy(classify(model, model_inputs(side)).float(), side["labels"])
+def cross_entropy(model: nn.Module, side: Mapping[str, Any], mode: str = "eval") -> Tensor:
+    """Mean cross-entropy in nats of one side of a batch, in fp32; `mode="train"`: with dropout, BatchNorm statistics moving."""
+    with eval_mode(model) if mode == "eval" else nullcontext():
+        return F.cross_entropy(classify(model, model_inputs(side)).float(), side["labels"])
 
 
 @dataclass(kw_only=True)
@@ -39,4 +41,4 @@ class FineTune(UnlearningMethod):
     )
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Any) -> dict[str, Tensor]:
-        return {"retain": cross_entropy(model, batch["retain"])}
+        return {"retain": cross_entropy(model, batch["retain"], mode="train")}

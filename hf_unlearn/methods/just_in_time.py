@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -9,14 +10,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..processing import classify, continuous_input, eval_mode, model_inputs, repeat_inputs
+from ..processing import classify, continuous_input, eval_mode, model_inputs, repeat_inputs, unwrap
 from .base import Paper, UnlearningMethod, setting
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ..reference import Reference
     from ..trainer import UnlearningTrainer
 
@@ -32,9 +31,10 @@ class JiT(UnlearningMethod):
     Only the clean forward has a gradient, ∂L/∂f(x_i) = (1/N) Σ_j (f(x_i) − f(x'_ij)) / (r_ij d_ij) with r and d the output
     and input distances, so the copies are stacked, run without a graph, and memory stays that of an ordinary step.
 
-    As published [source]: sum over the batch, plain SGD, every sample, one pass: `JiT.paper_arguments(...)`. Ours [derived]:
-    σ in units of the inputs' standard deviation, mean over the batch, eval behaviour, the gradient of the samples that are
-    still remembered only, under the trainer's trust region and stopping rule.
+    As published [source]: sum over the batch, plain SGD, every sample, one pass: `JiT.paper_arguments(...)`. Ours [derived],
+    and the default: σ and distances in units of the inputs' own spread, mean over the batch, eval behaviour, and only samples
+    that are still remembered have a gradient. Where a whole class c is forgotten the gradient is |v_ic| on the logit of c
+    alone: flattening all logits pulls the kept ones down as well. The step and the end are the trainer's: `control.py`.
 
     Example:
         ```python
@@ -48,26 +48,46 @@ class JiT(UnlearningMethod):
     paper: ClassVar[Paper | None] = Paper("An Information Theoretic Approach to Machine Unlearning", "2402.01401")
     stops_at_target: ClassVar[bool] = True
     arguments: ClassVar[Mapping[str, Any]] = MappingProxyType(
-        {"update": "head", "trust_region": 0.02, "max_steps": 200, "check_steps": 5}
+        {"update": "head", "trust_region": 0.05, "max_steps": 60, "check_steps": 2, "per_device_train_batch_size": 8}
     )
 
-    sigma: float = setting(0.5, "Standard deviation of the noise, in units of the inputs' own (see `relative`).")
+    anchors: bool | None = setting(
+        None, "Also hold the outputs on counterfactual anchors; None: where more than the head moves and no retain set is given."
+    )
+    anchor_weight: float = setting(3.0, "Weight λ of the anchors' KL divergence.")
+
+    sigma: float = setting(1.0, "Standard deviation of the noise, in units of the inputs' own (see `relative`).")
     num_perturbations: int = setting(25, "N, the noisy copies of each sample.")
-    relative: bool = setting(True, "σ is relative to the inputs' standard deviation; off: in the inputs' own units.")
+    relative: bool = setting(True, "σ and distances in units of the inputs' standard deviation; off: in the inputs' own units.")
+    outputs: str = setting(
+        "auto", "Logits that are flattened: `all`, those of the `forgotten` classes, or `auto`: forgotten classes if there are."
+    )
     clamp: str = setting("dataset", "Range that noisy pixels are clamped to: of the forget `dataset` or of the `batch`.")
     remembered_only: bool = setting(True, "Only samples that the model still puts where the original did have a gradient.")
     reduction: str = setting("mean", "`mean` over the samples of a batch, or `sum` as in the paper's code.")
     mode: str = setting("eval", "`eval`, or `train`: dropout and BatchNorm as in the paper's code.")
-    copies_per_forward: int = setting(5, "Noisy copies that are stacked into one forward pass: memory against speed.")
+    precision: str = setting(
+        "auto",
+        "Of the noisy forwards: `float32`, `bfloat16`, or `auto`: bfloat16 for models of over a million parameters where the "
+        "hardware has it and a check at the start shows the loss within 1 %.",
+    )
+    rows_per_forward: int = setting(64, "Noisy rows in one forward pass: memory against speed.")
 
     def __post_init__(self) -> None:
         if not self.sigma > 0:
             raise ValueError(f"`sigma` must be positive, got {self.sigma}: without noise every distance is 0/0.")
         if self.num_perturbations < 1:
             raise ValueError(f"`num_perturbations` must be at least 1, got {self.num_perturbations}.")
-        if self.copies_per_forward < 1:
-            raise ValueError(f"`copies_per_forward` must be at least 1, got {self.copies_per_forward}.")
-        for name, allowed in (("clamp", ("dataset", "batch")), ("reduction", ("mean", "sum")), ("mode", ("eval", "train"))):
+        if self.rows_per_forward < 1:
+            raise ValueError(f"`rows_per_forward` must be at least 1, got {self.rows_per_forward}.")
+        choices = {
+            "outputs": ("auto", "forgotten", "all"),
+            "clamp": ("dataset", "batch"),
+            "reduction": ("mean", "sum"),
+            "mode": ("eval", "train"),
+            "precision": ("auto", "float32", "bfloat16"),
+        }
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}={getattr(self, name)!r}` is not one of {', '.join(map(repr, allowed))}.")
 
@@ -100,7 +120,9 @@ class JiT(UnlearningMethod):
                 remembered_only=False,
                 reduction="sum",
                 mode="train",
-                copies_per_forward=1,
+                outputs="all",
+                precision="float32",
+                rows_per_forward=batch,  # one copy of the batch at a time, as the authors do
             ),
             "arguments": {
                 "update": "all",
@@ -119,6 +141,12 @@ class JiT(UnlearningMethod):
             },
         }
 
+    def arguments_for(self, update: str | None) -> Mapping[str, Any]:
+        """Smaller steps, and more of them, where more than the head moves."""
+        if update in (None, "head"):
+            return self.arguments
+        return {"trust_region": 0.002, "max_steps": 90, "check_steps": 15, "per_device_train_batch_size": 32}
+
     def setup(self, trainer: UnlearningTrainer) -> None:
         reference = trainer.reference
         if reference.input_max <= reference.input_min:
@@ -128,48 +156,111 @@ class JiT(UnlearningMethod):
             )
         self._sigma = self.sigma * (reference.input_std if self.relative else 1.0)
         self._range = (reference.input_min, reference.input_max)
+        self._classes = () if self.outputs == "all" else reference.forgotten_classes
+        if self.outputs == "forgotten" and not self._classes:
+            raise ValueError("`outputs='forgotten'` needs a forgotten class, and this forget set names single samples. Use `all`.")
         # A sum must not be averaged over processes and accumulation steps.
-        parts = trainer.args.world_size * trainer.args.gradient_accumulation_steps
-        self._parts = float(parts)
+        self._parts = float(trainer.args.world_size * trainer.args.gradient_accumulation_steps)
+        self._half: HalfCopy | None = None
+        if self.precision == "bfloat16" or (self.precision == "auto" and self._half_is_safe(trainer)):
+            self._half = HalfCopy(trainer.model)
+
+    def _half_is_safe(self, trainer: UnlearningTrainer) -> bool:
+        """Large enough to gain, supported by the hardware, and the loss of a first batch within 1 % of float32."""
+        model = trainer.model
+        if self.mode == "train" or sum(p.numel() for p in model.parameters()) < 1_000_000 or not bfloat16_is_fast(model):
+            return False
+        rows = [trainer.forget_rows[i] for i in range(min(16, len(trainer.forget_rows)))]
+        batch = {k: v.to(trainer.args.device) for k, v in trainer.processor.collate(rows).items()}
+        inputs, seeds = model_inputs(batch), torch.arange(len(rows))
+        with eval_mode(model), torch.no_grad():
+            logits = classify(model, inputs).float()
+            losses = []
+            for half in (None, HalfCopy(model)):
+                self._half = half
+                losses.append(self.flatness(logits, *self.perturbed_logits(model, inputs, seeds)).item())
+        self._half = None
+        return abs(losses[1] - losses[0]) <= 0.01 * losses[0]
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
         inputs, seeds = model_inputs(batch["forget"]), batch["seed"]
         with eval_mode(model) if self.mode == "eval" else nullcontext():
             logits = classify(model, inputs).float()
-            keep = None
+            chosen, clean = inputs, logits
             if self.remembered_only:
                 keep = reference.remembered(logits.detach(), batch["index"])
                 if not keep.any():
                     return {"flatness": logits.sum() * 0.0}
-            chosen, clean = inputs, logits
-            if keep is not None and not keep.all():
-                chosen = {k: v[keep] if isinstance(v, Tensor) else v for k, v in inputs.items()}
-                seeds, clean = seeds[keep], logits[keep]
+                if not keep.all():
+                    chosen = {k: v[keep] if isinstance(v, Tensor) else v for k, v in inputs.items()}
+                    seeds, clean = seeds[keep], logits[keep]
             noisy, distance = self.perturbed_logits(model, chosen, seeds)
+        total = self.restricted_flatness(clean, noisy, distance) if self._classes else self.flatness(clean, noisy, distance)
+        return {"flatness": total / len(logits) if self.reduction == "mean" else total * self._parts}
+
+    def flatness(self, clean: Tensor, noisy: Tensor, distance: Tensor) -> Tensor:
+        """(1/N) Σ_j Σ_i ‖f(x_i) − f(x'_ij)‖ / d_ij of logits (B, classes), (N, B, classes) and distances (N, B)."""
         total = clean.new_zeros(())
         for noisy_j, d_j in zip(noisy, distance, strict=True):
             slope = torch.linalg.vector_norm(clean - noisy_j, dim=-1) / d_j.clamp_min(torch.finfo(d_j.dtype).tiny)
             total = total + torch.where(d_j > 0, slope, 0.0).sum()
-        total = total / self.num_perturbations
-        return {"flatness": total / len(logits) if self.reduction == "mean" else total * self._parts}
+        return total / self.num_perturbations
+
+    def restricted_flatness(self, clean: Tensor, noisy: Tensor, distance: Tensor) -> Tensor:
+        """The value of `flatness`; its gradient at the output is |v_ic| for a forgotten class c, and 0 for the others."""
+        leaf = clean.detach().requires_grad_()
+        value = self.flatness(leaf, noisy, distance)
+        (v,) = torch.autograd.grad(value, leaf)
+        down = (v[:, list(self._classes)].abs() * clean[:, list(self._classes)]).sum()
+        return value.detach() + down - down.detach()
 
     @torch.no_grad()
     def perturbed_logits(self, model: nn.Module, inputs: Mapping[str, Any], seeds: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (N, B, classes) of the noisy copies and their distances (N, B) to the clean inputs after clamping."""
+        """Logits (N, B, classes) of the noisy copies and their distances (N, B) to the clean inputs after clamping.
+
+        With `relative`, a distance of 1 is the expected length of the noise, σ√d.
+        """
         x, mask = continuous_input(model, inputs)
         low, high = (x.min(), x.max()) if self.clamp == "batch" else self._range
-        images = "pixel_values" in inputs
+        unit = self._sigma * mask.expand_as(x).flatten(1).sum(-1).sqrt() if self.relative else 1.0
+        if self._half is not None:
+            self._half.refresh(model)
+        runner = model if self._half is None else self._half.model
         generators = [torch.Generator(device=x.device).manual_seed(s) for s in seeds.tolist()]
+        copies_at_once = max(1, self.rows_per_forward // len(x))
         logits, distances = [], []
-        for start in range(0, self.num_perturbations, self.copies_per_forward):
-            copies = min(self.copies_per_forward, self.num_perturbations - start)
+        for start in range(0, self.num_perturbations, copies_at_once):
+            copies = min(copies_at_once, self.num_perturbations - start)
             shifted = x + self._sigma * torch.stack([gaussian_like(x, mask, generators) for _ in range(copies)])
-            if images:
+            if "pixel_values" in inputs:
                 shifted = shifted.clamp(low, high)
-            distances.append(torch.linalg.vector_norm((x - shifted).flatten(2), dim=-1))
-            flat = shifted.flatten(0, 1)
-            logits.append(classify(model, repeat_inputs(inputs, copies), lambda _, flat=flat: flat).float())
+            distances.append(torch.linalg.vector_norm((x - shifted).flatten(2), dim=-1) / unit)
+            flat = shifted.flatten(0, 1).to(next(runner.parameters()).dtype)
+            logits.append(classify(runner, repeat_inputs(inputs, copies), lambda _, flat=flat: flat).float())
         return torch.cat(logits).view(self.num_perturbations, len(x), -1), torch.cat(distances).float()
+
+
+class HalfCopy:
+    """The model in bfloat16, for forwards that need no gradient; `refresh` follows the weights."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = copy.deepcopy(unwrap(model)).requires_grad_(False).to(torch.bfloat16).eval()
+        if any(isinstance(m, nn.Conv2d) for m in self.model.modules()):
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.no_grad()
+    def refresh(self, model: nn.Module) -> None:
+        for half, full in zip(self.model.parameters(), unwrap(model).parameters(), strict=True):
+            if full.requires_grad:
+                half.copy_(full)
+
+
+def bfloat16_is_fast(model: nn.Module) -> bool:
+    """Whether the device of `model` multiplies bfloat16 natively."""
+    if next(model.parameters()).is_cuda:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def gaussian_like(x: Tensor, mask: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

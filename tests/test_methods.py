@@ -1,0 +1,313 @@
+"""One behaviour table over every method, on images and on text."""
+
+import math
+from dataclasses import fields
+
+import pytest
+import torch
+from conftest import KillAt, Killed, build, changed, class_split, forget_batch, state, trained, trainer_for
+
+from hf_unlearn import METHODS, JiT, Split, UnlearningArguments, UnlearningMethod
+from hf_unlearn.data import EpochSampler, sample_seed
+from hf_unlearn.processing import classify, eval_mode, model_inputs
+from hf_unlearn.scope import updated_names
+
+SGD = {
+    "trust_region": 0.0,
+    "optim": "sgd",
+    "learning_rate": 0.01,
+    "lr_scheduler_type": "constant",
+    "max_grad_norm": 0.0,
+}
+FROM_RETAIN = ("retrain", "fine_tune")
+
+
+def make(name, **settings):
+    """The method with few noisy copies, where it has such a setting."""
+    if name == "jit":
+        settings = {"num_perturbations": 3, **settings}
+    return METHODS[name](**settings)
+
+
+def test_table_is_consistent():
+    assert len({m.name for m in METHODS.values()}) == len(METHODS)
+    for name, method in METHODS.items():
+        assert method.name == name
+        assert "Example:" in method.__doc__
+        instance = method()
+        assert instance.describe() == {"method": name, **{f.name: getattr(instance, f.name) for f in fields(instance)}}
+        assert all(text for _, text in method.help().values()), f"a setting of {name} has no help"
+        assert set(method.arguments) <= {f.name for f in fields(UnlearningArguments)}
+
+
+@pytest.mark.parametrize("update", ["all", "head", "last:1", r"layernorm|LayerNorm|layer_norm"])
+@pytest.mark.parametrize("arch", ["vit", "bert"])
+@pytest.mark.parametrize("name", [m for m in METHODS if m != "retrain"])
+def test_loss_is_finite_and_only_allowed_parameters_move(tmp_path, name, arch, update):
+    trainer = trainer_for(arch, tmp_path, make(name), update=update, **SGD)
+    before = state(trainer.model)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 3
+    assert all(math.isfinite(loss) for loss in losses)
+    allowed = set(updated_names(trainer.model, update))
+    moved = changed(before, state(trainer.model))
+    assert moved <= allowed
+    assert moved
+    assert trainer.outcome.tensors_changed == len(moved)
+    assert {n for n, p in trainer.model.named_parameters() if p.requires_grad} == allowed
+
+
+@pytest.mark.parametrize("arch", ["vit", "bert", "resnet"])
+def test_retraining_starts_from_fresh_weights_and_from_model_init(tmp_path, arch):
+    fresh = build(arch)
+    trainer = trainer_for(arch, tmp_path, make("retrain"), **{**SGD, "learning_rate": 1e-12})
+    trainer.model_init_fn = lambda: build(arch)
+    trainer.train()
+    weights = dict(trainer.model.named_parameters())
+    for name, parameter in fresh.named_parameters():
+        assert torch.allclose(weights[name], parameter, atol=1e-9), name
+
+
+def test_retraining_a_part_of_the_model_is_refused(tmp_path):
+    with pytest.raises((ValueError, RuntimeError), match="`update='head'`"):
+        trainer_for("vit", tmp_path, make("retrain"), update="head", **SGD).train()
+
+
+@pytest.mark.parametrize("name", [m for m in METHODS if m not in FROM_RETAIN])
+@pytest.mark.parametrize("anchors", [False, True], ids=["plain", "anchors"])
+def test_batch_norm_statistics_stay_and_modes_are_restored(tmp_path, name, anchors):
+    trainer = trainer_for("resnet", tmp_path, make(name, anchors=anchors), update="all", **SGD)
+    before, buffers = state(trainer.model), {n for n, _ in trainer.model.named_buffers()}
+    assert buffers
+    trainer.train()
+    moved = changed(before, state(trainer.model))
+    assert not moved & buffers
+    assert moved
+
+
+@pytest.mark.parametrize("name", FROM_RETAIN)
+def test_ordinary_training_moves_batch_norm_statistics(tmp_path, name):
+    trainer = trainer_for("resnet", tmp_path, make(name), **SGD)
+    before = state(trainer.model)
+    trainer.train()
+    assert {n for n, _ in trainer.model.named_buffers()} <= changed(before, state(trainer.model))
+
+
+@pytest.mark.parametrize("arch", ["vit", "bert"])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        *((m, {}) for m in METHODS),
+        ("jit", {"reduction": "sum"}),
+        ("gradient_difference", {"anchors": True, "forget_weight": 0.3}),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "-".join(v) or "defaults",
+)
+def test_accumulated_small_batches_equal_one_large_batch(tmp_path, name, settings, arch):
+    ends = []
+    for size, parts in ((16, 1), (8, 2)):
+        trainer = trainer_for(
+            arch,
+            tmp_path / str(size),
+            make(name, **settings),
+            split=class_split(arch, 128),
+            update="all",
+            max_steps=2,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=parts,
+            **{**SGD, "learning_rate": 0.05},
+        )
+        trainer.train()
+        ends.append(torch.cat([p.detach().flatten().double() for p in trainer.model.parameters()]))
+        losses = [e["loss"] for e in trainer.state.log_history if "loss" in e]
+        ends.append(torch.tensor(losses, dtype=torch.float64))
+    start_model = build(arch) if name == "retrain" else trained(arch)
+    if name == "retrain":
+        start_model = trainer.fresh_model()
+    start = torch.cat([p.detach().flatten().double() for p in start_model.parameters()])
+    large, large_losses, small, small_losses = ends
+    assert (large - start).norm() > 1e-3
+    assert (large - small).norm() <= 1e-5 * large.norm()
+    assert (large - small).norm() <= 1e-3 * (large - start).norm()  # a forgotten division would show here as 1.0
+    assert torch.allclose(large_losses, small_losses, rtol=1e-3, atol=1e-5)
+
+
+RESUMED = [
+    ("jit", "vit"),
+    ("jit", "bert"),
+    ("jit", "resnet"),
+    ("counterfactual_distillation", "vit"),
+    ("counterfactual_distillation", "swin"),
+    ("counterfactual_distillation", "bert"),
+    ("gradient_ascent", "convnext"),
+    ("gradient_difference", "swin"),
+    ("gradient_difference", "roberta"),
+    ("fine_tune", "bert"),
+    ("fine_tune", "vit"),
+    ("retrain", "resnet"),
+    ("retrain", "distilbert"),
+]
+
+
+@pytest.mark.parametrize(("name", "arch"), RESUMED)
+def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, name, arch):
+    dropout = 0.1 if name in FROM_RETAIN and arch in ("bert", "distilbert", "vit") else 0.0
+    split = class_split(arch, 80)  # 20 forget rows: 3 steps an epoch, the last of 4 rows
+
+    def run(folder, *callbacks, resume=None):
+        trainer = trainer_for(
+            arch,
+            tmp_path / folder,
+            make(name),
+            split=split,
+            model=trained(arch, dropout),
+            callbacks=list(callbacks),
+            update="all",
+            max_steps=7,
+            save_strategy="steps",
+            save_steps=2,
+            check_steps=3,
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    whole = run("whole")
+    with pytest.raises(Killed):
+        run("killed", KillAt(5))
+    resumed = run("killed", resume=True)
+    assert resumed.state.global_step == whole.state.global_step == 7
+    assert not changed(state(whole.model), state(resumed.model))
+    assert [p["step"] for p in resumed.outcome.path] == [p["step"] for p in whole.outcome.path]
+    assert resumed.outcome.path == whole.outcome.path
+    assert changed(state(trained(arch, dropout)), state(whole.model))
+
+
+class Recorder(UnlearningMethod):
+    """Remembers the samples of every batch, and moves a little."""
+
+    def loss(self, model, batch, reference):
+        seen.append(list(zip(batch["index"].tolist(), batch["seed"].tolist(), strict=True)))
+        return {"any": model(**model_inputs(batch["forget"])).logits.mean()}
+
+
+seen = []
+
+
+@pytest.mark.parametrize("killed_at", [2, 3, 4, 5])
+def test_resumed_run_sees_the_samples_of_the_keys_that_follow(tmp_path, killed_at):
+    split = class_split("vit", 80)
+    sampler, keys = EpochSampler(20, seed=3), []
+    for epoch in range(3):
+        sampler.epoch = epoch
+        rows = [(index, sample_seed(3, epoch, index)) for _, _, index in sampler]
+        keys += [rows[i : i + 8] for i in range(0, 20, 8)]
+
+    def run(*callbacks, resume=None):
+        seen.clear()
+        trainer = trainer_for(
+            "vit",
+            tmp_path,
+            Recorder(),
+            split=split,
+            callbacks=list(callbacks),
+            max_steps=7,
+            save_strategy="steps",
+            save_steps=1,
+            seed=3,
+        )
+        trainer.train(resume_from_checkpoint=resume)
+
+    with pytest.raises(Killed):
+        run(KillAt(killed_at))
+    assert seen == keys[:killed_at]
+    run(resume=True)
+    assert seen == keys[killed_at - 1 : 7]
+
+
+@pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
+def test_resume_restores_the_state_of_the_optimiser(tmp_path, optim):
+    def run(folder, *callbacks, resume=None):
+        trainer = trainer_for(
+            "vit",
+            tmp_path / folder,
+            make("gradient_difference"),
+            callbacks=list(callbacks),
+            update="all",
+            max_steps=6,
+            save_strategy="steps",
+            save_steps=2,
+            trust_region=0.0,
+            optim=optim,
+            momentum=0.9,
+            learning_rate=1e-3,
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return state(trainer.model)
+
+    whole = run("whole")
+    with pytest.raises(Killed):
+        run("killed", KillAt(3))
+    assert not changed(whole, run("killed", resume=True))
+
+
+def test_resume_with_a_retain_stream_and_accumulation(tmp_path):
+    split = class_split("vit", 80)
+
+    def run(folder, *callbacks, resume=None):
+        streamed = Split(
+            split.forget,
+            split.retain.to_iterable_dataset().shuffle(seed=1, buffer_size=16),
+            split.forget_indices,
+            split.request,
+        )
+        trainer = trainer_for(
+            "vit",
+            tmp_path / folder,
+            make("gradient_difference"),
+            split=streamed,
+            callbacks=list(callbacks),
+            max_steps=6,
+            per_device_train_batch_size=4,
+            gradient_accumulation_steps=2,
+            retain_per_forget=2,
+            save_strategy="steps",
+            save_steps=2,
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return state(trainer.model)
+
+    whole = run("whole")
+    with pytest.raises(Killed):
+        run("killed", KillAt(5))
+    assert not changed(whole, run("killed", resume=True))
+
+
+@pytest.mark.parametrize("arch", ["vit", "bert"])
+def test_baseline_losses_are_the_cross_entropies_they_claim(arch):
+    model, batch = trained(arch).train(), forget_batch(arch)
+
+    def mean_nll(side):
+        with eval_mode(model), torch.no_grad():
+            logits = classify(model, model_inputs(batch[side])).double()
+        return -logits.log_softmax(-1).gather(1, batch[side]["labels"][:, None]).mean().item()
+
+    ascent = make("gradient_ascent").loss(model, batch, None)
+    assert ascent["forget"].item() == pytest.approx(-mean_nll("forget"), rel=1e-5)
+    difference = make("gradient_difference", forget_weight=0.25).loss(model, batch, None)
+    assert difference["forget"].item() == pytest.approx(-0.25 * mean_nll("forget"), rel=1e-5)
+    assert difference["retain"].item() == pytest.approx(mean_nll("retain"), rel=1e-5)
+    assert make("fine_tune").loss(model, batch, None)["retain"].item() == pytest.approx(mean_nll("retain"), rel=1e-5)
+    assert model.training
+
+
+def test_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):
+    def run(folder, seed):
+        trainer = trainer_for("vit", tmp_path / folder, JiT(num_perturbations=3), update="all", seed=seed)
+        trainer.train()
+        return state(trainer.model)
+
+    first = run("a", 0)
+    torch.rand(7)  # the global generator must not matter
+    assert not changed(first, run("b", 0))
+    assert changed(first, run("c", 1))
