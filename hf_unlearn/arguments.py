@@ -42,7 +42,7 @@ class UnlearningArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "Share of the forget set that may still be answered as before, in [0, 1]; reaching it is success and ends a "
-            "method that stops there. None: 0.01 for a class, estimated for samples. Negative: no target."
+            "method that stops there. None: 0.01 for a class, no target for samples. Negative: no target."
         },
     )
     max_retain_drop: float = field(
@@ -81,8 +81,8 @@ class UnlearningArguments(TrainingArguments):
         if self.retain_per_forget < 1:
             raise ValueError(f"`retain_per_forget` must be at least 1, got {self.retain_per_forget}.")
 
-    def resolved(self, method: UnlearningMethod) -> UnlearningArguments:
-        """A copy in which what was left at None has the method's value."""
+    def resolved(self, method: UnlearningMethod, kind: str) -> UnlearningArguments:
+        """A copy in which what was left at None has the method's value for a request of this kind (`class`, `samples`)."""
         defaults: dict[str, Any] = {
             "update": "all",
             "trust_region": 0.0,
@@ -91,13 +91,14 @@ class UnlearningArguments(TrainingArguments):
             "max_steps": -1,
             "check_steps": 10,
             "per_device_train_batch_size": 64,
-            **method.arguments_for(self.update),
+            **method.arguments_for(self.update, kind),
         }
         if self.num_train_epochs is not None and self.max_steps is None:
             defaults["max_steps"] = -1  # epochs were asked for
         if self.learning_rate is not None and self.trust_region is None:
             defaults["trust_region"] = 0.0  # a learning rate was asked for
         out = copy.copy(self)
+        out.forget_kind = kind
         for name, value in defaults.items():
             if getattr(out, name) is None:
                 setattr(out, name, value)

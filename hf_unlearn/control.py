@@ -32,9 +32,11 @@ def relative_step(
     if not parameters:
         return
     norms, sizes = torch._foreach_norm(list(parameters)), torch._foreach_norm(list(gradients))
+    # A gradient that is zero in theory (a key bias under softmax) is rounding noise: it must not become a full step.
+    noise = 1e-6 * torch.stack([s.float() for s in sizes]).max()
     for p, g, norm, size in zip(parameters, gradients, norms, sizes, strict=True):
         radius = length * norm.clamp_min(floor * math.sqrt(p.numel()))
-        p.sub_(g * torch.where(size > 0, radius / size, 0.0).to(g.dtype))
+        p.sub_(g * torch.where(size > noise, radius / size, 0.0).to(g.dtype))
 
 
 class TrustRegion(torch.optim.Optimizer):

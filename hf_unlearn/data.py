@@ -205,9 +205,9 @@ def _arrow_column(dataset: datasets.Dataset, name: str, argument: str) -> Any:
     return dataset.select_columns([name]).with_format("arrow")[:].column(name).combine_chunks()
 
 
-def find_label_column(dataset: datasets.Dataset, preferred: str | None = None) -> str | None:
+def find_label_column(dataset: Any, preferred: str | None = None) -> str | None:
     """The label column of `dataset`, or None."""
-    names = dataset.column_names or []
+    names = getattr(dataset, "column_names", None) or next(iter(dataset), {})
     return next((c for c in (preferred, *LABEL_COLUMNS) if c in names), None)
 
 
@@ -308,8 +308,14 @@ class EpochSampler:
 class PreparedRows:
     """Rows of a data set as model inputs, each processed once and kept in memory while `cache_bytes` has room."""
 
-    def __init__(self, rows: Any, prepare: Callable[[Mapping[str, Any]], dict[str, Any]], cache_bytes: int = 64 * 2**20) -> None:
-        self.rows, self.prepare = rows, prepare
+    def __init__(
+        self,
+        rows: Any,
+        prepare: Callable[[Mapping[str, Any]], dict[str, Any]],
+        name: str = "dataset",
+        cache_bytes: int = 64 * 2**20,
+    ) -> None:
+        self.rows, self.prepare, self.name = rows, prepare, name
         self._cache: dict[int, dict[str, Any]] = {}
         self._room = cache_bytes
 
@@ -319,7 +325,10 @@ class PreparedRows:
     def __getitem__(self, index: int) -> dict[str, Any]:
         if index in self._cache:
             return self._cache[index]
-        row = self.prepare(self.rows[index])
+        try:
+            row = self.prepare(self.rows[index])
+        except ValueError as error:
+            raise ValueError(f"`{self.name}`, row {index}: {error}") from error
         size = sum(getattr(v, "nbytes", 64) for v in row.values())
         if size <= self._room:
             self._room -= size
@@ -351,8 +360,8 @@ class UnlearningDataset:
         if forget is None and retain is None:
             raise ValueError("`UnlearningDataset` needs `forget`, `retain` or both.")
         self.streaming = retain is not None and not hasattr(retain, "__len__")
-        self.forget = None if forget is None else PreparedRows(forget, prepare)
-        self.retain = retain if retain is None or self.streaming else PreparedRows(retain, prepare)
+        self.forget = None if forget is None else PreparedRows(forget, prepare, "forget_dataset")
+        self.retain = retain if retain is None or self.streaming else PreparedRows(retain, prepare, "retain_dataset")
         self.prepare = prepare
         self.retain_per_forget, self.seed = retain_per_forget, seed
         if self.streaming and forget is None:

@@ -135,7 +135,9 @@ class Processor:
     def _text(self, row: Mapping[str, Any], column: str) -> dict[str, Any]:
         if column == "input_ids":
             keys = [k for k in ("input_ids", "attention_mask", "token_type_ids") if row.get(k) is not None]
-            return {k: torch.as_tensor(row[k]) for k in keys}
+            out = {k: torch.as_tensor(row[k]) for k in keys}
+            out.setdefault("attention_mask", torch.ones_like(out["input_ids"]))  # or padding would be attended to
+            return out
         if self.processing_class is None:
             raise ValueError(f"column '{column}' holds text, and `processing_class` is missing. Pass the tokenizer.")
         limit = getattr(self.config, "max_position_embeddings", None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,24 +76,9 @@ def build_reference(model: nn.Module, forget: PreparedRows, processor: Processor
     return Reference(out, known, (), low, high, max(variance, 0.0) ** 0.5)
 
 
-def find_forgotten_classes(reference: Reference, kind: str, retain_labels: Sequence[int] | None) -> tuple[int, ...]:
-    """Which classes the forget set covers as a whole.
-
-    Args:
-        kind: `"samples"`: none; `"class"`: every class in the forget set; `"auto"`: those that the retain set lacks, or,
-            without one, the single class that all forget labels (without labels, 95 % of the predictions) name.
-        retain_labels: labels of the retain set, or None where it is not known.
-    """
-    if kind == "samples":
-        return ()
-    seen = reference.labels if reference.labels is not None else reference.predictions
-    classes, counts = seen.unique(return_counts=True)
-    if kind == "class":
-        keep = counts >= (1 if reference.labels is not None else 0.05 * len(seen))
-        return tuple(classes[keep].tolist())
-    if retain_labels is not None and reference.labels is not None:
-        kept = set(retain_labels)
-        return tuple(c for c in classes.tolist() if c not in kept)
-    share = counts.max().item() / len(seen)
-    single = share == 1 if reference.labels is not None else share >= 0.95
-    return (int(classes[counts.argmax()]),) if single else ()
+def forgotten_classes(reference: Reference) -> tuple[int, ...]:
+    """The classes of a forget set that covers whole classes: its labels, or what the original predicts for 5 % of it or more."""
+    if reference.labels is not None:
+        return tuple(reference.labels.unique().tolist())
+    classes, counts = reference.predictions.unique(return_counts=True)
+    return tuple(classes[counts >= 0.05 * counts.sum()].tolist())

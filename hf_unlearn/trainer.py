@@ -28,7 +28,7 @@ from .data import EpochSampler, PreparedRows, UnlearningDataset, check_overlap, 
 from .methods import METHODS, UnlearningMethod
 from .methods.counterfactual import CounterfactualAnchors
 from .processing import Processor, predict
-from .reference import Reference, build_reference, find_forgotten_classes
+from .reference import Reference, build_reference, forgotten_classes
 from .scope import Snapshot, fingerprints, restrict, updated_names
 
 if TYPE_CHECKING:
@@ -88,13 +88,14 @@ class UnlearningTrainer(Trainer):
         self.method = method
         self.model_init_fn = model_init
         model = model if model is not None else model_init()  # type: ignore[misc]
-        args = args.resolved(method)
         self.processor = Processor(
             model, processing_class, image_column=image_column, text_column=text_column, label_column=label_column
         )
         self._check_data(forget_dataset, retain_dataset)
-        self.updated = updated_names(model, args.update)  # type: ignore[arg-type]
         self.forget_dataset, self.retain_dataset = forget_dataset, retain_dataset
+        kind = args.forget_kind if args.forget_kind != "auto" else self._find_kind(model)
+        args = args.resolved(method, kind)
+        self.updated = updated_names(model, args.update)  # type: ignore[arg-type]
         self.unlearning_data = UnlearningDataset(
             forget_dataset if method.needs_forget else None,
             retain_dataset if method.needs_retain else None,
@@ -102,7 +103,7 @@ class UnlearningTrainer(Trainer):
             retain_per_forget=args.retain_per_forget,
             seed=args.seed,
         )
-        self.forget_rows = self.unlearning_data.forget or PreparedRows(forget_dataset, self.processor)
+        self.forget_rows = self.unlearning_data.forget or PreparedRows(forget_dataset, self.processor, "forget_dataset")
         self.sampler = EpochSampler(
             len(self.unlearning_data), args.seed, shuffle=args.train_sampling_strategy != "sequential"
         )
@@ -304,13 +305,8 @@ class UnlearningTrainer(Trainer):
         self.original = Snapshot(self.model, self.updated)
         self._fingerprints = fingerprints(self.model)
         self.reference = build_reference(self.model, self.forget_rows, self.processor, self.args.eval_batch_size)
-        self.reference.forgotten_classes = find_forgotten_classes(self.reference, self.args.forget_kind, self._retain_labels())
-        if self.reference.forgotten_classes and self.args.forget_kind == "auto" and self.retain_dataset is None:
-            logger.warning(
-                "All forget rows are of class %s: forgetting the whole class. If they are some of its rows only, pass "
-                "`forget_kind='samples'`.",
-                self.reference.forgotten_classes[0],
-            )
+        if self.args.forget_kind == "class":
+            self.reference.forgotten_classes = forgotten_classes(self.reference)
         self._forget_logits = (0, self.reference.logits)
         self._build_kept_probe()
         if self.method.anchors and self.reference.forgotten_classes:
@@ -320,20 +316,36 @@ class UnlearningTrainer(Trainer):
         self.forget_target = self._find_target()
         self.method.setup(self)
 
-    def _retain_labels(self) -> list[int] | None:
-        retain = self.retain_dataset
-        column = find_label_column(retain, self.processor.label_columns[0]) if hasattr(retain, "features") else None
-        if column is None or not hasattr(retain, "__len__"):
+    def _find_kind(self, model: nn.Module) -> str:
+        """`class` if the retain set lacks every class of the forget set, or, without one, if all rows are of one class."""
+        forget, kept = self._classes(self.forget_dataset), self._classes(self.retain_dataset)
+        if forget is not None and kept is not None:
+            return "samples" if forget & kept else "class"
+        if forget is not None:
+            single = len(forget) == 1
+        else:  # no labels: the model's own predictions on the first rows
+            logits, _ = predict(model, self.forget_dataset, self.processor, limit=256)
+            single = logits.argmax(-1).bincount().max().item() >= 0.95 * len(logits)
+        if single:
+            logger.warning(
+                "All forget rows are of one class: forgetting the whole class. If they are some of its rows only, pass "
+                "`forget_kind='samples'`."
+            )
+        return "class" if single else "samples"
+
+    def _classes(self, dataset: Any) -> set[Any] | None:
+        """The distinct labels of a map-style data set, None where it has none."""
+        if not hasattr(dataset, "features") or not hasattr(dataset, "__len__"):
             return None
-        labels = np.unique(read_labels(retain, column)).tolist()  # type: ignore[arg-type]
-        return [self.processor._label(value, column) for value in labels]
+        column = find_label_column(dataset, self.processor.label_columns[0])
+        return None if column is None else set(np.unique(read_labels(dataset, column)).tolist())
 
     def _find_target(self) -> float | None:
         if self.args.forget_target is not None:
             return None if self.args.forget_target < 0 else self.args.forget_target
         if not self.method.needs_forget:
             return None
-        return 0.01 if self.reference.forgotten_classes else 0.98
+        return 0.01 if self.reference.forgotten_classes else None
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Unlearn, then check what happened: see `self.outcome`.
@@ -463,6 +475,7 @@ class UnlearningTrainer(Trainer):
             return
         saved = type(target).from_pretrained(resume_from_checkpoint)  # type: ignore[attr-defined]
         target.load_state_dict(saved.state_dict(), strict=True)
+        self._forget_logits = None
 
     def _load_best_model(self) -> None:
         if hasattr(self.model, "peft_config") or self.is_fsdp_enabled or self.is_deepspeed_enabled:

@@ -54,8 +54,8 @@ class UnlearningMethod:
     anchors: bool | None = setting(False, "Also hold the outputs on counterfactual anchors, a zero-shot stand-in for retain data.")
     anchor_weight: float = setting(1.0, "Weight of the anchors' KL divergence.")
 
-    def arguments_for(self, update: str | None) -> Mapping[str, Any]:
-        """`arguments`, where they depend on what may move; `update` is None where the user left it open."""
+    def arguments_for(self, update: str | None, kind: str) -> Mapping[str, Any]:
+        """`arguments`, where they depend on what may move (None: left open) and on what is forgotten (`class`, `samples`)."""
         return self.arguments
 
     def setup(self, trainer: UnlearningTrainer) -> None:
