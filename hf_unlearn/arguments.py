@@ -22,7 +22,9 @@ class UnlearningArguments(TrainingArguments):
     method: str = field(default="jit", metadata={"help": "Key of the method, where the trainer is given none."})
     update: str | None = field(
         default=None,
-        metadata={"help": "Parameters that may move: 'all', 'head', 'last:n' (the last n blocks and the head) or a regular expression of names."},
+        metadata={
+            "help": "Parameters that may move: 'all', 'head', 'last:n' (the last n blocks and the head) or a regular expression of names."
+        },
     )
     trust_region: float | None = field(
         default=None,
@@ -47,21 +49,33 @@ class UnlearningArguments(TrainingArguments):
     )
     max_retain_drop: float = field(
         default=0.05,
-        metadata={"help": "Accuracy on the retain set (or agreement on anchors) that a run may lose before the last good state is restored."},
+        metadata={
+            "help": "Accuracy on the retain set (or agreement on anchors) that a run may lose before the last good state is restored."
+        },
     )
     check_steps: int | None = field(default=None, metadata={"help": "Steps between two looks at target and damage."})
     probe_size: int = field(default=256, metadata={"help": "Rows of each side that such a look reads."})
     retain_per_forget: int = field(default=1, metadata={"help": "Retain samples drawn for each forget sample."})
-    overwrite: bool = field(default=False, metadata={"help": "Allow an output folder that already holds a model or checkpoints."})
+    overwrite: bool = field(
+        default=False, metadata={"help": "Allow an output folder that already holds a model or checkpoints."}
+    )
     momentum: float = field(default=0.0, metadata={"help": "Momentum of `optim='sgd'`."})
 
-    learning_rate: float | None = field(default=None, metadata={"help": "Learning rate where `trust_region` is 0."})  # type: ignore[assignment]
-    num_train_epochs: float | None = field(default=None, metadata={"help": "Passes over the forget set (or what drives the method)."})  # type: ignore[assignment]
-    max_steps: int | None = field(default=None, metadata={"help": "Optimiser steps; overrides `num_train_epochs` where positive."})  # type: ignore[assignment]
-    per_device_train_batch_size: int | None = field(default=None, metadata={"help": "Forget samples of a step on each device."})  # type: ignore[assignment]
+    learning_rate: float | None = field(default=None, metadata={"help": "Learning rate where `trust_region` is 0."})
+    num_train_epochs: float | None = field(
+        default=None, metadata={"help": "Passes over the forget set (or what drives the method)."}
+    )
+    max_steps: int | None = field(
+        default=None, metadata={"help": "Optimiser steps; overrides `num_train_epochs` where positive."}
+    )
+    per_device_train_batch_size: int | None = field(
+        default=None, metadata={"help": "Forget samples of a step on each device."}
+    )
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "Batch size of evaluation on each device."})
     logging_steps: float = field(default=10, metadata={"help": "Steps between two log entries."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN losses from the log. Off: they end the run."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide NaN losses from the log. Off: they end the run."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,7 +85,9 @@ class UnlearningArguments(TrainingArguments):
         if self.label_smoothing_factor:
             raise ValueError("`label_smoothing_factor` has no effect on an unlearning objective. Leave it at 0.")
         if self.neftune_noise_alpha:
-            raise ValueError("`neftune_noise_alpha` would disturb the outputs that unlearning compares. Leave it unset.")
+            raise ValueError(
+                "`neftune_noise_alpha` would disturb the outputs that unlearning compares. Leave it unset."
+            )
         if self.trust_region is not None and not 0 <= self.trust_region < 1:
             raise ValueError(f"`trust_region` is a share of each tensor's norm, in [0, 1), got {self.trust_region}.")
         if self.forget_target is not None and self.forget_target > 1:

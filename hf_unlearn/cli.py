@@ -37,9 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _demo_arguments(words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="hf-unlearn demo", description="Train, forget, compare with retraining, report.")
-    parser.add_argument("--task", choices=("vision", "text"), default="vision", help="kind of classifier (default: vision)")
-    parser.add_argument("--dataset", help="folder or Hub id; default: scikit-learn's digits (vision); required for text")
+    parser = argparse.ArgumentParser(
+        prog="hf-unlearn demo", description="Train, forget, compare with retraining, report."
+    )
+    parser.add_argument(
+        "--task", choices=("vision", "text"), default="vision", help="kind of classifier (default: vision)"
+    )
+    parser.add_argument(
+        "--dataset", help="folder or Hub id; default: scikit-learn's digits (vision); required for text"
+    )
     parser.add_argument("--text-column", help="text column, if not `text`, `sentence` or `content`")
     parser.add_argument("--label-column", default="label", help="column of class ids (default: label)")
     parser.add_argument("--forget-class", help="class to forget (default: the fourth)")

@@ -86,7 +86,9 @@ class ForgetRequest:
                 "`fraction` or `predicate`."
             )
         if isinstance(self.values, str):
-            raise ValueError(f"`values` must be a list, got the string {self.values!r}. Write `values=[{self.values!r}]`.")
+            raise ValueError(
+                f"`values` must be a list, got the string {self.values!r}. Write `values=[{self.values!r}]`."
+            )
         if self.fraction is not None and not 0 < self.fraction < 1:
             raise ValueError(f"`fraction` must lie strictly between 0 and 1, got {self.fraction}.")
 
@@ -124,7 +126,9 @@ class ForgetRequest:
         import datasets
 
         if isinstance(dataset, Mapping):
-            raise TypeError(f"`dataset` is a dictionary of splits ({', '.join(dataset)}). Pass one: `dataset['train']`.")
+            raise TypeError(
+                f"`dataset` is a dictionary of splits ({', '.join(dataset)}). Pass one: `dataset['train']`."
+            )
         if not isinstance(dataset, datasets.Dataset):
             raise TypeError(
                 f"`dataset` must be a `datasets.Dataset`, got {type(dataset).__name__}: rows of a stream cannot be "
@@ -201,13 +205,15 @@ class ForgetRequest:
 def _arrow_column(dataset: datasets.Dataset, name: str, argument: str) -> Any:
     """One column as an Arrow array, through the data set's index mapping, nothing decoded."""
     if name not in dataset.column_names:
-        raise ValueError(f"`{argument}={name!r}` is not a column of the data set; it has {', '.join(dataset.column_names)}.")
+        raise ValueError(
+            f"`{argument}={name!r}` is not a column of the data set; it has {', '.join(dataset.column_names)}."
+        )
     return dataset.select_columns([name]).with_format("arrow")[:].column(name).combine_chunks()
 
 
 def find_label_column(dataset: Any, preferred: str | None = None) -> str | None:
     """The label column of `dataset`, or None."""
-    names = getattr(dataset, "column_names", None) or next(iter(dataset), {})
+    names: Any = getattr(dataset, "column_names", None) or next(iter(dataset), {})
     return next((c for c in (preferred, *LABEL_COLUMNS) if c in names), None)
 
 
@@ -217,7 +223,9 @@ def read_labels(dataset: datasets.Dataset, label_column: str = "label") -> np.nd
     return column.to_numpy(zero_copy_only=False)
 
 
-def class_ids(dataset: datasets.Dataset, label: str | int | Sequence[str | int], label_column: str = "label") -> list[Any]:
+def class_ids(
+    dataset: datasets.Dataset, label: str | int | Sequence[str | int], label_column: str = "label"
+) -> list[Any]:
     """Resolve class names or ids to the values stored in `label_column`; unknown ones raise ValueError."""
     feature = dataset.features.get(label_column)
     names = list(getattr(feature, "names", None) or [])
@@ -225,7 +233,7 @@ def class_ids(dataset: datasets.Dataset, label: str | int | Sequence[str | int],
     ids: list[Any] = []
     for one in [label] if isinstance(label, str | int) else label:
         if one in names:
-            ids.append(names.index(one))  # type: ignore[arg-type]
+            ids.append(names.index(one))
             continue
         if present is None:
             present = set(np.unique(read_labels(dataset, label_column)).tolist())
@@ -243,7 +251,9 @@ def _row_mask(rows: Sequence[int] | Sequence[str], n: int, argument: str) -> np.
     except ValueError as error:
         raise ValueError(f"`{argument}` must hold row numbers: {error}. For other ids give `column` too.") from error
     if len(index) and (index.min() < 0 or index.max() >= n):
-        raise ValueError(f"`{argument}` holds row {index.max() if index.max() >= n else index.min()}, outside 0..{n - 1}.")
+        raise ValueError(
+            f"`{argument}` holds row {index.max() if index.max() >= n else index.min()}, outside 0..{n - 1}."
+        )
     mask = np.zeros(n, dtype=bool)
     mask[index] = True
     return mask
@@ -252,7 +262,9 @@ def _row_mask(rows: Sequence[int] | Sequence[str], n: int, argument: str) -> np.
 def _predicate_mask(dataset: datasets.Dataset, predicate: Callable[[dict[str, Any]], bool]) -> np.ndarray:
     plain = [c for c, f in dataset.features.items() if type(f).__name__ not in ("Image", "Audio", "Video", "Pdf")]
     batches = dataset.select_columns(plain).with_format("arrow").iter(batch_size=10_000)
-    return np.fromiter((bool(predicate(row)) for batch in batches for row in batch.to_pylist()), bool, count=len(dataset))
+    return np.fromiter(
+        (bool(predicate(row)) for batch in batches for row in batch.to_pylist()), bool, count=len(dataset)
+    )
 
 
 def check_overlap(forget: datasets.Dataset, retain: datasets.Dataset, limit: int = 200_000) -> None:
@@ -417,5 +429,3 @@ def sample_seed(seed: int, epoch: int, index: int) -> int:
     """A 63-bit seed for one sample in one epoch, the same in every process and after a resume."""
     digest = hashlib.blake2b(np.asarray([seed, epoch, index], dtype=np.int64).tobytes(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
-
-

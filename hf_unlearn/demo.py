@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -77,4 +76,3 @@ def main(options: argparse.Namespace) -> int:
             failed |= not trainer.outcome.ok
     print(f"Reports and figures: {output}/*/report.md")
     return int(failed)
-

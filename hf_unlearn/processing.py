@@ -55,11 +55,13 @@ class Processor:
         text_column: str | None = None,
         label_column: str | None = None,
     ) -> None:
-        self.config = unwrap(model).config  # type: ignore[union-attr]
+        self.config: Any = unwrap(model).config
         self.text = is_text_model(model)
         self.processing_class = processing_class
-        self.columns = ([text_column] if text_column else list(TEXT_COLUMNS)) if self.text else (
-            [image_column] if image_column else list(IMAGE_COLUMNS)
+        self.columns = (
+            ([text_column] if text_column else list(TEXT_COLUMNS))
+            if self.text
+            else ([image_column] if image_column else list(IMAGE_COLUMNS))
         )
         self.ready = "input_ids" if self.text else "pixel_values"
         self.label_column = label_column
@@ -72,7 +74,9 @@ class Processor:
         if row is None:
             raise ValueError(f"`{argument}` is empty.")
         if self.label_column is not None and self.label_column not in row:
-            raise ValueError(f"`label_column={self.label_column!r}` is not in `{argument}`, which has {', '.join(row)}.")
+            raise ValueError(
+                f"`label_column={self.label_column!r}` is not in `{argument}`, which has {', '.join(row)}."
+            )
         try:
             self(row)
         except ValueError as error:
@@ -110,7 +114,9 @@ class Processor:
         if column == "pixel_values":
             pixels = torch.as_tensor(np.asarray(value), dtype=torch.float32)
         elif self.processing_class is None:
-            raise ValueError(f"column '{column}' holds images, and `processing_class` is missing. Pass the image processor.")
+            raise ValueError(
+                f"column '{column}' holds images, and `processing_class` is missing. Pass the image processor."
+            )
         else:
             if hasattr(value, "convert") and value.mode != "RGB" and getattr(self.config, "num_channels", 3) == 3:
                 value = value.convert("RGB")
@@ -121,9 +127,13 @@ class Processor:
     def _check_image(self, pixels: Tensor) -> None:
         channels = getattr(self.config, "num_channels", None)
         if pixels.ndim != 3 or (channels is not None and pixels.shape[0] != channels):
-            raise ValueError(f"an image has shape {tuple(pixels.shape)}, the model expects ({channels}, height, width).")
+            raise ValueError(
+                f"an image has shape {tuple(pixels.shape)}, the model expects ({channels}, height, width)."
+            )
         size = getattr(self.config, "image_size", None)
-        fixed = hasattr(self.config, "patch_size") and hasattr(self.config, "num_attention_heads")  # ViT-like: position table
+        fixed = hasattr(self.config, "patch_size") and hasattr(
+            self.config, "num_attention_heads"
+        )  # ViT-like: position table
         if fixed and isinstance(size, int) and tuple(pixels.shape[1:]) != (size, size):
             raise ValueError(
                 f"an image has {pixels.shape[1]}×{pixels.shape[2]} pixels, the model expects {size}×{size}. Set the image "
@@ -198,6 +208,11 @@ def repeat_inputs(inputs: Mapping[str, Any], times: int) -> dict[str, Any]:
     return {k: v.repeat(times, *[1] * (v.ndim - 1)) if isinstance(v, Tensor) else v for k, v in inputs.items()}
 
 
+def replace_by(x: Tensor) -> Edit:
+    """The edit that puts `x` in the place of the continuous input."""
+    return lambda _: x
+
+
 def classify(model: nn.Module, inputs: Mapping[str, Any], edit: Edit | None = None) -> Tensor:
     """Logits (B, classes) of a batch whose continuous input is first passed through `edit`."""
     if edit is None:
@@ -221,7 +236,8 @@ def predict(
     `limit` bounds the rows that are read from a stream or a large set.
     """
     device = next(model.parameters()).device
-    logits, labels, rows = [], [], []
+    rows: list[Any] = []
+    logits, labels = [], []
 
     def flush() -> None:
         batch = {k: v.to(device) for k, v in processor.collate(rows).items()}

@@ -46,7 +46,9 @@ class Reference:
 
     def struck_out(self, logits: Tensor) -> Tensor:
         """Logits with the forgotten classes at −∞: softmax is the original's belief, had it never heard of them."""
-        return logits.index_fill(-1, torch.tensor(self.forgotten_classes, device=logits.device, dtype=torch.long), -torch.inf)
+        return logits.index_fill(
+            -1, torch.tensor(self.forgotten_classes, device=logits.device, dtype=torch.long), -torch.inf
+        )
 
 
 @torch.no_grad()

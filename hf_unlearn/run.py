@@ -24,29 +24,50 @@ if TYPE_CHECKING:
 class RunArguments:
     """What to unlearn from what: the keys of a recipe, beside those of `UnlearningArguments` and of the method."""
 
-    model: str = field(metadata={"help": "Hub id or folder of the trained classifier: the original, never overwritten."})
-    dataset: str = field(metadata={"help": "Hub id or folder of the data set it was trained on, or 'digits' (scikit-learn's)."})
+    model: str = field(
+        metadata={"help": "Hub id or folder of the trained classifier: the original, never overwritten."}
+    )
+    dataset: str = field(
+        metadata={"help": "Hub id or folder of the data set it was trained on, or 'digits' (scikit-learn's)."}
+    )
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model."})
     model_config: str | None = field(
-        default=None, metadata={"help": "A config.json: train an original with it and save it as `model`, where that folder is missing."}
+        default=None,
+        metadata={
+            "help": "A config.json: train an original with it and save it as `model`, where that folder is missing."
+        },
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Name of the data set's configuration."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the data set."})
     train_split: str = field(default="train", metadata={"help": "Split that the model was trained on."})
     test_split: str | None = field(default="test", metadata={"help": "Split to measure on; 'none' for none."})
-    train_rows: int | None = field(default=None, metadata={"help": "Use only the first rows of the training split, after a seeded shuffle."})
+    train_rows: int | None = field(
+        default=None, metadata={"help": "Use only the first rows of the training split, after a seeded shuffle."}
+    )
     test_rows: int | None = field(default=None, metadata={"help": "Use only the first rows of the test split."})
     image_column: str | None = field(default=None, metadata={"help": "Image column, if not `image` or `img`."})
-    text_column: str | None = field(default=None, metadata={"help": "Text column, if not `text`, `sentence` or `content`."})
+    text_column: str | None = field(
+        default=None, metadata={"help": "Text column, if not `text`, `sentence` or `content`."}
+    )
     label_column: str = field(default="label", metadata={"help": "Column of class ids."})
     forget_class: list[str] | None = field(default=None, metadata={"help": "Classes to forget, by name or id."})
-    forget_column: str | None = field(default=None, metadata={"help": "Column whose `forget_values` select rows, such as a user id."})
+    forget_column: str | None = field(
+        default=None, metadata={"help": "Column whose `forget_values` select rows, such as a user id."}
+    )
     forget_values: list[str] | None = field(default=None, metadata={"help": "Values of `forget_column` to forget."})
-    forget_ids_file: str | None = field(default=None, metadata={"help": "File of values of `forget_column` (or of row numbers), one per line."})
-    forget_fraction: float | None = field(default=None, metadata={"help": "Share of the (selected) rows to forget, drawn at random."})
+    forget_ids_file: str | None = field(
+        default=None, metadata={"help": "File of values of `forget_column` (or of row numbers), one per line."}
+    )
+    forget_fraction: float | None = field(
+        default=None, metadata={"help": "Share of the (selected) rows to forget, drawn at random."}
+    )
     forget_seed: int = field(default=0, metadata={"help": "Seed of that draw."})
-    retrain: bool = field(default=False, metadata={"help": "Also train a model without the forget set, the yardstick of the report."})
-    train_epochs: float = field(default=10.0, metadata={"help": "Epochs of the original (with `model_config`) and of retraining."})
+    retrain: bool = field(
+        default=False, metadata={"help": "Also train a model without the forget set, the yardstick of the report."}
+    )
+    train_epochs: float = field(
+        default=10.0, metadata={"help": "Epochs of the original (with `model_config`) and of retraining."}
+    )
     train_learning_rate: float = field(default=1e-3, metadata={"help": "AdamW learning rate of both."})
     train_batch_size: int = field(default=64, metadata={"help": "Batch size of both."})
     relearning: bool = field(default=False, metadata={"help": "Count the steps until a forgotten class is relearned."})
@@ -102,8 +123,10 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean `{close[0]}`?" if close else ""
-            raise SystemExit(f"`{name}` in the recipe is no field of the run, of `UnlearningArguments` or of `{key}`.{hint}")
-    parser = HfArgumentParser(classes, prog="hf-unlearn run", description="Unlearn, measure, report, save.")  # type: ignore[arg-type]
+            raise SystemExit(
+                f"`{name}` in the recipe is no field of the run, of `UnlearningArguments` or of `{key}`.{hint}"
+            )
+    parser = HfArgumentParser(classes, prog="hf-unlearn run", description="Unlearn, measure, report, save.")
     from_recipe = [word for name, value in recipe.items() if value is not None for word in _words(name, value)]
     try:
         run, args, method = parser.parse_args_into_dataclasses([*from_recipe, *given])
@@ -171,7 +194,7 @@ class Job:
     split: Split | None = None
 
     @property
-    def columns(self) -> dict[str, str | None]:
+    def columns(self) -> dict[str, Any]:
         run = self.run
         return {"image_column": run.image_column, "text_column": run.text_column, "label_column": run.label_column}
 
@@ -225,7 +248,10 @@ def _train_original(run: RunArguments, args: UnlearningArguments, train: Any, te
     assert run.model_config is not None
     names = label_names(train, run.label_column)
     config = AutoConfig.from_pretrained(
-        run.model_config, num_labels=len(names), id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)}
+        run.model_config,
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        label2id={n: i for i, n in enumerate(names)},
     )
     auto = AutoModelForImageClassification if is_image_dataset(train) else AutoModelForSequenceClassification
     processing_class = build_processor(config, train, run.text_column)
@@ -309,7 +335,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     if trainer.is_world_process_zero():
-        folder = Path(args.output_dir)  # type: ignore[arg-type]
+        folder = Path(args.output_dir)
         save_model(trainer.model, job.processing_class, folder / "model")
         report.save(folder, figures=run.figures)
         report.print()
@@ -320,8 +346,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check_output(run: RunArguments, args: UnlearningArguments) -> None:
     """Refuse before anything is loaded what would overwrite a model."""
-    folder = Path(args.output_dir)  # type: ignore[arg-type]
+    folder = Path(args.output_dir)
     if Path(run.model).resolve() in (folder.resolve(), (folder / "model").resolve()):
         raise ValueError(f"`output_dir={args.output_dir!r}` would overwrite the original, `model={run.model!r}`.")
     if (folder / "model").exists() and not args.overwrite:
-        raise ValueError(f"`output_dir={args.output_dir!r}` already holds a model. Choose another folder or pass --overwrite true.")
+        raise ValueError(
+            f"`output_dir={args.output_dir!r}` already holds a model. Choose another folder or pass --overwrite true."
+        )

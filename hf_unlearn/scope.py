@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,13 +34,21 @@ def find_blocks(model: nn.Module) -> list[str]:
     """Names of the backbone's blocks in forward order: the innermost repeated layers of its outermost module lists."""
     model = unwrap(model)
     lists = [n for n, m in model.named_modules() if isinstance(m, nn.ModuleList | nn.Sequential) and len(m) > 0]
-    lists = [n for n in lists if n and any(n.endswith(s) for s in (".layer", ".layers", ".blocks", ".block", ".stages", ".h"))]
+    lists = [
+        n
+        for n in lists
+        if n and any(n.endswith(s) for s in (".layer", ".layers", ".blocks", ".block", ".stages", ".h"))
+    ]
     outer = [n for n in lists if not any(n.startswith(o + ".") for o in lists)]
     blocks = []
     for name in outer:
-        stages = model.get_submodule(name)
-        for i, stage in enumerate(stages):  # type: ignore[arg-type]
-            inner = [n for n in ("layers", "blocks", "layer") if isinstance(getattr(stage, n, None), nn.ModuleList | nn.Sequential)]
+        stages: Any = model.get_submodule(name)
+        for i, stage in enumerate(stages):
+            inner = [
+                n
+                for n in ("layers", "blocks", "layer")
+                if isinstance(getattr(stage, n, None), nn.ModuleList | nn.Sequential)
+            ]
             if inner:
                 blocks += [f"{name}.{i}.{inner[0]}.{j}" for j in range(len(getattr(stage, inner[0])))]
             else:
@@ -61,7 +70,9 @@ def updated_names(model: nn.Module, update: str) -> list[str]:
     elif match := re.fullmatch(r"last:(\d+)", update):
         blocks, n = find_blocks(model), int(match[1])
         if not 1 <= n <= len(blocks):
-            raise ValueError(f"`update={update!r}`: the model has {len(blocks)} blocks. Give a number from 1 to {len(blocks)}.")
+            raise ValueError(
+                f"`update={update!r}`: the model has {len(blocks)} blocks. Give a number from 1 to {len(blocks)}."
+            )
         first = _first_index(names, blocks[-n])
         inside = [i for i, name in enumerate(names) if any(name.startswith(b + ".") for b in blocks)]
         head = find_head(model) + "."
@@ -76,7 +87,9 @@ def updated_names(model: nn.Module, update: str) -> list[str]:
             ) from error
         chosen = [n for n in names if pattern.search(n)]
     if not chosen:
-        raise ValueError(f"`update={update!r}` matches no parameter. Names look like: {', '.join(names[:3])}, …, {names[-1]}.")
+        raise ValueError(
+            f"`update={update!r}` matches no parameter. Names look like: {', '.join(names[:3])}, …, {names[-1]}."
+        )
     return chosen
 
 

@@ -84,7 +84,9 @@ class UnlearningTrainer(Trainer):
                 raise ValueError(f"`method={args.method!r}` is unknown. Known: {', '.join(METHODS)}.")
             method = METHODS[args.method]()
         if model is None and model_init is None:
-            raise ValueError("`model` is missing: pass the trained classifier, or `model_init` to retrain from scratch.")
+            raise ValueError(
+                "`model` is missing: pass the trained classifier, or `model_init` to retrain from scratch."
+            )
         self.method = method
         self.model_init_fn = model_init
         model = model if model is not None else model_init()  # type: ignore[misc]
@@ -120,7 +122,7 @@ class UnlearningTrainer(Trainer):
             model=model,
             args=args,
             data_collator=self._collate,
-            train_dataset=self.unlearning_data,  # type: ignore[arg-type]
+            train_dataset=self.unlearning_data,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             compute_metrics=compute_metrics,
@@ -152,9 +154,13 @@ class UnlearningTrainer(Trainer):
     def _check_data(self, forget: Any | None, retain: Any | None) -> None:
         method, name = self.method, self.method.name or type(self.method).__name__
         if forget is None:
-            raise ValueError("`forget_dataset` is missing: the rows to forget, `ForgetRequest(...).split(dataset).forget`.")
+            raise ValueError(
+                "`forget_dataset` is missing: the rows to forget, `ForgetRequest(...).split(dataset).forget`."
+            )
         if not hasattr(forget, "__len__"):
-            raise ValueError("`forget_dataset` is a stream. Load it without `streaming=True`: every row must be reached.")
+            raise ValueError(
+                "`forget_dataset` is a stream. Load it without `streaming=True`: every row must be reached."
+            )
         if len(forget) == 0:
             raise ValueError("`forget_dataset` is empty: there is nothing to forget.")
         if method.needs_retain and retain is None:
@@ -182,7 +188,7 @@ class UnlearningTrainer(Trainer):
     def _check_labels(self, labels: np.ndarray, column: str, argument: str) -> None:
         if not np.issubdtype(labels.dtype, np.integer):
             return  # names, looked up in `label2id` row by row
-        classes = self.processor.config.num_labels
+        classes: int = self.processor.config.num_labels
         outside = labels[(labels < 0) | (labels >= classes)]
         if len(outside):
             raise ValueError(
@@ -191,7 +197,7 @@ class UnlearningTrainer(Trainer):
             )
 
     def _check_output(self) -> None:
-        out = Path(self.args.output_dir)  # type: ignore[arg-type]
+        out = Path(self.args.output_dir)
         held = [*out.glob("*.safetensors"), *out.glob("model/*.safetensors"), *out.glob(f"{PREFIX_CHECKPOINT_DIR}-*")]
         if held and not self.args.overwrite:
             raise ValueError(
@@ -357,7 +363,7 @@ class UnlearningTrainer(Trainer):
         """
         if resume_from_checkpoint:
             if resume_from_checkpoint is True:
-                resume_from_checkpoint = last_checkpoint(self.args.output_dir)  # type: ignore[arg-type]
+                resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         else:
             resume_from_checkpoint = None
             self._check_output()
@@ -370,7 +376,7 @@ class UnlearningTrainer(Trainer):
         else:
             self.forgetting.path = []
             if self.args.overwrite and self.is_world_process_zero():
-                for old in Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):  # type: ignore[arg-type]
+                for old in Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
                     shutil.rmtree(old)
         self.forgetting.start()
         self._started = started
@@ -473,7 +479,8 @@ class UnlearningTrainer(Trainer):
         if hasattr(target, "peft_config") or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        saved = type(target).from_pretrained(resume_from_checkpoint)  # type: ignore[attr-defined]
+        model_class: Any = type(target)
+        saved = model_class.from_pretrained(resume_from_checkpoint)
         target.load_state_dict(saved.state_dict(), strict=True)
         self._forget_logits = None
 
@@ -481,7 +488,7 @@ class UnlearningTrainer(Trainer):
         if hasattr(self.model, "peft_config") or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_best_model()
             return
-        self._load_from_checkpoint(self.state.best_model_checkpoint)  # type: ignore[arg-type]
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     # --- report -------------------------------------------------------------------------------------------------------
 

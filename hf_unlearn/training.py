@@ -56,7 +56,9 @@ def build_processor(config: Any, train: datasets.Dataset, text_column: str | Non
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=config.vocab_size, special_tokens=list(special.values()), show_progress=False)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=config.vocab_size, special_tokens=list(special.values()), show_progress=False
+    )
     tokenizer.train_from_iterator(train[column], trainer)
     ids = [(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ids)
@@ -92,7 +94,7 @@ def train_classifier(
     )
     rows = PreparedRows(train, processor, cache_bytes=2**30)
     started = time.perf_counter()
-    Trainer(model=model, args=args, data_collator=processor.collate, train_dataset=rows).train()  # type: ignore[arg-type]
+    Trainer(model=model, args=args, data_collator=processor.collate, train_dataset=rows).train()
     return time.perf_counter() - started
 
 

@@ -5,13 +5,25 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CLASSES, changed, class_split, forget_batch, processing_class, state, trained, trainer_for
+from conftest import (
+    CLASSES,
+    arguments,
+    build,
+    changed,
+    class_split,
+    forget_batch,
+    pixel_data,
+    processing_class,
+    state,
+    trained,
+    trainer_for,
+)
 
-from hf_unlearn import CounterfactualDistillation, ForgetRequest, GradientDifference, JiT
+from hf_unlearn import CounterfactualDistillation, ForgetRequest, GradientDifference, JiT, UnlearningTrainer
 from hf_unlearn.data import PreparedRows
 from hf_unlearn.methods.counterfactual import CounterfactualAnchors, kl_to_target
 from hf_unlearn.processing import Processor, classify, model_inputs, predict
-from hf_unlearn.reference import Reference, build_reference, find_forgotten_classes
+from hf_unlearn.reference import Reference, build_reference, forgotten_classes
 
 
 def test_struck_out_belief_is_the_rest_renormalised():
@@ -265,21 +277,32 @@ def test_jit_takes_anchors_where_nothing_else_holds_the_body(tmp_path, update, r
     assert (trainer.anchors is not None) == expected
 
 
-@pytest.mark.parametrize(
-    ("kind", "labels", "retain", "expected"),
-    [
-        ("samples", [1, 1], [0], ()),
-        ("class", [1, 2], None, (1, 2)),
-        ("auto", [1, 1], [0, 2], (1,)),
-        ("auto", [1, 2], [0, 2], (1,)),
-        ("auto", [1, 2], [0, 1, 2], ()),
-        ("auto", [1, 1], None, (1,)),
-        ("auto", [1, 2], None, ()),
-        ("auto", None, [0], (1,)),
-        ("auto", None, None, (1,)),
-    ],
-)
-def test_which_classes_are_forgotten(kind, labels, retain, expected):
+@pytest.mark.parametrize(("labels", "expected"), [([1, 2], (1, 2)), ([1, 1], (1,)), (None, (1,))])
+def test_which_classes_are_forgotten(labels, expected):
     logits = torch.eye(CLASSES)[[1, 1]]  # without labels the original's predictions speak
     labels = None if labels is None else torch.tensor(labels)
-    assert find_forgotten_classes(Reference(logits, labels), kind, retain) == expected
+    assert forgotten_classes(Reference(logits, labels)) == expected
+
+
+@pytest.mark.parametrize(
+    ("forget", "retain", "kind"),
+    [
+        ([1], [0, 2, 3], "class"),
+        ([1, 2], [0, 3], "class"),
+        ([1, 2], [0, 2], "samples"),
+        ([1], None, "class"),
+        ([1, 2], None, "samples"),
+    ],
+)
+def test_what_kind_of_request_the_labels_show(tmp_path, forget, retain, kind):
+    def keep(data, classes):
+        return data.select([i for i, y in enumerate(data["label"]) if y in classes])
+
+    trainer = UnlearningTrainer(
+        model=build("resnet"),
+        args=arguments(tmp_path, forget_kind="auto"),
+        method=JiT(),
+        forget_dataset=keep(pixel_data(), forget),
+        retain_dataset=keep(pixel_data(seed=1), retain) if retain else None,
+    )
+    assert trainer.args.forget_kind == kind

@@ -379,23 +379,25 @@ def test_relative_distance_is_in_units_of_the_expected_length_of_the_noise():
 
 
 @pytest.mark.parametrize("arch", ["vit", "bert"])
-@pytest.mark.parametrize("forgotten", [(1,), (0, 3)])
-def test_class_requests_pull_down_the_forgotten_logits_alone(arch, forgotten):
+@pytest.mark.parametrize("forgotten", [(1,), (0, 3), ()])
+def test_a_request_narrows_the_gradient_to_the_logits_it_is_about(arch, forgotten):
     model, batch = trained(arch), forget_batch(arch)
     gradients, values = {}, {}
-    for outputs in ("all", "auto", "forgotten"):
+    for outputs in ("all", "auto"):
         seen, handle = outputs_of(model)
-        loss = ready(faithful(outputs=outputs), forgotten=forgotten).loss(model, batch, None)["flatness"]
+        reference = Reference(torch.zeros(1, CLASSES), None, forgotten)
+        loss = ready(faithful(outputs=outputs), forgotten=forgotten).loss(model, batch, reference)["flatness"]
         loss.backward()
         handle.remove()
         gradients[outputs], values[outputs] = seen[0].grad, loss.item()
     expected = torch.zeros_like(gradients["all"])
-    expected[:, list(forgotten)] = gradients["all"][:, list(forgotten)].abs()
-    for outputs in ("auto", "forgotten"):
-        assert torch.allclose(gradients[outputs], expected, rtol=1e-5, atol=1e-7)
-        assert values[outputs] == pytest.approx(values["all"], rel=1e-5)
-    with pytest.raises(ValueError, match="`outputs='forgotten'`"):
-        ready(faithful(outputs="forgotten"), forgotten=())
+    if forgotten:
+        expected[:, list(forgotten)] = gradients["all"][:, list(forgotten)].abs()
+    else:  # single samples: v at the predicted class
+        predicted = torch.arange(len(expected)), seen[0].argmax(-1)
+        expected[predicted] = gradients["all"][predicted]
+    assert torch.allclose(gradients["auto"], expected, rtol=1e-5, atol=1e-7)
+    assert values["auto"] == pytest.approx(values["all"], rel=1e-5)
 
 
 def test_half_precision_copies_follow_the_weights_and_are_close():

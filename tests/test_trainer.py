@@ -206,10 +206,10 @@ def test_every_own_argument_has_help_and_unset_ones_take_the_methods_value(tmp_p
         assert len(UnlearningArguments.__dataclass_fields__[name].metadata["help"]) > 20
     unset = UnlearningArguments(output_dir=str(tmp_path), use_cpu=True)
     for key, value in JiT.arguments.items():
-        assert getattr(unset.resolved(JiT()), key) == value
+        assert getattr(unset.resolved(JiT(), "class"), key) == value
     resolved = UnlearningArguments(
         output_dir=str(tmp_path), use_cpu=True, learning_rate=0.1, num_train_epochs=2
-    ).resolved(JiT())
+    ).resolved(JiT(), "class")
     assert (resolved.trust_region, resolved.learning_rate, resolved.num_train_epochs, resolved.max_steps) == (
         0.0,
         0.1,

@@ -89,7 +89,9 @@ def _path(report: UnlearningReport, figure: Any) -> None:
     axes = figure.subplots()
     path = report.outcome["path"]
     steps = [look["step"] for look in path]
-    axes.plot(steps, [100 * look["forget"] for look in path], "o-", color="#D55E00", label="forget set, still remembered")
+    axes.plot(
+        steps, [100 * look["forget"] for look in path], "o-", color="#D55E00", label="forget set, still remembered"
+    )
     if "retain" in path[0]:
         kept = [100 * look.get("retain", np.nan) for look in path]
         axes.plot(steps, kept, "s-", color="#009E73", label="retain set, accuracy")

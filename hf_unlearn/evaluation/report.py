@@ -103,7 +103,7 @@ class UnlearningReport:
             visit("original", model)
         visit("unlearned", trainer.model)
         if retrained is not None:
-            visit("retrained", retrained.to(trainer.args.device))  # type: ignore[arg-type]
+            visit("retrained", retrained.to(trainer.args.device))
 
         report = cls(models={name: _measures(out, classes) for name, out in outputs.items()})
         for name, count in steps.items():
@@ -171,7 +171,12 @@ class UnlearningReport:
             if any(c is not None for c in cells):
                 out.append((title, [_cell(measure, c) for c in cells]))
         if self.gap:
-            out.append(("gap to retrained, mean of 4 (points)", [f"{self.gap[n]:.2f}" if n in self.gap else "–" for n in names]))
+            out.append(
+                (
+                    "gap to retrained, mean of 4 (points)",
+                    [f"{self.gap[n]:.2f}" if n in self.gap else "–" for n in names],
+                )
+            )
         if "unlearning" in self.seconds:
             times = {"unlearned": "unlearning", "retrained": "retraining"}
             cells_s = [self.seconds.get(times.get(n, "")) for n in names]
@@ -185,13 +190,20 @@ class UnlearningReport:
         lines = ["# Unlearning report", ""]
         if self.run.get("request"):
             lines += [f"Forgotten: {self.run['request']}.", ""]
-        lines += [f"Method: `{method.get('method', '?')}`, {self.outcome.get('steps', '?')} steps, {self.outcome.get('stopped', '')}.", ""]
+        lines += [
+            f"Method: `{method.get('method', '?')}`, {self.outcome.get('steps', '?')} steps, {self.outcome.get('stopped', '')}.",
+            "",
+        ]
         lines += ["| | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
         lines += [f"| {title} | " + " | ".join(cells) + " |" for title, cells in self.rows()]
         if "ratio" in self.seconds:
             lines += ["", f"Unlearning took {100 * self.seconds['ratio']:.1f} % of the retraining time."]
         lines += ["", *(f"- **Warning:** {w}" for w in self.warnings)] if self.warnings else []
-        lines += ["", "Read every figure against the retrained model: distance to it is what counts, in either direction.", ""]
+        lines += [
+            "",
+            "Read every figure against the retrained model: distance to it is what counts, in either direction.",
+            "",
+        ]
         return "\n".join(lines)
 
     def print(self) -> None:
@@ -253,7 +265,11 @@ def _rows(trainer: UnlearningTrainer, data: Any, limit: int) -> list[Any]:
 
 
 def _relearn(
-    trainer: UnlearningTrainer, model: nn.Module, sets: Mapping[str, list[Any]], original_test: Any, classes: tuple[int, ...]
+    trainer: UnlearningTrainer,
+    model: nn.Module,
+    sets: Mapping[str, list[Any]],
+    original_test: Any,
+    classes: tuple[int, ...],
 ) -> int:
     logits, labels = original_test
     mine = torch.isin(labels, torch.tensor(classes))
@@ -271,7 +287,9 @@ def _measures(outputs: Mapping[str, tuple[Tensor, Tensor | None]], classes: tupl
             continue
         right = logits.argmax(-1) == labels
         out[f"{name}_accuracy"] = right.float().mean().item()
-        out[f"{name}_f1"] = float(f1_score(labels, logits.argmax(-1), average="macro", labels=labels.unique(), zero_division=0))
+        out[f"{name}_f1"] = float(
+            f1_score(labels, logits.argmax(-1), average="macro", labels=labels.unique(), zero_division=0)
+        )
         if name == "test" and classes:
             gone = torch.isin(labels, torch.tensor(classes))
             out["test_forgotten_accuracy"] = right[gone].float().mean().item()
@@ -304,7 +322,15 @@ def _describe_run(trainer: UnlearningTrainer, sizes: Mapping[str, int]) -> dict[
     import transformers
 
     args = trainer.args
-    names = ("update", "trust_region", "learning_rate", "max_steps", "num_train_epochs", "per_device_train_batch_size", "seed")
+    names = (
+        "update",
+        "trust_region",
+        "learning_rate",
+        "max_steps",
+        "num_train_epochs",
+        "per_device_train_batch_size",
+        "seed",
+    )
     return {
         "method": trainer.method.describe(),
         "arguments": {n: getattr(args, n) for n in names},

@@ -51,7 +51,9 @@ class UnlearningMethod:
     arguments: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """What the fields of `UnlearningArguments` that were left at None become."""
 
-    anchors: bool | None = setting(False, "Also hold the outputs on counterfactual anchors, a zero-shot stand-in for retain data.")
+    anchors: bool | None = setting(
+        False, "Also hold the outputs on counterfactual anchors, a zero-shot stand-in for retain data."
+    )
     anchor_weight: float = setting(1.0, "Weight of the anchors' KL divergence.")
 
     def arguments_for(self, update: str | None, kind: str) -> Mapping[str, Any]:

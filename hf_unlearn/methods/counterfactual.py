@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..control import relative_step
-from ..processing import classify, continuous_input, eval_mode, model_inputs
+from ..processing import classify, continuous_input, eval_mode, model_inputs, replace_by
 from .base import UnlearningMethod, setting
 
 if TYPE_CHECKING:
@@ -71,27 +71,34 @@ class CounterfactualAnchors:
         classes = reference.logits.shape[-1]
         kept = [c for c in range(classes) if c not in reference.forgotten_classes]
         if not kept:
-            raise ValueError("Counterfactual anchors need a class to move to, and every class of the head is forgotten.")
+            raise ValueError(
+                "Counterfactual anchors need a class to move to, and every class of the head is forgotten."
+            )
         generator = torch.Generator().manual_seed(self.seed)
         starts = torch.randperm(len(forget), generator=generator)[: self.count].tolist()
         starts = (starts * (self.count // len(starts) + 1))[: self.count]
         goals = torch.tensor([kept[i % len(kept)] for i in range(self.count)], device=device)
-        targets = []
         trainable = [p for p in model.parameters() if p.requires_grad]
         for p in trainable:
             p.requires_grad_(False)
-        with eval_mode(model):
+        for smooth in (True, False):  # a second try, free of regularisers, where some class is never reached
+            targets, reached = [], set()
+            self.rows, self.inputs = [], []
             for at in range(0, self.count, batch_size):
                 rows = [forget[i] for i in starts[at : at + batch_size]]
                 batch = {k: v.to(device) for k, v in processor.collate(rows).items()}
                 inputs, goal = model_inputs(batch), goals[at : at + batch_size]
-                moved = self._move(model, inputs, goal, reference)
-                with torch.no_grad():
-                    logits = classify(model, inputs, lambda _, moved=moved: moved).float()
+                with eval_mode(model):
+                    moved = self._move(model, inputs, goal, reference, smooth and "pixel_values" in inputs)
+                with eval_mode(model), torch.no_grad():
+                    logits = classify(model, inputs, replace_by(moved)).float()
                 arrived = (logits.argmax(-1) == goal).nonzero().flatten().tolist()
+                reached |= set(goal[arrived].tolist())
                 for i in arrived:
                     self._keep(inputs, moved, i)
                 targets.append(reference.struck_out(logits)[arrived].softmax(-1).cpu())
+            if reached == set(goals.tolist()):
+                break
         for p in trainable:
             p.requires_grad_(True)
         self.targets = torch.cat(targets)
@@ -101,7 +108,9 @@ class CounterfactualAnchors:
             )
         return self
 
-    def _move(self, model: nn.Module, inputs: Mapping[str, Any], goal: Tensor, reference: Reference) -> Tensor:
+    def _move(
+        self, model: nn.Module, inputs: Mapping[str, Any], goal: Tensor, reference: Reference, smooth: bool
+    ) -> Tensor:
         x, mask = continuous_input(model, inputs)
         shift = torch.zeros_like(x, requires_grad=True)
         optimiser = torch.optim.Adam([shift], lr=self.step_size * reference.input_std)
@@ -116,12 +125,12 @@ class CounterfactualAnchors:
         with torch.enable_grad():
             for _ in range(self.steps):
                 y = moved()
-                if images:
+                if smooth:
                     by = torch.randint(-2, 3, (2,), generator=generator).tolist()
                     y = y.roll(by, dims=(-2, -1))
-                logits = classify(model, inputs, lambda _, y=y: y).float()
+                logits = classify(model, inputs, replace_by(y)).float()
                 loss = F.cross_entropy(logits, goal, reduction="sum")
-                if images:
+                if smooth:
                     loss = loss + self.smoothness * total_variation(y / reference.input_std)
                 (shift.grad,) = torch.autograd.grad(loss, shift)
                 optimiser.step()
@@ -131,7 +140,11 @@ class CounterfactualAnchors:
         if "pixel_values" in inputs:
             self.rows.append({"pixel_values": moved[i].cpu()})
             return
-        real = inputs["attention_mask"][i] > 0 if "attention_mask" in inputs else torch.ones(moved.shape[1], dtype=torch.bool)
+        real = (
+            inputs["attention_mask"][i] > 0
+            if "attention_mask" in inputs
+            else torch.ones(moved.shape[1], dtype=torch.bool)
+        )
         self.rows.append({k: v[i][real].cpu() for k, v in inputs.items()})
         self.inputs.append(moved[i][real].cpu())
 
@@ -142,8 +155,7 @@ class CounterfactualAnchors:
         inputs = {k: v.to(device) for k, v in processor.collate([self.rows[i] for i in chosen]).items()}
         edit = None
         if self.inputs:
-            embeddings = self._padded(chosen, inputs["attention_mask"])
-            edit = lambda _: embeddings  # noqa: E731
+            edit = replace_by(self._padded(chosen, inputs["attention_mask"]))
         with eval_mode(model):
             logits = classify(model, inputs, edit)
         return kl_to_target(self.targets[chosen].to(device), logits)
@@ -183,9 +195,13 @@ class CounterfactualDistillation(UnlearningMethod):
         {"update": "all", "trust_region": 0.002, "max_steps": 120, "check_steps": 20}
     )
 
-    anchors: bool | None = setting(True, "Also hold the outputs on counterfactual anchors, a zero-shot stand-in for retain data.")
+    anchors: bool | None = setting(
+        True, "Also hold the outputs on counterfactual anchors, a zero-shot stand-in for retain data."
+    )
     anchor_weight: float = setting(3.0, "Weight λ of the anchors' KL divergence.")
-    relearning_steps: int = setting(4, "Steps of the simulated relearning attack; 0: none, a cheaper and shallower run.")
+    relearning_steps: int = setting(
+        4, "Steps of the simulated relearning attack; 0: none, a cheaper and shallower run."
+    )
     relearning_length: float = setting(0.01, "Length of such a step, as a share of each tensor's norm.")
     relearning_weight: float = setting(0.25, "Weight of the gradient at the relearned weights.")
 
@@ -193,7 +209,9 @@ class CounterfactualDistillation(UnlearningMethod):
         if self.relearning_steps < 0:
             raise ValueError(f"`relearning_steps` must not be negative, got {self.relearning_steps}.")
         if not 0 < self.relearning_length < 1:
-            raise ValueError(f"`relearning_length` is a share of each tensor's norm, in (0, 1), got {self.relearning_length}.")
+            raise ValueError(
+                f"`relearning_length` is a share of each tensor's norm, in (0, 1), got {self.relearning_length}."
+            )
 
     def setup(self, trainer: UnlearningTrainer) -> None:
         reference = trainer.reference

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..processing import classify, continuous_input, eval_mode, model_inputs, repeat_inputs, unwrap
+from ..processing import classify, continuous_input, eval_mode, model_inputs, repeat_inputs, replace_by, unwrap
 from .base import Paper, UnlearningMethod, setting
 
 if TYPE_CHECKING:
@@ -54,19 +54,26 @@ class JiT(UnlearningMethod):
     )
 
     anchors: bool | None = setting(
-        None, "Also hold the outputs on counterfactual anchors; None: where more than the head moves and no retain set is given."
+        None,
+        "Also hold the outputs on counterfactual anchors; None: where more than the head moves and no retain set is given.",
     )
     anchor_weight: float = setting(3.0, "Weight λ of the anchors' KL divergence.")
 
     sigma: float = setting(1.0, "Standard deviation of the noise, in units of the inputs' own (see `relative`).")
     num_perturbations: int = setting(25, "N, the noisy copies of each sample.")
-    relative: bool = setting(True, "σ and distances in units of the inputs' standard deviation; off: in the inputs' own units.")
+    relative: bool = setting(
+        True, "σ and distances in units of the inputs' standard deviation; off: in the inputs' own units."
+    )
     outputs: str = setting(
         "auto",
         "Logits that are flattened: `all`, or `auto`: the forgotten classes', and for single samples the predicted class's.",
     )
-    clamp: str = setting("dataset", "Range that noisy pixels are clamped to: of the forget `dataset` or of the `batch`.")
-    remembered_only: bool = setting(True, "Only samples that the model still puts where the original did have a gradient.")
+    clamp: str = setting(
+        "dataset", "Range that noisy pixels are clamped to: of the forget `dataset` or of the `batch`."
+    )
+    remembered_only: bool = setting(
+        True, "Only samples that the model still puts where the original did have a gradient."
+    )
     reduction: str = setting("mean", "`mean` over the samples of a batch, or `sum` as in the paper's code.")
     mode: str = setting("eval", "`eval`, or `train`: dropout and BatchNorm as in the paper's code.")
     precision: str = setting(
@@ -113,7 +120,9 @@ class JiT(UnlearningMethod):
             ("random", "vit"): (0.5, 0.1, 128),
         }
         if (task, network) not in table:
-            raise ValueError(f"`task={task!r}`, `network={network!r}`: the paper has {', '.join(f'{t}/{n}' for t, n in table)}.")
+            raise ValueError(
+                f"`task={task!r}`, `network={network!r}`: the paper has {', '.join(f'{t}/{n}' for t, n in table)}."
+            )
         sigma, learning_rate, batch = table[task, network]
         return {
             "method": cls(
@@ -147,7 +156,13 @@ class JiT(UnlearningMethod):
     def arguments_for(self, update: str | None, kind: str) -> Mapping[str, Any]:
         """A class: few large steps of the head, or more and smaller ones of all. Samples: a small dose to all parameters."""
         if kind == "samples":
-            return {"update": "all", "trust_region": 0.0005, "max_steps": 8, "check_steps": 2, "per_device_train_batch_size": 64}
+            return {
+                "update": "all",
+                "trust_region": 0.0005,
+                "max_steps": 8,
+                "check_steps": 2,
+                "per_device_train_batch_size": 64,
+            }
         if update in (None, "head"):
             return self.arguments
         return {"trust_region": 0.002, "max_steps": 120, "check_steps": 20, "per_device_train_batch_size": 32}
@@ -170,7 +185,11 @@ class JiT(UnlearningMethod):
     def _half_is_safe(self, trainer: UnlearningTrainer) -> bool:
         """Large enough to gain, supported by the hardware, and the loss of a first batch within 1 % of float32."""
         model = trainer.model
-        if self.mode == "train" or sum(p.numel() for p in model.parameters()) < 1_000_000 or not bfloat16_is_fast(model):
+        if (
+            self.mode == "train"
+            or sum(p.numel() for p in model.parameters()) < 1_000_000
+            or not bfloat16_is_fast(model)
+        ):
             return False
         rows = [trainer.forget_rows[i] for i in range(min(16, len(trainer.forget_rows)))]
         batch = {k: v.to(trainer.args.device) for k, v in trainer.processor.collate(rows).items()}
@@ -211,9 +230,7 @@ class JiT(UnlearningMethod):
             total = total + torch.where(d_j > 0, slope, 0.0).sum()
         return total / self.num_perturbations
 
-    def restricted_flatness(
-        self, clean: Tensor, noisy: Tensor, distance: Tensor, forgotten: tuple[int, ...]
-    ) -> Tensor:
+    def restricted_flatness(self, clean: Tensor, noisy: Tensor, distance: Tensor, forgotten: tuple[int, ...]) -> Tensor:
         """The value of `flatness`, with part of its gradient v at the output (B, classes).
 
         Forgotten classes c: |v_ic| there, so that their logits fall whatever the noise does, and 0 elsewhere. Single samples:
@@ -238,7 +255,7 @@ class JiT(UnlearningMethod):
         With `relative`, a distance of 1 is the expected length of the noise, σ√d.
         """
         x, mask = continuous_input(model, inputs)
-        low, high = (x.min(), x.max()) if self.clamp == "batch" else self._range
+        low, high = (x.min().item(), x.max().item()) if self.clamp == "batch" else self._range
         unit = self._sigma * mask.expand_as(x).flatten(1).sum(-1).sqrt() if self.relative else 1.0
         if self._half is not None:
             self._half.refresh(model)
@@ -254,7 +271,7 @@ class JiT(UnlearningMethod):
                 shifted = shifted.clamp(low, high)
             distances.append(torch.linalg.vector_norm((x - shifted).flatten(2), dim=-1) / unit)
             flat = shifted.flatten(0, 1).to(next(runner.parameters()).dtype)
-            logits.append(classify(runner, repeat_inputs(inputs, copies), lambda _, flat=flat: flat).float())
+            logits.append(classify(runner, repeat_inputs(inputs, copies), replace_by(flat)).float())
         return torch.cat(logits).view(self.num_perturbations, len(x), -1), torch.cat(distances).float()
 
 

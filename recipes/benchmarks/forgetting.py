@@ -70,7 +70,9 @@ def load(data: str, path: str | None) -> tuple[list[dict[str, Any]], list[dict[s
     else:
         from datasets import load_dataset
 
-        splits = load_dataset(path or {"mnist": "ylecun/mnist", "trec": "CogComp/trec", "emotion": "cardiffnlp/tweet_eval"}[data])
+        splits = load_dataset(
+            path or {"mnist": "ylecun/mnist", "trec": "CogComp/trec", "emotion": "cardiffnlp/tweet_eval"}[data]
+        )
     train, test = splits["train"], splits["test"]
     if data == "mnist":
         train, test = train.shuffle(seed=0).select(range(10_000)), test.shuffle(seed=0).select(range(2_000))
@@ -93,7 +95,9 @@ class Lab:
     def epochs(self, arch: str) -> int:
         return {"mnist": MNIST_EPOCHS, "digits": DIGITS_EPOCHS}.get(self.data, {}).get(arch, 8)
 
-    def trained(self, arch: str, seed: int, keep: torch.Tensor | None = None, name: str = "original") -> tuple[Any, float]:
+    def trained(
+        self, arch: str, seed: int, keep: torch.Tensor | None = None, name: str = "original"
+    ) -> tuple[Any, float]:
         """A model trained on the rows `keep` (all by default), from the cache where it is there; and its seconds."""
         from hf_unlearn.processing import Processor
         from hf_unlearn.training import train_classifier
@@ -116,7 +120,9 @@ class Lab:
             seconds = train_classifier(model, rows, Processor(model, self.processing_class), arguments, folder)
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(f".{os.getpid()}")
-        save_file({**{k: v.contiguous() for k, v in model.state_dict().items()}, "seconds": torch.tensor(seconds)}, partial)
+        save_file(
+            {**{k: v.contiguous() for k, v in model.state_dict().items()}, "seconds": torch.tensor(seconds)}, partial
+        )
         partial.replace(file)
         return model.eval(), seconds
 
@@ -127,7 +133,9 @@ class Lab:
 
         if request == "random":
             forget = torch.zeros(len(self.y), dtype=torch.bool)
-            forget[torch.randperm(len(self.y), generator=torch.Generator().manual_seed(777 + seed))[: len(self.y) // 10]] = True
+            forget[
+                torch.randperm(len(self.y), generator=torch.Generator().manual_seed(777 + seed))[: len(self.y) // 10]
+            ] = True
         else:
             forget = self.y == int(request)
         original, _ = self.trained(arch, seed)
@@ -178,7 +186,9 @@ def accuracy(model: Any, rows: list[Any], where: torch.Tensor, processor: Any) -
     return 100 * (logits.argmax(-1) == labels).float().mean().item()
 
 
-def trainer_report_measures(model: Any, forget: list[Any], retain: list[Any], test: list[Any], processor: Any) -> dict[str, float]:
+def trainer_report_measures(
+    model: Any, forget: list[Any], retain: list[Any], test: list[Any], processor: Any
+) -> dict[str, float]:
     """Accuracy on forget, retain and test, and the entropy attack, in points."""
     from hf_unlearn.evaluation.membership import entropy_attack
     from hf_unlearn.processing import predict
@@ -218,11 +228,17 @@ def table(out: Path) -> str:
         )
     rnd = [c for c in cells if c["request"] == "random"]
     if rnd:
-        lines += ["", "| data | architecture | method | runs | mean gap of the original | mean gap of the unlearned | worst |", "|---" * 7 + "|"]
+        lines += [
+            "",
+            "| data | architecture | method | runs | mean gap of the original | mean gap of the unlearned | worst |",
+            "|---" * 7 + "|",
+        ]
     for key in sorted({(c["data"], c["arch"], c["method"]) for c in rnd}):
         some = [c for c in rnd if (c["data"], c["arch"], c["method"]) == key]
         before, after = ([gap(c[m], c["retrained"]) for c in some] for m in ("original", "unlearned"))
-        lines.append(f"| {' | '.join(key)} | {len(some)} | {statistics.mean(before):.2f} | {statistics.mean(after):.2f} | {max(after):.2f} |")
+        lines.append(
+            f"| {' | '.join(key)} | {len(some)} | {statistics.mean(before):.2f} | {statistics.mean(after):.2f} | {max(after):.2f} |"
+        )
     return "\n".join(lines)
 
 
@@ -239,7 +255,9 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--requests", nargs="+", help="class ids or `random`; default: every class")
     parser.add_argument("--methods", nargs="+", default=["jit"])
-    parser.add_argument("--retrain-classes", nargs="*", default=[], help="classes that are also retrained without, for gap and depth")
+    parser.add_argument(
+        "--retrain-classes", nargs="*", default=[], help="classes that are also retrained without, for gap and depth"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/forgetting"))
     options = parser.parse_args()
     if options.command == "table":
