@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SAMPLES_FLOOR = 0.97  # share of single samples answered as before, under which a run goes back a step
+
 
 @torch.no_grad()
 def relative_step(
@@ -132,7 +134,12 @@ class ForgettingControl(TrainerCallback):
             self.trainer._forget_logits = None
             self.stopped, control.should_training_stop = reason, True
             return
-        if self.trainer.method.stops_at_target and self.trainer.anchors is None and self._at_target(look):
+        if self._overshoots(look):
+            assert self.good is not None
+            self.good.restore(self.trainer.model)
+            self.trainer._forget_logits = None
+            self.stopped, control.should_training_stop = "enough: one more step would overshoot", True
+        elif self.trainer.method.stops_at_target and self.trainer.anchors is None and self._at_target(look):
             self.stopped, control.should_training_stop = "target reached", True
         elif state.global_step < state.max_steps:
             self.good = Snapshot(self.trainer.model, self.trainer.updated)
@@ -152,6 +159,11 @@ class ForgettingControl(TrainerCallback):
         if self.trainer.guards_retain and drop > self.trainer.args.max_retain_drop:
             return f"kept data suffers: {100 * drop:.1f} points lost"
         return ""
+
+    def _overshoots(self, look: dict[str, float]) -> bool:
+        """Single samples without a target: a retrained model still answers nearly all of them as before."""
+        single = self.trainer.forget_target is None and not self.trainer.reference.forgotten_classes
+        return single and self.trainer.method.stops_at_target and look["forget"] < SAMPLES_FLOOR
 
     def _at_target(self, look: dict[str, float]) -> bool:
         """On the probe, and then on the whole forget set."""

@@ -160,7 +160,7 @@ class JiT(UnlearningMethod):
                 "update": "all",
                 "trust_region": 0.0005,
                 "max_steps": 8,
-                "check_steps": 2,
+                "check_steps": 1,
                 "per_device_train_batch_size": 64,
             }
         if update in (None, "head"):
