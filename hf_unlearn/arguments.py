@@ -49,9 +49,7 @@ class UnlearningArguments(TrainingArguments):
     )
     max_retain_drop: float = field(
         default=0.05,
-        metadata={
-            "help": "Accuracy on the retain set (or agreement on anchors) that a run may lose before the last good state is restored."
-        },
+        metadata={"help": "Accuracy on the retain set that a run may lose before the last good state is restored."},
     )
     check_steps: int | None = field(default=None, metadata={"help": "Steps between two looks at target and damage."})
     probe_size: int = field(default=256, metadata={"help": "Rows of each side that such a look reads."})

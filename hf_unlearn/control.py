@@ -129,20 +129,20 @@ class ForgettingControl(TrainerCallback):
         look = self._look(state.global_step)
         if reason := self._damage(look):
             logger.warning("%s: going back to the last good state.", reason)
-            assert self.good is not None
-            self.good.restore(self.trainer.model)
-            self.trainer._forget_logits = None
-            self.stopped, control.should_training_stop = reason, True
-            return
-        if self._overshoots(look):
-            assert self.good is not None
-            self.good.restore(self.trainer.model)
-            self.trainer._forget_logits = None
-            self.stopped, control.should_training_stop = "enough: one more step would overshoot", True
+            self._go_back(reason, control)
+        elif self._overshoots(look):
+            self._go_back("enough: one more step would overshoot", control)
         elif self.trainer.method.stops_at_target and self.trainer.anchors is None and self._at_target(look):
             self.stopped, control.should_training_stop = "target reached", True
         elif state.global_step < state.max_steps:
             self.good = Snapshot(self.trainer.model, self.trainer.updated)
+
+    def _go_back(self, reason: str, control: Any) -> None:
+        """Restore the last good state and end the run."""
+        assert self.good is not None
+        self.good.restore(self.trainer.model)
+        self.trainer._forget_logits = None
+        self.stopped, control.should_training_stop = reason, True
 
     def _look(self, step: int) -> dict[str, float]:
         look: dict[str, float] = {"step": step, "forget": self.trainer.share_remembered(self.trainer.args.probe_size)}

@@ -276,7 +276,7 @@ class UnlearningTrainer(Trainer):
         return self.reference.remembered(logits, torch.from_numpy(rows)).float().mean().item()
 
     def share_kept(self) -> float | None:
-        """Accuracy on a probe of the retain set; without one, agreement with the original on the anchors; else None."""
+        """Accuracy on a probe of the retain set, or None without labelled retain rows; NaN if an output is."""
         if self._kept_probe is None:
             return None
         rows, answers = self._kept_probe
