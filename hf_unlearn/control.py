@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,32 +68,6 @@ class TrustRegion(torch.optim.Optimizer):
             moved = [p for p in group["params"] if p.grad is not None]
             relative_step(moved, [p.grad for p in moved], group["lr"], group["floor"])
         return loss
-
-
-@dataclass
-class Outcome:
-    """What a run did, checked after it: the answer to "did it really work?"."""
-
-    steps: int = 0
-    stopped: str = "all steps done"
-    forget_start: float = 1.0
-    forget_end: float = 1.0
-    forget_target: float | None = None
-    retain_start: float | None = None
-    retain_end: float | None = None
-    outputs_moved: float = 0.0
-    tensors_changed: int = 0
-    target_reached: bool | None = None
-    warnings: list[str] = field(default_factory=list)
-    path: list[dict[str, float]] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether the run did what was asked."""
-        return not self.warnings
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class ForgettingControl(TrainerCallback):
@@ -169,3 +144,25 @@ class ForgettingControl(TrainerCallback):
         """On the probe, and then on the whole forget set."""
         target = self.trainer.forget_target
         return target is not None and look["forget"] <= target and self.trainer.share_remembered() <= target
+
+
+@contextmanager
+def graceful_interrupt(trainer: UnlearningTrainer) -> Iterator[None]:
+    """The first Ctrl-C lets the step end and saves a checkpoint; the second one interrupts at once."""
+    trainer.interrupted = False
+
+    def handler(signum: int, frame: Any) -> None:
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        trainer.interrupted = True
+        logger.warning("Interrupted: saving a checkpoint after this step. Press Ctrl-C again to stop at once.")
+
+    try:
+        former = signal.signal(signal.SIGINT, handler)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)

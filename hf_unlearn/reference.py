@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .data import PreparedRows
+from .pairing import PreparedRows
 from .processing import Processor, classify, continuous_input, eval_mode, model_inputs
 
 

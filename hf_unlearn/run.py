@@ -220,30 +220,29 @@ def prepare(run: RunArguments, args: UnlearningArguments) -> Job:
     split = run.request().split(train)  # a request that names nothing must fail before anything is trained
     folder = Path(run.model)
     if run.model_config is not None and not folder.exists():
-        _train_original(run, args, train, test)
-    from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
-
-    from .training import is_image_dataset
-
-    auto = AutoModelForImageClassification if is_image_dataset(train) else AutoModelForSequenceClassification
-    model = auto.from_pretrained(run.model, revision=run.model_revision)
-    return Job(run, args, train, test, model, _load_processing_class(run, is_image_dataset(train)), split)
+        _train_original(run, args, train)
+    model, processing_class = load_model(run, train)
+    return Job(run, args, train, test, model, processing_class, split)
 
 
-def _load_processing_class(run: RunArguments, images: bool) -> Any:
+def load_model(run: RunArguments, train: datasets.Dataset) -> tuple[nn.Module, Any]:
+    """The original, and its image processor or tokenizer."""
     from transformers import AutoImageProcessor, AutoTokenizer
 
-    if images:
-        return AutoImageProcessor.from_pretrained(run.model, revision=run.model_revision, backend="pil")
-    return AutoTokenizer.from_pretrained(run.model, revision=run.model_revision)
+    from .training import auto_class, is_image_dataset
+
+    model = auto_class(train).from_pretrained(run.model, revision=run.model_revision)
+    if is_image_dataset(train):
+        return model, AutoImageProcessor.from_pretrained(run.model, revision=run.model_revision, backend="pil")
+    return model, AutoTokenizer.from_pretrained(run.model, revision=run.model_revision)
 
 
-def _train_original(run: RunArguments, args: UnlearningArguments, train: Any, test: Any) -> None:
+def _train_original(run: RunArguments, args: UnlearningArguments, train: datasets.Dataset) -> None:
     import torch
-    from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
+    from transformers import AutoConfig
 
     from .processing import Processor
-    from .training import build_processor, is_image_dataset, label_names, save_model, train_classifier
+    from .training import auto_class, build_processor, label_names, save_model, train_classifier
 
     assert run.model_config is not None
     names = label_names(train, run.label_column)
@@ -253,11 +252,10 @@ def _train_original(run: RunArguments, args: UnlearningArguments, train: Any, te
         id2label=dict(enumerate(names)),
         label2id={n: i for i, n in enumerate(names)},
     )
-    auto = AutoModelForImageClassification if is_image_dataset(train) else AutoModelForSequenceClassification
     processing_class = build_processor(config, train, run.text_column)
     torch.manual_seed(args.seed)
-    model = auto.from_config(config)
-    job = Job(run, args, train, test, model, processing_class)
+    model = auto_class(train).from_config(config)
+    job = Job(run, args, train, None, model, processing_class)
     processor = Processor(model, processing_class, **job.columns)
     print(f"Training an original on {len(train)} rows → {run.model}", flush=True)
     train_classifier(model, train, processor, job.train_arguments, Path(args.output_dir or ".") / "original-training")

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import shutil
-import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -23,10 +22,12 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .arguments import UnlearningArguments
-from .control import ForgettingControl, Outcome, TrustRegion
-from .data import EpochSampler, PreparedRows, UnlearningDataset, check_overlap, find_label_column, read_labels
+from .checks import check_data, check_output, find_kind
+from .control import ForgettingControl, TrustRegion, graceful_interrupt
 from .methods import METHODS, UnlearningMethod
 from .methods.counterfactual import CounterfactualAnchors
+from .outcome import Outcome, verify
+from .pairing import EpochSampler, PreparedRows, UnlearningDataset
 from .processing import Processor, predict
 from .reference import Reference, build_reference, forgotten_classes
 from .scope import Snapshot, fingerprints, restrict, updated_names
@@ -93,9 +94,11 @@ class UnlearningTrainer(Trainer):
         self.processor = Processor(
             model, processing_class, image_column=image_column, text_column=text_column, label_column=label_column
         )
-        self._check_data(forget_dataset, retain_dataset)
+        check_data(method, self.processor, forget_dataset, retain_dataset)
         self.forget_dataset, self.retain_dataset = forget_dataset, retain_dataset
-        kind = args.forget_kind if args.forget_kind != "auto" else self._find_kind(model)
+        kind = args.forget_kind
+        if kind == "auto":
+            kind = find_kind(model, self.processor, forget_dataset, retain_dataset)
         args = args.resolved(method, kind)
         self.updated = updated_names(model, args.update)  # type: ignore[arg-type]
         self.unlearning_data = UnlearningDataset(
@@ -148,62 +151,6 @@ class UnlearningTrainer(Trainer):
         self._terms: dict[str, list[float]] = defaultdict(list)
         self._kept_probe: tuple[Any, Tensor] | None = None
         self._forget_logits: tuple[int, Tensor] | None = None  # of the last full look, and its step
-
-    # --- checks -------------------------------------------------------------------------------------------------------
-
-    def _check_data(self, forget: Any | None, retain: Any | None) -> None:
-        method, name = self.method, self.method.name or type(self.method).__name__
-        if forget is None:
-            raise ValueError(
-                "`forget_dataset` is missing: the rows to forget, `ForgetRequest(...).split(dataset).forget`."
-            )
-        if not hasattr(forget, "__len__"):
-            raise ValueError(
-                "`forget_dataset` is a stream. Load it without `streaming=True`: every row must be reached."
-            )
-        if len(forget) == 0:
-            raise ValueError("`forget_dataset` is empty: there is nothing to forget.")
-        if method.needs_retain and retain is None:
-            raise ValueError(
-                f"`method={name!r}` needs `retain_dataset`, the rows to keep. Pass it, or use a method that needs none: "
-                f"{', '.join(k for k, m in METHODS.items() if not m.needs_retain)}."
-            )
-        for argument, data, labels in (
-            ("forget_dataset", forget, method.needs_labels),
-            ("retain_dataset", retain, method.needs_retain),
-        ):
-            if data is None:
-                continue
-            self.processor.check(data, argument)
-            column = find_label_column(data, self.processor.label_columns[0])
-            if labels and column is None:
-                raise ValueError(f"`{argument}` has no label column, and `method={name!r}` needs labels.")
-            if column is not None and hasattr(data, "features") and hasattr(data, "__len__"):
-                self._check_labels(read_labels(data, column), column, argument)
-        if retain is not None and all(hasattr(d, "select_columns") and hasattr(d, "__len__") for d in (forget, retain)):
-            if len(retain) == 0:
-                raise ValueError("`retain_dataset` is empty. Leave it out, or pass the rows to keep.")
-            check_overlap(forget, retain)
-
-    def _check_labels(self, labels: np.ndarray, column: str, argument: str) -> None:
-        if not np.issubdtype(labels.dtype, np.integer):
-            return  # names, looked up in `label2id` row by row
-        classes: int = self.processor.config.num_labels
-        outside = labels[(labels < 0) | (labels >= classes)]
-        if len(outside):
-            raise ValueError(
-                f"`{argument}`: {len(outside)} labels in column '{column}' are outside the model's head of {classes} classes, "
-                f"such as {outside[0]}. Use the data that the model was trained for, or map its labels."
-            )
-
-    def _check_output(self) -> None:
-        out = Path(self.args.output_dir)
-        held = [*out.glob("*.safetensors"), *out.glob("model/*.safetensors"), *out.glob(f"{PREFIX_CHECKPOINT_DIR}-*")]
-        if held and not self.args.overwrite:
-            raise ValueError(
-                f"`output_dir={self.args.output_dir!r}` already holds {held[0].name}. Resume with `resume_from_checkpoint=True`, "
-                "choose another folder, or pass `overwrite=True` to replace it."
-            )
 
     # --- data ---------------------------------------------------------------------------------------------------------
 
@@ -309,7 +256,7 @@ class UnlearningTrainer(Trainer):
     def _set_up(self) -> None:
         """Everything that looks at the original weights."""
         self.original = Snapshot(self.model, self.updated)
-        self._fingerprints = fingerprints(self.model)
+        self.original_fingerprints = fingerprints(self.model)
         self.reference = build_reference(self.model, self.forget_rows, self.processor, self.args.eval_batch_size)
         if self.args.forget_kind == "class":
             self.reference.forgotten_classes = forgotten_classes(self.reference)
@@ -321,30 +268,6 @@ class UnlearningTrainer(Trainer):
             )
         self.forget_target = self._find_target()
         self.method.setup(self)
-
-    def _find_kind(self, model: nn.Module) -> str:
-        """`class` if the retain set lacks every class of the forget set, or, without one, if all rows are of one class."""
-        forget, kept = self._classes(self.forget_dataset), self._classes(self.retain_dataset)
-        if forget is not None and kept is not None:
-            return "samples" if forget & kept else "class"
-        if forget is not None:
-            single = len(forget) == 1
-        else:  # no labels: the model's own predictions on the first rows
-            logits, _ = predict(model, self.forget_dataset, self.processor, limit=256)
-            single = logits.argmax(-1).bincount().max().item() >= 0.95 * len(logits)
-        if single:
-            logger.warning(
-                "All forget rows are of one class: forgetting the whole class. If they are some of its rows only, pass "
-                "`forget_kind='samples'`."
-            )
-        return "class" if single else "samples"
-
-    def _classes(self, dataset: Any) -> set[Any] | None:
-        """The distinct labels of a map-style data set, None where it has none."""
-        if not hasattr(dataset, "features") or not hasattr(dataset, "__len__"):
-            return None
-        column = find_label_column(dataset, self.processor.label_columns[0])
-        return None if column is None else set(np.unique(read_labels(dataset, column)).tolist())
 
     def _find_target(self) -> float | None:
         if self.args.forget_target is not None:
@@ -366,7 +289,7 @@ class UnlearningTrainer(Trainer):
                 resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         else:
             resume_from_checkpoint = None
-            self._check_output()
+            check_output(self.args.output_dir, self.args.overwrite)
         started = time.perf_counter()
         self._set_up()
         if resume_from_checkpoint:
@@ -382,7 +305,7 @@ class UnlearningTrainer(Trainer):
         self._started = started
         try:
             gc.freeze()  # the base class collects garbage before the first step: spare it a walk over every module loaded
-            with self._graceful_interrupt():
+            with graceful_interrupt(self):
                 output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         except BaseException:
             self.outcome = Outcome(stopped="failed", warnings=["the run failed; the model is in an undefined state"])
@@ -392,75 +315,8 @@ class UnlearningTrainer(Trainer):
         self.seconds = time.perf_counter() - started
         if self.interrupted:
             raise KeyboardInterrupt(f"interrupted; resume from the checkpoint in {self.args.output_dir}")
-        self._verify()
+        self.outcome = verify(self)
         return output
-
-    @contextmanager
-    def _graceful_interrupt(self) -> Iterator[None]:
-        """The first Ctrl-C lets the step end and saves a checkpoint; the second one interrupts at once."""
-        self.interrupted = False
-
-        def handler(signum: int, frame: Any) -> None:
-            if self.interrupted:
-                raise KeyboardInterrupt
-            self.interrupted = True
-            logger.warning("Interrupted: saving a checkpoint after this step. Press Ctrl-C again to stop at once.")
-
-        try:
-            former = signal.signal(signal.SIGINT, handler)
-        except ValueError:  # not the main thread
-            yield
-            return
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, former)
-
-    def _verify(self) -> None:
-        """Compare the model with its original, and say what is wrong: never a false success."""
-        before, after = self._fingerprints, fingerprints(self.model)
-        changed = {n for n in before if before[n] != after[n]}
-        buffers = {n for n, _ in self.model.named_buffers()}
-        strays = changed - set(self.updated) - (buffers if getattr(self.method, "mode", "eval") == "train" else set())
-        if not self.method.needs_forget:
-            strays -= buffers  # ordinary training moves BatchNorm statistics
-        if strays:
-            raise RuntimeError(
-                f"`update={self.args.update!r}` allows {len(self.updated)} tensors to change, and others did: "
-                f"{', '.join(sorted(strays)[:5])}. The model must not be used."
-            )
-        logits = self.forget_logits()
-        moved = 0.5 * (logits.softmax(-1) - self.reference.logits.softmax(-1)).abs().sum(-1).mean().item()
-        remembered = self.reference.remembered(logits, torch.arange(len(logits))).float().mean().item()
-        path, target = self.forgetting.path, self.forget_target
-        out = Outcome(
-            steps=self.state.global_step,
-            stopped=self.forgetting.stopped or "all steps done",
-            forget_start=path[0]["forget"],
-            forget_end=remembered,
-            forget_target=target,
-            retain_start=path[0].get("retain"),
-            retain_end=self.share_kept(),
-            outputs_moved=moved,
-            tensors_changed=len(changed),
-            target_reached=None if target is None else remembered <= target,
-            path=path,
-        )
-        if not changed:
-            out.warnings.append("no parameter changed: the model is the original")
-        elif moved < 1e-4:
-            out.warnings.append("the outputs on the forget set did not move")
-        if out.target_reached is False:
-            out.warnings.append(f"the target was not reached: {remembered:.1%} of the forget set, wanted {target:.1%}")
-        if out.stopped.startswith(("diverged", "kept data")):
-            out.warnings.append(f"stopped early, last good state restored: {out.stopped}")
-        if out.retain_start is not None and out.retain_end is not None and self.guards_retain:
-            drop = out.retain_start - out.retain_end
-            if not drop <= self.args.max_retain_drop:
-                out.warnings.append(f"kept data collapsed: accuracy fell by {100 * drop:.1f} points")
-        for warning in out.warnings:
-            logger.warning(warning)
-        self.outcome = out
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 

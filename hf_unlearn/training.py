@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .data import PreparedRows
+from .pairing import PreparedRows
 from .processing import IMAGE_COLUMNS, TEXT_COLUMNS, Processor
 
 if TYPE_CHECKING:
@@ -78,6 +78,13 @@ def is_image_dataset(dataset: datasets.Dataset) -> bool:
     """Whether `dataset` has an image column."""
     kinds = {type(f).__name__ for f in dataset.features.values()}
     return "Image" in kinds or any(c in dataset.column_names for c in IMAGE_COLUMNS)
+
+
+def auto_class(dataset: datasets.Dataset) -> Any:
+    """The Auto class of a classifier for `dataset`: of images, or of texts."""
+    from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
+
+    return AutoModelForImageClassification if is_image_dataset(dataset) else AutoModelForSequenceClassification
 
 
 def train_classifier(

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 import hf_unlearn
 from hf_unlearn import UnlearningArguments, UnlearningTrainer
-from hf_unlearn.data import sample_seed
+from hf_unlearn.pairing import sample_seed
 from hf_unlearn.processing import Processor, eval_mode, model_inputs
 
 torch.set_num_threads(1)

@@ -20,8 +20,8 @@ from conftest import (
 )
 
 from hf_unlearn import CounterfactualDistillation, ForgetRequest, GradientDifference, JiT, UnlearningTrainer
-from hf_unlearn.data import PreparedRows
 from hf_unlearn.methods.counterfactual import CounterfactualAnchors, kl_to_target
+from hf_unlearn.pairing import PreparedRows
 from hf_unlearn.processing import Processor, classify, model_inputs, predict
 from hf_unlearn.reference import Reference, build_reference, forgotten_classes
 

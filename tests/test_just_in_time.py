@@ -25,8 +25,8 @@ from conftest import (
 )
 
 from hf_unlearn import JiT
-from hf_unlearn.data import sample_seed
 from hf_unlearn.methods.just_in_time import gaussian_like
+from hf_unlearn.pairing import sample_seed
 from hf_unlearn.processing import Processor, continuous_input, model_inputs
 from hf_unlearn.reference import Reference
 

@@ -8,7 +8,7 @@ import torch
 from conftest import KillAt, Killed, build, changed, class_split, forget_batch, state, trained, trainer_for
 
 from hf_unlearn import METHODS, JiT, Split, UnlearningArguments, UnlearningMethod
-from hf_unlearn.data import EpochSampler, sample_seed
+from hf_unlearn.pairing import EpochSampler, sample_seed
 from hf_unlearn.processing import classify, eval_mode, model_inputs
 from hf_unlearn.scope import updated_names
 

@@ -22,7 +22,7 @@ from ..processing import classify, continuous_input, eval_mode, model_inputs, re
 from .base import UnlearningMethod, setting
 
 if TYPE_CHECKING:
-    from ..data import PreparedRows
+    from ..pairing import PreparedRows
     from ..processing import Processor
     from ..reference import Reference
     from ..trainer import UnlearningTrainer

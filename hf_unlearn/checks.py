@@ -1,0 +1,102 @@
+"""What is checked before the model is touched: sets that are missing, empty or overlap, labels outside the head, taken folders."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from .data import check_overlap, find_label_column, read_labels
+from .processing import Processor, predict
+
+if TYPE_CHECKING:
+    from .methods import UnlearningMethod
+
+logger = logging.getLogger(__name__)
+
+
+def check_data(method: UnlearningMethod, processor: Processor, forget: Any | None, retain: Any | None) -> None:
+    """Raise ValueError where `method` cannot work with these sets, or `processor` not with their rows."""
+    from .methods import METHODS
+
+    name = method.name or type(method).__name__
+    if forget is None:
+        raise ValueError("`forget_dataset` is missing: the rows to forget, `ForgetRequest(...).split(dataset).forget`.")
+    if not hasattr(forget, "__len__"):
+        raise ValueError("`forget_dataset` is a stream. Load it without `streaming=True`: every row must be reached.")
+    if len(forget) == 0:
+        raise ValueError("`forget_dataset` is empty: there is nothing to forget.")
+    if method.needs_retain and retain is None:
+        raise ValueError(
+            f"`method={name!r}` needs `retain_dataset`, the rows to keep. Pass it, or use a method that needs none: "
+            f"{', '.join(k for k, m in METHODS.items() if not m.needs_retain)}."
+        )
+    for argument, data, labels in (
+        ("forget_dataset", forget, method.needs_labels),
+        ("retain_dataset", retain, method.needs_retain),
+    ):
+        if data is None:
+            continue
+        processor.check(data, argument)
+        column = find_label_column(data, processor.label_columns[0])
+        if labels and column is None:
+            raise ValueError(f"`{argument}` has no label column, and `method={name!r}` needs labels.")
+        if column is not None and hasattr(data, "features") and hasattr(data, "__len__"):
+            check_labels(read_labels(data, column), column, argument, processor.config.num_labels)
+    if retain is not None and all(hasattr(d, "select_columns") and hasattr(d, "__len__") for d in (forget, retain)):
+        if len(retain) == 0:
+            raise ValueError("`retain_dataset` is empty. Leave it out, or pass the rows to keep.")
+        check_overlap(forget, retain)
+
+
+def check_labels(labels: np.ndarray, column: str, argument: str, classes: int) -> None:
+    """Raise ValueError for class ids outside a head of `classes`; names are looked up later, row by row."""
+    if not np.issubdtype(labels.dtype, np.integer):
+        return
+    outside = labels[(labels < 0) | (labels >= classes)]
+    if len(outside):
+        raise ValueError(
+            f"`{argument}`: {len(outside)} labels in column '{column}' are outside the model's head of {classes} classes, "
+            f"such as {outside[0]}. Use the data that the model was trained for, or map its labels."
+        )
+
+
+def check_output(output_dir: str, overwrite: bool) -> None:
+    """Raise ValueError where a folder already holds a model or checkpoints, unless it may be overwritten."""
+    out = Path(output_dir)
+    held = [*out.glob("*.safetensors"), *out.glob("model/*.safetensors"), *out.glob(f"{PREFIX_CHECKPOINT_DIR}-*")]
+    if held and not overwrite:
+        raise ValueError(
+            f"`output_dir={output_dir!r}` already holds {held[0].name}. Resume with `resume_from_checkpoint=True`, "
+            "choose another folder, or pass `overwrite=True` to replace it."
+        )
+
+
+def find_kind(model: nn.Module, processor: Processor, forget: Any, retain: Any | None) -> str:
+    """`class` if the retain set lacks every class of the forget set, or, without one, if all rows are of one class."""
+    gone, kept = _classes(forget, processor), _classes(retain, processor)
+    if gone is not None and kept is not None:
+        return "samples" if gone & kept else "class"
+    if gone is not None:
+        single = len(gone) == 1
+    else:  # no labels: the model's own predictions on the first rows
+        logits, _ = predict(model, forget, processor, limit=256)
+        single = logits.argmax(-1).bincount().max().item() >= 0.95 * len(logits)
+    if single:
+        logger.warning(
+            "All forget rows are of one class: forgetting the whole class. If they are some of its rows only, pass "
+            "`forget_kind='samples'`."
+        )
+    return "class" if single else "samples"
+
+
+def _classes(dataset: Any, processor: Processor) -> set[Any] | None:
+    """The distinct labels of a map-style data set, None where it has none."""
+    if not hasattr(dataset, "features") or not hasattr(dataset, "__len__"):
+        return None
+    column = find_label_column(dataset, processor.label_columns[0])
+    return None if column is None else set(np.unique(read_labels(dataset, column)).tolist())

@@ -1,0 +1,93 @@
+"""After a run: which parameters changed, whether the outputs moved, whether kept data suffered. Never a false success."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .scope import fingerprints
+
+if TYPE_CHECKING:
+    from .trainer import UnlearningTrainer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Outcome:
+    """What a run did, checked after it: the answer to "did it really work?"."""
+
+    steps: int = 0
+    stopped: str = "all steps done"
+    forget_start: float = 1.0
+    forget_end: float = 1.0
+    forget_target: float | None = None
+    retain_start: float | None = None
+    retain_end: float | None = None
+    outputs_moved: float = 0.0
+    tensors_changed: int = 0
+    target_reached: bool | None = None
+    warnings: list[str] = field(default_factory=list)
+    path: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the run did what was asked."""
+        return not self.warnings
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def verify(trainer: UnlearningTrainer) -> Outcome:
+    """Compare the model with its original, and say what is wrong.
+
+    Raises:
+        RuntimeError: parameters outside `update` changed.
+    """
+    method, reference = trainer.method, trainer.reference
+    before, after = trainer.original_fingerprints, fingerprints(trainer.model)
+    changed = {n for n in before if before[n] != after[n]}
+    buffers = {n for n, _ in trainer.model.named_buffers()}
+    strays = changed - set(trainer.updated) - (buffers if getattr(method, "mode", "eval") == "train" else set())
+    if not method.needs_forget:
+        strays -= buffers  # ordinary training moves BatchNorm statistics
+    if strays:
+        raise RuntimeError(
+            f"`update={trainer.args.update!r}` allows {len(trainer.updated)} tensors to change, and others did: "
+            f"{', '.join(sorted(strays)[:5])}. The model must not be used."
+        )
+    logits = trainer.forget_logits()
+    remembered = reference.remembered(logits, torch.arange(len(logits))).float().mean().item()
+    path, target = trainer.forgetting.path, trainer.forget_target
+    out = Outcome(
+        steps=trainer.state.global_step,
+        stopped=trainer.forgetting.stopped or "all steps done",
+        forget_start=path[0]["forget"],
+        forget_end=remembered,
+        forget_target=target,
+        retain_start=path[0].get("retain"),
+        retain_end=trainer.share_kept(),
+        outputs_moved=0.5 * (logits.softmax(-1) - reference.logits.softmax(-1)).abs().sum(-1).mean().item(),
+        tensors_changed=len(changed),
+        target_reached=None if target is None else remembered <= target,
+        path=path,
+    )
+    if not changed:
+        out.warnings.append("no parameter changed: the model is the original")
+    elif out.outputs_moved < 1e-4:
+        out.warnings.append("the outputs on the forget set did not move")
+    if out.target_reached is False:
+        out.warnings.append(f"the target was not reached: {remembered:.1%} of the forget set, wanted {target:.1%}")
+    if out.stopped.startswith(("diverged", "kept data")):
+        out.warnings.append(f"stopped early, last good state restored: {out.stopped}")
+    if out.retain_start is not None and out.retain_end is not None and trainer.guards_retain:
+        drop = out.retain_start - out.retain_end
+        if not drop <= trainer.args.max_retain_drop:
+            out.warnings.append(f"kept data collapsed: accuracy fell by {100 * drop:.1f} points")
+    for warning in out.warnings:
+        logger.warning(warning)
+    return out

@@ -1,0 +1,144 @@
+"""How forget and retain rows are drawn together.
+
+`UnlearningDataset` with `EpochSampler` serve training samples whose random draws depend on (seed, epoch, position) only, so
+that a resumed run or another number of processes sees the same samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+
+class EpochSampler:
+    """Yields (epoch, position, index) for every row, in an order drawn from (seed, epoch), or the given order."""
+
+    def __init__(self, size: int, seed: int = 0, shuffle: bool = True) -> None:
+        self.size, self.seed, self.shuffle, self.epoch = size, seed, shuffle, 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        order = np.arange(self.size)
+        if self.shuffle:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
+        for position, index in enumerate(order.tolist()):
+            yield self.epoch, position, index
+
+
+class PreparedRows:
+    """Rows of a data set as model inputs, each processed once and kept in memory while `cache_bytes` has room."""
+
+    def __init__(
+        self,
+        rows: Any,
+        prepare: Callable[[Mapping[str, Any]], dict[str, Any]],
+        name: str = "dataset",
+        cache_bytes: int = 64 * 2**20,
+    ) -> None:
+        self.rows, self.prepare, self.name = rows, prepare, name
+        self._cache: dict[int, dict[str, Any]] = {}
+        self._room = cache_bytes
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if index in self._cache:
+            return self._cache[index]
+        try:
+            row = self.prepare(self.rows[index])
+        except ValueError as error:
+            raise ValueError(f"`{self.name}`, row {index}: {error}") from error
+        size = sum(getattr(v, "nbytes", 64) for v in row.values())
+        if size <= self._room:
+            self._room -= size
+            self._cache[index] = row
+        return row
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[i] for i in range(len(self)))
+
+
+class UnlearningDataset:
+    """Training samples: a row of the forget set, rows of the retain set, or both, and the seed of their random draws.
+
+    The first side that a method needs drives the epoch (forget, if it needs that); retain rows for a forget row are drawn
+    from (seed, epoch, position). A retain stream is read in order, row `position * retain_per_forget` onwards.
+
+    Items are `{"forget": [row], "retain": [row, ...], "index": int, "seed": int}`, sides that are not needed left out.
+    """
+
+    def __init__(
+        self,
+        forget: Any | None,
+        retain: Any | None,
+        prepare: Callable[[Mapping[str, Any]], dict[str, Any]],
+        *,
+        retain_per_forget: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if forget is None and retain is None:
+            raise ValueError("`UnlearningDataset` needs `forget`, `retain` or both.")
+        self.streaming = retain is not None and not hasattr(retain, "__len__")
+        self.forget = None if forget is None else PreparedRows(forget, prepare, "forget_dataset")
+        self.retain = retain if retain is None or self.streaming else PreparedRows(retain, prepare, "retain_dataset")
+        self.prepare = prepare
+        self.retain_per_forget, self.seed = retain_per_forget, seed
+        if self.streaming and forget is None:
+            raise ValueError(
+                "`retain_dataset` is a stream, and this method passes over the retain set, so its length must be known. "
+                "Load it without `streaming=True`."
+            )
+        self._stream: tuple[int, int, Iterator[Any]] | None = None  # epoch, rows consumed, iterator
+
+    def __len__(self) -> int:
+        return len(self.forget if self.forget is not None else self.retain)  # type: ignore[arg-type]
+
+    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
+        epoch, position, index = key
+        item: dict[str, Any] = {"index": index, "seed": sample_seed(self.seed, epoch, index)}
+        if self.forget is None:
+            item["retain"] = [self.retain[index]]  # type: ignore[index]
+            return item
+        item["forget"] = [self.forget[index]]
+        if self.retain is not None:
+            k = self.retain_per_forget
+            if self.streaming:
+                item["retain"] = [self.prepare(row) for row in self._stream_rows(epoch, position * k, k)]
+            else:
+                draws = np.random.default_rng((self.seed, epoch, position)).integers(len(self.retain), size=k)
+                item["retain"] = [self.retain[int(i)] for i in draws]
+        return item
+
+    def _stream_rows(self, epoch: int, start: int, count: int) -> list[Any]:
+        """Rows start..start+count of the stream's pass number `epoch`, wrapping around at its end."""
+        if self._stream is None or self._stream[0] != epoch or self._stream[1] > start:
+            if hasattr(self.retain, "set_epoch"):
+                self.retain.set_epoch(epoch)  # type: ignore[union-attr]
+            self._stream = (epoch, 0, self._endless())
+        _, consumed, rows = self._stream
+        for _ in range(start - consumed):
+            next(rows)
+        out = [next(rows) for _ in range(count)]
+        self._stream = (epoch, start + count, rows)
+        return out
+
+    def _endless(self) -> Iterator[Any]:
+        while True:
+            empty = True
+            for row in self.retain:  # type: ignore[union-attr]
+                empty = False
+                yield row
+            if empty:
+                raise ValueError("`retain_dataset` is an empty stream.")
+
+
+def sample_seed(seed: int, epoch: int, index: int) -> int:
+    """A 63-bit seed for one sample in one epoch, the same in every process and after a resume."""
+    digest = hashlib.blake2b(np.asarray([seed, epoch, index], dtype=np.int64).tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
