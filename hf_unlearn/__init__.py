@@ -16,6 +16,8 @@ _NAMES = {
     "METHODS": "methods",
     "JiT": "methods",
     "CounterfactualDistillation": "methods",
+    "MarginalInformation": "methods",
+    "FeatureInformation": "methods",
     "Retrain": "methods",
     "FineTune": "methods",
     "GradientAscent": "methods",
@@ -31,10 +33,12 @@ if TYPE_CHECKING:
     from .methods import (
         METHODS,
         CounterfactualDistillation,
+        FeatureInformation,
         FineTune,
         GradientAscent,
         GradientDifference,
         JiT,
+        MarginalInformation,
         Retrain,
         UnlearningMethod,
     )

@@ -24,11 +24,11 @@ def check_data(method: UnlearningMethod, processor: Processor, forget: Any | Non
     from .methods import METHODS
 
     name = method.name or type(method).__name__
-    if forget is None:
+    if forget is None and not method.needs_column:
         raise ValueError("`forget_dataset` is missing: the rows to forget, `ForgetRequest(...).split(dataset).forget`.")
-    if not hasattr(forget, "__len__"):
+    if forget is not None and not hasattr(forget, "__len__"):
         raise ValueError("`forget_dataset` is a stream. Load it without `streaming=True`: every row must be reached.")
-    if len(forget) == 0:
+    if forget is not None and len(forget) == 0:
         raise ValueError("`forget_dataset` is empty: there is nothing to forget.")
     if method.needs_retain and retain is None:
         raise ValueError(
@@ -36,8 +36,8 @@ def check_data(method: UnlearningMethod, processor: Processor, forget: Any | Non
             f"{', '.join(k for k, m in METHODS.items() if not m.needs_retain)}."
         )
     for argument, data, labels in (
-        ("forget_dataset", forget, method.needs_labels),
-        ("retain_dataset", retain, method.needs_retain),
+        ("forget_dataset", forget, method.reads_labels("forget")),
+        ("retain_dataset", retain, method.reads_labels("retain")),
     ):
         if data is None:
             continue
@@ -47,9 +47,9 @@ def check_data(method: UnlearningMethod, processor: Processor, forget: Any | Non
             raise ValueError(f"`{argument}` has no label column, and `method={name!r}` needs labels.")
         if column is not None and hasattr(data, "features") and hasattr(data, "__len__"):
             check_labels(read_labels(data, column), column, argument, processor.config.num_labels)
-    if retain is not None and all(hasattr(d, "select_columns") and hasattr(d, "__len__") for d in (forget, retain)):
-        if len(retain) == 0:
-            raise ValueError("`retain_dataset` is empty. Leave it out, or pass the rows to keep.")
+    if retain is not None and hasattr(retain, "__len__") and len(retain) == 0:
+        raise ValueError("`retain_dataset` is empty. Leave it out, or pass the rows to keep.")
+    if all(hasattr(d, "select_columns") and hasattr(d, "__len__") for d in (forget, retain)):
         check_overlap(forget, retain)
 
 

@@ -221,6 +221,36 @@ def read_labels(dataset: datasets.Dataset, label_column: str = "label") -> np.nd
     return column.to_numpy(zero_copy_only=False)
 
 
+def read_groups(dataset: Any, column: str | None, argument: str = "attribute") -> tuple[np.ndarray, list[str]]:
+    """The groups that the values of `column` form: numbers (rows,) from 0, and the names of the groups in that order.
+
+    Raises:
+        ValueError: no such column, a stream, missing values, more groups than a twentieth of the rows, or only one.
+    """
+    if column is None:
+        raise ValueError(f"`{argument}` is missing: the column whose values are the groups, such as 'gender'.")
+    if not hasattr(dataset, "select_columns") or not hasattr(dataset, "__len__"):
+        raise ValueError(f"`{argument}={column!r}`: groups are counted first, which a stream does not allow.")
+    values = _arrow_column(dataset, column, argument)
+    if values.null_count:
+        raise ValueError(
+            f"`{argument}={column!r}` has {values.null_count} missing values. Drop those rows, or give them a value of their own."
+        )
+    encoded = values.dictionary_encode()
+    present = encoded.dictionary.to_pylist()
+    if len(present) < 2:
+        raise ValueError(f"`{argument}={column!r}` has one value only: there are no groups to tell apart.")
+    if len(present) > max(2, len(values) // 20):
+        raise ValueError(
+            f"`{argument}={column!r}` has {len(present)} different values in {len(values)} rows, so it is no group. Bin a "
+            "continuous one first: `dataset.map(lambda r: {'bin': int(r['age'] // 10)})`."
+        )
+    named = getattr(dataset.features.get(column), "names", None)
+    ordered = sorted(present)
+    number = np.array([ordered.index(v) for v in present])
+    return number[encoded.indices.to_numpy(zero_copy_only=False)], [named[v] if named else str(v) for v in ordered]
+
+
 def class_ids(
     dataset: datasets.Dataset, label: str | int | Sequence[str | int], label_column: str = "label"
 ) -> list[Any]:

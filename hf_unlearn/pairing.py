@@ -14,10 +14,14 @@ import numpy as np
 
 
 class EpochSampler:
-    """Yields (epoch, position, index) for every row, in an order drawn from (seed, epoch), or the given order."""
+    """Yields (epoch, position, index) for every row, in an order drawn from (seed, epoch), or the given order.
 
-    def __init__(self, size: int, seed: int = 0, shuffle: bool = True) -> None:
-        self.size, self.seed, self.shuffle, self.epoch = size, seed, shuffle, 0
+    With `strata` (rows,) of whole numbers the order is stratified: every stretch of it holds each stratum in about the share
+    that it has in the whole, so that a batch lacks only what is too rare for it.
+    """
+
+    def __init__(self, size: int, seed: int = 0, shuffle: bool = True, strata: np.ndarray | None = None) -> None:
+        self.size, self.seed, self.shuffle, self.strata, self.epoch = size, seed, shuffle, strata, 0
 
     def __len__(self) -> int:
         return self.size
@@ -25,9 +29,31 @@ class EpochSampler:
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         order = np.arange(self.size)
         if self.shuffle:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
+            rng = np.random.default_rng((self.seed, self.epoch))
+            order = rng.permutation(self.size)
+            if self.strata is not None:
+                order = order[np.argsort(_spread(self.strata[order], rng), kind="stable")]
         for position, index in enumerate(order.tolist()):
             yield self.epoch, position, index
+
+
+def _spread(strata: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Places (rows,) in [0, 1) that spread the rows of each stratum evenly, from a random start."""
+    _, stratum, counts = np.unique(strata, return_inverse=True, return_counts=True)
+    by_stratum = np.argsort(stratum, kind="stable")
+    rank = np.empty(len(strata), dtype=np.int64)
+    rank[by_stratum] = np.arange(len(strata)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return (rank + rng.random(len(counts))[stratum]) / counts[stratum]
+
+
+def draw(dataset: Any, count: int, seed: int) -> list[Any]:
+    """At most `count` rows, drawn by seed and in the data set's order; of a stream, its first."""
+    if not hasattr(dataset, "__len__"):
+        return [row for row, _ in zip(dataset, range(count), strict=False)]
+    chosen = np.arange(len(dataset))
+    if len(chosen) > count:
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(chosen))[:count])
+    return [dataset[int(i)] for i in chosen]
 
 
 class PreparedRows:
@@ -70,7 +96,8 @@ class UnlearningDataset:
     The first side that a method needs drives the epoch (forget, if it needs that); retain rows for a forget row are drawn
     from (seed, epoch, position). A retain stream is read in order, row `position * retain_per_forget` onwards.
 
-    Items are `{"forget": [row], "retain": [row, ...], "index": int, "seed": int}`, sides that are not needed left out.
+    Items are `{"forget": [row], "retain": [row, ...], "index": int, "seed": int}`, sides that are not needed left out; with
+    `groups` (rows of the retain set,), `group` too: those of its retain rows.
     """
 
     def __init__(
@@ -81,6 +108,7 @@ class UnlearningDataset:
         *,
         retain_per_forget: int = 1,
         seed: int = 0,
+        groups: np.ndarray | None = None,
     ) -> None:
         if forget is None and retain is None:
             raise ValueError("`UnlearningDataset` needs `forget`, `retain` or both.")
@@ -88,7 +116,7 @@ class UnlearningDataset:
         self.forget = None if forget is None else PreparedRows(forget, prepare, "forget_dataset")
         self.retain = retain if retain is None or self.streaming else PreparedRows(retain, prepare, "retain_dataset")
         self.prepare = prepare
-        self.retain_per_forget, self.seed = retain_per_forget, seed
+        self.retain_per_forget, self.seed, self.groups = retain_per_forget, seed, groups
         if self.streaming and forget is None:
             raise ValueError(
                 "`retain_dataset` is a stream, and this method passes over the retain set, so its length must be known. "
@@ -103,8 +131,7 @@ class UnlearningDataset:
         epoch, position, index = key
         item: dict[str, Any] = {"index": index, "seed": sample_seed(self.seed, epoch, index)}
         if self.forget is None:
-            item["retain"] = [self.retain[index]]  # type: ignore[index]
-            return item
+            return item | self._retain_rows([index])
         item["forget"] = [self.forget[index]]
         if self.retain is not None:
             k = self.retain_per_forget
@@ -112,8 +139,14 @@ class UnlearningDataset:
                 item["retain"] = [self.prepare(row) for row in self._stream_rows(epoch, position * k, k)]
             else:
                 draws = np.random.default_rng((self.seed, epoch, position)).integers(len(self.retain), size=k)
-                item["retain"] = [self.retain[int(i)] for i in draws]
+                item |= self._retain_rows(draws.tolist())
         return item
+
+    def _retain_rows(self, rows: list[int]) -> dict[str, Any]:
+        out: dict[str, Any] = {"retain": [self.retain[i] for i in rows]}  # type: ignore[index]
+        if self.groups is not None:
+            out["group"] = [int(self.groups[i]) for i in rows]
+        return out
 
     def _stream_rows(self, epoch: int, start: int, count: int) -> list[Any]:
         """Rows start..start+count of the stream's pass number `epoch`, wrapping around at its end."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .pairing import PreparedRows
-from .processing import Processor, classify, continuous_input, eval_mode, model_inputs
+from .processing import Processor, classify, continuous_input, eval_mode, model_inputs, unwrap
 
 
 @dataclass
@@ -49,6 +52,18 @@ class Reference:
         return logits.index_fill(
             -1, torch.tensor(self.forgotten_classes, device=logits.device, dtype=torch.long), -torch.inf
         )
+
+
+class FrozenOriginal:
+    """A copy of the model as it is now, for its outputs on any input: eval mode, no gradients."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = copy.deepcopy(unwrap(model)).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def logits(self, inputs: Mapping[str, Any]) -> Tensor:
+        """(B, classes), fp32."""
+        return classify(self.model, inputs).float()
 
 
 @torch.no_grad()

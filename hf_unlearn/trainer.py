@@ -24,10 +24,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from .arguments import UnlearningArguments
 from .checks import check_data, check_output, find_kind
 from .control import ForgettingControl, TrustRegion, graceful_interrupt
+from .data import find_label_column, read_groups, read_labels
 from .methods import METHODS, UnlearningMethod
 from .methods.counterfactual import CounterfactualAnchors
 from .outcome import Outcome, verify
-from .pairing import EpochSampler, PreparedRows, UnlearningDataset
+from .pairing import EpochSampler, PreparedRows, UnlearningDataset, draw
 from .processing import Processor, predict
 from .reference import Reference, build_reference, forgotten_classes
 from .scope import Snapshot, fingerprints, restrict, updated_names
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "unlearning_state.json"
+WATCHED_ROWS = 1_000  # training rows looked at where there is no forget set
 
 
 class UnlearningTrainer(Trainer):
@@ -47,7 +49,8 @@ class UnlearningTrainer(Trainer):
         model: a classifier of transformers (or `model_init`, a function that makes one, also used by `Retrain`).
         args: [`UnlearningArguments`].
         method: an [`UnlearningMethod`]; by default the one that `args.method` names, with its defaults.
-        forget_dataset: rows to forget: a map-style `datasets.Dataset`, raw (image or text column) or processed.
+        forget_dataset: rows to forget: a map-style `datasets.Dataset`, raw (image or text column) or processed. None for a
+            method that unlearns an attribute of all rows (`needs_column`).
         retain_dataset: rows to keep, map-style or a stream; optional for methods that need none, and then used for the
             damage guard alone.
         eval_dataset, processing_class, data_collator, compute_metrics, callbacks, optimizers: as in `transformers.Trainer`.
@@ -97,20 +100,33 @@ class UnlearningTrainer(Trainer):
         check_data(method, self.processor, forget_dataset, retain_dataset)
         self.forget_dataset, self.retain_dataset = forget_dataset, retain_dataset
         kind = args.forget_kind
-        if kind == "auto":
+        if forget_dataset is None:
+            kind = "samples"
+        elif kind == "auto":
             kind = find_kind(model, self.processor, forget_dataset, retain_dataset)
         args = args.resolved(method, kind)
         self.updated = updated_names(model, args.update)  # type: ignore[arg-type]
+        groups = None
+        if method.needs_column:
+            groups, self.group_names = read_groups(retain_dataset, getattr(method, "attribute", None))
         self.unlearning_data = UnlearningDataset(
             forget_dataset if method.needs_forget else None,
             retain_dataset if method.needs_retain else None,
             self.processor,
             retain_per_forget=args.retain_per_forget,
             seed=args.seed,
+            groups=groups,
         )
-        self.forget_rows = self.unlearning_data.forget or PreparedRows(forget_dataset, self.processor, "forget_dataset")
+        if forget_dataset is None:  # an attribute is forgotten: look at training rows instead
+            watched = PreparedRows(draw(retain_dataset, WATCHED_ROWS, args.seed), self.processor, "retain_dataset")
+        else:
+            watched = self.unlearning_data.forget or PreparedRows(forget_dataset, self.processor, "forget_dataset")
+        self.forget_rows = watched
         self.sampler = EpochSampler(
-            len(self.unlearning_data), args.seed, shuffle=args.train_sampling_strategy != "sequential"
+            len(self.unlearning_data),
+            args.seed,
+            shuffle=args.train_sampling_strategy != "sequential",
+            strata=None if groups is None else self._strata(groups),
         )
         self.flat_collator = data_collator or self.processor.collate
         optimiser: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None
@@ -158,17 +174,44 @@ class UnlearningTrainer(Trainer):
         if "seed" not in items[0]:  # evaluation rows
             return self.flat_collator(items)
         batch: dict[str, Any] = {k: torch.tensor([item[k] for item in items]) for k in ("index", "seed")}
-        for side in ("forget", "retain"):
-            if side in items[0]:
-                batch[side] = dict(self.flat_collator([row for item in items for row in item[side]]))
+        if "group" in items[0]:
+            batch["group"] = torch.tensor([g for item in items for g in item["group"]])
+        sides = {s: [row for item in items for row in item[s]] for s in ("forget", "retain") if s in items[0]}
+        if len(sides) == 1:
+            return batch | {side: dict(self.flat_collator(rows)) for side, rows in sides.items()}
+        # Both in one go: text is padded to one length, so that a method can join the sides in one forward pass.
+        joint = dict(self.flat_collator([row for rows in sides.values() for row in rows]))
+        cut = len(sides["forget"])
+        for side, rows, part in (
+            ("forget", sides["forget"], slice(cut)),
+            ("retain", sides["retain"], slice(cut, None)),
+        ):
+            batch[side] = {k: v[part] for k, v in joint.items()}
+            if "labels" not in joint and all("labels" in row for row in rows):
+                batch[side]["labels"] = torch.stack([torch.as_tensor(row["labels"]) for row in rows])
         return batch
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The micro-batches of the next optimiser step, shown to the method before the first of them."""
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        if batches:
+            self.method.before_step(self.model, batches)
+        return batches, items
+
+    def _strata(self, groups: np.ndarray) -> np.ndarray:
+        """Label and group of every retain row as one number."""
+        retain: Any = self.retain_dataset
+        column = find_label_column(retain, self.processor.label_columns[0])
+        assert column is not None
+        _, labels = np.unique(read_labels(retain, column), return_inverse=True)
+        return labels * len(self.group_names) + groups
 
     def _get_train_sampler(self, train_dataset: Any | None = None) -> Any:
         return self.sampler
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        raw = ("forget", "retain", "index", "seed", *self.processor.columns, *self.processor.label_columns)
+        raw = ("forget", "retain", "group", "index", "seed", *self.processor.columns, *self.processor.label_columns)
         self._signature_columns += [c for c in raw if c not in self._signature_columns]
 
     # --- the loss -----------------------------------------------------------------------------------------------------
@@ -236,14 +279,10 @@ class UnlearningTrainer(Trainer):
         retain, size = self.retain_dataset, self.args.probe_size
         if retain is None:
             return
-        if hasattr(retain, "__len__"):
-            chosen = np.random.default_rng(self.args.seed).permutation(len(retain))[:size]
-            rows = [self.processor(retain[int(i)]) for i in np.sort(chosen)]
-        else:
-            rows = [self.processor(row) for row, _ in zip(retain, range(size), strict=False)]
+        rows = [self.processor(row) for row in draw(retain, size, self.args.seed)]
         if all("labels" in r for r in rows):
             self._kept_probe = (rows, torch.stack([r["labels"] for r in rows]))
-            self.guards_retain = self.method.needs_forget
+            self.guards_retain = self.method.needs_forget or self.method.needs_column
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -295,6 +334,7 @@ class UnlearningTrainer(Trainer):
         if resume_from_checkpoint:
             saved = json.loads((Path(resume_from_checkpoint) / STATE_FILE).read_text())
             self.forgetting.path = saved["path"]
+            self.method.load_state(saved["method"])
             started -= saved["seconds"]
         else:
             self.forgetting.path = []
@@ -324,7 +364,8 @@ class UnlearningTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            state = {"path": self.forgetting.path, "seconds": time.perf_counter() - self._started}
+            seconds = time.perf_counter() - self._started
+            state = {"path": self.forgetting.path, "seconds": seconds, "method": self.method.state()}
             temporary = folder / (STATE_FILE + ".partial")
             temporary.write_text(json.dumps(state))
             temporary.replace(folder / STATE_FILE)  # last, so its presence says that the checkpoint is whole

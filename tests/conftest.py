@@ -180,6 +180,11 @@ def labels_for(n):
     return np.arange(n) % CLASSES
 
 
+def groups_for(n):
+    """An attribute that has nothing to do with the class."""
+    return (np.arange(n) // 5) % 2
+
+
 def pixels(n=40, seed=0):
     """(n, 3, SIZE, SIZE) in [-1, 1]; the class shows in the colour of a quadrant."""
     rng = np.random.default_rng(seed)
@@ -193,9 +198,14 @@ def pixels(n=40, seed=0):
 def pixel_data(n=40, seed=0):
     """Ready `pixel_values`."""
     features = datasets.Features(
-        {"pixel_values": datasets.Array3D((3, SIZE, SIZE), "float32"), "label": datasets.ClassLabel(CLASSES)}
+        {
+            "pixel_values": datasets.Array3D((3, SIZE, SIZE), "float32"),
+            "label": datasets.ClassLabel(CLASSES),
+            "group": datasets.Value("int64"),
+        }
     )
-    return datasets.Dataset.from_dict({"pixel_values": pixels(n, seed), "label": labels_for(n)}, features=features)
+    rows = {"pixel_values": pixels(n, seed), "label": labels_for(n), "group": groups_for(n)}
+    return datasets.Dataset.from_dict(rows, features=features)
 
 
 def image_data(n=40, seed=0):
@@ -216,8 +226,11 @@ def text_data(n=40, seed=0):
         own = rng.choice(WORDS[4 * label : 4 * label + 4], 2)
         other = rng.choice(WORDS[16:], rng.integers(0, 5))
         texts.append(" ".join(rng.permutation([*own, *other])))
-    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(CLASSES)})
-    return datasets.Dataset.from_dict({"text": texts, "label": labels_for(n)}, features=features)
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(CLASSES), "group": datasets.Value("int64")}
+    )
+    rows = {"text": texts, "label": labels_for(n), "group": groups_for(n)}
+    return datasets.Dataset.from_dict(rows, features=features)
 
 
 def data_for(arch, n=40, seed=0):

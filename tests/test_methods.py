@@ -26,6 +26,8 @@ def make(name, **settings):
     """The method with few noisy copies, where it has such a setting."""
     if name == "jit":
         settings = {"num_perturbations": 3, **settings}
+    if name == "feature_information":
+        settings = {"attribute": "group", **settings}
     return METHODS[name](**settings)
 
 
@@ -101,6 +103,9 @@ def test_ordinary_training_moves_batch_norm_statistics(tmp_path, name):
         *((m, {}) for m in METHODS),
         ("jit", {"reduction": "sum"}),
         ("gradient_difference", {"anchors": True, "forget_weight": 0.3}),
+        ("marginal_information", {"conditional": True}),
+        ("marginal_information", {"utility": "kl", "memory": 0.5}),
+        ("feature_information", {"conditional": False, "memory": 0.0}),
     ],
     ids=lambda v: v if isinstance(v, str) else "-".join(v) or "defaults",
 )
@@ -140,6 +145,10 @@ RESUMED = [
     ("counterfactual_distillation", "vit"),
     ("counterfactual_distillation", "swin"),
     ("counterfactual_distillation", "bert"),
+    ("marginal_information", "vit"),
+    ("marginal_information", "bert"),
+    ("feature_information", "convnext"),
+    ("feature_information", "roberta"),
     ("gradient_ascent", "convnext"),
     ("gradient_difference", "swin"),
     ("gradient_difference", "roberta"),

@@ -68,7 +68,8 @@ def with_pixels(dataset, edit):
     values = np.asarray(dataset.with_format("numpy")["pixel_values"][:], dtype=np.float32).copy()
     edit(values)
     features = datasets.Features({**dataset.features, "pixel_values": datasets.Array3D(values.shape[1:], "float32")})
-    return datasets.Dataset.from_dict({"pixel_values": values, "label": dataset["label"][:]}, features=features)
+    columns = {name: dataset[name][:] for name in dataset.column_names if name != "pixel_values"}
+    return datasets.Dataset.from_dict({"pixel_values": values, **columns}, features=features)
 
 
 def with_labels(dataset, labels):

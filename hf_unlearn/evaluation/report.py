@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..pairing import draw
 from ..processing import predict
 from .membership import entropy_attack
 from .relearning import relearning_steps
@@ -85,8 +86,8 @@ class UnlearningReport:
             retrained: a model trained without the forget set, the yardstick.
             relearning: also count the steps until a forgotten class is back (class requests with a test set).
         """
-        sets: dict[str, list[Any]] = {"forget": _rows(trainer, trainer.forget_dataset, max_rows)}
-        for name, data in (("retain", retain), ("test", test)):
+        sets: dict[str, list[Any]] = {}
+        for name, data in (("forget", trainer.forget_dataset), ("retain", retain), ("test", test)):
             if data is not None:
                 sets[name] = _rows(trainer, data, max_rows)
         classes = trainer.reference.forgotten_classes
@@ -108,7 +109,7 @@ class UnlearningReport:
         report = cls(models={name: _measures(out, classes) for name, out in outputs.items()})
         for name, count in steps.items():
             report.models[name]["relearning_steps"] = count
-        if retrained is not None:
+        if retrained is not None and "forget" in sets:
             report._compare(outputs)
         for name, out in outputs.items():
             report.confidence[name] = {k: _histogram(logits) for k, (logits, _) in out.items()}
@@ -255,13 +256,8 @@ def jensen_shannon(logits_a: Tensor, logits_b: Tensor) -> float:
 
 
 def _rows(trainer: UnlearningTrainer, data: Any, limit: int) -> list[Any]:
-    """Prepared rows of `data`, at most `limit`, drawn by seed; every model sees the same."""
-    if not hasattr(data, "__len__"):
-        return [trainer.processor(row) for row, _ in zip(data, range(limit), strict=False)]
-    chosen = np.arange(len(data))
-    if len(chosen) > limit:
-        chosen = np.sort(np.random.default_rng(trainer.args.seed).permutation(len(chosen))[:limit])
-    return [trainer.processor(data[int(i)]) for i in chosen]
+    """Prepared rows of `data`, at most `limit`; every model sees the same."""
+    return [trainer.processor(row) for row in draw(data, limit, trainer.args.seed)]
 
 
 def _relearn(
@@ -294,7 +290,7 @@ def _measures(outputs: Mapping[str, tuple[Tensor, Tensor | None]], classes: tupl
             gone = torch.isin(labels, torch.tensor(classes))
             out["test_forgotten_accuracy"] = right[gone].float().mean().item()
             out["test_kept_accuracy"] = right[~gone].float().mean().item()
-    if {"retain", "test"} <= outputs.keys():
+    if {"forget", "retain", "test"} <= outputs.keys():
         out["membership_attack"] = entropy_attack(outputs["retain"][0], outputs["test"][0], outputs["forget"][0])
     return out
 

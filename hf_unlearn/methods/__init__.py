@@ -2,15 +2,19 @@
 
 from .base import Paper, UnlearningMethod, setting
 from .counterfactual import CounterfactualDistillation
+from .feature_information import FeatureInformation
 from .fine_tune import FineTune
 from .gradient_ascent import GradientAscent
 from .gradient_difference import GradientDifference
 from .just_in_time import JiT
+from .marginal_information import MarginalInformation
 from .retrain import Retrain
 
 METHODS: dict[str, type[UnlearningMethod]] = {
     "jit": JiT,
     "counterfactual_distillation": CounterfactualDistillation,
+    "marginal_information": MarginalInformation,
+    "feature_information": FeatureInformation,
     "retrain": Retrain,
     "fine_tune": FineTune,
     "gradient_ascent": GradientAscent,

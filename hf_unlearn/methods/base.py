@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from dataclasses import field as dataclass_field
 from types import MappingProxyType
@@ -46,6 +46,8 @@ class UnlearningMethod:
     needs_retain: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
     """Reads the labels of the forget set."""
+    needs_column: ClassVar[bool] = False
+    """Reads the column `attribute` of the retain set, whose values are groups; `batch["group"]` holds their numbers."""
     stops_at_target: ClassVar[bool] = False
     """End the run once the forget set is at its target, rather than after all steps."""
     arguments: ClassVar[Mapping[str, Any]] = MappingProxyType({})
@@ -60,20 +62,35 @@ class UnlearningMethod:
         """`arguments`, where they depend on what may move (None: left open) and on what is forgotten (`class`, `samples`)."""
         return self.arguments
 
+    def reads_labels(self, side: str) -> bool:
+        """Whether labels of the `forget` or the `retain` set are needed, under the settings of this instance."""
+        return self.needs_labels if side == "forget" else self.needs_retain
+
     def setup(self, trainer: UnlearningTrainer) -> None:
         """Once, before the first step, on the original weights; again, from the same weights, when a run is resumed."""
+
+    def before_step(self, model: nn.Module, batches: Sequence[Mapping[str, Any]]) -> None:
+        """Before the micro-batches of an optimiser step, for what must be known of all of them (pooled statistics)."""
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
         """Named, weighted terms of this batch; the trainer adds them up and logs each.
 
         `batch` holds `forget` and `retain` (model inputs and labels; `retain` only if `needs_retain`), `index` (row numbers
-        in the driving set, (B,)) and `seed` (one per row, (B,), for the row's random draws). Terms are means over samples,
-        so that accumulation and data parallelism give the value of one big batch.
+        in the driving set, (B,)), `seed` (one per row, (B,), for the row's random draws) and, with `needs_column`, `group`
+        (of the retain rows). Text is padded to one length on both sides. Terms are means over samples, so that accumulation
+        and data parallelism give the value of one big batch; one that is not linear in the batch pools (`pooling.py`).
         """
         raise NotImplementedError(f"{type(self).__name__} must define `loss`.")
 
     def adjust_gradients(self, model: nn.Module) -> None:
         """Once per optimiser step, after accumulation and clipping."""
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs beside weights and optimiser, JSON-ready; kept in every checkpoint."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """After `setup`, when a run is resumed: the inverse of `state`."""
 
     def describe(self) -> dict[str, Any]:
         """Name and hyper-parameters, for reports."""

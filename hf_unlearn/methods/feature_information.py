@@ -1,0 +1,111 @@
+"""Feature unlearning: the output tells nothing about an attribute of the input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..information import conditional_information, group_information
+from ..pooling import PooledSums, class_sums, means
+from ..processing import classify, eval_mode, model_inputs
+from .base import Paper, UnlearningMethod, setting
+
+if TYPE_CHECKING:
+    from ..reference import Reference
+    from ..trainer import UnlearningTrainer
+
+
+@dataclass(kw_only=True)
+class FeatureInformation(UnlearningMethod):
+    """Feature unlearning of IT-reg (Xu and Strohmer, "Machine Unlearning via Information Theoretic Regularization", arXiv 2502.05684).
+
+    Needs labelled training data, as `retain_dataset`, with a column `attribute` whose values are the groups z; no forget set.
+    With p̄_k the mean softmax over the samples of group k and π_k its share, minimise [derived from the paper's objective
+    sup U(Y; Ŷ) − λ I(Ŷ; Z)]
+
+        CE(x, y) + λ Î(Ŷ; Z),    Î = H(p̄) − Σ_k π_k H(p̄_k)
+
+    or, `conditional`, λ Σ_y π_y Î(Ŷ; Z | Y=y): equal odds in every group, which leaves to the output what the label itself
+    tells about the group. Where attribute and label go together, as a bias does, that is the form to use, and the default.
+    Batches are stratified by label and group; Î is that of the global batch and of the decayed past (`memory`), because a
+    batch holds few samples of a rare group.
+
+    Example:
+        ```python
+        trainer = UnlearningTrainer(model=model, args=UnlearningArguments(output_dir="out"),
+                                    method=FeatureInformation(attribute="colour"), retain_dataset=train)
+        ```
+    """
+
+    name: ClassVar[str] = "feature_information"
+    paper: ClassVar[Paper | None] = Paper("Machine Unlearning via Information Theoretic Regularization", "2502.05684")
+    needs_forget: ClassVar[bool] = False
+    needs_retain: ClassVar[bool] = True
+    needs_column: ClassVar[bool] = True
+    arguments: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {
+            "update": "all",
+            "trust_region": 0.0,
+            "learning_rate": 1e-3,
+            "num_train_epochs": 5.0,
+            "max_steps": -1,
+            "check_steps": 100,
+            "per_device_train_batch_size": 128,
+        }
+    )
+
+    attribute: str | None = setting(None, "Column whose values are the groups z, such as `gender`.")
+    weight: float = setting(1.0, "Weight λ of the information, in nats.")
+    conditional: bool = setting(True, "Information given the label (equalised odds); off: whatever the label (parity).")
+    memory: float = setting(0.9, "Share of past steps in the mean outputs, in [0, 1); 0: of this batch alone.")
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ValueError(f"`weight` must be positive, got {self.weight}: without it this is ordinary training.")
+        if not 0 <= self.memory < 1:
+            raise ValueError(f"`memory` is a share of the past, in [0, 1), got {self.memory}.")
+
+    def setup(self, trainer: UnlearningTrainer) -> None:
+        self._groups = len(trainer.group_names)
+        self._sums = PooledSums(trainer.args.world_size, self.memory)
+
+    def before_step(self, model: nn.Module, batches: Sequence[Mapping[str, Any]]) -> None:
+        if len(batches) > 1:
+            with torch.no_grad():
+                self._sums.look_ahead([self._own_sums(self._logits(model, b["retain"]), b) for b in batches])
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
+        logits = self._logits(model, batch["retain"])
+        mean, count = means(self._sums(self._own_sums(logits, batch)))
+        information = conditional_information(mean, count) if self.conditional else group_information(mean, count)
+        return {
+            "retain": F.cross_entropy(logits, batch["retain"]["labels"]),
+            "information": self.weight * self._sums.share(information),
+        }
+
+    def _logits(self, model: nn.Module, side: Mapping[str, Any]) -> Tensor:
+        with eval_mode(model):
+            return classify(model, model_inputs(side)).float()
+
+    def _own_sums(self, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """Sums of softmax outputs by group (K, C + 1), or by label and group (C, K, C + 1)."""
+        probabilities, cells, classes = logits.log_softmax(-1).exp(), batch["group"], logits.shape[-1]
+        if not self.conditional:
+            return class_sums(probabilities, cells, self._groups)
+        cells = self._groups * batch["retain"]["labels"] + cells
+        return class_sums(probabilities, cells, classes * self._groups).view(classes, self._groups, -1)
+
+    def adjust_gradients(self, model: nn.Module) -> None:
+        self._sums.end_step()
+
+    def state(self) -> dict[str, Any]:
+        return self._sums.state()
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._sums.load_state(state)
