@@ -22,6 +22,7 @@ _NAMES = {
     "FineTune": "methods",
     "GradientAscent": "methods",
     "GradientDifference": "methods",
+    "WassersteinBarycenter": "methods.barycenter",
 }
 
 __all__ = [*_NAMES, "__version__"]
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         Retrain,
         UnlearningMethod,
     )
+    from .methods.barycenter import WassersteinBarycenter
     from .trainer import UnlearningTrainer
 
 

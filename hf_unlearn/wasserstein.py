@@ -1,0 +1,186 @@
+"""Wasserstein-2 barycenters: of Gaussians in closed form from streamed moments, and of any laws through POT.
+
+Sources: Álvarez-Esteban et al. (2016) for the fixed point; Xu and Strohmer (arXiv 2502.05684) for its use in unlearning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class StreamingMoments:
+    """Count, mean and covariance of each group from batches, in fp64 and memory of one (d, d) matrix per group.
+
+    Chan, Golub and LeVeque's update, which loses no digits where means are far from zero. Groups appear as they come.
+    """
+
+    def __init__(self, features: int) -> None:
+        self.features = features
+        self.counts: list[int] = []
+        self.means: list[Tensor] = []
+        self._scatter: list[Tensor] = []
+
+    def update(self, x: Tensor, group: Tensor) -> None:
+        """Add features `x` (n, d) of groups `group` (n,), numbered from 0."""
+        x, group = x.detach().cpu().double(), group.cpu()
+        if not torch.isfinite(x).all():
+            raise ValueError("`x` holds NaN or infinite features: the model is broken. Repair it first.")
+        for k in group.unique().tolist():
+            while len(self.counts) <= k:
+                self.counts.append(0)
+                self.means.append(x.new_zeros(self.features))
+                self._scatter.append(x.new_zeros(self.features, self.features))
+            rows = x[group == k]
+            n, new = self.counts[k], len(rows)
+            mean = rows.mean(0)
+            shift = mean - self.means[k]
+            # The shift of the mean enters as one more row, so that a batch is one product.
+            rows = torch.cat([rows - mean, shift[None] * (n * new / (n + new)) ** 0.5])
+            self._scatter[k].addmm_(rows.mT, rows)
+            self.means[k] = self.means[k] + shift * (new / (n + new))
+            self.counts[k] = n + new
+
+    def covariances(self) -> Tensor:
+        """(K, d, d), with n − 1 in the denominator.
+
+        Raises:
+            ValueError: a group has fewer than two samples.
+        """
+        if few := [k for k, n in enumerate(self.counts) if n < 2]:
+            raise ValueError(f"group {few[0]} has {self.counts[few[0]]} samples: a covariance needs two at least.")
+        return torch.stack([s / (n - 1) for s, n in zip(self._scatter, self.counts, strict=True)])
+
+
+# --- Gaussians --------------------------------------------------------------------------------------------------------
+
+
+def gaussian_barycenter(covariances: Tensor, weights: Tensor, tol: float = 1e-10, max_iter: int = 200) -> Tensor:
+    """Covariance (d, d), in fp64, of the Wasserstein-2 barycenter of centred Gaussians.
+
+    The fixed point of B ← B^{-1/2} (Σ_k π_k (B^{1/2} S_k B^{1/2})^{1/2})² B^{-1/2} (Álvarez-Esteban et al. 2016), computed as
+    the equal T̄ B T̄ with T̄ = Σ_k π_k S_k^{1/2} (S_k^{1/2} B S_k^{1/2})^{-1/2} S_k^{1/2}, which needs no root of B. The start
+    (Σ_k π_k S_k^{1/2})² is the answer where the S_k commute.
+
+    Args:
+        covariances: (K, d, d), symmetric and positive definite.
+        weights: (K,), not negative; normalised here.
+        tol: relative change in Frobenius norm at which it stops.
+        max_iter: cap on the iterations.
+
+    Raises:
+        ValueError: a covariance is not positive definite, or shapes or weights do not fit.
+        ArithmeticError: not converged.
+    """
+    covariances, weights = _checked(covariances, weights)
+    roots = _power(covariances, 0.5)
+    barycenter = _power(_mean(roots, weights), 2.0)
+    change = 0.0
+    for _ in range(max_iter):
+        inverse = _power(roots @ barycenter @ roots, -0.5)
+        transport = _mean(roots @ inverse @ roots, weights)
+        new = _symmetric(transport @ barycenter @ transport)
+        change = (torch.linalg.matrix_norm(new - barycenter) / torch.linalg.matrix_norm(new)).item()
+        barycenter = new
+        if change <= tol:
+            return barycenter
+    raise ArithmeticError(
+        f"the barycenter did not converge in `max_iter={max_iter}` iterations: the last one changed it by {change:.1e}, more "
+        f"than `tol={tol:.1e}`. Nearly singular covariances do that: raise `ridge`, or `max_iter`."
+    )
+
+
+def affine_maps(means: Tensor, covariances: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The optimal maps x̂ = A_k x + b_k of Gaussian groups onto their barycenter: A (K, d, d) and b (K, d), in fp64.
+
+    Args:
+        means: (K, d).
+        covariances, weights: as in `gaussian_barycenter`, which says what is raised.
+    """
+    barycenter = gaussian_barycenter(covariances, weights)
+    covariances, weights = _checked(covariances, weights)
+    means = means.double()
+    root, inverse = _power(covariances, 0.5), _power(covariances, -0.5)
+    maps = _symmetric(inverse @ _power(root @ barycenter @ root, 0.5) @ inverse)
+    centre = (weights[:, None] * means).sum(0)
+    return maps, centre - (maps @ means[..., None])[..., 0]
+
+
+def _checked(covariances: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    covariances, weights = _symmetric(covariances.double()), torch.as_tensor(weights).double()
+    if covariances.ndim != 3 or weights.shape != covariances.shape[:1]:
+        raise ValueError(
+            f"`weights` {tuple(weights.shape)} does not fit `covariances` {tuple(covariances.shape)}: they are (K,) and "
+            "(K, d, d)."
+        )
+    if (weights < 0).any() or not weights.sum() > 0:
+        raise ValueError("`weights` must not be negative and must not all be 0: they are the groups' shares.")
+    if torch.linalg.cholesky_ex(covariances).info.any() or not torch.isfinite(covariances).all():
+        raise ValueError("`covariances` must be positive definite. Add a small multiple of the identity (`ridge`).")
+    return covariances, weights / weights.sum()
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    return 0.5 * (matrix + matrix.mT)
+
+
+def _power(matrix: Tensor, exponent: float) -> Tensor:
+    """Of symmetric positive definite matrices (..., d, d); eigenvalues below the rounding error are lifted to it."""
+    values, vectors = torch.linalg.eigh(_symmetric(matrix))
+    values = values.clamp_min(torch.finfo(values.dtype).eps * values[..., -1:])
+    return (vectors * (values**exponent)[..., None, :]) @ vectors.mT
+
+
+def _mean(matrices: Tensor, weights: Tensor) -> Tensor:
+    return (weights[:, None, None] * matrices).sum(0)
+
+
+# --- any laws ---------------------------------------------------------------------------------------------------------
+
+
+def general_barycenter(
+    samples: Sequence[Tensor], weights: Sequence[float] | Tensor | None = None, *, points: int = 200, seed: int = 0
+) -> list[Tensor]:
+    """Map samples of any law onto their Wasserstein-2 barycenter, by exact transport between point clouds.
+
+    The barycenter has `points` free support points (Cuturi and Doucet 2014, in the library POT); each sample goes to the mean
+    of the points its mass is sent to (barycentric projection). A map of these samples only, not of new ones; time grows
+    faster than the square of the samples.
+
+    Args:
+        samples: K tensors (n_k, d).
+        weights: (K,) shares; by default n_k / Σ n.
+        points: support points, at most the number of samples.
+        seed: of the draw of the starting points from the pooled samples.
+
+    Returns:
+        K tensors (n_k, d) in the dtype of `samples`.
+
+    Raises:
+        ImportError: POT is not installed.
+        ValueError: fewer than two groups, or an empty one.
+    """
+    try:
+        import ot
+    except ImportError as error:
+        raise ImportError(
+            "`general_barycenter` needs the library POT: `pip install hf_unlearn[ot]`. The affine map "
+            "(`WassersteinBarycenter`) does without."
+        ) from error
+    if len(samples) < 2 or any(len(x) == 0 for x in samples):
+        raise ValueError("`samples` must hold two groups or more, each with samples.")
+    clouds = [x.detach().cpu().double().numpy() for x in samples]
+    shares = np.asarray([len(x) for x in samples] if weights is None else weights, dtype=np.float64)
+    pooled = np.concatenate(clouds)
+    start = np.random.default_rng(seed).permutation(len(pooled))[:points]
+    masses = [np.full(len(x), 1 / len(x)) for x in clouds]
+    support = ot.lp.free_support_barycenter(clouds, masses, pooled[start], weights=shares / shares.sum())
+    mass = np.full(len(support), 1 / len(support))
+    plans = [ot.emd(a, mass, ot.dist(x, support)) for x, a in zip(clouds, masses, strict=True)]
+    return [
+        torch.from_numpy(plan @ support / plan.sum(1, keepdims=True)).to(x)
+        for plan, x in zip(plans, samples, strict=True)
+    ]
