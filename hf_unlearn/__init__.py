@@ -22,7 +22,7 @@ _NAMES = {
     "FineTune": "methods",
     "GradientAscent": "methods",
     "GradientDifference": "methods",
-    "WassersteinBarycenter": "methods.barycenter",
+    "WassersteinBarycenter": "methods",
 }
 
 __all__ = [*_NAMES, "__version__"]
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
         MarginalInformation,
         Retrain,
         UnlearningMethod,
+        WassersteinBarycenter,
     )
-    from .methods.barycenter import WassersteinBarycenter
     from .trainer import UnlearningTrainer
 
 

@@ -334,7 +334,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if trainer.is_world_process_zero():
         folder = Path(args.output_dir)
-        save_model(trainer.model, job.processing_class, folder / "model")
+        save_model(trainer.model, job.processing_class, folder / "model", trainer.method.save)
         report.save(folder, figures=run.figures)
         report.print()
         print(f"Model in {folder / 'model'}, report in {folder / 'report.md'}")

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from .arguments import UnlearningArguments
 from .checks import check_data, check_output, find_kind
@@ -29,7 +29,7 @@ from .methods import METHODS, UnlearningMethod
 from .methods.counterfactual import CounterfactualAnchors
 from .outcome import Outcome, verify
 from .pairing import EpochSampler, PreparedRows, UnlearningDataset, draw
-from .processing import Processor, predict
+from .processing import Processor, predict, unwrap
 from .reference import Reference, build_reference, forgotten_classes
 from .scope import Snapshot, fingerprints, restrict, updated_names
 
@@ -107,21 +107,19 @@ class UnlearningTrainer(Trainer):
         args = args.resolved(method, kind)
         self.updated = updated_names(model, args.update)  # type: ignore[arg-type]
         groups = None
-        if method.needs_column:
+        if method.needs_column and not method.one_shot:
             groups, self.group_names = read_groups(retain_dataset, getattr(method, "attribute", None))
+        # Without a forget set an attribute is forgotten: training rows are watched instead.
+        watched = draw(retain_dataset, WATCHED_ROWS, args.seed) if forget_dataset is None else forget_dataset
         self.unlearning_data = UnlearningDataset(
             forget_dataset if method.needs_forget else None,
-            retain_dataset if method.needs_retain else None,
+            (watched if method.one_shot else retain_dataset) if method.needs_retain else None,
             self.processor,
             retain_per_forget=args.retain_per_forget,
             seed=args.seed,
             groups=groups,
         )
-        if forget_dataset is None:  # an attribute is forgotten: look at training rows instead
-            watched = PreparedRows(draw(retain_dataset, WATCHED_ROWS, args.seed), self.processor, "retain_dataset")
-        else:
-            watched = self.unlearning_data.forget or PreparedRows(forget_dataset, self.processor, "forget_dataset")
-        self.forget_rows = watched
+        self.forget_rows = self.unlearning_data.forget or PreparedRows(watched, self.processor, "forget_dataset")
         self.sampler = EpochSampler(
             len(self.unlearning_data),
             args.seed,
@@ -343,6 +341,11 @@ class UnlearningTrainer(Trainer):
                     shutil.rmtree(old)
         self.forgetting.start()
         self._started = started
+        if self.method.one_shot:
+            self.seconds = time.perf_counter() - started
+            self._forget_logits = None
+            self.outcome = verify(self)
+            return TrainOutput(0, 0.0, {})
         try:
             gc.freeze()  # the base class collects garbage before the first step: spare it a walk over every module loaded
             with graceful_interrupt(self):
@@ -369,6 +372,10 @@ class UnlearningTrainer(Trainer):
             temporary = folder / (STATE_FILE + ".partial")
             temporary.write_text(json.dumps(state))
             temporary.replace(folder / STATE_FILE)  # last, so its presence says that the checkpoint is whole
+
+    def _save(self, output_dir: str | None = None, state_dict: Any | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        self.method.save(unwrap(self.model), output_dir or self.args.output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load through `from_pretrained`, strictly: the base class restores wrong weights for ViT-like models."""
@@ -397,7 +404,8 @@ class UnlearningTrainer(Trainer):
         current = Snapshot(self.model, self.original.tensors)
         self.original.restore(self.model)
         try:
-            yield self.model
+            with self.method.undone(self.model):
+                yield self.model
         finally:
             current.restore(self.model)
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,8 +105,16 @@ def train_classifier(
     return time.perf_counter() - started
 
 
-def save_model(model: Any, processing_class: Any | None, folder: str | Path) -> None:
-    """`save_pretrained` of both into `folder`, which appears whole or not at all; what was there is replaced last."""
+def save_model(
+    model: Any,
+    processing_class: Any | None,
+    folder: str | Path,
+    also: Callable[[Any, Path], None] | None = None,
+) -> None:
+    """`save_pretrained` of both into `folder`, which appears whole or not at all; what was there is replaced last.
+
+    `also(model, folder)` writes what else belongs to the model (`UnlearningMethod.save`).
+    """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -114,6 +122,8 @@ def save_model(model: Any, processing_class: Any | None, folder: str | Path) -> 
         model.save_pretrained(partial)
         if processing_class is not None:
             processing_class.save_pretrained(partial)
+        if also is not None:
+            also(model, partial)
         os.chmod(partial, 0o755)
         old = folder.with_name(f".{folder.name}-old")
         if folder.exists():

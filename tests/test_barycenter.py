@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import build, changed, data_for, processing_class, state, trained
+from conftest import arguments, build, changed, data_for, processing_class, state, trained
 
-from hf_unlearn.methods.barycenter import (
+from hf_unlearn import UnlearningTrainer
+from hf_unlearn.barycenter import (
     RECORD,
     TENSORS,
     Barycenter,
-    WassersteinBarycenter,
     attach,
     attached,
     detach,
     find_last_layer,
-    fit_barycenter,
     save_barycenter,
 )
+from hf_unlearn.methods.barycenter import WassersteinBarycenter, fit_barycenter
 from hf_unlearn.processing import Processor, model_inputs
 from hf_unlearn.wasserstein import StreamingMoments, affine_maps, gaussian_barycenter, general_barycenter
 
@@ -360,7 +360,7 @@ def test_method_applies_and_describes_itself():
     assert torch.equal(applied.maps, barycenter.maps)
     assert applied.weight is None
     assert method.describe() == {
-        "method": "barycenter",
+        "method": "wasserstein_barycenter",
         "attribute": "user",
         "strength": 1.0,
         "ridge": 1e-6,
@@ -373,7 +373,6 @@ def test_method_applies_and_describes_itself():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({}, "`attribute` is missing"),
         ({"attribute": "z", "strength": 1.5}, "`strength`"),
         ({"attribute": "z", "ridge": -1.0}, "`ridge`"),
     ],
@@ -438,3 +437,42 @@ def test_general_barycenter_says_what_it_needs(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ot", None)
     with pytest.raises(ImportError, match=r"pip install hf_unlearn\[ot\]"):
         general_barycenter([torch.randn(3, 2)] * 2)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("streamed", [False, True], ids=["map", "stream"])
+def test_trainer_fits_reports_saves_and_gives_the_original_back(tmp_path, arch, streamed):
+    data, model = data_for(arch, 160), trained(arch)
+    before = state(model)
+    trainer = UnlearningTrainer(
+        model=model,
+        args=arguments(tmp_path, forget_kind="auto"),
+        method=WassersteinBarycenter(attribute="group"),
+        retain_dataset=data.to_iterable_dataset() if streamed else data,
+        processing_class=processing_class(arch),
+    )
+    trainer.train()
+    assert trainer.outcome.ok, trainer.outcome.warnings
+    assert not changed(before, state(model))
+    assert attached(model) is not None
+    with trainer.original_weights() as original:
+        assert attached(original) is None
+    report = trainer.report(test_dataset=data_for(arch, 40, 9))
+    assert {"original", "unlearned"} == set(report.models)
+    trainer.save_model(str(tmp_path / "saved"))
+    again = WassersteinBarycenter.from_pretrained(tmp_path / "saved").eval()
+    batch = trainer.processor.collate([trainer.processor(r) for r in data.select(range(8))])
+    with torch.no_grad():
+        assert torch.allclose(again(**model_inputs(batch)).logits, model(**model_inputs(batch)).logits, atol=1e-6)
+
+
+def test_trainer_without_an_attribute_is_refused(tmp_path):
+    trainer = UnlearningTrainer(
+        model=trained("vit"),
+        args=arguments(tmp_path, forget_kind="auto"),
+        method=WassersteinBarycenter(),
+        retain_dataset=data_for("vit"),
+        processing_class=processing_class("vit"),
+    )
+    with pytest.raises(ValueError, match="`attribute` is missing"):
+        trainer.train()

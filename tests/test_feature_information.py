@@ -36,6 +36,8 @@ def information(p, z):
 def test_term_is_the_information_of_the_joint_table(tmp_path, arch, conditional):
     method = FeatureInformation(attribute="group", weight=3.0, conditional=conditional, memory=0.0)
     trainer = trainer_on(arch, tmp_path, data_for(arch, 64), model=build(arch), method=method)
+    with torch.no_grad():
+        list(trainer.model.parameters())[-2].mul_(30)  # an untrained model says the same to every input
     trainer._set_up()
     batch = next(iter(trainer.get_train_dataloader()))
     value = method.loss(trainer.model, batch, trainer.reference)["information"].item()
@@ -44,10 +46,10 @@ def test_term_is_the_information_of_the_joint_table(tmp_path, arch, conditional)
         p = trainer.model.eval()(**inputs).logits.softmax(-1)
     z, y = batch["group"], batch["retain"]["labels"]
     if not conditional:
-        assert value == pytest.approx(3 * information(p, z), rel=1e-3, abs=1e-7)
+        assert value == pytest.approx(3 * information(p, z), rel=1e-3, abs=1e-6)
         return
     by_label = [(y == c).float().mean().item() * information(p[y == c], z[y == c]) for c in y.unique()]
-    assert value == pytest.approx(3 * sum(by_label), rel=1e-3, abs=1e-7)
+    assert value == pytest.approx(3 * sum(by_label), rel=1e-3, abs=1e-6)
 
 
 def test_groups_of_the_batch_are_those_of_its_rows(tmp_path):
@@ -126,7 +128,7 @@ def biased(n, share, seed):
     y = rng.integers(0, 2, n)
     z = np.where(rng.random(n) < share, y, 1 - y)
     x = rng.normal(-0.3, 0.3, (n, 3, 16, 16))
-    x[np.arange(n), y, :, :8] += 0.35
+    x[np.arange(n), y, :, :8] += 0.03
     x[np.arange(n), z, :, 8:] += 1.5
     features = datasets.Features(
         {

@@ -1,5 +1,6 @@
 """The table of methods. A new one is a file beside this one and a line in `METHODS`."""
 
+from .barycenter import WassersteinBarycenter
 from .base import Paper, UnlearningMethod, setting
 from .counterfactual import CounterfactualDistillation
 from .feature_information import FeatureInformation
@@ -15,6 +16,7 @@ METHODS: dict[str, type[UnlearningMethod]] = {
     "counterfactual_distillation": CounterfactualDistillation,
     "marginal_information": MarginalInformation,
     "feature_information": FeatureInformation,
+    "wasserstein_barycenter": WassersteinBarycenter,
     "retrain": Retrain,
     "fine_tune": FineTune,
     "gradient_ascent": GradientAscent,

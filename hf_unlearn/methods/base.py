@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, dataclass, fields
 from dataclasses import field as dataclass_field
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -48,6 +50,8 @@ class UnlearningMethod:
     """Reads the labels of the forget set."""
     needs_column: ClassVar[bool] = False
     """Reads the column `attribute` of the retain set, whose values are groups; `batch["group"]` holds their numbers."""
+    one_shot: ClassVar[bool] = False
+    """Does all its work in `setup`; no step is trained."""
     stops_at_target: ClassVar[bool] = False
     """End the run once the forget set is at its target, rather than after all steps."""
     arguments: ClassVar[Mapping[str, Any]] = MappingProxyType({})
@@ -84,6 +88,13 @@ class UnlearningMethod:
 
     def adjust_gradients(self, model: nn.Module) -> None:
         """Once per optimiser step, after accumulation and clipping."""
+
+    def undone(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Inside, `model` is without what `setup` put on it beside its parameters."""
+        return nullcontext()
+
+    def save(self, model: nn.Module, folder: str | Path) -> None:
+        """Write what `setup` put on `model` beside its saved parameters."""
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs beside weights and optimiser, JSON-ready; kept in every checkpoint."""

@@ -63,6 +63,7 @@ class FeatureInformation(UnlearningMethod):
     attribute: str | None = setting(None, "Column whose values are the groups z, such as `gender`.")
     weight: float = setting(1.0, "Weight λ of the information, in nats.")
     conditional: bool = setting(True, "Information given the label (equalised odds); off: whatever the label (parity).")
+    temperature: float = setting(1.0, "Of the softmax whose information is measured.")
     memory: float = setting(0.9, "Share of past steps in the mean outputs, in [0, 1); 0: of this batch alone.")
 
     def __post_init__(self) -> None:
@@ -95,7 +96,8 @@ class FeatureInformation(UnlearningMethod):
 
     def _own_sums(self, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """Sums of softmax outputs by group (K, C + 1), or by label and group (C, K, C + 1)."""
-        probabilities, cells, classes = logits.log_softmax(-1).exp(), batch["group"], logits.shape[-1]
+        probabilities, cells = (logits / self.temperature).log_softmax(-1).exp(), batch["group"]
+        classes = logits.shape[-1]
         if not self.conditional:
             return class_sums(probabilities, cells, self._groups)
         cells = self._groups * batch["retain"]["labels"] + cells
