@@ -70,11 +70,11 @@ def marginal_information(retain_mean: Tensor, forget_mean: Tensor, n_retain: Any
     Means of parts of a batch do not add up: pool p̄ and the counts over the whole batch first.
 
     Args:
-        retain_mean, forget_mean: (C,) mean softmax vectors.
-        n_retain, n_forget: samples behind them, numbers or scalar tensors; with none on a side its mean is ignored.
+        retain_mean, forget_mean: (..., C) mean softmax vectors.
+        n_retain, n_forget: (...) samples behind them, numbers or tensors; with none on a side its mean is ignored.
 
     Returns:
-        () nats, 0 where a side is empty.
+        (...) nats, 0 where a side is empty.
 
     Raises:
         ValueError: fewer than two classes, or means of different shapes.
@@ -82,14 +82,15 @@ def marginal_information(retain_mean: Tensor, forget_mean: Tensor, n_retain: Any
     if retain_mean.shape != forget_mean.shape:
         raise ValueError(
             f"`retain_mean` {tuple(retain_mean.shape)} and `forget_mean` {tuple(forget_mean.shape)} differ in shape: both "
-            "are (C,), of the same classes."
+            "are (..., C), of the same classes."
         )
-    sides = torch.stack([_precise(retain_mean), _precise(forget_mean)])
+    sides = torch.stack([_precise(retain_mean), _precise(forget_mean)], -2)
     sizes = [torch.as_tensor(n, dtype=sides.dtype, device=sides.device) for n in (n_retain, n_forget)]
-    counts = torch.stack(sizes)
-    sides = torch.where(counts[:, None] > 0, sides, 0.0)
+    counts = torch.stack(sizes, -1)
+    sides = torch.where(counts[..., None] > 0, sides, 0.0)
     union = _mix(sides, _shares(counts))
-    return group_information(torch.stack([union, sides[0]]), torch.stack([counts.sum(), counts[0]]))
+    drawn_from = torch.stack([counts.sum(-1), counts[..., 0]], -1)
+    return group_information(torch.stack([union, sides[..., 0, :]], -2), drawn_from)
 
 
 def disjoint_information(n_retain: Any, n_forget: Any) -> Tensor:
@@ -196,7 +197,7 @@ class InformationAudit:
         value: Î, nats; with labels Î(Ŷ;Z|Y).
         low, high: ends of the interval of confidence `level`, nats, not below 0.
         null, null_high: mean and `level` quantile under permuted groups (within each label, where labels are given), nats.
-        normalised: value / H(Z), or / H(Z|Y): 0 is nothing, 1 tells the group for certain.
+        normalised: value / its greatest: H(Z), H(Z|Y), or `disjoint_information`. 0 is nothing, 1 tells the group for certain.
         counts: samples of each group.
         bounds: for two groups without labels, else None.
         conditional: whether labels were given.
@@ -226,11 +227,15 @@ def audit(
     groups: Sequence[Any] | Tensor,
     labels: Sequence[Any] | Tensor | None = None,
     *,
+    marginal: bool = False,
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
 ) -> InformationAudit:
     """Estimate how much a model's outputs tell about a group, with a bootstrap over samples; see `InformationAudit`.
+
+    With `marginal` the groups are `retain` and `forget`, and the estimate is of `marginal_information`: whether an output was
+    drawn from both sets together or from the retain set alone.
 
     Args:
         probabilities: (n, C) softmax outputs.
@@ -254,6 +259,8 @@ def audit(
     n, classes = p.shape
     names, group = _codes(groups, n, "groups")
     _at_least_two(len(names), "`groups`", "groups")
+    if marginal and (names != ["forget", "retain"] or labels is not None):
+        raise ValueError("`marginal=True` needs `groups` of 'retain' and 'forget' only, and no `labels`.")
     _, label = _codes([0] * n if labels is None else labels, n, "labels")
     n_labels = int(label.max()) + 1
 
@@ -267,6 +274,8 @@ def audit(
     def information(sums: Tensor, counts: Tensor) -> Tensor:
         """Of sums (r, cells, C) and counts (r, cells): (r,)."""
         means = (sums / counts[..., None].clamp_min(1)).view(-1, n_labels, len(names), classes)
+        if marginal:
+            return marginal_information(means[:, 0, 1], means[:, 0, 0], counts[:, 1], counts[:, 0]).clamp_min(0)
         return conditional_information(means, counts.view(-1, n_labels, len(names))).clamp_min(0)
 
     def sums_of(rows: Tensor) -> Tensor:
@@ -295,7 +304,11 @@ def audit(
     in_labels = _shares(counts.sum(-1))
     ceiling = (in_labels * entropy(_shares(counts))).sum().item()  # H(Z|Y)
     bounds = None
-    if labels is None and len(names) == 2:
+    if marginal:
+        forgotten, retained = sizes
+        ceiling = disjoint_information(retained, forgotten).item()
+        bounds = information_bounds(p.mean(0), p.split(sizes)[1].mean(0), n / (n + retained))
+    elif labels is None and len(names) == 2:
         m0, m1 = (part.mean(0) for part in p.split(sizes))
         bounds = information_bounds(m0, m1, sizes[0] / n)
     per_group = counts.sum(0).long().tolist()

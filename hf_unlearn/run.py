@@ -214,10 +214,21 @@ class Job:
         }
 
 
-def prepare(run: RunArguments, args: UnlearningArguments) -> Job:
+def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMethod | None = None) -> Job:
     """Load the data and the original; train the original first where the recipe asks for it."""
+    from .data import read_groups
+
     train, test = load_splits(run)
-    split = run.request().split(train)  # a request that names nothing must fail before anything is trained
+    # What names nothing must fail before anything is trained.
+    if method is not None and method.needs_column:
+        split = None
+        read_groups(train, getattr(method, "attribute", None))
+        if run.retrain:
+            raise ValueError(
+                "`retrain=true` trains without the rows to forget, and an attribute has none. Leave it out."
+            )
+    else:
+        split = run.request().split(train)
     folder = Path(run.model)
     if run.model_config is not None and not folder.exists():
         _train_original(run, args, train)
@@ -271,15 +282,15 @@ def unlearn(
     """
     from .trainer import UnlearningTrainer
 
-    assert job.split is not None
     if job.args.forget_kind == "auto":
         job.args.forget_kind = job.run.kind
+    retain = job.train if job.split is None else job.split.retain
     trainer = UnlearningTrainer(
         model=job.model,
         args=job.args,
         method=method,
-        forget_dataset=job.split.forget,
-        retain_dataset=job.split.retain if method.needs_retain else None,
+        forget_dataset=None if job.split is None else job.split.forget,
+        retain_dataset=retain if method.needs_retain else None,
         processing_class=job.processing_class,
         **job.columns,
     )
@@ -287,10 +298,9 @@ def unlearn(
     if retrained is None and job.run.retrain:
         retrained = retrain(job)
     yardstick, seconds = retrained or (None, None)
-    report = trainer.report(
-        job.split.retain, job.test, yardstick, retrained_seconds=seconds, relearning=job.run.relearning
-    )
-    report.run["request"] = job.run.request().describe()
+    report = trainer.report(retain, job.test, yardstick, retrained_seconds=seconds, relearning=job.run.relearning)
+    attribute = getattr(method, "attribute", None)
+    report.run["request"] = job.run.request().describe() if job.split else f"the influence of '{attribute}'"
     return trainer, report
 
 
@@ -324,7 +334,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run, args, method = parse(sys.argv[1:] if argv is None else argv)
         _check_output(run, args)
-        job = prepare(run, args)
+        job = prepare(run, args, method)
         trainer, report = unlearn(job, method)
     except KeyboardInterrupt as interrupt:
         print(f"\nInterrupted. {interrupt or ''} Go on with --resume true.", file=sys.stderr)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..information import audit
 from ..pairing import draw
 from ..processing import predict
 from .membership import entropy_attack
@@ -53,6 +54,9 @@ class UnlearningReport:
         gap: model -> mean absolute difference to the retrained model over `GAP_MEASURES`, in points.
         per_class: model -> test accuracy of every class.
         confidence: model -> set -> histogram (20 bins over [0, 1], shares) of the highest probability.
+        information: model -> what its outputs tell (`InformationAudit`, on all rows measured): whether a row is of the
+            forget set, or, where an attribute was unlearned, its value given the label.
+        groups: model -> value of the attribute -> accuracy, on the test set.
         seconds: of unlearning, of retraining, and their ratio.
         outcome: the checks of the run (`Outcome`), its warnings and its path over the steps.
         run: method, arguments, sizes, versions.
@@ -62,6 +66,8 @@ class UnlearningReport:
     gap: dict[str, float] = field(default_factory=dict)
     per_class: dict[str, list[float | None]] = field(default_factory=dict)
     confidence: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    information: dict[str, dict[str, Any]] = field(default_factory=dict)
+    groups: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     outcome: dict[str, Any] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
@@ -111,6 +117,13 @@ class UnlearningReport:
             report.models[name]["relearning_steps"] = count
         if retrained is not None and "forget" in sets:
             report._compare(outputs)
+        attribute = getattr(trainer.method, "attribute", None)
+        if attribute is not None:
+            report._tell_groups(
+                outputs, attribute, _column(trainer, test if "test" in sets else retain, attribute, max_rows)
+            )
+        elif {"forget", "retain"} <= sets.keys():
+            report._tell_forgotten(outputs)
         for name, out in outputs.items():
             report.confidence[name] = {k: _histogram(logits) for k, (logits, _) in out.items()}
             if "test" in out and out["test"][1] is not None:
@@ -120,7 +133,7 @@ class UnlearningReport:
             report.seconds |= {"retraining": retrained_seconds, "ratio": trainer.seconds / retrained_seconds}
         assert trainer.outcome is not None
         report.outcome = trainer.outcome.as_dict()
-        report.run = _describe_run(trainer, {k: len(v) for k, v in sets.items()})
+        report.run |= _describe_run(trainer, {k: len(v) for k, v in sets.items()})
         return report
 
     def _compare(self, outputs: Mapping[str, Mapping[str, tuple[Tensor, Tensor | None]]]) -> None:
@@ -133,6 +146,31 @@ class UnlearningReport:
             if shared:
                 gaps = [abs(measures[m] - self.models["retrained"][m]) for m in shared]
                 self.gap[name] = 100 * float(np.mean(gaps))
+
+    def _tell_forgotten(self, outputs: Mapping[str, Mapping[str, tuple[Tensor, Tensor | None]]]) -> None:
+        for name, out in outputs.items():
+            retain, forget = out["retain"][0].softmax(-1), out["forget"][0].softmax(-1)
+            origin = ["retain"] * len(retain) + ["forget"] * len(forget)
+            self.information[name] = audit(torch.cat([retain, forget]), origin, marginal=True).as_dict()
+
+    def _tell_groups(
+        self,
+        outputs: Mapping[str, Mapping[str, tuple[Tensor, Tensor | None]]],
+        attribute: str,
+        groups: list[Any] | None,
+    ) -> None:
+        if groups is None:
+            return
+        for name, out in outputs.items():
+            logits, labels = out["test"] if "test" in out else out["retain"]
+            known = None if labels is None else labels.tolist()
+            self.information[name] = audit(logits.softmax(-1), groups, known).as_dict()
+            if labels is None:
+                continue
+            right = (logits.argmax(-1) == labels).float()
+            where = {str(v): torch.tensor([g == v for g in groups]) for v in sorted(set(groups))}
+            self.groups[name] = {v: right[rows].mean().item() for v, rows in where.items()}
+        self.run["attribute"] = attribute
 
     @property
     def warnings(self) -> list[str]:
@@ -176,6 +214,24 @@ class UnlearningReport:
                 (
                     "gap to retrained, mean of 4 (points)",
                     [f"{self.gap[n]:.2f}" if n in self.gap else "–" for n in names],
+                )
+            )
+        if self.information:
+            told = [self.information[n] for n in names]
+            what = "the attribute given the label" if told[0]["conditional"] else "the forget set"
+            what = f"'{self.run['attribute']}'" if "attribute" in self.run and not told[0]["conditional"] else what
+            out.append(
+                (
+                    f"information on {what} (millinats)",
+                    [f"{1e3 * i['value']:.2f} [{1e3 * i['low']:.2f}, {1e3 * i['high']:.2f}]" for i in told],
+                )
+            )
+            out.append(("the same, where there is none to find", [f"≤ {1e3 * i['null_high']:.2f}" for i in told]))
+        for group in next(iter(self.groups.values()), {}):
+            out.append(
+                (
+                    f"accuracy where '{self.run['attribute']}' is {group}",
+                    [f"{100 * self.groups[n][group]:.2f} %" for n in names],
                 )
             )
         if "unlearning" in self.seconds:
@@ -258,6 +314,12 @@ def jensen_shannon(logits_a: Tensor, logits_b: Tensor) -> float:
 def _rows(trainer: UnlearningTrainer, data: Any, limit: int) -> list[Any]:
     """Prepared rows of `data`, at most `limit`; every model sees the same."""
     return [trainer.processor(row) for row in draw(data, limit, trainer.args.seed)]
+
+
+def _column(trainer: UnlearningTrainer, data: Any, name: str, limit: int) -> list[Any] | None:
+    """The column of the rows that `_rows` takes, or None where some row lacks it."""
+    values: list[Any] = [row.get(name) for row in draw(data, limit, trainer.args.seed)] if data is not None else [None]
+    return None if any(v is None for v in values) else [v.item() if hasattr(v, "item") else v for v in values]
 
 
 def _relearn(
