@@ -93,7 +93,7 @@ def test_anchor_loss_is_the_mean_divergence_on_the_drawn_anchors(arch):
     model = trained(arch).train()
     with torch.no_grad():
         for p in model.parameters():
-            p.add_(0.2 * torch.randn_like(p))
+            p.add_(0.05 * torch.randn_like(p))
     seeds = torch.tensor([5, 17, 2**40 + 3, 5])
     model.eval()
     logits, _ = anchor_logits(anchors, model, processor)
@@ -242,7 +242,7 @@ def test_distillation_forgets_the_class_and_keeps_the_others(tmp_path, arch):
     trainer = trainer_for(
         arch,
         tmp_path,
-        CounterfactualDistillation(relearning_steps=0),
+        CounterfactualDistillation(),
         split=split,
         retain=False,
         max_steps=60,
@@ -257,7 +257,7 @@ def test_distillation_forgets_the_class_and_keeps_the_others(tmp_path, arch):
         logits, labels = predict(trainer.model, data, trainer.processor)
         share[name] = (logits.argmax(-1) == labels).float().mean().item()
     assert share["forget"] <= 0.05
-    assert share["retain"] >= 0.75  # of a toy whose anchors are far from its data; chance is 0.33
+    assert share["retain"] >= 0.85
 
 
 def test_any_method_may_hold_outputs_on_anchors(tmp_path):
