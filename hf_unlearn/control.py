@@ -18,13 +18,14 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from .scope import Snapshot
+from .watch import SAMPLES_FLOOR
 
 if TYPE_CHECKING:
     from .trainer import UnlearningTrainer
 
 logger = logging.getLogger(__name__)
 
-SAMPLES_FLOOR = 0.97  # share of single samples answered as before, under which a run goes back a step
+LANDING_LOOKS = 6
 
 
 @torch.no_grad()
@@ -108,6 +109,8 @@ class ForgettingControl(TrainerCallback):
         elif self._overshoots(look):
             self._go_back("enough: one more step would overshoot", control)
         elif self.trainer.method.stops_at_target and self.trainer.anchors is None and self._at_target(look):
+            if not self.trainer.reference.forgotten_classes:
+                self._land()
             self.stopped, control.should_training_stop = "target reached", True
         elif state.global_step < state.max_steps:
             self.good = Snapshot(self.trainer.model, self.trainer.updated)
@@ -116,12 +119,31 @@ class ForgettingControl(TrainerCallback):
         """Restore the last good state and end the run."""
         assert self.good is not None
         self.good.restore(self.trainer.model)
-        self.trainer._forget_logits = None
+        self.trainer.watch.model_changed()
         self.stopped, control.should_training_stop = reason, True
 
+    def _land(self) -> None:
+        """Go to the first point at the target on the line from the last good state to this one, by bisection.
+
+        For single samples the target lies close to where a run starts, and between two looks it goes far past it.
+        """
+        assert self.good is not None
+        trainer, ahead, near, far = self.trainer, Snapshot(self.trainer.model, self.trainer.updated), 0.0, 1.0
+        for look in range(LANDING_LOOKS + 1):
+            middle = far if look == LANDING_LOOKS else (near + far) / 2
+            self.good.mixed(ahead, middle).restore(trainer.model)
+            trainer.watch.model_changed()
+            if trainer.watch.share_remembered() <= trainer.watch.target:  # type: ignore[operator]
+                far = middle
+            else:
+                near = middle
+
     def _look(self, step: int) -> dict[str, float]:
-        look: dict[str, float] = {"step": step, "forget": self.trainer.share_remembered(self.trainer.args.probe_size)}
-        kept = self.trainer.share_kept()
+        look: dict[str, float] = {
+            "step": step,
+            "forget": self.trainer.watch.share_remembered(self.trainer.args.probe_size),
+        }
+        kept = self.trainer.watch.share_kept()
         if kept is not None:
             look["retain"] = kept
         self.path.append(look)
@@ -131,19 +153,19 @@ class ForgettingControl(TrainerCallback):
         if not math.isfinite(look["forget"]) or not math.isfinite(look.get("retain", 0.0)):
             return "diverged: NaN in the outputs"
         drop = self.path[0].get("retain", 0.0) - look.get("retain", 0.0)
-        if self.trainer.guards_retain and drop > self.trainer.args.max_retain_drop:
+        if self.trainer.watch.guards_kept and drop > self.trainer.args.max_retain_drop:
             return f"kept data suffers: {100 * drop:.1f} points lost"
         return ""
 
     def _overshoots(self, look: dict[str, float]) -> bool:
         """Single samples without a target: a retrained model still answers nearly all of them as before."""
-        single = self.trainer.forget_target is None and not self.trainer.reference.forgotten_classes
+        single = self.trainer.watch.target is None and not self.trainer.reference.forgotten_classes
         return single and self.trainer.method.stops_at_target and look["forget"] < SAMPLES_FLOOR
 
     def _at_target(self, look: dict[str, float]) -> bool:
         """On the probe, and then on the whole forget set."""
-        target = self.trainer.forget_target
-        return target is not None and look["forget"] <= target and self.trainer.share_remembered() <= target
+        target = self.trainer.watch.target
+        return target is not None and look["forget"] <= target and self.trainer.watch.share_remembered() <= target
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Importing this module registers it with the Auto classes as `pixel_mlp`.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch.nn.functional as F
@@ -40,7 +41,7 @@ class PixelMLPForImageClassification(PreTrainedModel):
     def __init__(self, config: PixelMLPConfig) -> None:
         super().__init__(config)
         sizes = [config.image_size**2, *config.hidden_sizes]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.classifier = nn.Linear(sizes[-1], config.num_labels)
         self.post_init()
 

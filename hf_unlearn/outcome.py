@@ -60,9 +60,9 @@ def verify(trainer: UnlearningTrainer) -> Outcome:
             f"`update={trainer.args.update!r}` allows {len(trainer.updated)} tensors to change, and others did: "
             f"{', '.join(sorted(strays)[:5])}. The model must not be used."
         )
-    logits = trainer.forget_logits()
+    logits = trainer.watch.forget_logits()
     remembered = reference.remembered(logits, torch.arange(len(logits))).float().mean().item()
-    path, target = trainer.forgetting.path, trainer.forget_target
+    path, target = trainer.forgetting.path, trainer.watch.target
     out = Outcome(
         steps=trainer.state.global_step,
         stopped=trainer.forgetting.stopped or "all steps done",
@@ -70,7 +70,7 @@ def verify(trainer: UnlearningTrainer) -> Outcome:
         forget_end=remembered,
         forget_target=target,
         retain_start=path[0].get("retain"),
-        retain_end=trainer.share_kept(),
+        retain_end=trainer.watch.share_kept(),
         outputs_moved=0.5 * (logits.softmax(-1) - reference.logits.softmax(-1)).abs().sum(-1).mean().item(),
         tensors_changed=len(changed),
         target_reached=None if target is None else remembered <= target,
@@ -84,7 +84,7 @@ def verify(trainer: UnlearningTrainer) -> Outcome:
         out.warnings.append(f"the target was not reached: {remembered:.1%} of the forget set, wanted {target:.1%}")
     if out.stopped.startswith(("diverged", "kept data")):
         out.warnings.append(f"stopped early, last good state restored: {out.stopped}")
-    if out.retain_start is not None and out.retain_end is not None and trainer.guards_retain:
+    if out.retain_start is not None and out.retain_end is not None and trainer.watch.guards_kept:
         drop = out.retain_start - out.retain_end
         if not drop <= trainer.args.max_retain_drop:
             out.warnings.append(f"kept data collapsed: accuracy fell by {100 * drop:.1f} points")

@@ -93,10 +93,11 @@ class Processor:
         out = self._text(row, column) if self.text else {"pixel_values": self._image(row, column)}
         label = next((c for c in self.label_columns if c in row), None)
         if label is not None and row[label] is not None:
-            out["labels"] = torch.tensor(self._label(row[label], label))
+            out["labels"] = torch.tensor(self.class_id(row[label], label))
         return out
 
-    def _label(self, value: Any, column: str) -> int:
+    def class_id(self, value: Any, column: str) -> int:
+        """The number of a class given by number or name; ValueError where the head does not know it."""
         if isinstance(value, str):
             if value not in self.label2id:
                 raise ValueError(f"label {value!r} in column '{column}' is not in the model's `label2id`.")

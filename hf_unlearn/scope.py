@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 from collections.abc import Iterable
@@ -120,6 +121,16 @@ class Snapshot:
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
         state = unwrap(model).state_dict()
         self.tensors = {n: state[n].detach().to("cpu", copy=True) for n in names}
+
+    def mixed(self, other: Snapshot, share: float) -> Snapshot:
+        """(1 − share) of this one and `share` of `other`."""
+        return self.holding({n: torch.lerp(a, other.tensors[n], share) for n, a in self.tensors.items()})
+
+    def holding(self, tensors: dict[str, Tensor]) -> Snapshot:
+        """A snapshot of these tensors."""
+        out = copy.copy(self)
+        out.tensors = tensors
+        return out
 
     @torch.no_grad()
     def restore(self, model: nn.Module) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import math
 import shutil
 import time
 from collections import defaultdict
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
@@ -29,9 +29,10 @@ from .methods import METHODS, UnlearningMethod
 from .methods.counterfactual import CounterfactualAnchors
 from .outcome import Outcome, verify
 from .pairing import EpochSampler, PreparedRows, UnlearningDataset, draw
-from .processing import Processor, predict, unwrap
+from .processing import Processor, unwrap
 from .reference import Reference, build_reference, forgotten_classes
 from .scope import Snapshot, fingerprints, restrict, updated_names
+from .watch import Watch
 
 if TYPE_CHECKING:
     from .evaluation.report import UnlearningReport
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "unlearning_state.json"
+GOOD_FILE = "unlearning_good.safetensors"
 WATCHED_ROWS = 1_000  # training rows looked at where there is no forget set
 
 
@@ -160,11 +162,8 @@ class UnlearningTrainer(Trainer):
         self.outcome: Outcome | None = None
         self.interrupted = False
         self.seconds = 0.0
-        self.forget_target: float | None = None
-        self.guards_retain = False
+        self.watch: Watch
         self._terms: dict[str, list[float]] = defaultdict(list)
-        self._kept_probe: tuple[Any, Tensor] | None = None
-        self._forget_logits: tuple[int, Tensor] | None = None  # of the last full look, and its step
 
     # --- data ---------------------------------------------------------------------------------------------------------
 
@@ -240,48 +239,6 @@ class UnlearningTrainer(Trainer):
             self._terms.clear()
         super().log(logs, start_time)
 
-    # --- looking at the model -----------------------------------------------------------------------------------------
-
-    def forget_logits(self) -> Tensor:
-        """Logits (n, classes) of the model, as it is now, on the whole forget set."""
-        if self._forget_logits is None or self._forget_logits[0] != self.state.global_step:
-            logits, _ = predict(self.model, self.forget_rows, self.processor, self.args.eval_batch_size)
-            self._forget_logits = (self.state.global_step, logits)
-        return self._forget_logits[1]
-
-    def share_remembered(self, limit: int | None = None) -> float:
-        """Share of the forget set (or of `limit` rows drawn by seed) still answered as before; NaN if an output is."""
-        n = len(self.forget_rows)
-        rows = np.arange(n)
-        if limit is None or limit >= n:
-            logits = self.forget_logits()
-        else:
-            rows = np.sort(np.random.default_rng(self.args.seed).permutation(n)[:limit])
-            probe = (self.forget_rows[int(i)] for i in rows)
-            logits, _ = predict(self.model, probe, self.processor, self.args.eval_batch_size)
-        if not torch.isfinite(logits).all():
-            return math.nan
-        return self.reference.remembered(logits, torch.from_numpy(rows)).float().mean().item()
-
-    def share_kept(self) -> float | None:
-        """Accuracy on a probe of the retain set, or None without labelled retain rows; NaN if an output is."""
-        if self._kept_probe is None:
-            return None
-        rows, answers = self._kept_probe
-        logits, _ = predict(self.model, rows, self.processor, self.args.eval_batch_size)
-        if not torch.isfinite(logits).all():
-            return math.nan
-        return (logits.argmax(-1) == answers).float().mean().item()
-
-    def _build_kept_probe(self) -> None:
-        retain, size = self.retain_dataset, self.args.probe_size
-        if retain is None:
-            return
-        rows = [self.processor(row) for row in draw(retain, size, self.args.seed)]
-        if all("labels" in r for r in rows):
-            self._kept_probe = (rows, torch.stack([r["labels"] for r in rows]))
-            self.guards_retain = self.method.needs_forget or self.method.needs_column
-
     # --- training -----------------------------------------------------------------------------------------------------
 
     def fresh_model(self) -> nn.Module:
@@ -297,21 +254,12 @@ class UnlearningTrainer(Trainer):
         self.reference = build_reference(self.model, self.forget_rows, self.processor, self.args.eval_batch_size)
         if self.args.forget_kind == "class":
             self.reference.forgotten_classes = forgotten_classes(self.reference)
-        self._forget_logits = (0, self.reference.logits)
-        self._build_kept_probe()
+        self.watch = Watch(self)
         if self.method.anchors and self.reference.forgotten_classes:
             self.anchors = CounterfactualAnchors(seed=self.args.seed).build(
                 self.model, self.forget_rows, self.processor, self.reference
             )
-        self.forget_target = self._find_target()
         self.method.setup(self)
-
-    def _find_target(self) -> float | None:
-        if self.args.forget_target is not None:
-            return None if self.args.forget_target < 0 else self.args.forget_target
-        if not self.method.needs_forget:
-            return None
-        return 0.01 if self.reference.forgotten_classes else None
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Unlearn, then check what happened: see `self.outcome`.
@@ -340,10 +288,13 @@ class UnlearningTrainer(Trainer):
                 for old in Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
                     shutil.rmtree(old)
         self.forgetting.start()
+        if resume_from_checkpoint and (good := Path(resume_from_checkpoint) / GOOD_FILE).is_file():
+            assert self.forgetting.good is not None
+            self.forgetting.good = self.forgetting.good.holding(load_file(good))
         self._started = started
         if self.method.one_shot:
             self.seconds = time.perf_counter() - started
-            self._forget_logits = None
+            self.watch.model_changed()
             self.outcome = verify(self)
             return TrainOutput(0, 0.0, {})
         try:
@@ -369,6 +320,8 @@ class UnlearningTrainer(Trainer):
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             seconds = time.perf_counter() - self._started
             state = {"path": self.forgetting.path, "seconds": seconds, "method": self.method.state()}
+            if self.forgetting.good is not None:
+                save_file(self.forgetting.good.tensors, folder / GOOD_FILE)
             temporary = folder / (STATE_FILE + ".partial")
             temporary.write_text(json.dumps(state))
             temporary.replace(folder / STATE_FILE)  # last, so its presence says that the checkpoint is whole
@@ -386,7 +339,7 @@ class UnlearningTrainer(Trainer):
         model_class: Any = type(target)
         saved = model_class.from_pretrained(resume_from_checkpoint)
         target.load_state_dict(saved.state_dict(), strict=True)
-        self._forget_logits = None
+        self.watch.model_changed()
 
     def _load_best_model(self) -> None:
         if hasattr(self.model, "peft_config") or self.is_fsdp_enabled or self.is_deepspeed_enabled:

@@ -208,8 +208,8 @@ class CounterfactualDistillation(UnlearningMethod):
     relearning_steps: int = setting(
         4, "Steps of the simulated relearning attack; 0: none, a cheaper and shallower run."
     )
-    relearning_length: float = setting(0.01, "Length of such a step, as a share of each tensor's norm.")
-    relearning_weight: float = setting(0.25, "Weight of the gradient at the relearned weights.")
+    relearning_length: float = setting(0.015, "Length of such a step, as a share of each tensor's norm.")
+    relearning_weight: float = setting(0.4, "Weight of the gradient at the relearned weights.")
 
     def __post_init__(self) -> None:
         if self.relearning_steps < 0:

@@ -33,7 +33,8 @@ class FeatureInformation(UnlearningMethod):
 
     or, `conditional`, λ Σ_y π_y Î(Ŷ; Z | Y=y): equal odds in every group, which leaves to the output what the label itself
     tells about the group. Where attribute and label go together, as a bias does, that is the form to use, and the default.
-    Batches are stratified by label and group; Î is that of the global batch and of the decayed past (`memory`), because a
+    The softmax is taken at a `temperature` above 1 [ours]: a confident network answers its training rows alike in all groups
+    while its logits still tell them apart, and new rows show it. Batches are stratified by label and group; Î is that of the global batch and of the decayed past (`memory`), because a
     batch holds few samples of a rare group.
 
     Example:
@@ -53,7 +54,7 @@ class FeatureInformation(UnlearningMethod):
             "update": "all",
             "trust_region": 0.0,
             "learning_rate": 1e-3,
-            "num_train_epochs": 5.0,
+            "num_train_epochs": 3.0,
             "max_steps": -1,
             "check_steps": 100,
             "per_device_train_batch_size": 128,
@@ -61,14 +62,18 @@ class FeatureInformation(UnlearningMethod):
     )
 
     attribute: str | None = setting(None, "Column whose values are the groups z, such as `gender`.")
-    weight: float = setting(1.0, "Weight λ of the information, in nats.")
+    weight: float = setting(50.0, "Weight λ of the information, in nats.")
     conditional: bool = setting(True, "Information given the label (equalised odds); off: whatever the label (parity).")
-    temperature: float = setting(1.0, "Of the softmax whose information is measured.")
+    temperature: float = setting(
+        3.0, "Of the softmax whose information is measured; above 1, confident outputs still tell."
+    )
     memory: float = setting(0.9, "Share of past steps in the mean outputs, in [0, 1); 0: of this batch alone.")
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
             raise ValueError(f"`weight` must be positive, got {self.weight}: without it this is ordinary training.")
+        if not self.temperature > 0:
+            raise ValueError(f"`temperature` must be positive, got {self.temperature}.")
         if not 0 <= self.memory < 1:
             raise ValueError(f"`memory` is a share of the past, in [0, 1), got {self.memory}.")
 

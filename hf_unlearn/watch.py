@@ -1,0 +1,149 @@
+"""Looking at a model while it unlearns: what it still remembers, what it keeps, and the level that forgetting aims at."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .data import find_label_column, read_labels
+from .pairing import draw
+from .processing import predict
+
+if TYPE_CHECKING:
+    from .trainer import UnlearningTrainer
+
+logger = logging.getLogger(__name__)
+
+SAMPLES_FLOOR = 0.97  # share of single samples answered as before, under which a run goes back a step
+CLASS_TARGET = 0.01  # share of a forgotten class that may still be put into it
+DATA_EXPONENT = 0.75  # of the power law by which error falls with the rows of a class
+VALIDATION_ROWS = 10_000
+
+
+def estimated_target(error: float, forget_counts: Tensor, retain_counts: Tensor) -> float:
+    """Share of single forget samples that a model retrained without them would still answer as the original does.
+
+    To a retrained model they are unseen: it errs on them as the original errs on unseen data, a little more often where it
+    is left with fewer rows of the class. With error e on held-out data, n_c = r_c + f_c rows of class c of which r_c are kept,
+    and learning curves e ∝ n^(-3/4) [ours; the exponent is a rule of thumb, between 1/2 and 1],
+
+        T = Σ_c (f_c / f) max(0, 1 − e (n_c / r_c)^(3/4)).
+
+    Args:
+        error: share of held-out rows that the original gets wrong, in [0, 1].
+        forget_counts, retain_counts: (classes,) rows of each predicted class in the forget set, and of each in the retain set.
+    """
+    forget, retain = forget_counts.double(), retain_counts.double()
+    growth = ((forget + retain) / retain.clamp_min(1e-9)) ** DATA_EXPONENT
+    return float((forget / forget.sum() * (1 - error * growth).clamp_min(0)).sum())
+
+
+class Watch:
+    """Looks at a trainer's model; built on the original, whose outputs `trainer.reference` holds.
+
+    Attributes:
+        target: share of the forget set that may still be answered as before; None for no target.
+        guards_kept: whether accuracy lost on the kept rows is damage.
+    """
+
+    def __init__(self, trainer: UnlearningTrainer) -> None:
+        self.trainer = trainer
+        self.guards_kept = False
+        self._kept: tuple[Any, Tensor] | None = None  # rows and labels
+        self._logits: tuple[int, Tensor] | None = (0, trainer.reference.logits)  # of the last full look, and its step
+        self._build_kept_probe()
+        self.target = self._find_target()
+
+    def model_changed(self) -> None:
+        """Forget the last look: weights were written outside an optimiser step."""
+        self._logits = None
+
+    def forget_logits(self) -> Tensor:
+        """Logits (n, classes) of the model, as it is now, on the whole forget set."""
+        step = self.trainer.state.global_step
+        if self._logits is None or self._logits[0] != step:
+            self._logits = (step, self._predict(self.trainer.forget_rows)[0])
+        return self._logits[1]
+
+    def share_remembered(self, limit: int | None = None) -> float:
+        """Share of the forget set (or of `limit` rows drawn by seed) still answered as before; NaN if an output is."""
+        forget = self.trainer.forget_rows
+        rows = np.arange(len(forget))
+        if limit is None or limit >= len(forget):
+            logits = self.forget_logits()
+        else:
+            rows = np.sort(np.random.default_rng(self.trainer.args.seed).permutation(len(forget))[:limit])
+            logits, _ = self._predict(forget[int(i)] for i in rows)
+        if not torch.isfinite(logits).all():
+            return math.nan
+        return self.trainer.reference.remembered(logits, torch.from_numpy(rows)).float().mean().item()
+
+    def share_kept(self) -> float | None:
+        """Accuracy on a probe of rows to keep, or None without labelled ones; NaN if an output is."""
+        if self._kept is None:
+            return None
+        rows, answers = self._kept
+        logits, _ = self._predict(rows)
+        if not torch.isfinite(logits).all():
+            return math.nan
+        return (logits.argmax(-1) == answers).float().mean().item()
+
+    def _predict(self, rows: Any) -> tuple[Tensor, Tensor | None]:
+        return predict(self.trainer.model, rows, self.trainer.processor, self.trainer.args.eval_batch_size)
+
+    def _build_kept_probe(self) -> None:
+        """Rows on which damage shows: held-out ones where single samples are forgotten, else of the retain set."""
+        trainer, held_out = self.trainer, self._validation_set()
+        source = trainer.retain_dataset if held_out is None or trainer.reference.forgotten_classes else held_out
+        if source is None:
+            return
+        rows = [trainer.processor(row) for row in draw(source, trainer.args.probe_size, trainer.args.seed)]
+        if all("labels" in r for r in rows):
+            self._kept = (rows, torch.stack([r["labels"] for r in rows]))
+            self.guards_kept = trainer.method.needs_forget or trainer.method.needs_column
+
+    def _validation_set(self) -> Any | None:
+        """`eval_dataset`, or its entry `validation` where it is a dictionary."""
+        given = self.trainer.eval_dataset
+        return given.get("validation") if isinstance(given, dict) else given
+
+    def _find_target(self) -> float | None:
+        given, method = self.trainer.args.forget_target, self.trainer.method
+        if given is not None:
+            return None if given < 0 else given
+        if not method.needs_forget:
+            return None
+        if self.trainer.reference.forgotten_classes:
+            return CLASS_TARGET
+        return self._estimate_target() if method.stops_at_target and method.needs_retain else None
+
+    def _estimate_target(self) -> float | None:
+        """From held-out rows and the sizes of the classes; None, with a warning, where either is missing."""
+        held_out, counts = self._validation_set(), self._retain_counts()
+        logits = labels = None
+        if held_out is not None:
+            logits, labels = self._predict(draw(held_out, VALIDATION_ROWS, self.trainer.args.seed))
+        if logits is None or labels is None or counts is None:
+            logger.warning(
+                "No forgetting target can be estimated without labelled held-out rows (`eval_dataset`) and a labelled, "
+                "map-style `retain_dataset`: the run stops before %.0f %% of the forget set are answered as before.",
+                100 * SAMPLES_FLOOR,
+            )
+            return None
+        error = (logits.argmax(-1) != labels).float().mean().item()
+        predicted = self.trainer.reference.predictions.bincount(minlength=len(counts))
+        return estimated_target(error, predicted, counts)
+
+    def _retain_counts(self) -> Tensor | None:
+        """(classes,) labelled rows of each class in a map-style retain set."""
+        retain, processor = self.trainer.retain_dataset, self.trainer.processor
+        column = find_label_column(retain, processor.label_columns[0])
+        if column is None or not hasattr(retain, "features") or not hasattr(retain, "__len__"):
+            return None
+        labels = [processor.class_id(v, column) for v in read_labels(retain, column).tolist()]
+        return torch.tensor(labels).bincount(minlength=self.trainer.reference.logits.shape[-1])
