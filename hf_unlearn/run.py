@@ -41,6 +41,13 @@ class RunArguments:
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the data set."})
     train_split: str = field(default="train", metadata={"help": "Split that the model was trained on."})
     test_split: str | None = field(default="test", metadata={"help": "Split to measure on; 'none' for none."})
+    validation_split: str | None = field(
+        default=None,
+        metadata={
+            "help": "Held-out split that a method's stop may read; 'none' for none. By default a fifth of the test split, which "
+            "is then not measured on, where the method reads one."
+        },
+    )
     train_rows: int | None = field(
         default=None, metadata={"help": "Use only the first rows of the training split, after a seeded shuffle."}
     )
@@ -159,8 +166,10 @@ def _words(name: str, value: Any) -> list[str]:
     return [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
-def load_splits(run: RunArguments) -> tuple[datasets.Dataset, datasets.Dataset | None]:
-    """Training and test split, cut to `train_rows` and `test_rows`."""
+def load_splits(
+    run: RunArguments, validate: bool = False
+) -> tuple[datasets.Dataset, datasets.Dataset | None, datasets.Dataset | None]:
+    """Training and test split, cut to `train_rows` and `test_rows`, and with `validate` a held-out split for the stop."""
     if run.dataset == "digits":
         from .training import load_digits
 
@@ -169,7 +178,12 @@ def load_splits(run: RunArguments) -> tuple[datasets.Dataset, datasets.Dataset |
         from datasets import load_dataset
 
         loaded = load_dataset(run.dataset, run.dataset_config, revision=run.dataset_revision)
-    for argument, split in (("train_split", run.train_split), ("test_split", run.test_split)):
+    named = None if run.validation_split == "none" else run.validation_split
+    for argument, split in (
+        ("train_split", run.train_split),
+        ("test_split", run.test_split),
+        ("validation_split", named),
+    ):
         if split is not None and split not in loaded:
             raise ValueError(f"`{argument}={split!r}` is not in the data set; it has {', '.join(loaded)}.")
     train = loaded[run.train_split]
@@ -178,7 +192,14 @@ def load_splits(run: RunArguments) -> tuple[datasets.Dataset, datasets.Dataset |
         train = train.shuffle(seed=0).select(range(min(run.train_rows, len(train))))
     if run.test_rows and test is not None:
         test = test.shuffle(seed=0).select(range(min(run.test_rows, len(test))))
-    return train, test
+    if not validate or run.validation_split == "none":
+        return train, test, None
+    if named is not None:
+        return train, test, loaded[named]
+    if test is None:
+        return train, None, None
+    shuffled, fifth = test.shuffle(seed=1), len(test) // 5
+    return train, shuffled.select(range(fifth, len(test))), shuffled.select(range(fifth))
 
 
 @dataclass
@@ -192,6 +213,7 @@ class Job:
     model: nn.Module
     processing_class: Any
     split: Split | None = None
+    validation: datasets.Dataset | None = None
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -218,7 +240,8 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
     """Load the data and the original; train the original first where the recipe asks for it."""
     from .data import read_groups
 
-    train, test = load_splits(run)
+    validate = method is not None and method.stops_at_target and method.needs_retain
+    train, test, validation = load_splits(run, validate)
     # What names nothing must fail before anything is trained.
     if method is not None and method.needs_column:
         split = None
@@ -233,13 +256,14 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
     if run.model_config is not None and not folder.exists():
         _train_original(run, args, train)
     model, processing_class = load_model(run, train)
-    return Job(run, args, train, test, model, processing_class, split)
+    return Job(run, args, train, test, model, processing_class, split, validation)
 
 
 def load_model(run: RunArguments, train: datasets.Dataset) -> tuple[nn.Module, Any]:
     """The original, and its image processor or tokenizer."""
     from transformers import AutoImageProcessor, AutoTokenizer
 
+    from . import mlp  # noqa: F401  registers `pixel_mlp`
     from .training import auto_class, is_image_dataset
 
     model = auto_class(train).from_pretrained(run.model, revision=run.model_revision)
@@ -252,6 +276,7 @@ def _train_original(run: RunArguments, args: UnlearningArguments, train: dataset
     import torch
     from transformers import AutoConfig
 
+    from . import mlp  # noqa: F401  registers `pixel_mlp`
     from .processing import Processor
     from .training import auto_class, build_processor, label_names, save_model, train_classifier
 
@@ -291,6 +316,7 @@ def unlearn(
         method=method,
         forget_dataset=None if job.split is None else job.split.forget,
         retain_dataset=retain if method.needs_retain else None,
+        eval_dataset=job.validation,
         processing_class=job.processing_class,
         **job.columns,
     )

@@ -40,12 +40,13 @@ def load_digits() -> dict[str, datasets.Dataset]:
 
 
 def build_processor(config: Any, train: datasets.Dataset, text_column: str | None = None) -> Any:
-    """An image processor for the configuration's image size, or a WordPiece tokenizer trained on the training texts."""
+    """An image processor for the configuration's image size (and `image_mean`, `image_std`), or a WordPiece tokenizer trained on the training texts."""
     if not hasattr(config, "vocab_size"):
         from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
         size = getattr(config, "image_size", None) or 32
-        return ViTImageProcessorPil(size={"height": size, "width": size}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+        mean, std = (getattr(config, name, None) or [0.5] * 3 for name in ("image_mean", "image_std"))
+        return ViTImageProcessorPil(size={"height": size, "width": size}, image_mean=mean, image_std=std)
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
