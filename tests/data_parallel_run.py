@@ -10,7 +10,11 @@ from conftest import class_split, processing_class, trained
 from hf_unlearn import METHODS, UnlearningArguments, UnlearningTrainer
 
 method, arch, batch, folder = sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
-settings = {"num_perturbations": 3, "reduction": "sum"} if method == "jit-sum" else {}
+settings = {
+    "jit-sum": {"num_perturbations": 3, "reduction": "sum"},
+    "feature_information": {"attribute": "group"},
+    "marginal_information": {"gamma": 2.0, "memory": 0.5},
+}.get(method, {})
 split = class_split(arch, 128)
 trainer = UnlearningTrainer(
     trained(arch),

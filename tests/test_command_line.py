@@ -150,3 +150,44 @@ def test_demo_on_a_folder_of_texts(tmp_path):
         report = json.loads((tmp_path / "out" / name / "report.json").read_text())
         assert {"original", "unlearned", "retrained"} == set(report["models"])
     assert sorted(p.name for p in (tmp_path / "out" / "class-jit" / "figures").iterdir())
+
+
+def test_an_attribute_from_the_command_line(folders, tmp_path):
+    words = command(folders, tmp_path / "out", "--method", "wasserstein_barycenter", "--attribute", "side")
+    at = words.index("--forget_class")
+    del words[at : at + 2]
+    assert run(words).returncode == 2  # no such column
+    data = image_data(96, 0).add_column("side", ["left" if i % 8 < 4 else "right" for i in range(96)])
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        data.to_parquet(tmp_path / "data" / f"{split}.parquet")
+    words[words.index("--dataset") + 1] = str(tmp_path / "data")
+    done = run(words)
+    assert done.returncode == 0, done.stderr
+    written = {p.name for p in (tmp_path / "out" / "model").iterdir()}
+    assert {"model.safetensors", "barycenter.safetensors", "barycenter.json"} <= written
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert set(report["groups"]["unlearned"]) == {"left", "right"}
+    assert report["information"]["unlearned"]["conditional"]
+    words[words.index("--method") + 1] = "feature_information"
+    features = run([*words, "--output_dir", str(tmp_path / "other"), "--max_steps", "3"])
+    assert features.returncode == 0, features.stderr
+
+
+def test_samples_of_a_class_with_marginal_information(folders, tmp_path):
+    settings = [
+        "--method",
+        "marginal_information",
+        "--forget_fraction",
+        "0.6",
+        "--max_steps",
+        "20",
+        "--retrain",
+        "true",
+    ]
+    done = run(command(folders, tmp_path / "out", *settings, "--train_epochs", "2"))
+    assert done.returncode in (0, 1), done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert 0 < report["outcome"]["forget_target"] <= 1
+    assert report["run"]["rows"]["test"] == 96 - 96 // 5
+    assert report["information"]["original"]["bounds"]["total_variation"] <= 1

@@ -29,7 +29,14 @@ def run(method, arch, processes, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "arch"),
-    [("jit", "vit"), ("jit-sum", "vit"), ("counterfactual_distillation", "vit"), ("gradient_difference", "bert")],
+    [
+        ("jit", "vit"),
+        ("jit-sum", "vit"),
+        ("counterfactual_distillation", "vit"),
+        ("gradient_difference", "bert"),
+        ("marginal_information", "bert"),
+        ("feature_information", "vit"),
+    ],
 )
 def test_two_processes_end_at_the_weights_of_one(tmp_path, method, arch):
     one, two = (run(method, arch, n, tmp_path / str(n)) for n in (1, 2))

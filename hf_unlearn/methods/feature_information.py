@@ -64,6 +64,9 @@ class FeatureInformation(UnlearningMethod):
     attribute: str | None = setting(None, "Column whose values are the groups z, such as `gender`.")
     weight: float = setting(50.0, "Weight λ of the information, in nats.")
     conditional: bool = setting(True, "Information given the label (equalised odds); off: whatever the label (parity).")
+    balance: float = setting(
+        0.0, "Shares of the groups ∝ n^(1 − balance): 0 as in the data, 1 all alike, so that rare groups count as much."
+    )
     temperature: float = setting(
         3.0, "Of the softmax whose information is measured; above 1, confident outputs still tell."
     )
@@ -72,6 +75,8 @@ class FeatureInformation(UnlearningMethod):
     def __post_init__(self) -> None:
         if not self.weight > 0:
             raise ValueError(f"`weight` must be positive, got {self.weight}: without it this is ordinary training.")
+        if not 0 <= self.balance <= 1:
+            raise ValueError(f"`balance` must lie in [0, 1], got {self.balance}.")
         if not self.temperature > 0:
             raise ValueError(f"`temperature` must be positive, got {self.temperature}.")
         if not 0 <= self.memory < 1:
@@ -89,6 +94,9 @@ class FeatureInformation(UnlearningMethod):
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
         logits = self._logits(model, batch["retain"])
         mean, count = means(self._sums(self._own_sums(logits, batch)))
+        if self.balance:
+            weight = torch.where(count > 0, count.detach().clamp_min(1e-12) ** (1 - self.balance), 0.0)
+            count = weight * count.sum(-1, keepdim=True) / weight.sum(-1, keepdim=True).clamp_min(1e-12)
         information = conditional_information(mean, count) if self.conditional else group_information(mean, count)
         return {
             "retain": F.cross_entropy(logits, batch["retain"]["labels"]),

@@ -61,8 +61,10 @@ def build(arch: str, data: str, labels: int) -> Any:
     return auto.from_config(AutoConfig.for_model(arch, num_labels=labels, **config))
 
 
-def load(data: str, path: str | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int, Any]:
+def load(data: str, path: str | None, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int, Any]:
     """Training and test rows as model inputs, number of classes, tokenizer or image processor."""
+    from transformers import AutoTokenizer
+
     from hf_unlearn.processing import Processor
     from hf_unlearn.training import build_processor, load_digits
 
@@ -79,7 +81,13 @@ def load(data: str, path: str | None) -> tuple[list[dict[str, Any]], list[dict[s
         train, test = train.shuffle(seed=0).select(range(10_000)), test.shuffle(seed=0).select(range(2_000))
     labels = len(set(train["label"]))
     model = build("distilbert" if data in TEXT else "vit", data, labels)
-    processing_class = build_processor(model.config, train)
+    kept = out / "models" / f"{data}-tokenizer"  # training one anew gives another vocabulary
+    if kept.exists():
+        processing_class = AutoTokenizer.from_pretrained(kept)
+    else:
+        processing_class = build_processor(model.config, train)
+        if data in TEXT:
+            processing_class.save_pretrained(kept)
     processor = Processor(model, processing_class)
     return [processor(r) for r in train], [processor(r) for r in test], labels, processing_class
 
@@ -89,7 +97,7 @@ class Lab:
 
     def __init__(self, data: str, path: str | None, out: Path) -> None:
         self.data, self.out = data, out
-        self.train, self.test, self.labels, self.processing_class = load(data, path)
+        self.train, self.test, self.labels, self.processing_class = load(data, path, out)
         self.y = torch.stack([r["labels"] for r in self.train])
         self.y_test = torch.stack([r["labels"] for r in self.test])
 

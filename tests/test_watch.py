@@ -1,0 +1,119 @@
+"""The level that forgetting single samples aims at, and the landing on it."""
+
+import logging
+import math
+
+import pytest
+import torch
+from conftest import class_split, data_for, state, trained, trainer_for
+
+from hf_unlearn import ForgetRequest, MarginalInformation
+from hf_unlearn.watch import estimated_target
+
+ADAM = {"trust_region": 0.0, "learning_rate": 3e-3, "optim": "adamw_torch"}
+
+
+@pytest.mark.parametrize(
+    ("error", "forget", "retain", "expected"),
+    [
+        (0.0, [5, 0], [5, 5], 1.0),  # nothing is got wrong: unseen rows are answered as before
+        (0.1, [10, 0], [1e12, 1], 0.9),  # a few rows of very many: the error on unseen data
+        (0.1, [10, 0], [0, 20], 0.0),  # a class of which nothing is kept
+        (0.02, [3, 0], [1, 9], 1 - 0.02 * 4**0.75),
+        (0.1, [1, 3], [1e12, 3], 0.25 * 0.9 + 0.75 * (1 - 0.1 * 2**0.75)),
+    ],
+)
+def test_target_by_hand(error, forget, retain, expected):
+    found = estimated_target(error, torch.tensor(forget), torch.tensor(retain))
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_target_falls_with_error_and_with_the_share_that_is_forgotten():
+    errors = [estimated_target(e, torch.tensor([20, 5]), torch.tensor([40, 80])) for e in (0.01, 0.05, 0.2)]
+    shares = [estimated_target(0.05, torch.tensor([n, 0]), torch.tensor([100 - n, 100])) for n in (5, 50, 95)]
+    assert errors == sorted(errors, reverse=True)
+    assert shares == sorted(shares, reverse=True)
+
+
+def partial_split(arch="vit", n=160):
+    """Two thirds of one class."""
+    return (ForgetRequest(label=1) & ForgetRequest(label=1, fraction=0.67)).split(data_for(arch, n))
+
+
+def test_samples_stop_on_the_estimated_target(tmp_path):
+    split = partial_split()
+    trainer = trainer_for(
+        "vit", tmp_path, MarginalInformation(gamma=1.0), split=split, update="all", forget_target=None,
+        forget_kind="samples", max_steps=200, check_steps=20, **ADAM,
+    )  # fmt: skip
+    trainer.eval_dataset = data_for("vit", 60, 9)
+    # A validation set on which half of the answers are wrong sets a low target, which the run has to travel to.
+    labels = [(v + 1) % 4 if i % 4 == 0 else v for i, v in enumerate(trainer.eval_dataset["label"])]
+    trainer.eval_dataset = trainer.eval_dataset.remove_columns("label").add_column("label", labels)
+    trainer.train()
+    out = trainer.outcome
+    forgotten, kept = len(split.forget), split.retain["label"].count(1)
+    error = out.path and 1 - trainer_accuracy(trained("vit"), trainer)
+    expected = max(0.0, 1 - error * ((forgotten + kept) / kept) ** 0.75)
+    assert out.forget_target == pytest.approx(expected, abs=0.05)
+    assert out.stopped == "target reached"
+    assert out.target_reached
+    # Bisection lands within a row or two of the target, however far a look goes past it.
+    assert out.forget_end >= out.forget_target - 3 / forgotten
+
+
+def trainer_accuracy(model, trainer):
+    from hf_unlearn.processing import predict
+
+    logits, labels = predict(model, trainer.eval_dataset, trainer.processor)
+    return (logits.argmax(-1) == labels).float().mean().item()
+
+
+def test_without_held_out_rows_there_is_a_warning_and_no_target(tmp_path, caplog):
+    trainer = trainer_for(
+        "vit", tmp_path, MarginalInformation(), split=partial_split(), forget_target=None, forget_kind="samples", **ADAM
+    )
+    with caplog.at_level(logging.WARNING, "hf_unlearn.watch"):
+        trainer.train()
+    assert "`eval_dataset`" in caplog.text
+    assert trainer.outcome.forget_target is None
+
+
+def test_landing_is_on_the_line_between_the_last_good_state_and_this_one(tmp_path):
+    trainer = trainer_for(
+        "vit",
+        tmp_path,
+        MarginalInformation(),
+        split=class_split("vit", 64),
+        update="all",
+        forget_kind="samples",
+        **ADAM,
+    )
+    trainer._set_up()
+    trainer.forgetting.start()
+    start = state(trainer.model)
+    with torch.no_grad():  # ahead: everything is forgotten
+        trainer.model.classifier.bias[1] -= 40.0
+    ahead = state(trainer.model)
+    trainer.watch.model_changed()
+    assert trainer.watch.share_remembered() == 0.0
+    trainer.watch.target = 0.5
+    trainer.forgetting._land()
+    share = (state(trainer.model)["classifier.bias"][1] - start["classifier.bias"][1]) / -40.0
+    assert 0 < share < 1
+    assert trainer.watch.share_remembered() <= 0.5
+    # One bisection step less far, more than the target was remembered.
+    with torch.no_grad():
+        trainer.model.classifier.bias[1] += 40.0 / 64
+    trainer.watch.model_changed()
+    assert trainer.watch.share_remembered() > 0.5
+    assert math.isclose(float(ahead["classifier.bias"][1] - start["classifier.bias"][1]), -40.0, rel_tol=1e-5)
+
+
+def test_held_out_rows_guard_single_samples(tmp_path):
+    held_out = data_for("vit", 48, 9)
+    trainer = trainer_for("vit", tmp_path, MarginalInformation(), split=partial_split(), forget_kind="samples", **ADAM)
+    trainer.eval_dataset = {"validation": held_out, "other": held_out.select(range(4))}
+    trainer._set_up()
+    assert len(trainer.watch._kept[1]) == 48
+    assert trainer.watch.guards_kept
