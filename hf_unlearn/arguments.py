@@ -52,8 +52,14 @@ class UnlearningArguments(TrainingArguments):
         metadata={"help": "Accuracy on the retain set that a run may lose before the last good state is restored."},
     )
     check_steps: int | None = field(default=None, metadata={"help": "Steps between two looks at target and damage."})
+    weight_average: float | None = field(
+        default=None,
+        metadata={"help": "Decay of an exponential average of the weights, which the run ends with; 0: no average."},
+    )
     probe_size: int = field(default=256, metadata={"help": "Rows of each side that such a look reads."})
-    retain_per_forget: int = field(default=1, metadata={"help": "Retain samples drawn for each forget sample."})
+    retain_per_forget: int | None = field(
+        default=None, metadata={"help": "Retain samples drawn for each forget sample (usually 1)."}
+    )
     overwrite: bool = field(
         default=False, metadata={"help": "Allow an output folder that already holds a model or checkpoints."}
     )
@@ -92,7 +98,9 @@ class UnlearningArguments(TrainingArguments):
             raise ValueError(f"`forget_target` is a share in [0, 1], got {self.forget_target}. Write 5 % as 0.05.")
         if self.check_steps is not None and self.check_steps < 1:
             raise ValueError(f"`check_steps` must be at least 1, got {self.check_steps}.")
-        if self.retain_per_forget < 1:
+        if self.weight_average is not None and not 0 <= self.weight_average < 1:
+            raise ValueError(f"`weight_average` is a decay, in [0, 1), got {self.weight_average}.")
+        if self.retain_per_forget is not None and self.retain_per_forget < 1:
             raise ValueError(f"`retain_per_forget` must be at least 1, got {self.retain_per_forget}.")
 
     def resolved(self, method: UnlearningMethod, kind: str) -> UnlearningArguments:
@@ -104,6 +112,8 @@ class UnlearningArguments(TrainingArguments):
             "num_train_epochs": 3.0,
             "max_steps": -1,
             "check_steps": 10,
+            "weight_average": 0.0,
+            "retain_per_forget": 1,
             "per_device_train_batch_size": 64,
             **method.arguments_for(self.update, kind),
         }

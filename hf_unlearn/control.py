@@ -11,12 +11,15 @@ import math
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback
 
+from .processing import unwrap
 from .scope import Snapshot
 from .watch import SAMPLES_FLOOR
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LANDING_LOOKS = 6
+CONTROL_FILE = "unlearning_control.safetensors"
 
 
 @torch.no_grad()
@@ -74,7 +78,9 @@ class TrustRegion(torch.optim.Optimizer):
 class ForgettingControl(TrainerCallback):
     """Looks every `check_steps`: stop at the target, go back when the model is being ruined.
 
-    Its `path` (one entry a look: step, shares remembered and kept) travels with checkpoints.
+    With `weight_average` the looks are at an exponential average of the weights, and that is what the run ends with: single
+    weights jump about where a target lies close to the start. Its `path` (one entry a look: step, shares remembered and kept),
+    the last good state and the average travel with checkpoints.
     """
 
     def __init__(self, trainer: UnlearningTrainer) -> None:
@@ -82,13 +88,43 @@ class ForgettingControl(TrainerCallback):
         self.path: list[dict[str, float]] = []
         self.stopped = ""
         self.good: Snapshot | None = None
+        self.average: dict[str, Tensor] = {}
 
     def start(self) -> None:
         """Before the first step: where the run starts from, and the first state to go back to."""
         self.good = self.trainer.original
         self.stopped = ""
+        if self.trainer.args.weight_average:
+            self.average = {n: p.detach().clone() for n, p in self._moving().items()}
         if not self.path:
             self._look(0)
+
+    def save(self, folder: Path) -> None:
+        """Write the last good state and the average into a checkpoint."""
+        assert self.good is not None
+        average = {f"average.{n}": t.cpu() for n, t in self.average.items()}
+        save_file({**{f"good.{n}": t for n, t in self.good.tensors.items()}, **average}, folder / CONTROL_FILE)
+
+    def load(self, folder: Path) -> None:
+        """The inverse of `save`, after `start`."""
+        assert self.good is not None
+        tensors = load_file(folder / CONTROL_FILE)
+        self.good = self.good.holding({n: tensors[f"good.{n}"] for n in self.good.tensors})
+        for name, average in self.average.items():
+            average.copy_(tensors[f"average.{name}"])
+
+    def _moving(self) -> dict[str, Tensor]:
+        return {n: p for n, p in unwrap(self.trainer.model).named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def _swap_average(self) -> None:
+        """Exchange weights and average; twice is as before."""
+        if self.average:
+            for name, parameter in self._moving().items():
+                kept = parameter.clone()
+                parameter.copy_(self.average[name])
+                self.average[name] = kept
+            self.trainer.watch.model_changed()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # accelerate forgets the epoch of a wrapped sampler when it resumes inside an epoch
@@ -100,8 +136,19 @@ class ForgettingControl(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer.interrupted:
             control.should_save = control.should_training_stop = True
+        if self.average:
+            moving = list(self._moving().values())
+            with torch.no_grad():
+                torch._foreach_lerp_([self.average[n] for n in self._moving()], moving, 1 - args.weight_average)
         if state.global_step % args.check_steps and state.global_step < state.max_steps:
             return
+        self._swap_average()
+        self._decide(state, control)
+        if not control.should_training_stop or self.trainer.interrupted:
+            self._swap_average()  # the run goes on from the weights themselves
+
+    def _decide(self, state: Any, control: Any) -> None:
+        """Look, and then stop, go back or go on."""
         look = self._look(state.global_step)
         if reason := self._damage(look):
             logger.warning("%s: going back to the last good state.", reason)
@@ -163,9 +210,11 @@ class ForgettingControl(TrainerCallback):
         return single and self.trainer.method.stops_at_target and look["forget"] < SAMPLES_FLOOR
 
     def _at_target(self, look: dict[str, float]) -> bool:
-        """On the probe, and then on the whole forget set."""
-        target = self.trainer.watch.target
-        return target is not None and look["forget"] <= target and self.trainer.watch.share_remembered() <= target
+        """On the probe, within its error, and then on the whole forget set."""
+        target, rows = self.trainer.watch.target, self.trainer.args.probe_size
+        if target is None or look["forget"] > target + 2 * math.sqrt(target * (1 - target) / rows):
+            return False
+        return self.trainer.watch.share_remembered() <= target
 
 
 @contextmanager

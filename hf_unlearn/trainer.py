@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "unlearning_state.json"
-GOOD_FILE = "unlearning_good.safetensors"
 WATCHED_ROWS = 1_000  # training rows looked at where there is no forget set
 
 
@@ -117,7 +115,7 @@ class UnlearningTrainer(Trainer):
             forget_dataset if method.needs_forget else None,
             (watched if method.one_shot else retain_dataset) if method.needs_retain else None,
             self.processor,
-            retain_per_forget=args.retain_per_forget,
+            retain_per_forget=args.retain_per_forget or 1,
             seed=args.seed,
             groups=groups,
         )
@@ -288,9 +286,8 @@ class UnlearningTrainer(Trainer):
                 for old in Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
                     shutil.rmtree(old)
         self.forgetting.start()
-        if resume_from_checkpoint and (good := Path(resume_from_checkpoint) / GOOD_FILE).is_file():
-            assert self.forgetting.good is not None
-            self.forgetting.good = self.forgetting.good.holding(load_file(good))
+        if resume_from_checkpoint:
+            self.forgetting.load(Path(resume_from_checkpoint))
         self._started = started
         if self.method.one_shot:
             self.seconds = time.perf_counter() - started
@@ -320,8 +317,7 @@ class UnlearningTrainer(Trainer):
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             seconds = time.perf_counter() - self._started
             state = {"path": self.forgetting.path, "seconds": seconds, "method": self.method.state()}
-            if self.forgetting.good is not None:
-                save_file(self.forgetting.good.tensors, folder / GOOD_FILE)
+            self.forgetting.save(folder)
             temporary = folder / (STATE_FILE + ".partial")
             temporary.write_text(json.dumps(state))
             temporary.replace(folder / STATE_FILE)  # last, so its presence says that the checkpoint is whole

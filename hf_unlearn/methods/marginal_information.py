@@ -59,13 +59,14 @@ class MarginalInformation(UnlearningMethod):
             "learning_rate": 1e-3,
             "num_train_epochs": 20.0,
             "max_steps": -1,
-            "check_steps": 10,
+            "check_steps": 16,
+            "weight_average": 0.98,
             "per_device_train_batch_size": 16,
             "retain_per_forget": 4,
         }
     )
 
-    gamma: float = setting(0.25, "Weight γ of the information, over its greatest possible value (see `normalise`).")
+    gamma: float = setting(0.15, "Weight γ of the information, over its greatest possible value (see `normalise`).")
     utility: str = setting(
         "cross_entropy", "What holds the retain set: `cross_entropy` of its labels, or `kl` to the original's outputs."
     )
