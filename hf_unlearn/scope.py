@@ -116,15 +116,22 @@ def fingerprints(model: nn.Module) -> dict[str, str]:
 
 
 class Snapshot:
-    """A copy, on the CPU, of some of a model's tensors: the original to compare with, or a state to go back to."""
+    """A copy, on the CPU, of some of a model's tensors: the original to compare with, or a state to go back to.
+
+    Saved buffers (BatchNorm statistics) are always in it: parameters without them would be another model.
+    """
 
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
         state = unwrap(model).state_dict()
-        self.tensors = {n: state[n].detach().to("cpu", copy=True) for n in names}
+        buffers = (n for n, _ in unwrap(model).named_buffers() if n in state)
+        self.tensors = {
+            n: state[n].detach().to("cpu", copy=True).contiguous() for n in dict.fromkeys([*names, *buffers])
+        }
 
     def mixed(self, other: Snapshot, share: float) -> Snapshot:
-        """(1 − share) of this one and `share` of `other`."""
-        return self.holding({n: torch.lerp(a, other.tensors[n], share) for n, a in self.tensors.items()})
+        """(1 − share) of this one and `share` of `other`; counters are those of `other`."""
+        pairs = {n: (a, other.tensors[n]) for n, a in self.tensors.items()}
+        return self.holding({n: torch.lerp(a, b, share) if a.is_floating_point() else b for n, (a, b) in pairs.items()})
 
     def holding(self, tensors: dict[str, Tensor]) -> Snapshot:
         """A snapshot of these tensors."""

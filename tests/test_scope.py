@@ -3,6 +3,7 @@ import re
 import pytest
 import torch
 from conftest import TEXT, VISION, build, changed, state
+from safetensors.torch import save_file
 
 from hf_unlearn.scope import Snapshot, find_blocks, find_head, fingerprints, restrict, updated_names
 
@@ -106,4 +107,28 @@ def test_snapshot_goes_back_exactly_and_only_for_its_names():
             tensor.add_(1)
     assert changed(before, state(model)) == set(before)
     snapshot.restore(model)
-    assert changed(before, state(model)) == set(before) - set(names)
+    buffers = {name for name, _ in model.named_buffers()}
+    assert changed(before, state(model)) == set(before) - set(names) - buffers
+
+
+def test_snapshot_holds_the_statistics_that_belong_to_its_parameters():
+    model = build("resnet")
+    original = Snapshot(model, updated_names(model, "head"))
+    before = state(model)
+    model.train()
+    for _ in range(3):
+        model(pixel_values=torch.randn(4, 3, 16, 16))
+    moved = Snapshot(model, updated_names(model, "head"))
+    assert len(changed(before, state(model))) > 0
+    original.mixed(moved, 0.5).restore(model)
+    name = "resnet.embedder.embedder.normalization."
+    middle = (before[name + "running_mean"] + moved.tensors[name + "running_mean"]) / 2
+    assert torch.allclose(model.state_dict()[name + "running_mean"], middle)
+    assert model.state_dict()[name + "num_batches_tracked"] == 3
+    original.restore(model)
+    assert not changed(before, state(model))
+
+
+def test_snapshot_of_channels_last_weights_can_be_saved(tmp_path):
+    model = build("resnet").to(memory_format=torch.channels_last)
+    save_file(Snapshot(model, updated_names(model, "all")).tensors, tmp_path / "good.safetensors")
