@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,25 +90,28 @@ class ForgettingControl(TrainerCallback):
         self.good: Snapshot | None = None
         self.average: dict[str, Tensor] = {}
 
-    def start(self) -> None:
-        """Before the first step: where the run starts from, and the first state to go back to."""
+    def start(self, saved: Mapping[str, Any] | None = None, checkpoint: str | None = None) -> None:
+        """Before the first step: where the run starts from, and the state to go back to; `saved` in `checkpoint`, if any."""
+        saved = saved or {}
+        self.path, self.stopped = saved.get("path", []), saved.get("stopped", "")
         self.good = self.trainer.original
-        self.stopped = ""
         if self.trainer.args.weight_average:
             self.average = {n: p.detach().clone() for n, p in self._moving().items()}
+        if checkpoint is not None:
+            self._load(Path(checkpoint))
         if not self.path:
             self._look(0)
 
-    def save(self, folder: Path) -> None:
-        """Write the last good state and the average into a checkpoint."""
+    def save(self, checkpoint: Path) -> dict[str, Any]:
+        """Write the state to go back to and the average into `checkpoint`, and return the rest, JSON-ready."""
         assert self.good is not None
         average = {f"average.{n}": t.cpu() for n, t in self.average.items()}
-        save_file({**{f"good.{n}": t for n, t in self.good.tensors.items()}, **average}, folder / CONTROL_FILE)
+        save_file({**{f"good.{n}": t for n, t in self.good.tensors.items()}, **average}, checkpoint / CONTROL_FILE)
+        return {"path": self.path, "stopped": self.stopped}
 
-    def load(self, folder: Path) -> None:
-        """The inverse of `save`, after `start`."""
+    def _load(self, checkpoint: Path) -> None:
         assert self.good is not None
-        tensors = load_file(folder / CONTROL_FILE)
+        tensors = load_file(checkpoint / CONTROL_FILE)
         self.good = self.good.holding({n: tensors[f"good.{n}"] for n in self.good.tensors})
         for name, average in self.average.items():
             average.copy_(tensors[f"average.{name}"])
@@ -205,8 +208,9 @@ class ForgettingControl(TrainerCallback):
         return ""
 
     def _overshoots(self, look: dict[str, float]) -> bool:
-        """Single samples without a target: a retrained model still answers nearly all of them as before."""
-        single = self.trainer.watch.target is None and not self.trainer.reference.forgotten_classes
+        """Single samples whose target is unknown: a retrained model still answers nearly all of them as before."""
+        unknown = self.trainer.watch.target is None and self.trainer.args.forget_target is None  # negative: none wanted
+        single = unknown and not self.trainer.reference.forgotten_classes
         return single and self.trainer.method.stops_at_target and look["forget"] < SAMPLES_FLOOR
 
     def _at_target(self, look: dict[str, float]) -> bool:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import Trainer
+from transformers import Trainer, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from .arguments import UnlearningArguments
@@ -166,7 +167,7 @@ class UnlearningTrainer(Trainer):
     # --- data ---------------------------------------------------------------------------------------------------------
 
     def _collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
-        if "seed" not in items[0]:  # evaluation rows
+        if not {"seed", "index"} <= items[0].keys() or not {"forget", "retain"} & items[0].keys():  # evaluation rows
             return self.flat_collator(items)
         batch: dict[str, Any] = {k: torch.tensor([item[k] for item in items]) for k in ("index", "seed")}
         if "group" in items[0]:
@@ -274,26 +275,27 @@ class UnlearningTrainer(Trainer):
             resume_from_checkpoint = None
             check_output(self.args.output_dir, self.args.overwrite)
         started = time.perf_counter()
+        if resume_from_checkpoint and self.original is not None:
+            self.original.restore(self.model)  # this trainer's own run was interrupted: its model is half-way
         self._set_up()
+        saved: dict[str, Any] = {}
         if resume_from_checkpoint:
             saved = json.loads((Path(resume_from_checkpoint) / STATE_FILE).read_text())
-            self.forgetting.path = saved["path"]
             self.method.load_state(saved["method"])
             started -= saved["seconds"]
-        else:
-            self.forgetting.path = []
-            if self.args.overwrite and self.is_world_process_zero():
-                for old in Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-                    shutil.rmtree(old)
-        self.forgetting.start()
-        if resume_from_checkpoint:
-            self.forgetting.load(Path(resume_from_checkpoint))
+        elif self.args.overwrite and self.is_world_process_zero():
+            for old in Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+                shutil.rmtree(old)
+        self.forgetting.start(saved, resume_from_checkpoint)
         self._started = started
-        if self.method.one_shot:
+        if self.forgetting.stopped:  # the checkpoint is of a run at its end: one more step would go past it
+            self._load_from_checkpoint(str(resume_from_checkpoint))
+            self.state = TrainerState.load_from_json(str(Path(str(resume_from_checkpoint)) / TRAINER_STATE_NAME))
+        if self.method.one_shot or self.forgetting.stopped:
             self.seconds = time.perf_counter() - started
             self.watch.model_changed()
             self.outcome = verify(self)
-            return TrainOutput(0, 0.0, {})
+            return TrainOutput(self.state.global_step, 0.0, {})
         try:
             gc.freeze()  # the base class collects garbage before the first step: spare it a walk over every module loaded
             with graceful_interrupt(self):
@@ -316,8 +318,7 @@ class UnlearningTrainer(Trainer):
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             seconds = time.perf_counter() - self._started
-            state = {"path": self.forgetting.path, "seconds": seconds, "method": self.method.state()}
-            self.forgetting.save(folder)
+            state = {**self.forgetting.save(folder), "seconds": seconds, "method": self.method.state()}
             temporary = folder / (STATE_FILE + ".partial")
             temporary.write_text(json.dumps(state))
             temporary.replace(folder / STATE_FILE)  # last, so its presence says that the checkpoint is whole

@@ -3,10 +3,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from conftest import changed, class_split, state, trained, trainer_for
+from conftest import KillAt, Killed, changed, class_split, pixel_data, state, trained, trainer_for
 from transformers import TrainerCallback
 
-from hf_unlearn import GradientAscent, JiT, UnlearningMethod
+from hf_unlearn import ForgetRequest, GradientAscent, JiT, UnlearningMethod
 from hf_unlearn.control import TrustRegion
 from hf_unlearn.processing import classify, eval_mode, model_inputs, predict
 
@@ -188,3 +188,54 @@ def test_missed_target_is_a_warning_and_not_a_success(tmp_path):
     assert trainer.outcome.target_reached is False
     assert not trainer.outcome.ok
     assert any("target was not reached" in w for w in trainer.outcome.warnings)
+
+
+ASCENT = {"trust_region": 0.002, "max_steps": 60, "check_steps": 1, "forget_target": 0.3}
+
+
+def test_a_run_that_came_to_its_end_takes_no_step_when_it_is_resumed(tmp_path):
+    whole = trainer_for("vit", tmp_path, GradientAscent(), save_strategy="steps", save_steps=1, **ASCENT)
+    whole.train()
+    assert whole.outcome.stopped == "target reached"
+    again = trainer_for("vit", tmp_path, GradientAscent(), save_strategy="steps", save_steps=1, **ASCENT)
+    again.train(resume_from_checkpoint=True)
+    assert not changed(state(whole.model), state(again.model))
+    assert again.outcome == whole.outcome
+
+
+def test_a_trainer_that_resumes_its_own_run_starts_from_its_original(tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6, "check_steps": 2}
+    whole = trainer_for("vit", tmp_path / "whole", GradientAscent(), **settings)
+    whole.train()
+    killer = KillAt(3)
+    trainer = trainer_for("vit", tmp_path / "killed", GradientAscent(), callbacks=[killer], **settings)
+    with pytest.raises(Killed):
+        trainer.train()
+    trainer.remove_callback(killer)
+    trainer.train(resume_from_checkpoint=True)
+    assert not changed(state(whole.model), state(trainer.model))
+    assert trainer.outcome == whole.outcome
+    with trainer.original_weights() as model:
+        assert not changed(state(trained("vit")), state(model))
+
+
+def test_going_back_restores_batch_statistics_too(tmp_path):
+    trainer = trainer_for(
+        "resnet", tmp_path, JiT(num_perturbations=2, mode="train", anchors=False), max_steps=9, update="all",
+        check_steps=3, trust_region=0.5, max_retain_drop=0.05,
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.outcome.stopped.startswith(("kept data suffers", "diverged"))
+    assert not changed(state(trained("resnet")), state(trainer.model))
+
+
+@pytest.mark.parametrize(("target", "guarded"), [(None, True), (-1.0, False)])
+def test_without_any_target_single_samples_have_no_floor(tmp_path, target, guarded):
+    split = ForgetRequest(fraction=0.4).split(pixel_data(64))
+    trainer = trainer_for(
+        "vit", tmp_path, GradientAscent(), split=split, retain=False, forget_kind="samples", forget_target=target,
+        max_steps=20, trust_region=0.02, check_steps=5,
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.outcome.stopped.startswith("enough") == guarded
+    assert guarded or (trainer.outcome.steps == 20 and trainer.outcome.forget_end < 0.9)

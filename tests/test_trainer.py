@@ -563,3 +563,10 @@ def test_overlap_is_checked_before_anything_else_happens(tmp_path):
     with pytest.raises(ValueError, match="overlap"):
         trainer_for("vit", tmp_path, JiT(), split=replace(split, retain=split.forget))
     assert not list(tmp_path.iterdir())
+
+
+def test_evaluation_rows_may_have_columns_named_like_ours(tmp_path):
+    test = pixel_data(16, 3)
+    named = test.add_column("seed", list(range(16))).add_column("index", list(range(16)))
+    plain, ours = (make(tmp_path, eval_dataset=data).evaluate()["eval_loss"] for data in (test, named))
+    assert plain == ours
