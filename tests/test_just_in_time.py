@@ -119,7 +119,7 @@ def ready(method, sigma=0.5, low=-1.0, high=1.0, forgotten=(), model=None):
     logits = torch.zeros(8, CLASSES)
     trainer = SimpleNamespace(
         reference=Reference(logits, None, forgotten, input_min=low, input_max=high, input_std=1.0),
-        args=SimpleNamespace(world_size=1, gradient_accumulation_steps=1),
+        args=SimpleNamespace(world_size=1),
         model=model,
     )
     method.setup(trainer)
@@ -461,3 +461,19 @@ def test_untrained_model_can_be_flattened_too(tmp_path):
     )
     trainer.train()
     assert trainer.state.global_step == 3
+
+
+def test_a_sum_over_accumulated_batches_is_that_of_one_batch_in_the_last_group_too(tmp_path):
+    split, after = class_split("vit", 96), []
+    assert len(split.forget) == 24
+    for batch, parts in ((16, 1), (8, 2)):
+        method = JiT(num_perturbations=2, reduction="sum", remembered_only=False, anchors=False)
+        trainer = trainer_for(
+            "vit", tmp_path / str(parts), method, split=split, retain=False, per_device_train_batch_size=batch,
+            gradient_accumulation_steps=parts, update="all", num_train_epochs=1.0, max_steps=-1, trust_region=0.0,
+            optim="sgd", learning_rate=1e-3, lr_scheduler_type="constant", max_grad_norm=0.0,
+        )  # fmt: skip
+        trainer.train()
+        assert trainer.outcome.steps == 2
+        after.append(state(trainer.model))
+    assert all(torch.allclose(after[0][name], after[1][name], atol=1e-6) for name in after[0])

@@ -176,8 +176,7 @@ class JiT(UnlearningMethod):
             )
         self._sigma = self.sigma * (reference.input_std if self.relative else 1.0)
         self._range = (reference.input_min, reference.input_max)
-        # A sum must not be averaged over processes and accumulation steps.
-        self._parts = float(trainer.args.world_size * trainer.args.gradient_accumulation_steps)
+        self._processes = self._parts = float(trainer.args.world_size)
         self._half: HalfCopy | None = None
         if self.precision == "bfloat16" or (self.precision == "auto" and self._half_is_safe(trainer)):
             self._half = HalfCopy(trainer.model)
@@ -202,6 +201,10 @@ class JiT(UnlearningMethod):
                 losses.append(self.flatness(logits, *self.perturbed_logits(model, inputs, seeds)).item())
         self._half = None
         return abs(losses[1] - losses[0]) <= 0.01 * losses[0]
+
+    def before_step(self, model: nn.Module, batches: Sequence[Mapping[str, Any]]) -> None:
+        # A sum must not be averaged over processes and accumulation steps; an epoch's last group may hold fewer of them.
+        self._parts = self._processes * len(batches)
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
         inputs, seeds = model_inputs(batch["forget"]), batch["seed"]
