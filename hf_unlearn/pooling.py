@@ -41,7 +41,7 @@ class PooledSums:
     def __call__(self, own: Tensor) -> Tensor:
         """The totals, with the gradient of `own`, and the past in them."""
         total = self._over_processes(own.detach().clone()) if self._total is None else self._total
-        self._latest = total if self.past is None else self.memory * self.past + total
+        self._latest = total if self.past is None else self.memory * self.past.to(total) + total
         # Means over a long past hardly depend on this batch; the weight gives its gradient the scale of one batch again.
         return self._latest + (1 + self.memory * self.weight) * (own - own.detach())
 
@@ -58,9 +58,9 @@ class PooledSums:
     def state(self) -> dict[str, Any]:
         return {} if self.past is None else {"past": self.past.tolist(), "weight": self.weight}
 
-    def load_state(self, state: Mapping[str, Any], device: Any = None) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
         if "past" in state:
-            self.past, self.weight = torch.tensor(state["past"], device=device), state["weight"]
+            self.past, self.weight = torch.tensor(state["past"]), state["weight"]
 
     def _over_processes(self, sums: Tensor) -> Tensor:
         if self.processes > 1:

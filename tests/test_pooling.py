@@ -88,3 +88,9 @@ def test_a_cell_that_is_missing_keeps_its_past_and_without_one_counts_nothing():
     alone = PooledSums()
     lonely = information(alone(own(logits, torch.zeros(8, dtype=torch.long))))
     assert lonely.item() == pytest.approx(0, abs=1e-12)
+
+
+def test_a_loaded_past_follows_the_sums_to_their_device():
+    pool = PooledSums(memory=0.5)
+    pool.load_state({"past": [[1.0, 2.0]], "weight": 1.0})
+    assert pool(torch.ones(1, 2, device="meta")).device.type == "meta"
