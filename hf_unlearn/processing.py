@@ -216,12 +216,16 @@ def replace_by(x: Tensor) -> Edit:
 
 def classify(model: nn.Module, inputs: Mapping[str, Any], edit: Edit | None = None) -> Tensor:
     """Logits (B, classes) of a batch whose continuous input is first passed through `edit`."""
+    if "pixel_values" in inputs:
+        pixels = inputs["pixel_values"] if edit is None else edit(inputs["pixel_values"])
+        precision = next(unwrap(model).parameters()).dtype
+        if precision in (torch.float16, torch.bfloat16):  # a convolution does not cast its input
+            pixels = pixels.to(precision)
+        return model(**{**inputs, "pixel_values": pixels}).logits
     if edit is None:
         return model(**inputs).logits
-    if "pixel_values" in inputs:
-        return model(**{**inputs, "pixel_values": edit(inputs["pixel_values"])}).logits
     embeddings = unwrap(model).get_input_embeddings()  # type: ignore[operator]
-    handle = embeddings.register_forward_hook(lambda _m, _i, output: edit(output))
+    handle = embeddings.register_forward_hook(lambda _m, _i, output: edit(output).to(output.dtype))
     try:
         return model(**inputs).logits
     finally:

@@ -306,3 +306,16 @@ def test_what_kind_of_request_the_labels_show(tmp_path, forget, retain, kind):
         retain_dataset=keep(pixel_data(seed=1), retain) if retain else None,
     )
     assert trainer.args.forget_kind == kind
+
+
+def test_a_failure_while_anchors_are_built_leaves_the_model_trainable(tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(CounterfactualAnchors, "_move", fail)
+    trainer = trainer_for("vit", tmp_path, CounterfactualDistillation(), retain=False, update="head")
+    before = [p.requires_grad for p in trainer.model.parameters()]
+    with pytest.raises(MemoryError):
+        trainer.train()
+    assert [p.requires_grad for p in trainer.model.parameters()] == before
+    assert any(before)

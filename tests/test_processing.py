@@ -28,6 +28,7 @@ from hf_unlearn.processing import (
     model_inputs,
     predict,
     repeat_inputs,
+    replace_by,
     unwrap,
 )
 
@@ -236,3 +237,15 @@ def test_tokenizer_outputs_that_the_model_cannot_read_are_dropped():
     model = trained("distilbert")
     batch = Processor(model, general).collate(list(text_data(4)))
     assert torch.isfinite(classify(model, model_inputs(batch))).all()
+
+
+@pytest.mark.parametrize("arch", ["vit", "resnet", "convnext", "bert"])
+def test_half_precision_models_take_full_precision_inputs(arch):
+    model = build(arch).to(torch.bfloat16).eval()
+    processor = Processor(model, processing_class(arch))
+    inputs = model_inputs(processor.collate(list(data_for(arch, 4))))
+    with torch.no_grad():
+        plain = classify(model, inputs)
+        x, _ = continuous_input(model, inputs)
+        assert torch.equal(classify(model, inputs, replace_by(x.float())), plain)
+    assert plain.dtype == torch.bfloat16

@@ -85,18 +85,20 @@ class CounterfactualAnchors:
             p.requires_grad_(False)
         targets = []
         self.rows, self.inputs = [], []
-        with eval_mode(model):
-            for at in range(0, self.count, batch_size):
-                rows = [forget[i] for i in starts[at : at + batch_size]]
-                batch = {k: v.to(device) for k, v in processor.collate(rows).items()}
-                inputs, goal = model_inputs(batch), goals[at : at + batch_size]
-                moved, logits = self._move(model, inputs, goal, reference)
-                arrived = (logits.argmax(-1) == goal).nonzero().flatten().tolist()
-                for i in arrived:
-                    self._keep(inputs, moved, i)
-                targets.append(reference.struck_out(logits)[arrived].softmax(-1).cpu())
-        for p in trainable:
-            p.requires_grad_(True)
+        try:
+            with eval_mode(model):
+                for at in range(0, self.count, batch_size):
+                    rows = [forget[i] for i in starts[at : at + batch_size]]
+                    batch = {k: v.to(device) for k, v in processor.collate(rows).items()}
+                    inputs, goal = model_inputs(batch), goals[at : at + batch_size]
+                    moved, logits = self._move(model, inputs, goal, reference)
+                    arrived = (logits.argmax(-1) == goal).nonzero().flatten().tolist()
+                    for i in arrived:
+                        self._keep(inputs, moved, i)
+                    targets.append(reference.struck_out(logits)[arrived].softmax(-1).cpu())
+        finally:
+            for p in trainable:
+                p.requires_grad_(True)
         self.targets = torch.cat(targets)
         if not len(self.targets):
             raise ValueError(
@@ -152,7 +154,7 @@ class CounterfactualAnchors:
             else torch.ones(moved.shape[1], dtype=torch.bool)
         )
         self.rows.append({k: v[i][real].cpu() for k, v in inputs.items()})
-        self.inputs.append(moved[i][real].cpu())
+        self.inputs.append(moved[i][real].float().cpu())
 
     def loss(self, model: nn.Module, seeds: Tensor, processor: Processor) -> Tensor:
         """KL of the held outputs on one anchor per seed, mean in nats."""
