@@ -7,10 +7,11 @@ that a resumed run or another number of processes sees the same samples.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch.utils.data import get_worker_info
 
 
 class EpochSampler:
@@ -46,14 +47,29 @@ def _spread(strata: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (rank + rng.random(len(counts))[stratum]) / counts[stratum]
 
 
-def draw(dataset: Any, count: int, seed: int) -> list[Any]:
+class Drawn(Sequence[Any]):
+    """Some rows of a data set, each read when it is asked for: thousands of decoded images fill a memory."""
+
+    def __init__(self, dataset: Any, chosen: np.ndarray) -> None:
+        self.dataset, self.chosen = dataset, chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Drawn(self.dataset, self.chosen[index])
+        return self.dataset[int(self.chosen[index])]
+
+
+def draw(dataset: Any, count: int, seed: int) -> Sequence[Any]:
     """At most `count` rows, drawn by seed and in the data set's order; of a stream, its first."""
     if not hasattr(dataset, "__len__"):
         return [row for row, _ in zip(dataset, range(count), strict=False)]
     chosen = np.arange(len(dataset))
     if len(chosen) > count:
         chosen = np.sort(np.random.default_rng(seed).permutation(len(chosen))[:count])
-    return [dataset[int(i)] for i in chosen]
+    return Drawn(dataset, chosen)
 
 
 class PreparedRows:
@@ -164,11 +180,20 @@ class UnlearningDataset:
     def _endless(self) -> Iterator[Any]:
         while True:
             empty = True
-            for row in self.retain:  # type: ignore[union-attr]
+            for row in _whole(self.retain):
                 empty = False
                 yield row
             if empty:
                 raise ValueError("`retain_dataset` is an empty stream.")
+
+
+def _whole(stream: Any) -> Iterator[Any]:
+    """All rows of a stream, in a worker of the data loader too, where `datasets` would give each one its own shards."""
+    if get_worker_info() is None or not hasattr(stream, "iter"):
+        yield from stream
+        return
+    for batch in stream.iter(batch_size=1):
+        yield {name: values[0] for name, values in batch.items()}
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:

@@ -103,7 +103,7 @@ class Watch:
         if source is None:
             return
         rows = [trainer.processor(row) for row in draw(source, trainer.args.probe_size, trainer.args.seed)]
-        if all("labels" in r for r in rows):
+        if rows and all("labels" in r for r in rows):
             self._kept = (rows, torch.stack([r["labels"] for r in rows]))
             self.guards_kept = trainer.method.needs_forget or trainer.method.needs_column
 

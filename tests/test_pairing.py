@@ -1,7 +1,8 @@
 import datasets
 import pytest
+from torch.utils.data import DataLoader
 
-from hf_unlearn.pairing import EpochSampler, UnlearningDataset, sample_seed
+from hf_unlearn.pairing import EpochSampler, UnlearningDataset, draw, sample_seed
 
 
 def rows(start, count):
@@ -84,3 +85,40 @@ def test_retain_set_drives_without_a_forget_set():
     item = data[0, 0, 2]
     assert item["retain"] == [{"value": 102}]
     assert "forget" not in item
+
+
+class Counting:
+    """A data set that counts what is read of it."""
+
+    def __init__(self, rows):
+        self.rows, self.read = rows, 0
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        self.read += 1
+        return self.rows[index]
+
+
+def test_drawn_rows_are_read_when_they_are_asked_for():
+    data = Counting(list(range(100)))
+    rows = draw(data, 10, seed=0)
+    assert (len(rows), data.read) == (10, 0)
+    assert sorted(rows) == list(rows)
+    assert list(rows[2:4]) == list(rows)[2:4]
+    data.read = 0
+    assert rows[-1] in range(100)
+    assert data.read == 1
+    assert list(draw(iter(range(100)), 3, seed=0)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_workers_read_the_whole_retain_stream(shards):
+    rows = datasets.Dataset.from_dict({"v": list(range(30))})
+    stream = rows.to_iterable_dataset(num_shards=shards)
+    data = UnlearningDataset(rows, stream, dict, retain_per_forget=2)
+    items = [(0, p, p) for p in range(8)]
+    expected = [data[key]["retain"] for key in items]
+    loader = DataLoader(data, batch_size=2, sampler=items, num_workers=2, collate_fn=list)
+    assert [item["retain"] for batch in loader for item in batch] == expected

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import (
     CLASSES,
+    arguments,
     build,
     changed,
     class_split,
@@ -20,7 +21,15 @@ from conftest import (
     trainer_for,
 )
 
-from hf_unlearn import ForgetRequest, GradientAscent, JiT, UnlearningReport
+from hf_unlearn import (
+    FineTune,
+    ForgetRequest,
+    GradientAscent,
+    JiT,
+    UnlearningReport,
+    UnlearningTrainer,
+    WassersteinBarycenter,
+)
 from hf_unlearn.evaluation.membership import entropy_attack, prediction_entropy
 from hf_unlearn.evaluation.report import jensen_shannon, write_atomically
 from hf_unlearn.processing import Processor, predict
@@ -232,3 +241,38 @@ def test_retrained_model_may_be_of_another_kind(tmp_path):
     trainer.train()
     report = trainer.report(test_dataset=data_for("vit", 12), retrained=build("resnet"))
     assert set(report.models) == {"original", "unlearned", "retrained"}
+
+
+def test_the_original_keeps_its_batch_statistics(tmp_path):
+    split, test = class_split("resnet"), data_for("resnet", 36, seed=7)
+    trainer = trainer_for("resnet", tmp_path, FineTune(), split=split, learning_rate=0.05, max_steps=10)
+    trainer.train()
+    with trainer.original_weights() as model:
+        assert not changed(state(trained("resnet")), state(model))
+    report = trainer.report(test_dataset=test)
+    logits, labels = predict(trained("resnet"), test, trainer.processor)
+    right = (logits.argmax(-1) == labels).float().mean().item()
+    assert report.models["original"]["test_accuracy"] == pytest.approx(right)
+
+
+def test_a_test_set_without_the_forgotten_class_has_no_accuracy_on_it(run):
+    without = run.sets["test"].filter(lambda row: row["label"] != 1)
+    report = run.trainer.report(test_dataset=without)
+    assert "test_forgotten_accuracy" not in report.models["unlearned"]
+    assert json.loads(json.dumps(report.as_dict(), allow_nan=False))
+
+
+@pytest.mark.parametrize("edit", ["one group", "no column"])
+def test_an_attribute_that_the_test_set_does_not_tell_apart_is_left_out(tmp_path, edit):
+    data = data_for("vit", 64)
+    trainer = UnlearningTrainer(
+        model=trained("vit"),
+        args=arguments(tmp_path),
+        method=WassersteinBarycenter(attribute="group"),
+        retain_dataset=data,
+    )
+    trainer.train()
+    test = data.filter(lambda row: row["group"] == 1) if edit == "one group" else data.remove_columns("group")
+    report = trainer.report(test_dataset=test)
+    assert (report.groups, report.information) == ({}, {})
+    assert "test accuracy" in report.to_markdown()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..information import audit
-from ..pairing import draw
+from ..pairing import PreparedRows, draw
 from ..processing import predict
 from .membership import entropy_attack
 from .relearning import relearning_steps
@@ -92,10 +92,10 @@ class UnlearningReport:
             retrained: a model trained without the forget set, the yardstick.
             relearning: also count the steps until a forgotten class is back (class requests with a test set).
         """
-        sets: dict[str, list[Any]] = {}
+        sets: dict[str, PreparedRows] = {}
         for name, data in (("forget", trainer.forget_dataset), ("retain", retain), ("test", test)):
             if data is not None:
-                sets[name] = _rows(trainer, data, max_rows)
+                sets[name] = _rows(trainer, data, max_rows, name)
         classes = trainer.reference.forgotten_classes
         outputs: dict[str, dict[str, tuple[Tensor, Tensor | None]]] = {}
         steps: dict[str, int] = {}
@@ -131,8 +131,7 @@ class UnlearningReport:
         report.seconds = {"unlearning": trainer.seconds}
         if retrained_seconds:
             report.seconds |= {"retraining": retrained_seconds, "ratio": trainer.seconds / retrained_seconds}
-        assert trainer.outcome is not None
-        report.outcome = trainer.outcome.as_dict()
+        report.outcome = trainer.outcome.as_dict() if trainer.outcome is not None else {}
         report.run |= _describe_run(trainer, {k: len(v) for k, v in sets.items()})
         return report
 
@@ -159,12 +158,11 @@ class UnlearningReport:
         attribute: str,
         groups: list[Any] | None,
     ) -> None:
-        if groups is None:
-            return
+        if groups is None or len(set(groups)) < 2:
+            return  # nothing to tell apart
         for name, out in outputs.items():
-            logits, labels = out["test"] if "test" in out else out["retain"]
-            known = None if labels is None else labels.tolist()
-            self.information[name] = audit(logits.softmax(-1), groups, known).as_dict()
+            logits, labels = out.get("test") or out["retain"]
+            self.information[name] = audit(logits.softmax(-1), groups, labels).as_dict()
             if labels is None:
                 continue
             right = (logits.argmax(-1) == labels).float()
@@ -235,8 +233,9 @@ class UnlearningReport:
                 )
             )
         if "unlearning" in self.seconds:
-            times = {"unlearned": "unlearning", "retrained": "retraining"}
-            cells_s = [self.seconds.get(times.get(n, "")) for n in names]
+            cells_s = [
+                self.seconds.get({"unlearned": "unlearning", "retrained": "retraining"}.get(n, "")) for n in names
+            ]
             out.append(("seconds", [f"{s:.1f}" if s is not None else "–" for s in cells_s]))
         return out
 
@@ -311,9 +310,9 @@ def jensen_shannon(logits_a: Tensor, logits_b: Tensor) -> float:
     return (0.5 * kl(p, m) + 0.5 * kl(q, m)).mean().item()
 
 
-def _rows(trainer: UnlearningTrainer, data: Any, limit: int) -> list[Any]:
+def _rows(trainer: UnlearningTrainer, data: Any, limit: int, name: str) -> PreparedRows:
     """Prepared rows of `data`, at most `limit`; every model sees the same."""
-    return [trainer.processor(row) for row in draw(data, limit, trainer.args.seed)]
+    return PreparedRows(draw(data, limit, trainer.args.seed), trainer.processor, f"{name}_dataset", cache_bytes=2**29)
 
 
 def _column(trainer: UnlearningTrainer, data: Any, name: str, limit: int) -> list[Any] | None:
@@ -325,7 +324,7 @@ def _column(trainer: UnlearningTrainer, data: Any, name: str, limit: int) -> lis
 def _relearn(
     trainer: UnlearningTrainer,
     model: nn.Module,
-    sets: Mapping[str, list[Any]],
+    sets: Mapping[str, PreparedRows],
     original_test: Any,
     classes: tuple[int, ...],
 ) -> int:
@@ -333,7 +332,8 @@ def _relearn(
     mine = torch.isin(labels, torch.tensor(classes))
     accuracy = (logits.argmax(-1) == labels)[mine].float().mean().item()
     probe = [row for row, keep in zip(sets["test"], mine.tolist(), strict=True) if keep]
-    return relearning_steps(model, sets["forget"][:20], probe, trainer.processor, 0.9 * accuracy)
+    taught = [sets["forget"][i] for i in range(min(20, len(sets["forget"])))]
+    return relearning_steps(model, taught, probe, trainer.processor, 0.9 * accuracy)
 
 
 def _measures(outputs: Mapping[str, tuple[Tensor, Tensor | None]], classes: tuple[int, ...]) -> dict[str, float]:
@@ -350,8 +350,8 @@ def _measures(outputs: Mapping[str, tuple[Tensor, Tensor | None]], classes: tupl
         )
         if name == "test" and classes:
             gone = torch.isin(labels, torch.tensor(classes))
-            out["test_forgotten_accuracy"] = right[gone].float().mean().item()
-            out["test_kept_accuracy"] = right[~gone].float().mean().item()
+            parts = {"test_forgotten_accuracy": right[gone], "test_kept_accuracy": right[~gone]}
+            out |= {k: part.float().mean().item() for k, part in parts.items() if len(part)}
     if {"forget", "retain", "test"} <= outputs.keys():
         out["membership_attack"] = entropy_attack(outputs["retain"][0], outputs["test"][0], outputs["forget"][0])
     return out
