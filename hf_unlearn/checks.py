@@ -41,20 +41,41 @@ def check_data(method: UnlearningMethod, processor: Processor, forget: Any | Non
     ):
         if data is None:
             continue
-        processor.check(data, argument)
-        column = find_label_column(data, processor.label_columns[0])
-        if labels and column is None:
+        if labels and find_label_column(data, processor.label_columns[0]) is None:
+            processor.check(data, argument)
             raise ValueError(f"`{argument}` has no label column, and `method={name!r}` needs labels.")
-        if column is not None and hasattr(data, "features") and hasattr(data, "__len__"):
-            check_labels(read_labels(data, column), column, argument, processor.config.num_labels)
+        check_rows(processor, data, argument, labels)
     if retain is not None and hasattr(retain, "__len__") and len(retain) == 0:
         raise ValueError("`retain_dataset` is empty. Leave it out, or pass the rows to keep.")
     if all(hasattr(d, "select_columns") and hasattr(d, "__len__") for d in (forget, retain)):
         check_overlap(forget, retain)
 
 
-def check_labels(labels: np.ndarray, column: str, argument: str, classes: int) -> None:
-    """Raise ValueError for class ids outside a head of `classes`; names are looked up later, row by row."""
+def check_rows(processor: Processor, data: Any, argument: str, needed: bool = False) -> None:
+    """Raise ValueError where the first row of `data` is no input of the model, or a label no class of it."""
+    processor.check(data, argument)
+    column = find_label_column(data, processor.label_columns[0])
+    if column is not None and hasattr(data, "features") and hasattr(data, "__len__"):
+        check_labels(read_labels(data, column), column, argument, processor.config.num_labels, needed)
+
+
+def check_labels(labels: np.ndarray, column: str, argument: str, classes: int, needed: bool = True) -> None:
+    """Raise ValueError for class ids outside a head of `classes`, and for missing ones where labels are `needed`.
+
+    Names are looked up later, row by row.
+    """
+    listed = labels.tolist() if labels.dtype.kind in "fO" else []
+    known = [v for v in listed if v is not None and v == v]
+    missing = len(listed) - len(known)
+    if missing and needed:
+        raise ValueError(
+            f"`{argument}`: {missing} of {len(labels)} labels in column '{column}' are missing, and the method reads them. "
+            "Drop those rows, or label them."
+        )
+    if missing:
+        labels = np.array(known)
+    if labels.dtype.kind == "f" and not (labels % 1).any():
+        labels = labels.astype(np.int64)
     if not np.issubdtype(labels.dtype, np.integer):
         return
     outside = labels[(labels < 0) | (labels >= classes)]
@@ -99,4 +120,4 @@ def _classes(dataset: Any, processor: Processor) -> set[Any] | None:
     if not hasattr(dataset, "features") or not hasattr(dataset, "__len__"):
         return None
     column = find_label_column(dataset, processor.label_columns[0])
-    return None if column is None else set(np.unique(read_labels(dataset, column)).tolist())
+    return None if column is None else {v for v in read_labels(dataset, column).tolist() if v is not None and v == v}

@@ -232,12 +232,13 @@ def read_groups(dataset: Any, column: str | None, argument: str = "attribute") -
     if not hasattr(dataset, "select_columns") or not hasattr(dataset, "__len__"):
         raise ValueError(f"`{argument}={column!r}`: groups are counted first, which a stream does not allow.")
     values = _arrow_column(dataset, column, argument)
-    if values.null_count:
-        raise ValueError(
-            f"`{argument}={column!r}` has {values.null_count} missing values. Drop those rows, or give them a value of their own."
-        )
     encoded = values.dictionary_encode()
     present = encoded.dictionary.to_pylist()
+    missing = values.null_count + sum(v != v for v in values.to_pylist() if isinstance(v, float))
+    if missing:
+        raise ValueError(
+            f"`{argument}={column!r}` has {missing} missing values. Drop those rows, or give them a value of their own."
+        )
     if len(present) < 2:
         raise ValueError(f"`{argument}={column!r}` has one value only: there are no groups to tell apart.")
     if len(present) > max(2, len(values) // 20):

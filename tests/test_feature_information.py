@@ -100,6 +100,7 @@ def test_names_of_groups_from_strings_booleans_and_class_labels():
         ("sex", [0, 1] * 20, "`attribute='sex'` is not a column"),
         ("group", [0] * 40, "one value only"),
         ("group", [0, None] * 20, "20 missing values"),
+        ("group", [0.0, 1.0, float("nan"), 1.0] * 10, "10 missing values"),
         ("group", [float(i) for i in range(40)], "Bin a continuous one"),
     ],
 )
