@@ -126,11 +126,17 @@ def save_model(
         if also is not None:
             also(model, partial)
         os.chmod(partial, 0o755)
-        old = folder.with_name(f".{folder.name}-old")
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(partial, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+        try:
+            if folder.exists():
+                os.replace(folder, old)  # over an empty folder
+            os.replace(partial, folder)
+        except BaseException:
+            if not folder.exists() and any(old.iterdir()):
+                os.replace(old, folder)
+            raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
