@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,15 +114,13 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
     from .arguments import UnlearningArguments
     from .methods import METHODS
 
-    given = list(argv)
-    recipe: dict[str, Any] = {}
-    if "--config" in given:
-        at = given.index("--config")
-        if at + 1 >= len(given):
-            raise SystemExit("`--config` needs a file: a YAML recipe.")
-        recipe = read_recipe(given[at + 1])
-        del given[at : at + 2]
-    key = given[given.index("--method") + 1] if "--method" in given[:-1] else recipe.get("method", "jit")
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", nargs="?", const="")
+    first.add_argument("--method")
+    early, given = first.parse_known_args(list(argv))
+    recipe = {} if early.config is None else read_recipe(early.config)
+    key = early.method or recipe.get("method", "jit")
+    given += ["--method", key]
     if key not in METHODS:
         raise SystemExit(f"`method={key!r}` is unknown. Known: {', '.join(METHODS)}.")
     classes = (RunArguments, UnlearningArguments, METHODS[key])
@@ -133,7 +132,9 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
             raise SystemExit(
                 f"`{name}` in the recipe is no field of the run, of `UnlearningArguments` or of `{key}`.{hint}"
             )
-    parser = HfArgumentParser(classes, prog="hf-unlearn run", description="Unlearn, measure, report, save.")
+    parser = HfArgumentParser(
+        classes, prog="hf-unlearn run", description="Unlearn, measure, report, save.", allow_abbrev=False
+    )
     from_recipe = [word for name, value in recipe.items() if value is not None for word in _words(name, value)]
     try:
         run, args, method = parser.parse_args_into_dataclasses([*from_recipe, *given])
@@ -149,7 +150,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     import yaml
 
     if not Path(path).is_file():
-        raise SystemExit(f"`--config`: no such file: {path}.")
+        raise SystemExit(f"`--config` needs a file, a YAML recipe: there is no {path or 'name'}.")
     try:
         recipe = yaml.safe_load(Path(path).read_text())
     except yaml.YAMLError as error:
@@ -299,12 +300,16 @@ def _train_original(run: RunArguments, args: UnlearningArguments, train: dataset
 
 
 def unlearn(
-    job: Job, method: UnlearningMethod, retrained: tuple[nn.Module, float] | None = None
+    job: Job,
+    method: UnlearningMethod,
+    retrained: tuple[nn.Module, float] | None = None,
+    keep: Callable[[Any], None] | None = None,
 ) -> tuple[Any, UnlearningReport]:
     """Unlearn `job.split` from the job's model and measure: (trainer, report).
 
-    `retrained` is the yardstick and the seconds it took; where it is None and the run asks for one, it is trained.
+    `retrained`: yardstick and its seconds, trained here if None and asked for. `keep` may save what measuring could lose.
     """
+    from .checks import check_rows
     from .trainer import UnlearningTrainer
 
     if job.args.forget_kind == "auto":
@@ -320,7 +325,11 @@ def unlearn(
         processing_class=job.processing_class,
         **job.columns,
     )
+    if job.test is not None:
+        check_rows(trainer.processor, job.test, "test_split")
     trainer.train(resume_from_checkpoint=job.run.resume or None)
+    if keep is not None and trainer.is_world_process_zero():
+        keep(trainer)
     if retrained is None and job.run.retrain:
         retrained = retrain(job)
     yardstick, seconds = retrained or (None, None)
@@ -361,16 +370,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         run, args, method = parse(sys.argv[1:] if argv is None else argv)
         _check_output(run, args)
         job = prepare(run, args, method)
-        trainer, report = unlearn(job, method)
-    except KeyboardInterrupt as interrupt:
-        print(f"\nInterrupted. {interrupt or ''} Go on with --resume true.", file=sys.stderr)
+        folder = Path(args.output_dir)
+        trainer, report = unlearn(
+            job, method, keep=lambda t: save_model(t.model, job.processing_class, folder / "model", t.method.save)
+        )
+    except KeyboardInterrupt as stop:
+        print(f"\nInterrupted. {stop or ''} Go on with --resume true.", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, ArithmeticError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     if trainer.is_world_process_zero():
-        folder = Path(args.output_dir)
-        save_model(trainer.model, job.processing_class, folder / "model", trainer.method.save)
         report.save(folder, figures=run.figures)
         report.print()
         print(f"Model in {folder / 'model'}, report in {folder / 'report.md'}")
@@ -380,8 +390,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check_output(run: RunArguments, args: UnlearningArguments) -> None:
     """Refuse before anything is loaded what would overwrite a model."""
-    folder = Path(args.output_dir)
-    if Path(run.model).resolve() in (folder.resolve(), (folder / "model").resolve()):
+    folder, original = Path(args.output_dir), Path(run.model).resolve()
+    if original in (folder.resolve(), (folder / "model").resolve()):
         raise ValueError(f"`output_dir={args.output_dir!r}` would overwrite the original, `model={run.model!r}`.")
     if (folder / "model").exists() and not args.overwrite:
         raise ValueError(

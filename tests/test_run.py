@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import datasets
 import pytest
+from conftest import image_data, image_processor, trained
 
+from hf_unlearn import UnlearningTrainer
 from hf_unlearn.cli import main
 from hf_unlearn.run import parse
 
@@ -71,3 +74,53 @@ def test_a_folder_that_holds_a_model_is_refused(tmp_path, capsys):
 def test_the_original_is_never_the_output(tmp_path, capsys):
     assert main(["run", "--config", recipe(tmp_path, model=str(tmp_path / "out" / "model"))]) == 2
     assert "would overwrite the original" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--method", "fine_tune"], ["--method=fine_tune"]])
+def test_the_method_on_the_command_line_is_the_one_that_runs(tmp_path, words):
+    _, args, method = parse([f"--config={recipe(tmp_path, method='jit')}", *words])
+    assert (args.method, method.name) == ("fine_tune", "fine_tune")
+
+
+def test_shortened_options_are_refused(tmp_path):
+    with pytest.raises(SystemExit, match="metho"):
+        parse(["--config", recipe(tmp_path), "--metho", "fine_tune"])
+
+
+@pytest.fixture
+def words(tmp_path):
+    trained("vit").save_pretrained(tmp_path / "original")
+    image_processor().save_pretrained(tmp_path / "original")
+    (tmp_path / "data").mkdir()
+    for split, seed in (("train", 0), ("test", 9)):
+        image_data(96, seed).to_parquet(tmp_path / "data" / f"{split}.parquet")
+    keys = {
+        "model": tmp_path / "original",
+        "dataset": tmp_path / "data",
+        "forget_class": "1",
+        "output_dir": tmp_path / "out",
+        "use_cpu": "true",
+        "disable_tqdm": "true",
+    }
+    return ["run", *(str(w) for k, v in keys.items() for w in (f"--{k}", v))]
+
+
+def test_a_report_that_fails_does_not_take_the_model_with_it(tmp_path, words, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise ValueError("no report today")
+
+    monkeypatch.setattr(UnlearningTrainer, "report", fail)
+    assert main(words) == 2
+    assert "no report today" in capsys.readouterr().err
+    assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
+
+
+def test_a_test_split_that_cannot_be_measured_on_is_refused_before_training(tmp_path, words, monkeypatch, capsys):
+    data = image_data(96, 9).cast_column("label", datasets.Value("int64"))
+    hidden = data.remove_columns("label").add_column("label", [0] * 90 + [-1] * 6)
+    hidden.to_parquet(tmp_path / "data" / "test.parquet")
+    train = image_data(96).cast_column("label", datasets.Value("int64"))
+    train.to_parquet(tmp_path / "data" / "train.parquet")
+    monkeypatch.setattr(UnlearningTrainer, "train", lambda *_, **__: pytest.fail("trained"))
+    assert main(words) == 2
+    assert "`test_split`: 6 labels in column 'label' are outside" in capsys.readouterr().err
