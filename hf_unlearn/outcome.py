@@ -80,6 +80,10 @@ def verify(trainer: UnlearningTrainer) -> Outcome:
         out.warnings.append("no parameter changed: the model is the original")
     elif out.outputs_moved < 1e-4:
         out.warnings.append("the outputs on the forget set did not move")
+    if target is not None and out.forget_start <= target:
+        out.warnings.append(
+            f"the target, {target:.1%} of the forget set, was met before the first step: nothing to forget"
+        )
     if out.target_reached is False:
         out.warnings.append(f"the target was not reached: {remembered:.1%} of the forget set, wanted {target:.1%}")
     if out.stopped.startswith(("diverged", "kept data")):

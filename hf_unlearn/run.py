@@ -375,7 +375,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             job, method, keep=lambda t: save_model(t.model, job.processing_class, folder / "model", t.method.save)
         )
     except KeyboardInterrupt as stop:
-        print(f"\nInterrupted. {stop or ''} Go on with --resume true.", file=sys.stderr)
+        print(f"\nInterrupted. {f'{stop} with --resume true.' if str(stop) else ''}", file=sys.stderr)
         return 130
     except (ValueError, TypeError, OSError, ArithmeticError) as error:
         print(f"Error: {error}", file=sys.stderr)

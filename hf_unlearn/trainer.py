@@ -307,7 +307,7 @@ class UnlearningTrainer(Trainer):
             gc.unfreeze()
         self.seconds = time.perf_counter() - started
         if self.interrupted:
-            raise KeyboardInterrupt(f"interrupted; resume from the checkpoint in {self.args.output_dir}")
+            raise KeyboardInterrupt(f"Resume from the checkpoint in {self.args.output_dir}")
         self.outcome = verify(self)
         return output
 

@@ -124,3 +124,16 @@ def test_a_test_split_that_cannot_be_measured_on_is_refused_before_training(tmp_
     monkeypatch.setattr(UnlearningTrainer, "train", lambda *_, **__: pytest.fail("trained"))
     assert main(words) == 2
     assert "`test_split`: 6 labels in column 'label' are outside" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [("Resume from the checkpoint in out", "checkpoint in out with --resume true."), ("", "Interrupted. \n")],
+)
+def test_an_interrupt_says_how_to_go_on_where_there_is_a_checkpoint(words, monkeypatch, capsys, message, shown):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt(message)
+
+    monkeypatch.setattr(UnlearningTrainer, "train", interrupt)
+    assert main(words) == 130
+    assert shown in capsys.readouterr().err

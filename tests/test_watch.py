@@ -117,3 +117,12 @@ def test_held_out_rows_guard_single_samples(tmp_path):
     trainer._set_up()
     assert len(trainer.watch._kept[1]) == 48
     assert trainer.watch.guards_kept
+
+
+def test_a_target_that_is_met_before_the_first_step_is_no_success(tmp_path):
+    trainer = trainer_for(
+        "vit", tmp_path, MarginalInformation(), split=partial_split(), forget_target=1.0, forget_kind="samples", **ADAM
+    )
+    trainer.train()
+    assert not trainer.outcome.ok
+    assert any("met before the first step" in w for w in trainer.outcome.warnings)
