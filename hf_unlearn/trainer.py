@@ -275,8 +275,10 @@ class UnlearningTrainer(Trainer):
             resume_from_checkpoint = None
             check_output(self.args.output_dir, self.args.overwrite)
         started = time.perf_counter()
-        if resume_from_checkpoint and self.original is not None:
-            self.original.restore(self.model)  # this trainer's own run was interrupted: its model is half-way
+        unfinished = self.outcome is None or self.outcome.stopped == "failed"
+        if self.original is not None and (resume_from_checkpoint or unfinished):
+            self.original.restore(self.model)  # a run of this trainer left the model half-way
+        self.outcome = None
         self._set_up()
         saved: dict[str, Any] = {}
         if resume_from_checkpoint:

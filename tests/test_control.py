@@ -239,3 +239,16 @@ def test_without_any_target_single_samples_have_no_floor(tmp_path, target, guard
     trainer.train()
     assert trainer.outcome.stopped.startswith("enough") == guarded
     assert guarded or (trainer.outcome.steps == 20 and trainer.outcome.forget_end < 0.9)
+
+
+def test_a_run_after_a_failed_one_starts_from_the_original_again(tmp_path):
+    whole = trainer_for("vit", tmp_path / "whole", GradientAscent(), retain=False)
+    whole.train()
+    killer = KillAt(2)
+    trainer = trainer_for("vit", tmp_path / "failed", GradientAscent(), callbacks=[killer], retain=False)
+    with pytest.raises(Killed):
+        trainer.train()
+    trainer.remove_callback(killer)
+    trainer.train()
+    assert not changed(state(whole.model), state(trainer.model))
+    assert trainer.outcome == whole.outcome
