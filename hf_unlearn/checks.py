@@ -52,10 +52,20 @@ def check_data(method: UnlearningMethod, processor: Processor, forget: Any | Non
 
 
 def check_rows(processor: Processor, data: Any, argument: str, needed: bool = False) -> None:
-    """Raise ValueError where the first row of `data` is no input of the model, or a label no class of it."""
+    """Raise ValueError where the first row of `data` is no input of the model, or a label no class, or another, of it."""
     processor.check(data, argument)
     column = find_label_column(data, processor.label_columns[0])
-    if column is not None and hasattr(data, "features") and hasattr(data, "__len__"):
+    if column is None:
+        return
+    names = getattr((getattr(data, "features", None) or {}).get(column), "names", None) or []
+    wrong = [n for i, n in enumerate(names) if processor.label2id.get(n) != i]
+    if wrong and set(names) == set(processor.label2id):
+        raise ValueError(
+            f"`{argument}`: column '{column}' numbers the classes otherwise than the model's `label2id`: '{wrong[0]}' is "
+            f"{names.index(wrong[0])} there and {processor.label2id[wrong[0]]} here. Align them: "
+            f"`dataset.align_labels_with_mapping(model.config.label2id, '{column}')`."
+        )
+    if hasattr(data, "features") and hasattr(data, "__len__"):
         check_labels(read_labels(data, column), column, argument, processor.config.num_labels, needed)
 
 
