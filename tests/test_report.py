@@ -4,6 +4,7 @@ import json
 import math
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -276,3 +277,13 @@ def test_an_attribute_that_the_test_set_does_not_tell_apart_is_left_out(tmp_path
     report = trainer.report(test_dataset=test)
     assert (report.groups, report.information) == ({}, {})
     assert "test accuracy" in report.to_markdown()
+
+
+def test_groups_have_the_names_of_their_column(tmp_path):
+    data = data_for("vit", 64).cast_column("group", datasets.ClassLabel(names=["left", "right"]))
+    method = WassersteinBarycenter(attribute="group")
+    trainer = UnlearningTrainer(model=trained("vit"), args=arguments(tmp_path), method=method, retain_dataset=data)
+    trainer.train()
+    report = trainer.report(test_dataset=data)
+    assert set(report.groups["unlearned"]) == {"left", "right"} == set(report.information["unlearned"]["counts"])
+    assert "information on 'group' given the label" in report.to_markdown()

@@ -216,8 +216,8 @@ class UnlearningReport:
             )
         if self.information:
             told = [self.information[n] for n in names]
-            what = "the attribute given the label" if told[0]["conditional"] else "the forget set"
-            what = f"'{self.run['attribute']}'" if "attribute" in self.run and not told[0]["conditional"] else what
+            what = f"'{self.run['attribute']}'" if "attribute" in self.run else "the forget set"
+            what += " given the label" if told[0]["conditional"] else ""
             out.append(
                 (
                     f"information on {what} (millinats)",
@@ -318,15 +318,13 @@ def _rows(trainer: UnlearningTrainer, data: Any, limit: int, name: str) -> Prepa
 def _column(trainer: UnlearningTrainer, data: Any, name: str, limit: int) -> list[Any] | None:
     """The column of the rows that `_rows` takes, or None where some row lacks it."""
     values: list[Any] = [row.get(name) for row in draw(data, limit, trainer.args.seed)] if data is not None else [None]
-    return None if any(v is None for v in values) else [v.item() if hasattr(v, "item") else v for v in values]
+    values = [v.item() if hasattr(v, "item") else v for v in values]
+    names = getattr((getattr(data, "features", None) or {}).get(name), "names", None)
+    return None if any(v is None for v in values) else [names[v] if names else v for v in values]
 
 
 def _relearn(
-    trainer: UnlearningTrainer,
-    model: nn.Module,
-    sets: Mapping[str, PreparedRows],
-    original_test: Any,
-    classes: tuple[int, ...],
+    trainer: UnlearningTrainer, model: nn.Module, sets: Mapping[str, PreparedRows], original_test: Any, classes: Any
 ) -> int:
     logits, labels = original_test
     mine = torch.isin(labels, torch.tensor(classes))
@@ -364,7 +362,7 @@ def _per_class(logits: Tensor, labels: Tensor) -> list[float | None]:
 
 
 def _histogram(logits: Tensor) -> list[float]:
-    counts, _ = np.histogram(logits.softmax(-1).amax(-1).numpy(), bins=BINS, range=(0.0, 1.0))
+    counts = np.histogram(logits.softmax(-1).amax(-1).numpy(), bins=BINS, range=(0.0, 1.0))[0]
     return (counts / counts.sum()).tolist()
 
 
