@@ -83,9 +83,8 @@ def test_nan_in_the_data_exits_with_2_and_writes_no_model(folders, tmp_path):
     rows = pixel_data(96).with_format("numpy")
     pixels = np.stack(rows["pixel_values"])
     pixels[1, 0, 0, 0] = np.nan
-    data = datasets.Dataset.from_dict(
-        {"pixel_values": pixels, "label": list(pixel_data(96)["label"])}, features=pixel_data(8).features
-    )
+    columns = {name: list(pixel_data(96)[name]) for name in ("label", "group")}
+    data = datasets.Dataset.from_dict({"pixel_values": pixels, **columns}, features=pixel_data(8).features)
     (tmp_path / "data").mkdir()
     data.to_parquet(tmp_path / "data" / "train.parquet")
     words = command(folders, tmp_path / "out", "--dataset", str(tmp_path / "data"), "--test_split", "none")

@@ -273,7 +273,7 @@ class UnlearningReport:
             table.add_column(name, justify="right")
         for title, cells in self.rows():
             table.add_row(title, *cells)
-        console = Console()
+        console = Console(width=None if Console().is_terminal else 140)  # a log need not be wrapped
         console.print(table)
         if "ratio" in self.seconds:
             console.print(f"Unlearning took {100 * self.seconds['ratio']:.1f} % of the retraining time.")
