@@ -12,6 +12,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .data import check_overlap, find_label_column, read_labels
 from .processing import Processor, predict
+from .scope import joint_digest
 
 if TYPE_CHECKING:
     from .methods import UnlearningMethod
@@ -104,6 +105,15 @@ def check_output(output_dir: str, overwrite: bool) -> None:
         raise ValueError(
             f"`output_dir={output_dir!r}` already holds {held[0].name}. Resume with `resume_from_checkpoint=True`, "
             "choose another folder, or pass `overwrite=True` to replace it."
+        )
+
+
+def check_original(saved: str | None, prints: dict[str, str]) -> None:
+    """Raise ValueError where a run is resumed with another model than it started from."""
+    if saved is not None and saved != joint_digest(prints):
+        raise ValueError(
+            "`resume_from_checkpoint`: `model` is not the one that this run started from, so its reference, target and report "
+            "would be wrong. Load the original again, or start anew in another folder."
         )
 
 

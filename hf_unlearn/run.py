@@ -247,10 +247,8 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
     if method is not None and method.needs_column:
         split = None
         read_groups(train, getattr(method, "attribute", None))
-        if run.retrain:
-            raise ValueError(
-                "`retrain=true` trains without the rows to forget, and an attribute has none. Leave it out."
-            )
+        if run.retrain or any((run.forget_class, run.forget_column, run.forget_ids_file, run.forget_fraction)):
+            raise ValueError("An `attribute` is unlearned on all rows: leave out `retrain` and the `forget_*` keys.")
     else:
         split = run.request().split(train)
     folder = Path(run.model)

@@ -115,6 +115,11 @@ def fingerprints(model: nn.Module) -> dict[str, str]:
     return {name: digest(tensor) for name, tensor in unwrap(model).state_dict().items()}
 
 
+def joint_digest(prints: dict[str, str]) -> str:
+    """One digest of all `fingerprints` of a model."""
+    return hashlib.blake2b("".join(f"{n}{d}" for n, d in sorted(prints.items())).encode(), digest_size=16).hexdigest()
+
+
 class Snapshot:
     """A copy, on the CPU, of some of a model's tensors: the original to compare with, or a state to go back to.
 

@@ -22,7 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from .arguments import UnlearningArguments
-from .checks import check_data, check_output, find_kind
+from .checks import check_data, check_original, check_output, find_kind
 from .control import ForgettingControl, TrustRegion, graceful_interrupt
 from .data import find_label_column, read_groups, read_labels
 from .methods import METHODS, UnlearningMethod
@@ -31,7 +31,7 @@ from .outcome import Outcome, verify
 from .pairing import EpochSampler, PreparedRows, UnlearningDataset, draw
 from .processing import Processor, unwrap
 from .reference import Reference, build_reference, forgotten_classes
-from .scope import Snapshot, fingerprints, restrict, updated_names
+from .scope import Snapshot, fingerprints, joint_digest, restrict, updated_names
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -283,6 +283,8 @@ class UnlearningTrainer(Trainer):
         saved: dict[str, Any] = {}
         if resume_from_checkpoint:
             saved = json.loads((Path(resume_from_checkpoint) / STATE_FILE).read_text())
+            if self.method.needs_forget:  # the others may start from fresh, random weights
+                check_original(saved.get("original"), self.original_fingerprints)
             self.method.load_state(saved["method"])
             started -= saved["seconds"]
         elif self.args.overwrite and self.is_world_process_zero():
@@ -321,6 +323,7 @@ class UnlearningTrainer(Trainer):
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             seconds = time.perf_counter() - self._started
             state = {**self.forgetting.save(folder), "seconds": seconds, "method": self.method.state()}
+            state["original"] = joint_digest(self.original_fingerprints)
             temporary = folder / (STATE_FILE + ".partial")
             temporary.write_text(json.dumps(state))
             temporary.replace(folder / STATE_FILE)  # last, so its presence says that the checkpoint is whole

@@ -53,7 +53,8 @@ def test_normalised_weight_is_the_share_of_the_greatest_value(tmp_path):
 
 
 def test_conditional_form_weighs_the_classes(tmp_path):
-    trainer = ready("vit", tmp_path, MarginalInformation(gamma=1.0, conditional=True, normalise=False))
+    method = MarginalInformation(gamma=1.0, conditional=True, normalise=False)
+    trainer = ready("vit", tmp_path, method, forget_kind="samples")
     batch = forget_batch("vit", 16)
     value = trainer.method.loss(trainer.model, batch, trainer.reference)["information"].item()
     expected, n = 0.0, 0
@@ -154,3 +155,8 @@ def test_a_model_trained_on_all_is_not_touched(tmp_path):
     with torch.no_grad():
         trainer.model.classifier.weight.add_(1)
     assert trainer.method._original.model.classifier.weight.equal(kept)
+
+
+def test_conditional_form_for_a_whole_class_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`conditional=True`"):
+        trainer_for("vit", tmp_path, MarginalInformation(conditional=True)).train()

@@ -5,9 +5,9 @@ from dataclasses import fields
 
 import pytest
 import torch
-from conftest import KillAt, Killed, build, changed, class_split, forget_batch, state, trained, trainer_for
+from conftest import KillAt, Killed, build, changed, class_split, data_for, forget_batch, state, trained, trainer_for
 
-from hf_unlearn import METHODS, JiT, Split, UnlearningArguments, UnlearningMethod
+from hf_unlearn import METHODS, ForgetRequest, JiT, Split, UnlearningArguments, UnlearningMethod
 from hf_unlearn.pairing import EpochSampler, sample_seed
 from hf_unlearn.processing import classify, eval_mode, model_inputs
 from hf_unlearn.scope import updated_names
@@ -18,6 +18,7 @@ SGD = {
     "learning_rate": 0.01,
     "lr_scheduler_type": "constant",
     "max_grad_norm": 0.0,
+    "weight_average": 0.0,
 }
 FROM_RETAIN = ("retrain", "fine_tune")
 GRADIENT = [name for name, method in METHODS.items() if not method.one_shot]
@@ -111,13 +112,15 @@ def test_ordinary_training_moves_batch_norm_statistics(tmp_path, name):
     ids=lambda v: v if isinstance(v, str) else "-".join(v) or "defaults",
 )
 def test_accumulated_small_batches_equal_one_large_batch(tmp_path, name, settings, arch):
-    ends = []
+    ends, conditional = [], name == "marginal_information" and "conditional" in settings
     for size, parts in ((16, 1), (8, 2)):
         trainer = trainer_for(
             arch,
             tmp_path / str(size),
             make(name, **settings),
-            split=class_split(arch, 128),
+            # Conditional information compares rows of one class on both sides.
+            split=ForgetRequest(fraction=0.4).split(data_for(arch, 128)) if conditional else class_split(arch, 128),
+            forget_kind="samples" if conditional else "class",
             update="all",
             max_steps=2,
             per_device_train_batch_size=size,

@@ -451,7 +451,7 @@ def test_interrupt_saves_a_checkpoint_and_resumes_to_the_same_weights(tmp_path, 
         return trainer
 
     whole, former = run("whole"), signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt, match="resume from the checkpoint"):
+    with pytest.raises(KeyboardInterrupt, match="[Rr]esume from the checkpoint"):
         run("stopped", Interrupt(3))
     assert signal.getsignal(signal.SIGINT) is former
     assert (tmp_path / "stopped" / "checkpoint-3").is_dir()
@@ -570,3 +570,13 @@ def test_evaluation_rows_may_have_columns_named_like_ours(tmp_path):
     named = test.add_column("seed", list(range(16))).add_column("index", list(range(16)))
     plain, ours = (make(tmp_path, eval_dataset=data).evaluate()["eval_loss"] for data in (test, named))
     assert plain == ours
+
+
+def test_resuming_with_another_original_is_refused(tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    trainer_for("vit", tmp_path, JiT(num_perturbations=2), **settings).train()
+    other = trained("vit")
+    with torch.no_grad():
+        other.classifier.bias.add_(0.1)
+    with pytest.raises(ValueError, match="`model` is not the one"):
+        trainer_for("vit", tmp_path, JiT(num_perturbations=2), model=other, **settings).train(True)

@@ -91,6 +91,11 @@ class MarginalInformation(UnlearningMethod):
             raise ValueError(
                 f"`method={self.name!r}` needs a classifier of two or more classes, and the head has {classes}."
             )
+        if self.conditional and trainer.reference.forgotten_classes:
+            raise ValueError(
+                "`conditional=True` compares forget and retain rows of one class, and the retain set has none of a class that "
+                "is forgotten whole: there would be nothing to follow. Leave it off."
+            )
         self._sums = PooledSums(trainer.args.world_size, self.memory)
         self._original = FrozenOriginal(trainer.model) if self.utility == "kl" else None
 
