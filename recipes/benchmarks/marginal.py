@@ -176,6 +176,8 @@ def main() -> None:
     if options.table:
         print(table(options.out))
         return
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # a saturated network is full of them, and they are slow
     options.out.mkdir(parents=True, exist_ok=True)
     data, cells = Data(options.path, options.out), options.out / "cells.jsonl"
     done = {
