@@ -7,7 +7,7 @@ that a resumed run or another number of processes sees the same samples.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,10 +90,28 @@ class PreparedRows:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if index in self._cache:
-            return self._cache[index]
+        return self.many([index])[0]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for start in range(0, len(self), 64):
+            yield from self.many(range(start, min(start + 64, len(self))))
+
+    def many(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Several rows at once: a data set reads a batch several times faster than its rows one by one."""
+        missing = sorted({i for i in indices if i not in self._cache})
+        raw: Iterable[Any] = ()
+        if missing:
+            raw = (
+                self.rows.__getitems__(missing)
+                if hasattr(self.rows, "__getitems__")
+                else (self.rows[i] for i in missing)
+            )
+        found = {i: self._prepared(i, row) for i, row in zip(missing, raw, strict=True)}
+        return [found[i] if i in found else self._cache[i] for i in indices]
+
+    def _prepared(self, index: int, raw: Any) -> dict[str, Any]:
         try:
-            row = self.prepare(self.rows[index])
+            row = self.prepare(raw)
         except ValueError as error:
             raise ValueError(f"`{self.name}`, row {index}: {error}") from error
         size = sum(getattr(v, "nbytes", 64) for v in row.values())
@@ -101,9 +119,6 @@ class PreparedRows:
             self._room -= size
             self._cache[index] = row
         return row
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self[i] for i in range(len(self)))
 
 
 class UnlearningDataset:
@@ -144,25 +159,32 @@ class UnlearningDataset:
         return len(self.forget if self.forget is not None else self.retain)  # type: ignore[arg-type]
 
     def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
-        epoch, position, index = key
-        item: dict[str, Any] = {"index": index, "seed": sample_seed(self.seed, epoch, index)}
-        if self.forget is None:
-            return item | self._retain_rows([index])
-        item["forget"] = [self.forget[index]]
-        if self.retain is not None:
-            k = self.retain_per_forget
-            if self.streaming:
-                item["retain"] = [self.prepare(row) for row in self._stream_rows(epoch, position * k, k)]
-            else:
-                draws = np.random.default_rng((self.seed, epoch, position)).integers(len(self.retain), size=k)
-                item |= self._retain_rows(draws.tolist())
-        return item
+        return self.__getitems__([key])[0]
 
-    def _retain_rows(self, rows: list[int]) -> dict[str, Any]:
-        out: dict[str, Any] = {"retain": [self.retain[i] for i in rows]}  # type: ignore[index]
-        if self.groups is not None:
-            out["group"] = [int(self.groups[i]) for i in rows]
-        return out
+    def __getitems__(self, keys: Sequence[tuple[int, int, int]]) -> list[dict[str, Any]]:
+        """The samples of a batch of keys, each side read at once."""
+        items: list[dict[str, Any]] = [{"index": i, "seed": sample_seed(self.seed, epoch, i)} for epoch, _, i in keys]
+        if self.forget is not None:
+            for item, row in zip(items, self.forget.many([i for _, _, i in keys]), strict=True):
+                item["forget"] = [row]
+        if self.streaming:
+            k = self.retain_per_forget
+            for item, (epoch, position, _) in zip(items, keys, strict=True):
+                item["retain"] = [self.prepare(row) for row in self._stream_rows(epoch, position * k, k)]
+        elif self.retain is not None:
+            drawn = [self._retain_indices(*key) for key in keys]
+            rows = iter(self.retain.many([i for draw in drawn for i in draw]))
+            for item, draw in zip(items, drawn, strict=True):
+                item["retain"] = [next(rows) for _ in draw]
+                if self.groups is not None:
+                    item["group"] = [int(self.groups[i]) for i in draw]
+        return items
+
+    def _retain_indices(self, epoch: int, position: int, index: int) -> list[int]:
+        if self.forget is None:
+            return [index]
+        drawn = np.random.default_rng((self.seed, epoch, position))
+        return drawn.integers(len(self.retain), size=self.retain_per_forget).tolist()  # type: ignore[arg-type]
 
     def _stream_rows(self, epoch: int, start: int, count: int) -> list[Any]:
         """Rows start..start+count of the stream's pass number `epoch`, wrapping around at its end."""

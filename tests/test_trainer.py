@@ -451,7 +451,7 @@ def test_interrupt_saves_a_checkpoint_and_resumes_to_the_same_weights(tmp_path, 
         return trainer
 
     whole, former = run("whole"), signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt, match="[Rr]esume from the checkpoint"):
+    with pytest.raises(KeyboardInterrupt, match=r"[Rr]esume from the checkpoint"):
         run("stopped", Interrupt(3))
     assert signal.getsignal(signal.SIGINT) is former
     assert (tmp_path / "stopped" / "checkpoint-3").is_dir()
