@@ -23,6 +23,7 @@ _NAMES = {
     "GradientAscent": "methods",
     "GradientDifference": "methods",
     "WassersteinBarycenter": "methods",
+    "UIB": "methods",
 }
 
 __all__ = [*_NAMES, "__version__"]
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .evaluation.report import UnlearningReport
     from .methods import (
         METHODS,
+        UIB,
         CounterfactualDistillation,
         FeatureInformation,
         FineTune,

@@ -136,6 +136,9 @@ class ForgettingControl(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.method.adjust_gradients(self.trainer.model)
 
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.method.after_step(self.trainer.model, self.trainer.optimizer.param_groups[0]["lr"])
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer.interrupted:
             control.should_save = control.should_training_stop = True

@@ -94,6 +94,29 @@ def updated_names(model: nn.Module, update: str) -> list[str]:
     return chosen
 
 
+def layer_groups(model: nn.Module, names: Iterable[str]) -> dict[str, list[str]]:
+    """Parameters `names` by layer: `embeddings`, one group for each block, and `head`, all that follows the last block.
+
+    What stands between two blocks (downsampling) counts to the block before; a model without blocks is grouped by module.
+    """
+    model, wanted = unwrap(model), set(names)
+    blocks, order = find_blocks(model), [n for n, _ in model.named_parameters()]
+    if not blocks:
+        place = {n: n.rpartition(".")[0] or n for n in order}
+    else:
+        place, current = {}, "embeddings"
+        for name in order:
+            inside = next((b for b in blocks if name.startswith(b + ".")), None)
+            after = current in (blocks[-1], "head")
+            current = inside or ("head" if after else current)
+            place[name] = current
+    groups: dict[str, list[str]] = {}
+    for name in order:
+        if name in wanted:
+            groups.setdefault(place[name], []).append(name)
+    return groups
+
+
 def _first_index(names: list[str], prefix: str) -> int:
     return next(i for i, n in enumerate(names) if n.startswith(prefix + "."))
 

@@ -268,10 +268,9 @@ class UnlearningTrainer(Trainer):
             RuntimeError: parameters outside `update` changed.
             KeyboardInterrupt: after Ctrl-C, once a checkpoint to resume from is written.
         """
-        if resume_from_checkpoint:
-            if resume_from_checkpoint is True:
-                resume_from_checkpoint = last_checkpoint(self.args.output_dir)
-        else:
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        elif not resume_from_checkpoint:
             resume_from_checkpoint = None
             check_output(self.args.output_dir, self.args.overwrite)
         started = time.perf_counter()
@@ -286,6 +285,7 @@ class UnlearningTrainer(Trainer):
             if self.method.needs_forget:  # the others may start from fresh, random weights
                 check_original(saved.get("original"), self.original_fingerprints)
             self.method.load_state(saved["method"])
+            self.method.load_checkpoint(Path(resume_from_checkpoint))
             started -= saved["seconds"]
         elif self.args.overwrite and self.is_world_process_zero():
             for old in Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
@@ -323,6 +323,7 @@ class UnlearningTrainer(Trainer):
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             seconds = time.perf_counter() - self._started
             state = {**self.forgetting.save(folder), "seconds": seconds, "method": self.method.state()}
+            self.method.save_checkpoint(folder)
             state["original"] = joint_digest(self.original_fingerprints)
             temporary = folder / (STATE_FILE + ".partial")
             temporary.write_text(json.dumps(state))

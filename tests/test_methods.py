@@ -20,7 +20,8 @@ SGD = {
     "max_grad_norm": 0.0,
     "weight_average": 0.0,
 }
-FROM_RETAIN = ("retrain", "fine_tune")
+FROM_RETAIN = ("retrain", "fine_tune", "uib")
+CARRIERS = [n for n, m in METHODS.items() if not m.one_shot and m.needs_forget and n not in ("uib", "retrain")]
 GRADIENT = [name for name, method in METHODS.items() if not method.one_shot]
 
 

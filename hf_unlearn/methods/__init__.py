@@ -7,6 +7,7 @@ from .feature_information import FeatureInformation
 from .fine_tune import FineTune
 from .gradient_ascent import GradientAscent
 from .gradient_difference import GradientDifference
+from .information_bottleneck import UIB
 from .just_in_time import JiT
 from .marginal_information import MarginalInformation
 from .retrain import Retrain
@@ -16,6 +17,7 @@ METHODS: dict[str, type[UnlearningMethod]] = {
     "counterfactual_distillation": CounterfactualDistillation,
     "marginal_information": MarginalInformation,
     "feature_information": FeatureInformation,
+    "uib": UIB,
     "wasserstein_barycenter": WassersteinBarycenter,
     "retrain": Retrain,
     "fine_tune": FineTune,

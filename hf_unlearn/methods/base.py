@@ -89,6 +89,9 @@ class UnlearningMethod:
     def adjust_gradients(self, model: nn.Module) -> None:
         """Once per optimiser step, after accumulation and clipping."""
 
+    def after_step(self, model: nn.Module, learning_rate: float) -> None:
+        """Right after an optimiser step of that rate, for a pull on the weights that no optimiser may rescale."""
+
     def undone(self, model: nn.Module) -> AbstractContextManager[None]:
         """Inside, `model` is without what `setup` put on it beside its parameters."""
         return nullcontext()
@@ -102,6 +105,12 @@ class UnlearningMethod:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """After `setup`, when a run is resumed: the inverse of `state`."""
+
+    def save_checkpoint(self, folder: Path) -> None:
+        """Write tensors that a resumed run needs and `setup` cannot find again into a checkpoint."""
+
+    def load_checkpoint(self, folder: Path) -> None:
+        """After `load_state`: the inverse of `save_checkpoint`."""
 
     def describe(self) -> dict[str, Any]:
         """Name and hyper-parameters, for reports."""

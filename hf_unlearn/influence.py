@@ -1,0 +1,223 @@
+"""Influence functions: where taking rows out of the training data is predicted to move the weights, from one pass over both."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jacrev, vmap
+
+from .processing import eval_mode, model_inputs, unwrap
+
+logger = logging.getLogger(__name__)
+
+CURVATURES = ("diagonal", "exact")
+EXACT_LIMIT = 5_000  # parameters, for the exact Hessian
+GRADIENT_BYTES = 2**28  # of per-sample gradients held at once; at least one sample's
+
+
+@dataclass(frozen=True)
+class Sample:
+    """At most `cap` rows, drawn by seed, of which each process reads its part.
+
+    Args:
+        rows: a sequence of model inputs with labels.
+        collate: rows -> batch.
+        cap: rows to read at most, over all processes.
+        seed: of the draw.
+        batch_size: rows read at once.
+    """
+
+    rows: Sequence[Any]
+    collate: Callable[[list[Any]], Mapping[str, Any]]
+    cap: int = 1024
+    seed: int = 0
+    batch_size: int = 64
+
+    def __len__(self) -> int:
+        return min(self.cap, len(self.rows))
+
+    def batches(self, device: torch.device | str) -> Iterator[dict[str, Tensor]]:
+        """This process's part, in the order of the data set."""
+        chosen = np.sort(np.random.default_rng(self.seed).permutation(len(self.rows))[: self.cap])
+        rank, processes = (dist.get_rank(), dist.get_world_size()) if _parallel() else (0, 1)
+        own = chosen[rank::processes].tolist()
+        for start in range(0, len(own), self.batch_size):
+            batch = self.collate([self.rows[i] for i in own[start : start + self.batch_size]])
+            yield {k: v.to(device) for k, v in batch.items()}
+
+
+class SampleGradients:
+    """Gradients of the cross-entropy of single samples, in eval mode (no dropout, BatchNorm statistics fixed).
+
+    Args:
+        model: a classifier whose outputs have `logits`.
+        names: of the parameters to differentiate; tied ones count once, under their first name.
+        vectorise: many samples at once by `torch.func.vmap`; where a model does not allow that, one after another.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str], vectorise: bool = True) -> None:
+        self.model, self.vectorise = unwrap(model), vectorise
+        self.parameters = {n: self.model.get_parameter(n) for n in names}
+        size = sum(4 * p.numel() for p in self.parameters.values())
+        self.chunk = max(1, GRADIENT_BYTES // size)
+
+    def __call__(self, batch: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """name -> (samples, *shape), for one part of the batch after another."""
+        for start in range(0, len(batch["labels"]), self.chunk):
+            yield self._part({k: v[start : start + self.chunk] for k, v in batch.items()})
+
+    def loss(self, parameters: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
+        """Sum of the cross-entropies of a batch, with `parameters` in the place of the model's."""
+        logits = functional_call(self.model, dict(parameters), (), model_inputs(batch)).logits
+        return F.cross_entropy(logits.float(), batch["labels"], reduction="sum")
+
+    def total(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The gradient of `loss` at the model's own parameters."""
+        loss = F.cross_entropy(self.model(**model_inputs(batch)).logits.float(), batch["labels"], reduction="sum")
+        found = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
+        return {
+            n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(self.parameters.items(), found, strict=True)
+        }
+
+    def _part(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        with eval_mode(self.model):
+            if self.vectorise and self.chunk > 1:
+                try:
+                    with plain_attention(self.model):
+                        return self._vectorised(batch)
+                except (RuntimeError, ValueError, TypeError) as error:
+                    logger.warning(
+                        "%s does not allow gradients of many samples at once (%s): taking one after another, which is slower.",
+                        type(self.model).__name__,
+                        str(error).strip().split("\n")[0],
+                    )
+                    self.vectorise = False
+            singles = [self.total({k: v[i : i + 1] for k, v in batch.items()}) for i in range(len(batch["labels"]))]
+        return {n: torch.stack([s[n] for s in singles]) for n in self.parameters}
+
+    def _vectorised(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        def single(parameters: dict[str, Tensor], row: dict[str, Tensor]) -> Tensor:
+            return self.loss(parameters, {k: v[None] for k, v in row.items()})
+
+        own = {n: p.detach() for n, p in self.parameters.items()}
+        return vmap(grad(single), in_dims=(None, 0), randomness="different")(own, dict(batch))
+
+
+@contextmanager
+def plain_attention(model: nn.Module) -> Iterator[None]:
+    """Attention written out inside: fused kernels have no second derivative, and their masks branch on the data."""
+    config = getattr(model, "config", None)
+    former = getattr(config, "_attn_implementation", None)
+    if former not in ("sdpa", "flash_attention_2"):
+        yield
+        return
+    config._attn_implementation = "eager"  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        config._attn_implementation = former  # type: ignore[union-attr]
+
+
+@dataclass
+class Influence:
+    """Displacement Δ of each parameter by the removal, and the diagonal of the empirical Fisher information, in fp32."""
+
+    displacement: dict[str, Tensor]
+    fisher: dict[str, Tensor]
+
+
+def influence(
+    model: nn.Module,
+    names: Sequence[str],
+    forget: Sample,
+    retain: Sample,
+    *,
+    damping: float = 1e-2,
+    curvature: str = "diagonal",
+) -> Influence:
+    """Δ = (|ΔD|/|D|) (H + λ)⁻¹ [ḡ(ΔD) − ḡ(D')], with ḡ mean gradients of the cross-entropy and H its curvature on D'.
+
+    The plus sign: at a minimum over D the two gradients cancel, and leaving ΔD out lets the weights go uphill on it. H is the
+    diagonal empirical Fisher information, from per-sample gradients, or exact. Processes share the rows and add up their
+    sums, so all have the same result, bit for bit. Beside the result, the pass holds one chunk of per-sample gradients.
+
+    Args:
+        forget, retain: samples of the removed data ΔD and of what stays, D'.
+        damping: λ, added to the curvature.
+        curvature: `diagonal`, or `exact` for at most 5,000 parameters.
+
+    Raises:
+        ValueError: too many parameters for the exact curvature.
+    """
+    gradients = SampleGradients(model, names)
+    parameters = gradients.parameters
+    size = sum(p.numel() for p in parameters.values())
+    if curvature == "exact" and size > EXACT_LIMIT:
+        raise ValueError(
+            f"`curvature='exact'` builds a matrix of {size}² values; {EXACT_LIMIT} parameters are the limit. Use 'diagonal', "
+            "or choose fewer parameters with `layers`."
+        )
+    device = next(iter(parameters.values())).device
+    fisher = {n: torch.zeros_like(p, dtype=torch.float32) for n, p in parameters.items()}
+    move = {n: torch.zeros_like(p, dtype=torch.float32) for n, p in parameters.items()}
+    for batch in retain.batches(device):
+        for part in gradients(batch):
+            for n, g in part.items():
+                move[n].sub_(g.sum(0), alpha=1 / len(retain))
+                fisher[n].add_(torch.linalg.vector_norm(g, dim=0, dtype=torch.float32).square_(), alpha=1 / len(retain))
+            del part, g
+    with eval_mode(gradients.model):
+        for batch in forget.batches(device):
+            for n, g in gradients.total(batch).items():
+                move[n].add_(g, alpha=1 / len(forget))
+    share = len(forget.rows) / (len(forget.rows) + len(retain.rows))
+    for tensor in (*move.values(), *fisher.values()):
+        _sum_over_processes(tensor)
+    if curvature == "exact":
+        matrix = _hessian(gradients, retain, device).double()
+        matrix.diagonal().add_(damping)
+        solved = torch.linalg.solve(matrix, torch.cat([m.flatten() for m in move.values()]).double())
+        pieces = solved.split([m.numel() for m in move.values()])
+        move = {n: piece.view_as(m).float() for (n, m), piece in zip(move.items(), pieces, strict=True)}
+    else:
+        for n, m in move.items():
+            m.div_(fisher[n] + damping)
+    for m in move.values():
+        m.mul_(share)
+    return Influence(move, fisher)
+
+
+def _hessian(gradients: SampleGradients, rows: Sample, device: torch.device) -> Tensor:
+    """(parameters, parameters): second derivatives of the mean cross-entropy, parameters in the order of `gradients`."""
+    parameters = gradients.parameters
+    sizes = [p.numel() for p in parameters.values()]
+
+    def loss(vector: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        pieces = zip(parameters.items(), vector.split(sizes), strict=True)
+        return gradients.loss({n: piece.view_as(p) for (n, p), piece in pieces}, batch)
+
+    vector = torch.cat([p.detach().flatten() for p in parameters.values()])
+    total = vector.new_zeros(len(vector), len(vector))
+    with eval_mode(gradients.model), plain_attention(gradients.model):
+        for batch in rows.batches(device):
+            total += jacrev(grad(loss), chunk_size=64)(vector, batch).detach()
+    return _sum_over_processes(total.div_(len(rows)))
+
+
+def _parallel() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _sum_over_processes(tensor: Tensor) -> Tensor:
+    if _parallel():
+        dist.all_reduce(tensor)
+    return tensor

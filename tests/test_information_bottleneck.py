@@ -1,0 +1,444 @@
+"""UIB: the predicted displacement against real retraining, the pull towards the prior, bases, streams of requests and resume."""
+
+import json
+import logging
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import (
+    KillAt,
+    Killed,
+    build,
+    changed,
+    class_split,
+    data_for,
+    processing_class,
+    state,
+    trained,
+    trainer_for,
+)
+from torch import nn
+from transformers import HfArgumentParser
+
+from hf_unlearn import METHODS, UIB, FineTune, GradientAscent, JiT, MarginalInformation
+from hf_unlearn.influence import Sample, SampleGradients, influence
+from hf_unlearn.processing import Processor
+from hf_unlearn.scope import layer_groups
+
+SGD = {
+    "trust_region": 0.0,
+    "optim": "sgd",
+    "learning_rate": 0.01,
+    "lr_scheduler_type": "constant",
+    "max_grad_norm": 0.0,
+}
+
+
+# --- where the removal moves the weights ------------------------------------------------------------------------------
+
+
+class Logistic(nn.Module):
+    """Logistic regression on 16 inputs, as a classifier of two classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(16, 1)
+
+    def forward(self, pixel_values):
+        z = self.linear(pixel_values.flatten(1))
+        return SimpleNamespace(logits=torch.cat([torch.zeros_like(z), z], -1))
+
+
+def logistic_rows(n, seed):
+    """Random inputs with noisy labels."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 1, 4, 4, generator=generator)
+    weights = 0.5 * torch.randn(16, generator=torch.Generator().manual_seed(7))
+    return {
+        "pixel_values": x,
+        "labels": torch.bernoulli((x.flatten(1) @ weights).sigmoid(), generator=generator).long(),
+    }
+
+
+def rows_of(batch):
+    return [{k: v[i] for k, v in batch.items()} for i in range(len(batch["labels"]))]
+
+
+def collate(rows):
+    return {k: torch.stack([r[k] for r in rows]) for k in rows[0]}
+
+
+def minimised(model, *batches):
+    """The exact solution on all rows, from the model's own start."""
+    x, y = (torch.cat([b[k] for b in batches]) for k in ("pixel_values", "labels"))
+    optimiser = torch.optim.LBFGS(model.parameters(), max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimiser.zero_grad()
+        loss = F.cross_entropy(model(x).logits, y)
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    return {n: p.detach().clone() for n, p in model.named_parameters()}
+
+
+@pytest.fixture(scope="module", params=[0, 1, 2])
+def solved(request):
+    """(model at its minimum over all rows, forget rows, retain rows, weights of the exact retraining)."""
+    torch.manual_seed(request.param)
+    forget, retain = logistic_rows(60, 10 * request.param + 1), logistic_rows(4_000, 10 * request.param + 2)
+    model, other = Logistic(), Logistic()
+    minimised(model, forget, retain)
+    return model, forget, retain, minimised(other, retain)
+
+
+def distance(a, b):
+    return math.sqrt(sum((a[n] - b[n]).square().sum().item() for n in a))
+
+
+@pytest.mark.parametrize(("curvature", "left"), [("diagonal", 0.3), ("exact", 0.05)])
+def test_displacement_leads_to_the_retrained_solution(solved, curvature, left):
+    model, forget, retain, retrained = solved
+    before = state(model)
+    samples = (Sample(rows_of(side), collate, cap=5_000) for side in (forget, retain))
+    found = influence(model, list(before), *samples, damping=1e-4, curvature=curvature)
+    moved = {n: before[n] + found.displacement[n] for n in before}
+    opposite = {n: before[n] - found.displacement[n] for n in before}
+    start = distance(before, retrained)
+    assert start > 0.01
+    assert distance(moved, retrained) <= left * start
+    assert distance(opposite, retrained) > 1.5 * start
+    assert not changed(before, state(model))
+
+
+def test_exact_curvature_is_for_tiny_models():
+    model = trained("vit")
+    rows = Sample([], collate)
+    with pytest.raises(ValueError, match="`curvature='exact'`"):
+        influence(model, [n for n, _ in model.named_parameters()], rows, rows, curvature="exact")
+
+
+def gradients_of(arch, dropout, n=24, **settings):
+    model = trained(arch, dropout).train()
+    processor = Processor(model, processing_class(arch))
+    batch = processor.collate([processor(row) for row in data_for(arch, n)])
+    before = state(model)
+    gradients = SampleGradients(model, [n for n, _ in model.named_parameters()], **settings)
+    parts = list(gradients(batch))
+    assert not changed(before, state(model))  # BatchNorm statistics stay
+    assert model.training
+    return {n: torch.cat([p[n] for p in parts]) for n in parts[0]}
+
+
+@pytest.mark.parametrize(("arch", "dropout"), [("vit", 0.1), ("resnet", 0.0), ("bert", 0.1)])
+def test_per_sample_fisher_equals_a_loop_over_single_samples(arch, dropout):
+    model = trained(arch, dropout).eval()
+    processor = Processor(model, processing_class(arch))
+    rows = [processor(row) for row in data_for(arch, 24)]
+    loop = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
+    for row in rows:
+        model.zero_grad()
+        model(**processor.collate([row])).loss.backward()
+        for n, p in model.named_parameters():
+            loop[n] += p.grad.square() / len(rows)
+    gradients = gradients_of(arch, dropout)
+    error = sum((gradients[n].square().mean(0) - loop[n]).square().sum() for n in loop).sqrt()
+    assert error <= 1e-5 * sum(f.square().sum() for f in loop.values()).sqrt()
+
+
+def test_gradients_without_vectorising_are_the_same_and_the_log_says_why(caplog):
+    fast, slow = gradients_of("vit", 0.1), gradients_of("vit", 0.1, vectorise=False)
+    for name, gradient in fast.items():
+        assert torch.allclose(gradient, slow[name], atol=1e-5), name
+
+    class Branching(Logistic):
+        def forward(self, pixel_values):
+            return super().forward(pixel_values if pixel_values.sum().item() > 0 else -pixel_values)
+
+    with caplog.at_level(logging.WARNING):
+        parts = list(SampleGradients(Branching(), ["linear.weight"])(logistic_rows(5, 0)))
+    assert parts[0]["linear.weight"].shape == (5, 1, 16)
+    assert "one after another" in caplog.text
+
+
+def test_a_sample_is_capped_seeded_and_in_order():
+    def read(**settings):
+        sample = Sample(list(range(100)), lambda rows: {"x": torch.tensor(rows)}, batch_size=8, **settings)
+        return torch.cat([b["x"] for b in sample.batches("cpu")]).tolist()
+
+    assert read() == list(range(100))
+    assert len(read(cap=20)) == 20
+    assert read(cap=20) == sorted(read(cap=20)) == read(cap=20)
+    assert read(cap=20) != read(cap=20, seed=1)
+
+
+@pytest.mark.parametrize("arch", ["vit", "resnet", "bert", "distilbert", "roberta", "swin", "convnext"])
+def test_layers_are_the_blocks_between_embeddings_and_head(arch):
+    model = build(arch)
+    names = [n for n, _ in model.named_parameters()]
+    groups = layer_groups(model, names)
+    assert sorted(n for group in groups.values() for n in group) == sorted(names)
+    assert next(iter(groups)) == "embeddings"
+    assert list(groups)[-1] == "head"
+    assert len(groups) >= 4
+    assert all("embed" in n for n in groups["embeddings"])
+    assert any(n.startswith("classifier") for n in groups["head"])
+    assert list(layer_groups(model, ["classifier.weight" if "classifier.weight" in names else names[-1]])) == ["head"]
+
+
+def test_layers_of_a_model_without_blocks_are_its_modules():
+    assert list(layer_groups(Logistic(), ["linear.weight", "linear.bias"])) == ["linear"]
+
+
+# --- the pull towards the prior ---------------------------------------------------------------------------------------
+
+
+class Still(FineTune):
+    """No gradient at all: what moves then is the prior's doing."""
+
+    name = "still"
+
+    def loss(self, model, batch, reference):
+        return {"retain": 0 * super().loss(model, batch, reference)["retain"]}
+
+
+def still(**settings):
+    return UIB(base=Still(), samples=16, **settings)
+
+
+@pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
+def test_pull_is_the_closed_form_whatever_the_optimiser(tmp_path, optim):
+    trainer = trainer_for("vit", tmp_path, still(beta=30.0), **{**SGD, "optim": optim})
+    start = state(trainer.model)
+    trainer.train()
+    method, end = trainer.method, state(trainer.model)
+    assert changed(start, end)
+    for name, mean in method._mean.items():
+        pull, expected = 0.01 * 30.0 * method._precision[name], start[name]
+        for _ in range(3):
+            expected = (expected + pull * mean) / (1 + pull)
+        assert torch.allclose(end[name], expected, rtol=1e-5, atol=1e-7), name
+
+
+def test_precision_has_mean_one_and_displacements_are_clipped(tmp_path):
+    trainer = trainer_for("vit", tmp_path, still(clip=1e-3), **SGD)
+    trainer.train()
+    method = trainer.method
+    for layer, names in layer_groups(trainer.model, method._mean).items():
+        precision = torch.cat([method._precision[n].flatten() for n in names])
+        assert precision.mean().item() == pytest.approx(1, rel=1e-4)
+        assert precision.min() > 0
+        anchor = torch.cat([trainer.original.tensors[n].flatten() for n in names])
+        move = torch.cat([method._mean[n].flatten() for n in names]) - anchor
+        assert move.norm() <= 1.001e-3 * anchor.norm()
+        assert method.diagnostics[layer] >= 0.999 * move.norm() / anchor.norm()
+    assert max(method.diagnostics.values()) > 1e-3
+
+
+@pytest.mark.parametrize(("settings", "update"), [({"layers": r"\.1\."}, "all"), ({}, "head"), ({}, "last:1")])
+def test_only_chosen_and_movable_parameters_are_pulled(tmp_path, settings, update):
+    trainer = trainer_for("vit", tmp_path, still(**settings), update=update, **SGD)
+    before = state(trainer.model)
+    trainer.train()
+    moved = changed(before, state(trainer.model))
+    assert moved
+    assert moved <= set(trainer.updated)
+    assert all(".1." in n for n in moved) or not settings
+
+
+def test_large_beta_goes_to_the_mean_and_zero_is_the_base_alone(tmp_path):
+    large = trainer_for("vit", tmp_path / "large", UIB(beta=1e9, samples=16), **SGD)
+    large.train()
+    for name, mean in large.method._mean.items():
+        assert torch.allclose(large.model.get_parameter(name), mean, atol=1e-6), name
+    assert distance(large.method._mean, dict(trained("vit").named_parameters())) > 1e-3
+
+    def weights(folder, method):
+        trainer = trainer_for("vit", tmp_path / folder, method, trust_region=0.0, learning_rate=1e-3)
+        trainer.train()
+        return state(trainer.model)
+
+    assert not changed(weights("a", UIB(beta=0.0)), weights("b", FineTune()))
+    assert not changed(
+        weights("c", UIB(beta=0.0, base=GradientAscent(), retain_weight=0.0)), weights("d", GradientAscent())
+    )
+    assert not changed(weights("e", UIB(beta=0.0, base=MarginalInformation())), weights("f", MarginalInformation()))
+
+
+def test_tied_parameters_count_once_and_frozen_ones_stay(tmp_path):
+    model = trained("vit")
+    first, second = (model.vit.layers[i].mlp for i in range(2)) if hasattr(model.vit, "layers") else (None, None)
+    if first is None:
+        first, second = model.vit.encoder.layer[0].output, model.vit.encoder.layer[1].output
+    linear = next(n for n, m in first.named_modules() if isinstance(m, torch.nn.Linear))
+    second.get_submodule(linear).weight = first.get_submodule(linear).weight
+    names = [n for n, _ in model.named_parameters()]
+    processor = Processor(model, processing_class("vit"))
+    gradients = next(iter(SampleGradients(model, names)(processor.collate([processor(r) for r in data_for("vit", 4)]))))
+    model.eval().zero_grad()
+    model(**processor.collate([processor(data_for("vit", 4)[0])])).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(gradients[name][0], parameter.grad, atol=1e-5), name
+
+
+def test_adapters_alone_are_held(tmp_path):
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=r".*(query|q_proj|q_lin)", modules_to_save=["classifier"])
+    model = peft.get_peft_model(trained("bert"), config)
+    method = still()
+    names = [n for n, p in model.named_parameters() if p.requires_grad]
+    groups = layer_groups(model, names)
+    assert any("lora_A" in n for group in groups.values() for n in group)
+    assert "embeddings" not in groups
+    assert method._held_names(model) == names
+
+
+# --- messages ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_silent_prior_warns(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        trainer_for("vit", tmp_path, still(scale=1e-9), **SGD).train()
+    assert "The prior says nothing" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"beta": -1.0}, "`beta`"),
+        ({"damping": 0.0}, "`damping`"),
+        ({"samples": 0}, "`samples`"),
+        ({"curvature": "kfac"}, "`curvature='kfac'`"),
+        ({"base": "nothing"}, "`base='nothing'`"),
+        ({"base": "retrain"}, "`base='retrain'`"),
+        ({"base": "wasserstein_barycenter"}, "`base='wasserstein_barycenter'`"),
+        ({"base": UIB()}, "`base='uib'`"),
+    ],
+)
+def test_contradictions_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        UIB(**settings)
+
+
+@pytest.mark.parametrize("layers", ["nowhere", "("])
+def test_layers_that_match_nothing_are_refused(tmp_path, layers):
+    with pytest.raises(ValueError, match="`layers="):
+        trainer_for("vit", tmp_path, UIB(layers=layers), **SGD).train()
+
+
+def test_command_line_takes_a_base_by_key_and_describe_is_json_ready():
+    (method,) = HfArgumentParser(METHODS["uib"]).parse_args_into_dataclasses(
+        ["--base", "gradient_ascent", "--beta", "2", "--prior", "/some/folder/prior.safetensors"]
+    )
+    assert isinstance(method.base, GradientAscent)
+    described = json.loads(json.dumps(method.describe()))
+    assert described["base"] == {"method": "gradient_ascent", "anchors": False, "anchor_weight": 1.0}
+    assert described["prior"] == "prior.safetensors"
+    assert HfArgumentParser(METHODS["uib"]).parse_args_into_dataclasses([])[0].base is None
+
+
+# --- bases, refresh, requests, resume ---------------------------------------------------------------------------------
+
+
+def test_what_the_base_needs_is_needed():
+    alone, ascent = UIB(), UIB(base=GradientAscent())
+    assert not alone.needs_forget
+    assert ascent.needs_forget
+    assert ascent.stops_at_target
+    assert ascent.needs_retain
+    assert ascent.arguments_for(None, "class") == GradientAscent.arguments
+    assert all(m.reads_labels(side) for m in (alone, ascent, UIB(base=JiT())) for side in ("forget", "retain"))
+    column = UIB(base=METHODS["feature_information"](attribute="group"))
+    assert column.needs_column
+    assert column.attribute == "group"
+
+
+BASES = [n for n, m in METHODS.items() if not m.one_shot and n not in ("uib", "retrain")]
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_every_gradient_method_can_carry_the_prior(tmp_path, name):
+    settings = {"attribute": "group"} if name == "feature_information" else {}
+    settings |= {"num_perturbations": 3} if name == "jit" else {}
+    trainer = trainer_for("vit", tmp_path, UIB(base=METHODS[name](**settings), samples=16), update="all", **SGD)
+    before = state(trainer.model)
+    trainer.train()
+    assert changed(before, state(trainer.model))
+    terms = {k for entry in trainer.state.log_history for k in entry if k.startswith("loss/")}
+    assert "loss/retain" in terms
+    assert all(math.isfinite(v) for entry in trainer.state.log_history for k, v in entry.items() if k in terms)
+
+
+def test_refresh_follows_the_weights_and_stays_anchored(tmp_path):
+    trainer = trainer_for("vit", tmp_path, UIB(refresh=2, samples=16), **{**SGD, "learning_rate": 0.1})
+    priors = []
+    take = trainer.method._take_prior
+    trainer.method._take_prior = lambda model: (take(model), priors.append(trainer.method._mean))
+    trainer.train()
+    assert len(priors) == 2  # at the start and after step 2 of 3
+    assert all(not torch.equal(priors[0][n], priors[1][n]) for n in priors[0])
+    for layer, names in layer_groups(trainer.model, priors[1]).items():
+        anchor = {n: trainer.original.tensors[n] for n in names}
+        size = distance(anchor, {n: torch.zeros_like(t) for n, t in anchor.items()})
+        assert distance({n: priors[1][n] for n in names}, anchor) <= 0.301 * size, layer
+
+
+def test_a_second_request_adds_its_displacement_to_the_prior_of_the_first(tmp_path):
+    first = trainer_for("vit", tmp_path / "first", UIB(samples=16, clip=1e6), split=class_split("vit", label=1), **SGD)
+    first.train()
+    first.method.save_prior(tmp_path / "prior.safetensors")
+    method = UIB(samples=16, clip=1e6)
+    method.load_prior(tmp_path / "prior.safetensors")
+    split = class_split("vit", label=2)
+    second = trainer_for("vit", tmp_path / "second", method, model=first.model, split=split, **SGD)
+    plain = trainer_for("vit", tmp_path / "plain", UIB(samples=16, clip=1e6), model=trained("vit"), split=split, **SGD)
+    plain.model.load_state_dict(state(first.model))
+    start = state(first.model)
+    plain.train()
+    second.train()
+    for name, mean in second.method._mean.items():
+        own = plain.method._mean[name] - start[name]
+        assert torch.allclose(mean, first.method._mean[name] + own, atol=1e-4), name
+    with pytest.raises(ValueError, match="no such file"):
+        method.load_prior(tmp_path / "nowhere.safetensors")
+    with pytest.raises(ValueError, match="does not fit"):
+        trainer_for("bert", tmp_path / "other", UIB(prior=str(tmp_path / "prior.safetensors")), **SGD).train()
+    with pytest.raises(RuntimeError, match="no prior yet"):
+        UIB().save_prior(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("settings", "killed_at"),
+    [({}, 5), ({"refresh": 2}, 5), ({"refresh": 3}, 5), ({"refresh": 3, "base": "marginal_information"}, 7)],
+    ids=["once", "refresh at a checkpoint", "refresh between checkpoints", "with a base"],
+)
+def test_resumed_run_has_the_same_prior_and_weights(tmp_path, settings, killed_at):
+    def run(folder, *callbacks, resume=None):
+        trainer = trainer_for(
+            "vit",
+            tmp_path / folder,
+            UIB(samples=16, **settings),
+            split=class_split("vit", 80),
+            callbacks=list(callbacks),
+            update="all",
+            max_steps=8,
+            save_strategy="steps",
+            save_steps=2,
+            trust_region=0.0,
+            learning_rate=1e-2,
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    whole = run("whole")
+    with pytest.raises(Killed):
+        run("killed", KillAt(killed_at))
+    resumed = run("killed", resume=True)
+    assert not changed(state(whole.model), state(resumed.model))
+    assert not changed(whole.method._mean, resumed.method._mean)
+    assert not changed(whole.method._precision, resumed.method._precision)
+    assert resumed.method._steps == 8
