@@ -21,12 +21,15 @@ SGD = {
     "weight_average": 0.0,
 }
 FROM_RETAIN = ("retrain", "fine_tune", "uib")
-CARRIERS = [n for n, m in METHODS.items() if not m.one_shot and m.needs_forget and n not in ("uib", "retrain")]
-GRADIENT = [name for name, method in METHODS.items() if not method.one_shot]
+CARRIERS = [n for n, m in METHODS.items() if not m.one_shot and n not in FROM_RETAIN]  # UIB regularises each of them
+GRADIENT = [name for name, m in METHODS.items() if not m.one_shot] + [f"uib+{name}" for name in CARRIERS]
 
 
 def make(name, **settings):
-    """The method with few noisy copies, where it has such a setting."""
+    """The method with few noisy copies, where it has such a setting; `uib+<name>`: UIB over it, with few samples."""
+    if name.startswith("uib"):
+        base = make(name.removeprefix("uib+")) if "+" in name else None
+        return METHODS["uib"](base=base, samples=16, **settings)
     if name == "jit":
         settings = {"num_perturbations": 3, **settings}
     if name == "feature_information":
@@ -157,6 +160,10 @@ RESUMED = [
     ("gradient_ascent", "convnext"),
     ("gradient_difference", "swin"),
     ("gradient_difference", "roberta"),
+    ("uib", "bert"),
+    ("uib", "resnet"),
+    ("uib+gradient_ascent", "vit"),
+    ("uib+marginal_information", "roberta"),
     ("fine_tune", "bert"),
     ("fine_tune", "vit"),
     ("retrain", "resnet"),
