@@ -36,6 +36,7 @@ def run(method, arch, processes, folder):
         ("gradient_difference", "bert"),
         ("marginal_information", "bert"),
         ("feature_information", "vit"),
+        ("uib", "vit"),
     ],
 )
 def test_two_processes_end_at_the_weights_of_one(tmp_path, method, arch):

@@ -373,18 +373,31 @@ def test_every_gradient_method_can_carry_the_prior(tmp_path, name):
     assert all(math.isfinite(v) for entry in trainer.state.log_history for k, v in entry.items() if k in terms)
 
 
-def test_refresh_follows_the_weights_and_stays_anchored(tmp_path):
-    trainer = trainer_for("vit", tmp_path, UIB(refresh=2, samples=16), **{**SGD, "learning_rate": 0.1})
-    priors = []
-    take = trainer.method._take_prior
-    trainer.method._take_prior = lambda model: (take(model), priors.append(trainer.method._mean))
+def test_refresh_averages_the_displacements_along_the_path(tmp_path):
+    method = UIB(refresh=2, samples=16)
+    trainer = trainer_for("vit", tmp_path, method, **{**SGD, "learning_rate": 0.1, "max_steps": 4})
+    priors, weights = [], []
+    take = method._take_prior
+
+    def watched(model):
+        take(model)
+        priors.append(dict(method._mean))
+        weights.append(state(model))
+
+    method._take_prior = watched
     trainer.train()
-    assert len(priors) == 2  # at the start and after step 2 of 3
-    assert all(not torch.equal(priors[0][n], priors[1][n]) for n in priors[0])
-    for layer, names in layer_groups(trainer.model, priors[1]).items():
-        anchor = {n: trainer.original.tensors[n] for n in names}
-        size = distance(anchor, {n: torch.zeros_like(t) for n, t in anchor.items()})
-        assert distance({n: priors[1][n] for n in names}, anchor) <= 0.301 * size, layer
+    assert len(priors) == 3  # at the start, after step 2 and after step 4
+    alone = []
+    for start in weights:
+        trainer.model.load_state_dict(start)
+        method._mean = {}
+        take(trainer.model)
+        alone.append(method._mean)
+    for name in priors[0]:
+        assert not torch.equal(alone[0][name], alone[2][name])
+        for count in (1, 2, 3):
+            mean = torch.stack([a[name] for a in alone[:count]]).mean(0)
+            assert torch.allclose(priors[count - 1][name], mean, atol=1e-5), name
 
 
 def test_a_second_request_adds_its_displacement_to_the_prior_of_the_first(tmp_path):

@@ -46,16 +46,18 @@ class UIB(UnlearningMethod):
         Δ = α (F + λ)⁻¹ (|ΔD|/|D|) [ḡ(ΔD) − ḡ(D')],  ‖Δ^(l)‖ ≤ c ‖θ_0^(l)‖,           Λ ∝ F + λ, of mean 1 in each layer
 
     with ḡ mean gradients and F the diagonal empirical Fisher information on D' (of per-sample gradients), from one pass over at
-    most `samples` rows of each set in eval mode; D = ΔD ∪ D'. The plus sign of Δ, and that Λ and Δ hold per layer (embeddings,
-    blocks, head), are derived too. The pull acts once after every optimiser step of rate η, on its own, so that AdamW does not
-    rescale it: θ ← (θ + ηβΛμ) / (1 + ηβΛ), the proximal step of R, stable for any ηβ.
+    most `samples` rows of each set in eval mode; D = ΔD ∪ D'. The plus sign of Δ, and what a layer is (embeddings, each block,
+    head), are derived too. The pull acts once after every optimiser step of rate η, on its own, so that AdamW does not rescale
+    it: θ ← (θ + ηβΛμ) / (1 + ηβΛ), the proximal step of R, stable for any ηβ. So ηβ added up over the run says how far it goes
+    to μ, a quarter of the way at 0.3 and two thirds at 1; beyond that a toy with a planted bias lost accuracy.
 
     `base` is L_base: any gradient method, whose set-up, batches and stop are used; None is `FineTune`, so that β = 0 is ordinary
-    fine-tuning. CE(retain) is added where the base does not read the retain set itself. `refresh` takes Δ and Λ at the weights
-    of that moment, μ stays anchored at θ_0. For a stream of requests `save_prior` after one and `load_prior` before the next:
-    then μ = μ_before + Δ, so that the displacements of all requests add up.
+    fine-tuning. CE(retain) is added where the base does not read the retain set itself. `refresh` takes Λ and Δ again at the
+    weights of that moment, and Δ then is the mean of those taken so far: the path average of the displacement from θ_0, to
+    second order [derived]. For a stream of requests `save_prior` after one and `load_prior` before the next: μ = μ_before + Δ.
 
-    Processes share the statistics pass and sum it up. Memory beside an ordinary step: μ and Λ, 2 × the parameters.
+    Processes share the rows of the statistics pass and add up their sums. Memory beside an ordinary step: μ and Λ, 2 × the
+    parameters, and in the pass per-sample gradients of 256 MB or of one sample.
 
     Example:
         ```python
@@ -79,7 +81,7 @@ class UIB(UnlearningMethod):
     beta: float = setting(
         10.0, "Weight β of the prior; a step of rate η pulls by a share ηβ of the way to it. 0: none."
     )
-    damping: float = setting(0.01, "λ, added to the Fisher information: the larger, the shorter the displacement.")
+    damping: float = setting(0.03, "λ, added to the Fisher information: the larger, the shorter the displacement.")
     refresh: int = setting(0, "Optimiser steps after which the prior is taken anew, at the weights of then; 0: once.")
     layers: str | None = setting(
         None, "Regular expression of the names of parameters that the prior holds; None: all that may move."
@@ -88,6 +90,11 @@ class UIB(UnlearningMethod):
         1.0, "Weight of the retain cross-entropy, where the base does not read the retain set."
     )
     scale: float = setting(1.0, "α, the length of the displacement over what influence functions predict.")
+    stop: bool = setting(
+        True,
+        "End where the base ends, at its forgetting target; off: all steps, as for a pattern, whose rows a retrained model may "
+        "well answer otherwise.",
+    )
     clip: float = setting(0.3, "c, the greatest displacement of a layer over the norm of its weights.")
     samples: int = setting(1024, "Rows of each set that the statistics pass reads at most, drawn by seed.")
     curvature: str = setting("diagonal", "`diagonal` Fisher information, or the `exact` Hessian for tiny models.")
@@ -110,8 +117,9 @@ class UIB(UnlearningMethod):
         self.base = _as_method(self.base)
         self._base: UnlearningMethod = FineTune() if self.base is None else self.base
         # What the trainer asks a method about is the base's answer; it always needs both sets and their labels.
-        asked = ("needs_forget", "needs_column", "stops_at_target", "attribute", "mode")
+        asked = ("needs_forget", "needs_column", "attribute", "mode")
         vars(self).update({name: getattr(self._base, name) for name in asked if hasattr(self._base, name)})
+        vars(self)["stops_at_target"] = self.stop and self._base.stops_at_target
         if self._base.anchors:
             self.anchors, self.anchor_weight = self._base.anchors, self._base.anchor_weight
         self._steps, self._refreshed = 0, False
@@ -182,8 +190,9 @@ class UIB(UnlearningMethod):
         return anchor
 
     def _take_prior(self, model: nn.Module) -> None:
-        """μ and Λ from gradients and curvature at the weights as they are."""
-        self._mean, self._precision = {}, {}  # make room first
+        """Λ and Δ from curvature and gradients at the weights as they are, Δ averaged with those before."""
+        former = {n: t.cpu() for n, t in self._mean.items()}
+        self._mean, self._precision = {}, {}  # makes room for the pass
         forget, retain = self._samples
         found = influence(model, self._names, forget, retain, damping=self.damping, curvature=self.curvature)
         self.diagnostics = {}
@@ -198,6 +207,9 @@ class UIB(UnlearningMethod):
                 self._mean[name], self._precision[name] = move.mul_(factor).add_(anchor), curvature.div_(level)
             self.diagnostics[layer] = length / size if size else float(length > 0)
             logger.info("%s: predicted displacement %.2g of its weights", layer, self.diagnostics[layer])
+        if former:  # as many priors came before as there were refreshes, this one left out
+            for name, mean in self._mean.items():
+                mean.lerp_(former[name].to(mean), 1 - 1 / (1 + self._steps // self.refresh))
         if max(self.diagnostics.values()) < SILENT:
             logger.warning(
                 "The prior says nothing: no layer is predicted to move by more than %.0e of its weights. The model has no "
