@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from conftest import (
     KillAt,
     Killed,
@@ -21,7 +22,6 @@ from conftest import (
     trainer_for,
 )
 from torch import nn
-from transformers import HfArgumentParser
 
 from hf_unlearn import METHODS, UIB, FineTune, GradientAscent, JiT, MarginalInformation
 from hf_unlearn.influence import Sample, SampleGradients, influence
@@ -122,6 +122,13 @@ def test_exact_curvature_is_for_tiny_models():
         influence(model, [n for n, _ in model.named_parameters()], rows, rows, curvature="exact")
 
 
+@pytest.mark.parametrize("arch", ["vit", "swin", "convnext", "resnet", "bert", "distilbert", "roberta"])
+def test_many_samples_at_once_work_on_every_architecture(arch, caplog):
+    with caplog.at_level(logging.WARNING):
+        gradients_of(arch, 0.0)
+    assert "one after another" not in caplog.text
+
+
 def gradients_of(arch, dropout, n=24, **settings):
     model = trained(arch, dropout).train()
     processor = Processor(model, processing_class(arch))
@@ -134,7 +141,7 @@ def gradients_of(arch, dropout, n=24, **settings):
     return {n: torch.cat([p[n] for p in parts]) for n in parts[0]}
 
 
-@pytest.mark.parametrize(("arch", "dropout"), [("vit", 0.1), ("resnet", 0.0), ("bert", 0.1)])
+@pytest.mark.parametrize(("arch", "dropout"), [("vit", 0.1), ("resnet", 0.0), ("bert", 0.1), ("roberta", 0.1)])
 def test_per_sample_fisher_equals_a_loop_over_single_samples(arch, dropout):
     model = trained(arch, dropout).eval()
     processor = Processor(model, processing_class(arch))
@@ -163,6 +170,22 @@ def test_gradients_without_vectorising_are_the_same_and_the_log_says_why(caplog)
         parts = list(SampleGradients(Branching(), ["linear.weight"])(logistic_rows(5, 0)))
     assert parts[0]["linear.weight"].shape == (5, 1, 16)
     assert "one after another" in caplog.text
+
+
+def test_gradients_of_a_causal_model_with_padding():
+    """Its mask must not be replaced by one that lets words see what follows."""
+    config = transformers.GPT2Config(
+        vocab_size=28, n_embd=16, n_layer=1, n_head=2, n_positions=32, num_labels=4, pad_token_id=0
+    )
+    model = transformers.GPT2ForSequenceClassification(config).eval()
+    processor = Processor(model, processing_class("bert"))
+    rows = [processor(row) for row in data_for("bert", 6)]
+    found = next(iter(SampleGradients(model, ["score.weight", "transformer.wte.weight"])(processor.collate(rows))))
+    for i, row in enumerate(rows):
+        model.zero_grad()
+        model(**processor.collate([row])).loss.backward()
+        for name, gradient in found.items():
+            assert torch.allclose(gradient[i], model.get_parameter(name).grad, atol=1e-5), name
 
 
 def test_a_sample_is_capped_seeded_and_in_order():
@@ -331,14 +354,14 @@ def test_layers_that_match_nothing_are_refused(tmp_path, layers):
 
 
 def test_command_line_takes_a_base_by_key_and_describe_is_json_ready():
-    (method,) = HfArgumentParser(METHODS["uib"]).parse_args_into_dataclasses(
+    (method,) = transformers.HfArgumentParser(METHODS["uib"]).parse_args_into_dataclasses(
         ["--base", "gradient_ascent", "--beta", "2", "--prior", "/some/folder/prior.safetensors"]
     )
     assert isinstance(method.base, GradientAscent)
     described = json.loads(json.dumps(method.describe()))
     assert described["base"] == {"method": "gradient_ascent", "anchors": False, "anchor_weight": 1.0}
     assert described["prior"] == "prior.safetensors"
-    assert HfArgumentParser(METHODS["uib"]).parse_args_into_dataclasses([])[0].base is None
+    assert transformers.HfArgumentParser(METHODS["uib"]).parse_args_into_dataclasses([])[0].base is None
 
 
 # --- bases, refresh, requests, resume ---------------------------------------------------------------------------------

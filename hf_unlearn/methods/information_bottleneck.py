@@ -57,7 +57,7 @@ class UIB(UnlearningMethod):
     second order [derived]. For a stream of requests `save_prior` after one and `load_prior` before the next: μ = μ_before + Δ.
 
     Processes share the rows of the statistics pass and add up their sums. Memory beside an ordinary step: μ and Λ, 2 × the
-    parameters, and in the pass per-sample gradients of 256 MB or of one sample.
+    parameters, and in the pass per-sample gradients of 64 MB or of one sample.
 
     Example:
         ```python
