@@ -89,6 +89,7 @@ class ForgettingControl(TrainerCallback):
         self.stopped = ""
         self.good: Snapshot | None = None
         self.average: dict[str, Tensor] = {}
+        self._rates = 0.0  # of all steps together
 
     def start(self, saved: Mapping[str, Any] | None = None, checkpoint: str | None = None) -> None:
         """Before the first step: where the run starts from, and the state to go back to; `saved` in `checkpoint`, if any."""
@@ -129,6 +130,13 @@ class ForgettingControl(TrainerCallback):
                 self.average[name] = kept
             self.trainer.watch.model_changed()
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        schedule = getattr(self.trainer.lr_scheduler, "lr_lambdas", None)
+        if schedule:
+            self._rates = sum(map(schedule[0], range(state.max_steps))) * self.trainer.lr_scheduler.base_lrs[0]
+        else:
+            self._rates = state.max_steps * self.trainer.optimizer.param_groups[0]["lr"]
+
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # accelerate forgets the epoch of a wrapped sampler when it resumes inside an epoch
         self.trainer.sampler.epoch = int(state.epoch or 0)
@@ -137,7 +145,8 @@ class ForgettingControl(TrainerCallback):
         self.trainer.method.adjust_gradients(self.trainer.model)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.method.after_step(self.trainer.model, self.trainer.optimizer.param_groups[0]["lr"])
+        rate = self.trainer.optimizer.param_groups[0]["lr"]
+        self.trainer.method.after_step(self.trainer.model, rate, rate / self._rates if self._rates else 0.0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer.interrupted:

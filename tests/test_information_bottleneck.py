@@ -233,16 +233,26 @@ def still(**settings):
     return UIB(base=Still(), samples=16, **settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "schedule", "strengths"),
+    [
+        ({"beta": 30.0, "normalise": False}, "constant", (0.3, 0.3, 0.3)),
+        ({"beta": 30.0, "normalise": False}, "linear", (0.3, 0.2, 0.1)),
+        ({"beta": 0.6}, "constant", (0.2, 0.2, 0.2)),
+        ({"beta": 0.6}, "linear", (0.3, 0.2, 0.1)),
+    ],
+)
 @pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
-def test_pull_is_the_closed_form_whatever_the_optimiser(tmp_path, optim):
-    trainer = trainer_for("vit", tmp_path, still(beta=30.0), **{**SGD, "optim": optim})
+def test_pull_is_the_closed_form_whatever_the_optimiser(tmp_path, optim, settings, schedule, strengths):
+    trainer = trainer_for("vit", tmp_path, still(**settings), **{**SGD, "optim": optim, "lr_scheduler_type": schedule})
     start = state(trainer.model)
     trainer.train()
     method, end = trainer.method, state(trainer.model)
     assert changed(start, end)
     for name, mean in method._mean.items():
-        pull, expected = 0.01 * 30.0 * method._precision[name], start[name]
-        for _ in range(3):
+        expected = start[name]
+        for strength in strengths:
+            pull = strength * method._precision[name]
             expected = (expected + pull * mean) / (1 + pull)
         assert torch.allclose(end[name], expected, rtol=1e-5, atol=1e-7), name
 

@@ -89,8 +89,11 @@ class UnlearningMethod:
     def adjust_gradients(self, model: nn.Module) -> None:
         """Once per optimiser step, after accumulation and clipping."""
 
-    def after_step(self, model: nn.Module, learning_rate: float) -> None:
-        """Right after an optimiser step of that rate, for a pull on the weights that no optimiser may rescale."""
+    def after_step(self, model: nn.Module, learning_rate: float, share: float) -> None:
+        """Right after an optimiser step of that rate, for a pull on the weights that no optimiser may rescale.
+
+        `share` is the rate over the sum of the rates of all steps that the run may take.
+        """
 
     def undone(self, model: nn.Module) -> AbstractContextManager[None]:
         """Inside, `model` is without what `setup` put on it beside its parameters."""

@@ -48,8 +48,9 @@ class UIB(UnlearningMethod):
     with ḡ mean gradients and F the diagonal empirical Fisher information on D' (of per-sample gradients), from one pass over at
     most `samples` rows of each set in eval mode; D = ΔD ∪ D'. The plus sign of Δ, and what a layer is (embeddings, each block,
     head), are derived too. The pull acts once after every optimiser step of rate η, on its own, so that AdamW does not rescale
-    it: θ ← (θ + ηβΛμ) / (1 + ηβΛ), the proximal step of R, stable for any ηβ. So ηβ added up over the run says how far it goes
-    to μ, a quarter of the way at 0.3 and two thirds at 1; beyond that a toy with a planted bias lost accuracy.
+    it: θ ← (θ + ηβΛμ) / (1 + ηβΛ), the proximal step of R, stable for any ηβ. [derived]: β counts over the sum of all η, so that
+    it means the same at any rate and length of a run: how far the weights go to μ, a quarter of the way at 0.3 and two thirds
+    at 1, where a toy with a planted bias began to lose accuracy. `normalise=False` is the raw β of the objective.
 
     `base` is L_base: any gradient method, whose set-up, batches and stop are used; None is `FineTune`, so that β = 0 is ordinary
     fine-tuning. CE(retain) is added where the base does not read the retain set itself. `refresh` takes Λ and Δ again at the
@@ -79,8 +80,9 @@ class UIB(UnlearningMethod):
         "Method that UIB regularises: an instance, or a key (its settings then are the defaults); None: fine-tuning.",
     )
     beta: float = setting(
-        10.0, "Weight β of the prior; a step of rate η pulls by a share ηβ of the way to it. 0: none."
+        0.3, "Weight β of the prior: how far the run goes to it, e^−β of the way being left; 0: none."
     )
+    normalise: bool = setting(True, "Spread β over the run as the learning rates are; off: the objective's raw β.")
     damping: float = setting(0.03, "λ, added to the Fisher information: the larger, the shorter the displacement.")
     refresh: int = setting(0, "Optimiser steps after which the prior is taken anew, at the weights of then; 0: once.")
     layers: str | None = setting(
@@ -245,20 +247,20 @@ class UIB(UnlearningMethod):
         self._base.adjust_gradients(model)
 
     @torch.no_grad()
-    def _pull(self, model: nn.Module, learning_rate: float) -> None:
-        """The proximal step of β Σ R: the minimiser of ‖θ' − θ‖²/2η + β Σ R(θ')."""
+    def _pull(self, model: nn.Module, strength: float) -> None:
+        """The proximal step of Σ R with ηβ = `strength`: the minimiser of ½‖θ' − θ‖² + ηβ Σ R(θ')."""
         for name, mean in self._mean.items():
             parameter = unwrap(model).get_parameter(name)
-            share = self._precision[name] * (learning_rate * self.beta)
+            share = self._precision[name] * strength
             share.div_(1 + share)
             parameter.copy_(torch.lerp(parameter.to(mean), mean, share))
 
-    def after_step(self, model: nn.Module, learning_rate: float) -> None:
-        self._base.after_step(model, learning_rate)
+    def after_step(self, model: nn.Module, learning_rate: float, share: float) -> None:
+        self._base.after_step(model, learning_rate, share)
         self._steps += 1
         if not self.beta:
             return
-        self._pull(model, learning_rate)
+        self._pull(model, self.beta * (share if self.normalise else learning_rate))
         if self.refresh and self._steps % self.refresh == 0:
             self._take_prior(model)
             self._refreshed = True
