@@ -129,13 +129,15 @@ def restrict(model: nn.Module, names: Iterable[str]) -> None:
 
 
 def fingerprints(model: nn.Module) -> dict[str, str]:
-    """A digest of every parameter and buffer, to tell afterwards what changed."""
+    """A digest of every parameter and buffer, to tell afterwards what changed; tied ones under their first name."""
 
     def digest(tensor: Tensor) -> str:
         raw = tensor.detach().contiguous().cpu().view(-1).view(torch.uint8) if tensor.numel() else tensor.new_empty(0)
         return hashlib.blake2b(raw.numpy().tobytes(), digest_size=16).hexdigest()
 
-    return {name: digest(tensor) for name, tensor in unwrap(model).state_dict().items()}
+    model = unwrap(model)
+    own = {n for n, _ in model.named_parameters()} | {n for n, _ in model.named_buffers()}
+    return {name: digest(tensor) for name, tensor in model.state_dict().items() if name in own}
 
 
 def joint_digest(prints: dict[str, str]) -> str:

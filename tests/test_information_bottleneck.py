@@ -302,32 +302,39 @@ def test_large_beta_goes_to_the_mean_and_zero_is_the_base_alone(tmp_path):
     assert not changed(weights("e", UIB(beta=0.0, base=MarginalInformation())), weights("f", MarginalInformation()))
 
 
-def test_tied_parameters_count_once_and_frozen_ones_stay(tmp_path):
+def test_tied_parameters_count_once(tmp_path):
     model = trained("vit")
-    first, second = (model.vit.layers[i].mlp for i in range(2)) if hasattr(model.vit, "layers") else (None, None)
-    if first is None:
-        first, second = model.vit.encoder.layer[0].output, model.vit.encoder.layer[1].output
-    linear = next(n for n, m in first.named_modules() if isinstance(m, torch.nn.Linear))
-    second.get_submodule(linear).weight = first.get_submodule(linear).weight
+    first, second = (next(m for m in layer.mlp.modules() if isinstance(m, nn.Linear)) for layer in model.vit.layers)
+    second.weight = first.weight
     names = [n for n, _ in model.named_parameters()]
     processor = Processor(model, processing_class("vit"))
-    gradients = next(iter(SampleGradients(model, names)(processor.collate([processor(r) for r in data_for("vit", 4)]))))
-    model.eval().zero_grad()
-    model(**processor.collate([processor(data_for("vit", 4)[0])])).loss.backward()
+    rows = [processor(row) for row in data_for("vit", 4)]
+    gradients = next(iter(SampleGradients(model, names)(processor.collate(rows))))
+    model(**processor.collate(rows[:1])).loss.backward()
     for name, parameter in model.named_parameters():
         assert torch.allclose(gradients[name][0], parameter.grad, atol=1e-5), name
+    model.zero_grad()
+    start = first.weight.detach().clone()
+    method = still(beta=0.1, normalise=False)
+    trainer = trainer_for("vit", tmp_path, method, model=model, max_steps=1, **{**SGD, "learning_rate": 1.0})
+    trainer.train()
+    (name,) = (n for n, p in model.named_parameters() if p is first.weight)
+    pull = 0.1 * method._precision[name]
+    assert second.weight is first.weight
+    assert torch.allclose(first.weight, (start + pull * method._mean[name]) / (1 + pull), atol=1e-6)  # pulled once
 
 
 def test_adapters_alone_are_held(tmp_path):
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=2, target_modules=r".*(query|q_proj|q_lin)", modules_to_save=["classifier"])
     model = peft.get_peft_model(trained("bert"), config)
-    method = still()
-    names = [n for n, p in model.named_parameters() if p.requires_grad]
-    groups = layer_groups(model, names)
-    assert any("lora_A" in n for group in groups.values() for n in group)
-    assert "embeddings" not in groups
-    assert method._held_names(model) == names
+    before = state(model)
+    trainer = trainer_for("bert", tmp_path, UIB(samples=16), model=model, update=r"lora_|modules_to_save", **SGD)
+    trainer.train()
+    moved = changed(before, state(model))
+    assert any("lora_B" in n for n in moved)
+    assert moved <= set(trainer.method._mean) == set(trainer.updated)
+    assert "embeddings" not in trainer.method.diagnostics
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
