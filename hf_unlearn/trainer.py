@@ -110,7 +110,6 @@ class UnlearningTrainer(Trainer):
         groups = None
         if method.needs_column and not method.one_shot:
             groups, self.group_names = read_groups(retain_dataset, getattr(method, "attribute", None))
-        # Without a forget set an attribute is forgotten: training rows are watched instead.
         watched = draw(retain_dataset, WATCHED_ROWS, args.seed) if forget_dataset is None else forget_dataset
         self.unlearning_data = UnlearningDataset(
             forget_dataset if method.needs_forget else None,
