@@ -184,12 +184,13 @@ def main() -> None:
         tuple(json.loads(x)[k] for k in ("base", "trial", "setting"))
         for x in (cells.read_text().splitlines() if cells.exists() else [])
     }
-    yardsticks = {}
+    known = options.out / "yardsticks.json"
+    yardsticks = json.loads(known.read_text()) if known.exists() else {}
     for base in range(options.bases):
         forget = data.forgotten(base)
         original = trained(data, options.out / f"original-{base}.safetensors", base, torch.ones_like(forget))
         print(base, "original", measure(original, data, forget), flush=True)
-        yardsticks[base] = [
+        yardsticks[str(base)] = [
             measure(
                 trained(data, options.out / f"retrained-{base}-{y}.safetensors", 1000 + 10 * base + y, ~forget),
                 data,
@@ -197,7 +198,7 @@ def main() -> None:
             )
             for y in range(options.yardsticks)
         ]
-        (options.out / "yardsticks.json").write_text(json.dumps(yardsticks))
+        known.write_text(json.dumps(yardsticks))
         held_out = data.rows(data.x_test[data.validation], data.y_test[data.validation])
         sets = (data.rows(data.x[forget], data.y[forget]), data.rows(data.x[~forget], data.y[~forget]), held_out)
         for setting in options.settings:
