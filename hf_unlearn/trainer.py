@@ -255,7 +255,7 @@ class UnlearningTrainer(Trainer):
         self.watch = Watch(self)
         if self.method.anchors and self.reference.forgotten_classes:
             self.anchors = CounterfactualAnchors(seed=self.args.seed).build(
-                self.model, self.forget_rows, self.processor, self.reference
+                self.model, self.forget_rows, self.processor, self.reference, progress=not self.args.disable_tqdm
             )
         self.method.setup(self)
 

@@ -56,6 +56,15 @@ def build_anchors(arch, **settings):
     return anchors, model, processor, reference
 
 
+@pytest.mark.parametrize("progress", [False, True])
+def test_building_shows_its_progress_where_asked(capsys, progress):
+    _, model, processor, reference = build_anchors("vit", count=1)
+    rows = PreparedRows(class_split("vit").forget, processor)
+    capsys.readouterr()
+    CounterfactualAnchors(count=8).build(model, rows, processor, reference, progress=progress)
+    assert ("Counterfactual anchors: 100%" in capsys.readouterr().err) == progress
+
+
 def anchor_logits(anchors, model, processor):
     """What the model says on every anchor, one at a time, and the anchors."""
     logits, moved = [], []

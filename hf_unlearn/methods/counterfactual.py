@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from ..control import relative_step
 from ..processing import classify, continuous_input, eval_mode, model_inputs, replace_by
@@ -62,9 +63,15 @@ class CounterfactualAnchors:
         self.targets = torch.empty(0)
 
     def build(
-        self, model: nn.Module, forget: PreparedRows, processor: Processor, reference: Reference, batch_size: int = 64
+        self,
+        model: nn.Module,
+        forget: PreparedRows,
+        processor: Processor,
+        reference: Reference,
+        batch_size: int = 64,
+        progress: bool = False,
     ) -> CounterfactualAnchors:
-        """Make the anchors from the forget rows.
+        """Make the anchors from the forget rows, with a progress bar if `progress`.
 
         Raises:
             ValueError: no class is kept, or not one start arrives.
@@ -87,7 +94,7 @@ class CounterfactualAnchors:
         self.rows, self.inputs = [], []
         try:
             with eval_mode(model):
-                for at in range(0, self.count, batch_size):
+                for at in tqdm(range(0, self.count, batch_size), "Counterfactual anchors", disable=not progress):
                     rows = [forget[i] for i in starts[at : at + batch_size]]
                     batch = {k: v.to(device) for k, v in processor.collate(rows).items()}
                     inputs, goal = model_inputs(batch), goals[at : at + batch_size]
