@@ -1,5 +1,6 @@
 """Struck-out targets, anchors that arrive in kept classes, and distillation against its formula."""
 
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -160,9 +161,7 @@ def test_distillation_starts_at_its_closed_form(arch):
         logits = trained(arch)(**model_inputs(batch["forget"])).logits
     method = CounterfactualDistillation()
     reference = Reference(logits, None, (1,))
-    method.setup(
-        SimpleNamespace(reference=reference, args=SimpleNamespace(world_size=1, gradient_accumulation_steps=1))
-    )
+    method.setup(SimpleNamespace(reference=reference, args=SimpleNamespace(fp16=False)))
     loss = method.loss(model, batch, reference)["forget"].item()
     assert loss == pytest.approx(-torch.log1p(-logits.double().softmax(-1)[:, 1]).mean().item(), rel=1e-3)
     assert model.training
@@ -170,9 +169,7 @@ def test_distillation_starts_at_its_closed_form(arch):
 
 def prepared(reference, **settings):
     method = CounterfactualDistillation(**settings)
-    method.setup(
-        SimpleNamespace(reference=reference, args=SimpleNamespace(world_size=1, gradient_accumulation_steps=1))
-    )
+    method.setup(SimpleNamespace(reference=reference, args=SimpleNamespace(fp16=False)))
     return method
 
 
@@ -328,3 +325,17 @@ def test_a_failure_while_anchors_are_built_leaves_the_model_trainable(tmp_path, 
         trainer.train()
     assert [p.requires_grad for p in trainer.model.parameters()] == before
     assert any(before)
+
+
+def test_scaled_gradients_are_refused(tmp_path):
+    trainer = trainer_for("vit", tmp_path, CounterfactualDistillation(), retain=False)
+    trainer.args.fp16 = True
+    with pytest.raises(ValueError, match="`fp16=True`"):
+        trainer._set_up()
+
+
+@pytest.mark.parametrize(("arch", "warned"), [("bert", True), ("vit", False)])
+def test_anchors_on_text_come_with_a_warning(caplog, arch, warned):
+    with caplog.at_level(logging.WARNING, "hf_unlearn.methods.counterfactual"):
+        build_anchors(arch)
+    assert ("embedding space" in caplog.text) == warned

@@ -7,6 +7,7 @@ classes; holding the outputs there keeps what the model knows of them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from ..processing import Processor
     from ..reference import Reference
     from ..trainer import UnlearningTrainer
+
+
+logger = logging.getLogger(__name__)
 
 
 def kl_to_target(target: Tensor, logits: Tensor) -> Tensor:
@@ -87,6 +91,11 @@ class CounterfactualAnchors:
         starts = torch.randperm(len(forget), generator=generator)[: self.count].tolist()
         starts = (starts * (self.count // len(starts) + 1))[: self.count]
         goals = torch.tensor([kept[i % len(kept)] for i in range(self.count)], device=device)
+        if processor.text:
+            logger.warning(
+                "Anchors in embedding space stand in for texts only partly: up to 26 points of kept accuracy were lost where it "
+                "was measured. Check the result on data to keep; `JiT` with `update='head'` kept all of it there."
+            )
         trainable = [p for p in model.parameters() if p.requires_grad]
         for p in trainable:
             p.requires_grad_(False)
@@ -234,6 +243,11 @@ class CounterfactualDistillation(UnlearningMethod):
             raise ValueError(
                 "`method='counterfactual_distillation'` forgets whole classes, and this forget set names single samples. "
                 "Use `jit`, or say `forget_kind='class'` if it is the whole class."
+            )
+        if trainer.args.fp16 and self.relearning_steps:
+            raise ValueError(
+                "`fp16=True` scales gradients, and the simulated attack adds its own unscaled. Use `bf16=True`, or "
+                "`relearning_steps=0`."
             )
         self._targets = reference.struck_out(reference.logits).softmax(-1)
         classes = torch.tensor(reference.forgotten_classes)
