@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
 import shutil
 import time
 from collections import defaultdict
@@ -37,8 +36,6 @@ from .watch import Watch
 if TYPE_CHECKING:
     from .evaluation.report import UnlearningReport
 
-logger = logging.getLogger(__name__)
-
 STATE_FILE = "unlearning_state.json"
 WATCHED_ROWS = 1_000  # training rows looked at where there is no forget set
 
@@ -54,7 +51,8 @@ class UnlearningTrainer(Trainer):
             method that unlearns an attribute of all rows (`needs_column`).
         retain_dataset: rows to keep, map-style or a stream; optional for methods that need none, and then used for the
             damage guard alone.
-        eval_dataset, processing_class, data_collator, compute_metrics, callbacks, optimizers: as in `transformers.Trainer`.
+        eval_dataset, processing_class, data_collator, compute_metrics, callbacks, optimizers: as in `transformers.Trainer`;
+            held-out `eval_dataset` rows (or its entry `validation`) also set the level that forgetting single rows aims at.
         image_column, text_column, label_column: names of the columns, where they are not the usual ones.
 
     Raises:
@@ -289,7 +287,8 @@ class UnlearningTrainer(Trainer):
         elif self.args.overwrite and self.is_world_process_zero():
             for old in Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
                 shutil.rmtree(old)
-        self.forgetting.start(saved, resume_from_checkpoint)
+        with self.method.undone(self.model):  # the first look is at the original
+            self.forgetting.start(saved, resume_from_checkpoint)
         self._started = started
         if self.forgetting.stopped:  # the checkpoint is of a run at its end: one more step would go past it
             self._load_from_checkpoint(str(resume_from_checkpoint))

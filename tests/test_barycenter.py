@@ -476,3 +476,19 @@ def test_trainer_without_an_attribute_is_refused(tmp_path):
     )
     with pytest.raises(ValueError, match="`attribute` is missing"):
         trainer.train()
+
+
+def test_kept_accuracy_that_goes_with_the_attribute_is_no_success(tmp_path):
+    data = data_for("vit", 160)
+    told = data.remove_columns("group").add_column("group", [label // 2 for label in data["label"]])
+    trainer = UnlearningTrainer(
+        model=trained("vit"),
+        args=arguments(tmp_path, forget_kind="auto", max_retain_drop=0.05),
+        method=WassersteinBarycenter(attribute="group"),
+        retain_dataset=told,
+        processing_class=processing_class("vit"),
+    )
+    trainer.train()
+    assert trainer.outcome.retain_start > 0.9
+    assert trainer.outcome.retain_end < 0.8
+    assert any("kept data collapsed" in w for w in trainer.outcome.warnings)
