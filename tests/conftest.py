@@ -33,6 +33,13 @@ TEXT = ("bert", "distilbert", "roberta")
 WORDS = [f"w{i}" for i in range(24)]
 
 
+def pytest_collection_modifyitems(items):
+    """UIB over each other method is the behaviour table once more: the quick subset leaves it out."""
+    for item in items:
+        if "uib+" in item.name:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
