@@ -17,6 +17,7 @@ from ..barycenter import Barycenter, attach, attached, detach, find_last_layer, 
 from ..processing import Processor, eval_mode, model_inputs
 from ..wasserstein import StreamingMoments, affine_maps
 from .base import Paper, UnlearningMethod, setting
+from .pooled_information import IT_REG
 
 if TYPE_CHECKING:
     from ..trainer import UnlearningTrainer
@@ -54,7 +55,7 @@ class WassersteinBarycenter(UnlearningMethod):
     """
 
     name: ClassVar[str] = "wasserstein_barycenter"
-    paper: ClassVar[Paper | None] = Paper("Machine Unlearning via Information Theoretic Regularization", "2502.05684")
+    paper: ClassVar[Paper | None] = IT_REG
     needs_forget: ClassVar[bool] = False
     needs_retain: ClassVar[bool] = True
     needs_column: ClassVar[bool] = True

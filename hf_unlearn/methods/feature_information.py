@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..information import conditional_information, group_information
-from ..pooling import PooledSums, class_sums, means
+from ..pooling import class_sums, means
 from ..processing import classify, eval_mode, model_inputs
-from .base import Paper, UnlearningMethod, setting
+from .base import setting
+from .pooled_information import PooledInformation
 
 if TYPE_CHECKING:
     from ..reference import Reference
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class FeatureInformation(UnlearningMethod):
+class FeatureInformation(PooledInformation):
     """Feature unlearning of IT-reg (Xu and Strohmer, "Machine Unlearning via Information Theoretic Regularization", arXiv 2502.05684).
 
     Needs labelled training data, as `retain_dataset`, with a column `attribute` whose values are the groups z; no forget set.
@@ -45,9 +46,7 @@ class FeatureInformation(UnlearningMethod):
     """
 
     name: ClassVar[str] = "feature_information"
-    paper: ClassVar[Paper | None] = Paper("Machine Unlearning via Information Theoretic Regularization", "2502.05684")
     needs_forget: ClassVar[bool] = False
-    needs_retain: ClassVar[bool] = True
     needs_column: ClassVar[bool] = True
     arguments: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {
@@ -73,27 +72,21 @@ class FeatureInformation(UnlearningMethod):
     memory: float = setting(0.9, "Share of past steps in the mean outputs, in [0, 1); 0: of this batch alone.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.weight > 0:
             raise ValueError(f"`weight` must be positive, got {self.weight}: without it this is ordinary training.")
         if not 0 <= self.balance <= 1:
             raise ValueError(f"`balance` must lie in [0, 1], got {self.balance}.")
         if not self.temperature > 0:
             raise ValueError(f"`temperature` must be positive, got {self.temperature}.")
-        if not 0 <= self.memory < 1:
-            raise ValueError(f"`memory` is a share of the past, in [0, 1), got {self.memory}.")
 
     def setup(self, trainer: UnlearningTrainer) -> None:
+        super().setup(trainer)
         self._groups = len(trainer.group_names)
-        self._sums = PooledSums(trainer.args.world_size, self.memory)
-
-    def before_step(self, model: nn.Module, batches: Sequence[Mapping[str, Any]]) -> None:
-        if len(batches) > 1:
-            with torch.no_grad():
-                self._sums.look_ahead([self._own_sums(self._logits(model, b["retain"]), b) for b in batches])
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
-        logits = self._logits(model, batch["retain"])
-        mean, count = means(self._sums(self._own_sums(logits, batch)))
+        logits = self.logits(model, batch)
+        mean, count = means(self._sums(self.own_sums(logits, batch)))
         if self.balance:
             weight = torch.where(count > 0, count.detach().clamp_min(1e-12) ** (1 - self.balance), 0.0)
             count = weight * count.sum(-1, keepdim=True) / weight.sum(-1, keepdim=True).clamp_min(1e-12)
@@ -103,11 +96,11 @@ class FeatureInformation(UnlearningMethod):
             "information": self.weight * self._sums.share(information),
         }
 
-    def _logits(self, model: nn.Module, side: Mapping[str, Any]) -> Tensor:
+    def logits(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         with eval_mode(model):
-            return classify(model, model_inputs(side)).float()
+            return classify(model, model_inputs(batch["retain"])).float()
 
-    def _own_sums(self, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
+    def own_sums(self, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """Sums of softmax outputs by group (K, C + 1), or by label and group (C, K, C + 1)."""
         probabilities, cells = (logits / self.temperature).log_softmax(-1).exp(), batch["group"]
         classes = logits.shape[-1]
@@ -115,12 +108,3 @@ class FeatureInformation(UnlearningMethod):
             return class_sums(probabilities, cells, self._groups)
         cells = self._groups * batch["retain"]["labels"] + cells
         return class_sums(probabilities, cells, classes * self._groups).view(classes, self._groups, -1)
-
-    def adjust_gradients(self, model: nn.Module) -> None:
-        self._sums.end_step()
-
-    def state(self) -> dict[str, Any]:
-        return self._sums.state()
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        self._sums.load_state(state)

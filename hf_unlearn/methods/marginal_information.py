@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..information import disjoint_information, marginal_information
-from ..pooling import PooledSums, class_sums, means
+from ..pooling import class_sums, means
 from ..processing import classify, eval_mode, model_inputs
 from ..reference import FrozenOriginal
-from .base import Paper, UnlearningMethod, setting
+from .base import setting
+from .counterfactual import kl_to_target
+from .pooled_information import PooledInformation
 
 if TYPE_CHECKING:
     from ..reference import Reference
@@ -25,7 +27,7 @@ UTILITIES = ("cross_entropy", "kl")
 
 
 @dataclass(kw_only=True)
-class MarginalInformation(UnlearningMethod):
+class MarginalInformation(PooledInformation):
     """Data-point unlearning of IT-reg (Xu and Strohmer, "Machine Unlearning via Information Theoretic Regularization", arXiv 2502.05684).
 
     Needs forget inputs and the retain set; labels of the forget set are never read. Z tells whether an output was drawn from
@@ -49,8 +51,6 @@ class MarginalInformation(UnlearningMethod):
     """
 
     name: ClassVar[str] = "marginal_information"
-    paper: ClassVar[Paper | None] = Paper("Machine Unlearning via Information Theoretic Regularization", "2502.05684")
-    needs_retain: ClassVar[bool] = True
     stops_at_target: ClassVar[bool] = True
     arguments: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {
@@ -72,15 +72,13 @@ class MarginalInformation(UnlearningMethod):
     )
     conditional: bool = setting(False, "Information given the label, Σ_y π_y Î(Ŷ;Z|Y=y); reads labels of both sides.")
     normalise: bool = setting(True, "Divide the information by its value at disjoint outputs; off: the paper's raw γ.")
-    memory: float = setting(0.0, "Share of past steps in the mean outputs, in [0, 1); 0: of this batch alone.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.gamma > 0:
             raise ValueError(f"`gamma` must be positive, got {self.gamma}: without it nothing is forgotten.")
         if self.utility not in UTILITIES:
             raise ValueError(f"`utility={self.utility!r}` is not one of {', '.join(map(repr, UTILITIES))}.")
-        if not 0 <= self.memory < 1:
-            raise ValueError(f"`memory` is a share of the past, in [0, 1), got {self.memory}.")
 
     def reads_labels(self, side: str) -> bool:
         return self.conditional or (side == "retain" and self.utility == "cross_entropy")
@@ -96,28 +94,23 @@ class MarginalInformation(UnlearningMethod):
                 "`conditional=True` compares forget and retain rows of one class, and the retain set has none of a class that "
                 "is forgotten whole: there would be nothing to follow. Leave it off."
             )
-        self._sums = PooledSums(trainer.args.world_size, self.memory)
+        super().setup(trainer)
         self._original = FrozenOriginal(trainer.model) if self.utility == "kl" else None
 
-    def before_step(self, model: nn.Module, batches: Sequence[Mapping[str, Any]]) -> None:
-        if len(batches) > 1:
-            with torch.no_grad():
-                self._sums.look_ahead([self._own_sums(self._logits(model, b), b) for b in batches])
-
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
-        logits = self._logits(model, batch)
-        total = self._sums(self._own_sums(logits, batch))
+        logits = self.logits(model, batch)
+        total = self._sums(self.own_sums(logits, batch))
         information = self._information(total)
         utility = self._utility(logits[: _size(batch["retain"])], batch["retain"])
         return {"retain": utility, "information": self.gamma * self._sums.share(information)}
 
-    def _logits(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    def logits(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """(retain rows, then forget rows; classes), in fp32: one forward pass."""
         retain, forget = model_inputs(batch["retain"]), model_inputs(batch["forget"])
         with eval_mode(model):
             return classify(model, {k: torch.cat([retain[k], forget[k]]) for k in retain}).float()
 
-    def _own_sums(self, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
+    def own_sums(self, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """Sums (2, C + 1) of softmax outputs over retain and forget rows; (classes, 2, C + 1) given the label."""
         classes = logits.shape[-1]
         side = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
@@ -146,17 +139,7 @@ class MarginalInformation(UnlearningMethod):
     def _utility(self, logits: Tensor, retain: Mapping[str, Any]) -> Tensor:
         if self._original is None:
             return F.cross_entropy(logits, retain["labels"])
-        target = self._original.logits(model_inputs(retain)).log_softmax(-1)
-        return F.kl_div(logits.log_softmax(-1), target, reduction="batchmean", log_target=True)
-
-    def adjust_gradients(self, model: nn.Module) -> None:
-        self._sums.end_step()
-
-    def state(self) -> dict[str, Any]:
-        return self._sums.state()
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        self._sums.load_state(state)
+        return kl_to_target(self._original.logits(model_inputs(retain)).softmax(-1), logits)
 
 
 def _size(side: Mapping[str, Any]) -> int:
