@@ -152,9 +152,9 @@ class ForgettingControl(TrainerCallback):
         if self.trainer.interrupted:
             control.should_save = control.should_training_stop = True
         if self.average:
-            moving = list(self._moving().values())
+            moving = self._moving()
             with torch.no_grad():
-                torch._foreach_lerp_([self.average[n] for n in self._moving()], moving, 1 - args.weight_average)
+                torch._foreach_lerp_([self.average[n] for n in moving], list(moving.values()), 1 - args.weight_average)
         if state.global_step % args.check_steps and state.global_step < state.max_steps:
             return
         self._swap_average()

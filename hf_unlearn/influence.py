@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vmap
 
+from .pairing import drawn_rows
+from .pooling import in_parallel, sum_over_processes
 from .processing import eval_mode, model_inputs, unwrap
 
 logger = logging.getLogger(__name__)
@@ -47,8 +48,8 @@ class Sample:
 
     def batches(self, device: torch.device | str) -> Iterator[dict[str, Tensor]]:
         """This process's part, in the order of the data set."""
-        chosen = np.sort(np.random.default_rng(self.seed).permutation(len(self.rows))[: self.cap])
-        rank, processes = (dist.get_rank(), dist.get_world_size()) if _parallel() else (0, 1)
+        chosen = drawn_rows(len(self.rows), self.cap, self.seed)
+        rank, processes = (dist.get_rank(), dist.get_world_size()) if in_parallel() else (0, 1)
         own = chosen[rank::processes].tolist()
         for start in range(0, len(own), self.batch_size):
             batch = self.collate([self.rows[i] for i in own[start : start + self.batch_size]])
@@ -198,7 +199,7 @@ def influence(
                 move[n].add_(g, alpha=1 / len(forget))
     share = len(forget.rows) / (len(forget.rows) + len(retain.rows))
     for tensor in (*move.values(), *fisher.values()):
-        _sum_over_processes(tensor)
+        sum_over_processes(tensor)
     if curvature == "exact":
         matrix = _hessian(gradients, retain, device).double()
         matrix.diagonal().add_(damping)
@@ -227,14 +228,4 @@ def _hessian(gradients: SampleGradients, rows: Sample, device: torch.device) -> 
     with eval_mode(gradients.model), plain_attention(gradients.model):
         for batch in rows.batches(device):
             total += jacrev(grad(loss), chunk_size=64)(vector, batch).detach()
-    return _sum_over_processes(total.div_(len(rows)))
-
-
-def _parallel() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def _sum_over_processes(tensor: Tensor) -> Tensor:
-    if _parallel():
-        dist.all_reduce(tensor)
-    return tensor
+    return sum_over_processes(total.div_(len(rows)))

@@ -7,7 +7,7 @@ that a resumed run or another number of processes sees the same samples.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,13 @@ def _spread(strata: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (rank + rng.random(len(counts))[stratum]) / counts[stratum]
 
 
+def drawn_rows(size: int, count: int, seed: int) -> np.ndarray:
+    """At most `count` of the row numbers 0..size-1, drawn by seed, ascending."""
+    if size <= count:
+        return np.arange(size)
+    return np.sort(np.random.default_rng(seed).permutation(size)[:count])
+
+
 class Drawn(Sequence[Any]):
     """Some rows of a data set, each read when it is asked for: thousands of decoded images fill a memory."""
 
@@ -61,15 +68,20 @@ class Drawn(Sequence[Any]):
             return Drawn(self.dataset, self.chosen[index])
         return self.dataset[int(self.chosen[index])]
 
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
+        return read_rows(self.dataset, self.chosen[list(indices)].tolist())
+
+
+def read_rows(rows: Any, indices: list[int]) -> Sequence[Any]:
+    """Several rows, at once where the data set can."""
+    return rows.__getitems__(indices) if hasattr(rows, "__getitems__") else [rows[i] for i in indices]
+
 
 def draw(dataset: Any, count: int, seed: int) -> Sequence[Any]:
     """At most `count` rows, drawn by seed and in the data set's order; of a stream, its first."""
     if not hasattr(dataset, "__len__"):
         return [row for row, _ in zip(dataset, range(count), strict=False)]
-    chosen = np.arange(len(dataset))
-    if len(chosen) > count:
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(chosen))[:count])
-    return Drawn(dataset, chosen)
+    return Drawn(dataset, drawn_rows(len(dataset), count, seed))
 
 
 class PreparedRows:
@@ -99,13 +111,7 @@ class PreparedRows:
     def many(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Several rows at once: a data set reads a batch several times faster than its rows one by one."""
         missing = sorted({i for i in indices if i not in self._cache})
-        raw: Iterable[Any] = ()
-        if missing:
-            raw = (
-                self.rows.__getitems__(missing)
-                if hasattr(self.rows, "__getitems__")
-                else (self.rows[i] for i in missing)
-            )
+        raw = read_rows(self.rows, missing) if missing else ()
         found = {i: self._prepared(i, row) for i, row in zip(missing, raw, strict=True)}
         return [found[i] if i in found else self._cache[i] for i in indices]
 

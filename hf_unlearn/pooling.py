@@ -36,11 +36,11 @@ class PooledSums:
     def look_ahead(self, own: Sequence[Tensor]) -> None:
         """Start a step with several micro-batches: `own` holds the sums of each, without gradient."""
         self.parts = len(own)
-        self._total = self._over_processes(torch.stack(list(own)).sum(0)) if self.parts > 1 else None
+        self._total = sum_over_processes(torch.stack(list(own)).sum(0)) if self.parts > 1 else None
 
     def __call__(self, own: Tensor) -> Tensor:
         """The totals, with the gradient of `own`, and the past in them."""
-        total = self._over_processes(own.detach().clone()) if self._total is None else self._total
+        total = sum_over_processes(own.detach().clone()) if self._total is None else self._total
         self._latest = total if self.past is None else self.memory * self.past.to(total) + total
         # Means over a long past hardly depend on this batch; the weight gives its gradient the scale of one batch again.
         return self._latest + (1 + self.memory * self.weight) * (own - own.detach())
@@ -62,10 +62,17 @@ class PooledSums:
         if "past" in state:
             self.past, self.weight = torch.tensor(state["past"]), state["weight"]
 
-    def _over_processes(self, sums: Tensor) -> Tensor:
-        if self.processes > 1:
-            dist.all_reduce(sums)
-        return sums
+
+def in_parallel() -> bool:
+    """Whether several processes share the work."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """`tensor`, in place, summed over all processes; without gradient."""
+    if in_parallel():
+        dist.all_reduce(tensor)
+    return tensor
 
 
 def class_sums(probabilities: Tensor, cells: Tensor, count: int) -> Tensor:

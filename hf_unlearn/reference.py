@@ -74,7 +74,7 @@ def build_reference(model: nn.Module, forget: PreparedRows, processor: Processor
     low, high, total, squares, count = float("inf"), -float("inf"), 0.0, 0.0, 0.0
     with eval_mode(model):
         for start in range(0, len(forget), batch_size):
-            rows = [forget[i] for i in range(start, min(start + batch_size, len(forget)))]
+            rows = forget.many(range(start, min(start + batch_size, len(forget))))
             batch = {k: v.to(device) for k, v in processor.collate(rows).items()}
             labels.append(batch.get("labels"))
             inputs = model_inputs(batch)

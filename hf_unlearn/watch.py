@@ -6,12 +6,11 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .data import find_label_column, read_labels
-from .pairing import draw
+from .pairing import draw, drawn_rows
 from .processing import predict
 
 if TYPE_CHECKING:
@@ -73,12 +72,8 @@ class Watch:
     def share_remembered(self, limit: int | None = None) -> float:
         """Share of the forget set (or of `limit` rows drawn by seed) still answered as before; NaN if an output is."""
         forget = self.trainer.forget_rows
-        rows = np.arange(len(forget))
-        if limit is None or limit >= len(forget):
-            logits = self.forget_logits()
-        else:
-            rows = np.sort(np.random.default_rng(self.trainer.args.seed).permutation(len(forget))[:limit])
-            logits, _ = self._predict(forget[int(i)] for i in rows)
+        rows = drawn_rows(len(forget), len(forget) if limit is None else limit, self.trainer.args.seed)
+        logits = self.forget_logits() if len(rows) == len(forget) else self._predict(forget.many(rows.tolist()))[0]
         if not torch.isfinite(logits).all():
             return math.nan
         return self.trainer.reference.remembered(logits, torch.from_numpy(rows)).float().mean().item()

@@ -30,6 +30,13 @@ datasets.disable_progress_bars()
 CLASSES, SIZE = 4, 16
 VISION = ("resnet", "vit", "convnext", "swin")
 TEXT = ("bert", "distilbert", "roberta")
+SGD = {
+    "trust_region": 0.0,
+    "optim": "sgd",
+    "learning_rate": 0.01,
+    "lr_scheduler_type": "constant",
+    "max_grad_norm": 0.0,
+}  # plain steps, whose sums can be compared
 WORDS = [f"w{i}" for i in range(24)]
 
 

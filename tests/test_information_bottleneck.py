@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from conftest import (
+    SGD,
     KillAt,
     Killed,
     build,
@@ -27,15 +28,6 @@ from hf_unlearn import METHODS, UIB, FineTune, GradientAscent, JiT, MarginalInfo
 from hf_unlearn.influence import Sample, SampleGradients, influence
 from hf_unlearn.processing import Processor
 from hf_unlearn.scope import layer_groups
-
-SGD = {
-    "trust_region": 0.0,
-    "optim": "sgd",
-    "learning_rate": 0.01,
-    "lr_scheduler_type": "constant",
-    "max_grad_norm": 0.0,
-}
-
 
 # --- where the removal moves the weights ------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import fields
 
+import conftest
 import pytest
 import torch
 from conftest import KillAt, Killed, build, changed, class_split, data_for, forget_batch, state, trained, trainer_for
@@ -12,14 +13,7 @@ from hf_unlearn.pairing import EpochSampler, sample_seed
 from hf_unlearn.processing import classify, eval_mode, model_inputs
 from hf_unlearn.scope import updated_names
 
-SGD = {
-    "trust_region": 0.0,
-    "optim": "sgd",
-    "learning_rate": 0.01,
-    "lr_scheduler_type": "constant",
-    "max_grad_norm": 0.0,
-    "weight_average": 0.0,
-}
+SGD = {**conftest.SGD, "weight_average": 0.0}
 FROM_RETAIN = ("retrain", "fine_tune", "uib")
 CARRIERS = [n for n, m in METHODS.items() if not m.one_shot and n not in FROM_RETAIN]  # UIB regularises each of them
 GRADIENT = [name for name, m in METHODS.items() if not m.one_shot] + [f"uib+{name}" for name in CARRIERS]

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from conftest import (
     CLASSES,
+    SGD,
     SIZE,
     KillAt,
     Killed,
@@ -40,14 +41,6 @@ from hf_unlearn import (
     UnlearningTrainer,
 )
 from hf_unlearn.processing import classify, eval_mode, model_inputs, predict
-
-SGD = {
-    "trust_region": 0.0,
-    "optim": "sgd",
-    "learning_rate": 0.01,
-    "lr_scheduler_type": "constant",
-    "max_grad_norm": 0.0,
-}
 
 
 def make(folder, arch="vit", method=None, **changes):

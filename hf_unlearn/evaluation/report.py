@@ -317,6 +317,8 @@ def _rows(trainer: UnlearningTrainer, data: Any, limit: int, name: str) -> Prepa
 
 def _column(trainer: UnlearningTrainer, data: Any, name: str, limit: int) -> list[Any] | None:
     """The column of the rows that `_rows` takes, or None where some row lacks it."""
+    if data is not None and name in (getattr(data, "column_names", None) or ()):
+        data = data.select_columns([name])  # or every image would be decoded for it
     values: list[Any] = [row.get(name) for row in draw(data, limit, trainer.args.seed)] if data is not None else [None]
     values = [v.item() if hasattr(v, "item") else v for v in values]
     names = getattr((getattr(data, "features", None) or {}).get(name), "names", None)

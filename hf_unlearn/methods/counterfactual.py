@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..control import relative_step
+from ..pooling import in_parallel, sum_over_processes
 from ..processing import classify, continuous_input, eval_mode, model_inputs, replace_by
 from .base import UnlearningMethod, setting
 
@@ -104,7 +105,7 @@ class CounterfactualAnchors:
         try:
             with eval_mode(model):
                 for at in tqdm(range(0, self.count, batch_size), "Counterfactual anchors", disable=not progress):
-                    rows = [forget[i] for i in starts[at : at + batch_size]]
+                    rows = forget.many(starts[at : at + batch_size])
                     batch = {k: v.to(device) for k, v in processor.collate(rows).items()}
                     inputs, goal = model_inputs(batch), goals[at : at + batch_size]
                     moved, logits = self._move(model, inputs, goal, reference)
@@ -295,7 +296,7 @@ class CounterfactualDistillation(UnlearningMethod):
             for sum_, g in zip(total, gradients, strict=True):
                 if g is not None:
                     sum_.add_(g, alpha=1 / len(self._seen))
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if in_parallel():
             for sum_ in total:
-                dist.all_reduce(sum_.div_(dist.get_world_size()))
+                sum_over_processes(sum_.div_(dist.get_world_size()))
         return total

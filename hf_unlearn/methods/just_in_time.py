@@ -190,7 +190,7 @@ class JiT(UnlearningMethod):
             or not bfloat16_is_fast(model)
         ):
             return False
-        rows = [trainer.forget_rows[i] for i in range(min(16, len(trainer.forget_rows)))]
+        rows = trainer.forget_rows.many(range(min(16, len(trainer.forget_rows))))
         batch = {k: v.to(trainer.args.device) for k, v in trainer.processor.collate(rows).items()}
         inputs, seeds = model_inputs(batch), torch.arange(len(rows))
         with eval_mode(model), torch.no_grad():
