@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..information import audit
 from ..pairing import PreparedRows, draw
 from ..processing import predict
+from .fairness import group_accuracies
 from .membership import entropy_attack
 from .relearning import relearning_steps
 
@@ -165,9 +166,8 @@ class UnlearningReport:
             self.information[name] = audit(logits.softmax(-1), groups, labels).as_dict()
             if labels is None:
                 continue
-            right = (logits.argmax(-1) == labels).float()
-            where = {str(v): torch.tensor([g == v for g in groups]) for v in sorted(set(groups))}
-            self.groups[name] = {v: right[rows].mean().item() for v, rows in where.items()}
+            accuracies = group_accuracies(logits.argmax(-1), labels, groups)
+            self.groups[name] = {str(value): accuracy for value, accuracy in accuracies.items()}
         self.run["attribute"] = attribute
 
     @property
