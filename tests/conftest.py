@@ -2,6 +2,7 @@
 
 import copy
 import os
+import socket
 from functools import lru_cache
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -51,6 +52,26 @@ def pytest_collection_modifyitems(items):
 def fixed_seed():
     torch.manual_seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture
+def evaluate_cache(monkeypatch, tmp_path_factory):
+    """`evaluate` looks its folders up at call time: tests that load a metric by path write nothing to the user's."""
+    import evaluate
+
+    folder = tmp_path_factory.getbasetemp() / "evaluate"
+    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", folder / "modules")
+    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", folder / "metrics")
+    return folder
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("the network was asked for")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 # --- models -----------------------------------------------------------------------------------------------------------

@@ -32,6 +32,11 @@ def test_requests_need_no_torch():
     ) == ["False"]
 
 
+def test_metrics_are_loaded_on_first_use():
+    code = "import sys, hf_unlearn.metrics as m; dir(m); print(*[n for n in ('torch', 'evaluate') if n in sys.modules])"
+    assert run(code) == []
+
+
 def test_public_names_resolve():
     assert sorted(hf_unlearn.__all__) == dir(hf_unlearn)
     for name in hf_unlearn.__all__:

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from ..information import audit
 from ..pairing import PreparedRows, draw
 from ..processing import predict
+from .accuracy import accuracy, macro_f1
+from .distance import agreement, average_gap, jensen_shannon
 from .fairness import group_accuracies
 from .membership import entropy_attack
 from .relearning import relearning_steps
@@ -141,11 +143,11 @@ class UnlearningReport:
         for name in ("original", "unlearned"):
             logits, measures = outputs[name]["forget"][0], self.models[name]
             measures["js_to_retrained"] = jensen_shannon(logits, yardstick)
-            measures["agreement_with_retrained"] = (logits.argmax(-1) == yardstick.argmax(-1)).float().mean().item()
+            measures["agreement_with_retrained"] = agreement(logits, yardstick)
             shared = [m for m in GAP_MEASURES if m in measures and m in self.models["retrained"]]
             if shared:
-                gaps = [abs(measures[m] - self.models["retrained"][m]) for m in shared]
-                self.gap[name] = 100 * float(np.mean(gaps))
+                theirs = [self.models["retrained"][m] for m in shared]
+                self.gap[name] = 100 * average_gap([measures[m] for m in shared], theirs)
 
     def _tell_forgotten(self, outputs: Mapping[str, Mapping[str, tuple[Tensor, Tensor | None]]]) -> None:
         for name, out in outputs.items():
@@ -299,17 +301,6 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def jensen_shannon(logits_a: Tensor, logits_b: Tensor) -> float:
-    """Mean Jensen–Shannon divergence of softmax outputs (n, classes), in nats, in [0, ln 2]."""
-    p, q = logits_a.double().softmax(-1), logits_b.double().softmax(-1)
-    m = (p + q) / 2
-
-    def kl(a: Tensor, b: Tensor) -> Tensor:
-        return (torch.xlogy(a, a) - torch.xlogy(a, b)).sum(-1)
-
-    return (0.5 * kl(p, m) + 0.5 * kl(q, m)).mean().item()
-
-
 def _rows(trainer: UnlearningTrainer, data: Any, limit: int, name: str) -> PreparedRows:
     """Prepared rows of `data`, at most `limit`; every model sees the same."""
     return PreparedRows(draw(data, limit, trainer.args.seed), trainer.processor, f"{name}_dataset", cache_bytes=2**29)
@@ -337,17 +328,13 @@ def _relearn(
 
 
 def _measures(outputs: Mapping[str, tuple[Tensor, Tensor | None]], classes: tuple[int, ...]) -> dict[str, float]:
-    from sklearn.metrics import f1_score
-
     out: dict[str, float] = {}
     for name, (logits, labels) in outputs.items():
         if labels is None:
             continue
         right = logits.argmax(-1) == labels
-        out[f"{name}_accuracy"] = right.float().mean().item()
-        out[f"{name}_f1"] = float(
-            f1_score(labels, logits.argmax(-1), average="macro", labels=labels.unique(), zero_division=0)
-        )
+        out[f"{name}_accuracy"] = accuracy(logits.argmax(-1), labels)
+        out[f"{name}_f1"] = macro_f1(logits.argmax(-1), labels)
         if name == "test" and classes:
             gone = torch.isin(labels, torch.tensor(classes))
             parts = {"test_forgotten_accuracy": right[gone], "test_kept_accuracy": right[~gone]}

@@ -11,10 +11,13 @@ import numpy as np
 from datasets import Features, Sequence, Value
 
 from hf_unlearn.evaluation.arrays import same_length, to_numpy
+from hf_unlearn.information import InformationAudit
 
 CLASS = Value("int64")
 VALUE = Value("string")  # of an attribute: text or number, kept as given
+SET = Value("string")
 LOGITS = Sequence(Value("float32"))
+MEASURE = Value("float64")
 
 # Every column that some metric reads: `evaluate.combine` passes each of them to all of its modules.
 COLUMNS = ("predictions", "references", "attributes", "sets")
@@ -94,7 +97,7 @@ class UnlearningMetric(evaluate.Metric, ABC):
             given |= {name: kwargs.pop(name) for name in COLUMNS if name in kwargs}
             if not self._batches or any(given.get(name) is not None for name in self.columns):
                 self.add_batch(**given)
-            columns = {name: _joined([b[name] for b in self._batches]) for name in self._batches[0]}
+            columns = {name: _joined([b[name] for b in self._batches], name) for name in self._batches[0]}
             return self._compute(**columns, **{**self._options, **kwargs})
         finally:
             self._batches.clear()
@@ -114,10 +117,16 @@ class UnlearningMetric(evaluate.Metric, ABC):
             )
 
 
-def _joined(parts: list[Any]) -> Any:
+def _joined(parts: list[Any], argument: str) -> Any:
     """One column of several batches. Lists stay lists: NumPy would turn [1, "a"] into text."""
     if len(parts) == 1:
         return parts[0]
     if any(isinstance(part, list | tuple) for part in parts):
         return [value for part in parts for value in (part.tolist() if hasattr(part, "tolist") else part)]
-    return np.concatenate([to_numpy(part) for part in parts])
+    return np.concatenate([to_numpy(part, argument) for part in parts])
+
+
+def flat_audit(found: InformationAudit, name: str = "information") -> dict[str, float]:
+    """The figures of an audit as a metric gives them."""
+    parts = ("low", "high", "null", "null_high", "normalised")
+    return {name: found.value, **{f"{name}_{part}": getattr(found, part) for part in parts}}
