@@ -183,6 +183,22 @@ def test_batches_of_tensors_arrays_and_lists_join_up():
     assert metric.compute() == pytest.approx(EXPECTED["bias_following"])
 
 
+def test_a_batch_is_what_it_was_when_added():
+    metric, buffer = metrics.CramersV(), np.array([0, 0])
+    for start in (0, 1):
+        buffer[:] = start
+        metric.add_batch(predictions=buffer, attributes=torch.tensor([start, start]))
+    assert metric.compute() == {"cramers_v": pytest.approx(1.0)}
+    mixed = metrics.BiasFollowing(mapping={0: 0, "b": 1})
+    mixed.add_batch(predictions=[0], references=[1], attributes=np.array([0]))
+    mixed.add_batch(predictions=[0], references=[0], attributes=["b"])
+    assert mixed.compute() == {"bias_following": 1 / 2}
+    pointed = metrics.BiasFollowing()
+    for label in (1, None, -1):
+        pointed.add(prediction=1, reference=0, attributes=label)
+    assert pointed.compute() == {"bias_following": 1.0}
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -258,9 +274,24 @@ def test_groups_have_their_accuracies():
     assert list(group_accuracies([1, 1, 0], [1, 0, 0], [10, 9, 10])) == [9, 10]
 
 
-def test_a_label_that_one_group_alone_has_is_no_gap():
-    rows = {"predictions": [0, 1, 0, 0], "references": [0, 1, 0, 0], "attributes": ["a", "a", "b", "b"]}
+@pytest.mark.parametrize("groups", [["a", "a", "b", "b", "b"], ["a", "a", "b", "c", "b"]])
+def test_a_label_that_a_group_lacks_is_no_gap(groups):
+    rows = {"predictions": [0, 1, 0, 0, 1], "references": [0, 1, 0, 0, 1], "attributes": groups}
     assert metrics.EqualisedOdds().compute(**rows)["equalised_odds_gap"] == 0
+    only_a = {"predictions": [0, 1, 0, 0], "references": [0, 1, 0, 0], "attributes": groups[:4]}
+    assert metrics.EqualisedOdds().compute(**only_a)["equalised_odds_gap"] == 0
+
+
+def test_the_worst_group_is_the_worst_of_a_plain_count():
+    rng = np.random.default_rng(2)
+    for _ in range(10):
+        true, groups = rng.integers(0, 4, 60), rng.choice(["a", "b", "c"], 60)
+        predicted = np.where(rng.random(60) < 0.7, true, rng.integers(0, 4, 60))
+        cells = {}
+        for p, y, a in zip(predicted, true, groups, strict=True):
+            cells.setdefault((a, y), []).append(p == y)
+        measured = metrics.WorstGroupAccuracy().compute(predictions=predicted, references=true, attributes=groups)
+        assert measured["worst_group_accuracy"] == pytest.approx(min(np.mean(c) for c in cells.values()))
 
 
 def test_equalised_odds_looks_within_each_label():

@@ -288,6 +288,12 @@ def test_roc_counts_pairs_and_allows_the_false_alarms_it_names():
         assert found[f"tpr_at_{percent}_percent_fpr"] == pytest.approx((members >= min(allowed)).mean())
 
 
+def test_roc_keeps_the_points_of_a_straight_line():
+    same = np.arange(1000)
+    found = membership_roc(same, same)
+    assert (found["tpr_at_1_percent_fpr"], found["tpr_at_0.1_percent_fpr"]) == pytest.approx((0.01, 0.001))
+
+
 @pytest.mark.parametrize("with_labels", [False, True])
 def test_information_of_certain_answers_is_that_of_counts(with_labels):
     rng = np.random.default_rng(1)

@@ -27,7 +27,7 @@ class UnlearningMetric(evaluate.Metric, ABC):
     """A metric whose rows never leave memory.
 
     `evaluate` writes the rows to a shared cache folder, by default and always in `evaluate.load`, where they stay if the
-    process ends early; it also turns 0.7 into the class 0. So rows are held here instead, as they were given.
+    process ends early; it also turns 0.7 into the class 0. So rows are held here instead.
 
     A subclass names its columns and implements `_compute`: parameters named like columns get them, and the others, with their
     defaults, are the options, which the constructor and `compute` accept. It stays abstract so that `evaluate.load`, which
@@ -64,13 +64,14 @@ class UnlearningMetric(evaluate.Metric, ABC):
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
         """Add one sample; other columns by their own name."""
         row = {"predictions": prediction, "references": reference, **kwargs}
-        self.add_batch(**{name: [value] for name, value in row.items() if value is not None})
+        optional = ("predictions", "references")  # what a metric does not read comes as None
+        self.add_batch(**{name: [v] for name, v in row.items() if v is not None or name not in optional})
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """Add samples, as arrays, tensors or lists."""
         given = {"predictions": predictions, "references": references, **kwargs}
         self._refuse(given.keys() - set(COLUMNS))
-        batch = {name: given[name] for name in self.columns if given.get(name) is not None}
+        batch = {name: _kept(given[name], name) for name in self.columns if given.get(name) is not None}
         parameters = inspect.signature(self._compute).parameters
         missing = [n for n in self.columns if n not in batch and parameters[n].default is inspect.Parameter.empty]
         if missing:
@@ -97,7 +98,7 @@ class UnlearningMetric(evaluate.Metric, ABC):
             given |= {name: kwargs.pop(name) for name in COLUMNS if name in kwargs}
             if not self._batches or any(given.get(name) is not None for name in self.columns):
                 self.add_batch(**given)
-            columns = {name: _joined([b[name] for b in self._batches], name) for name in self._batches[0]}
+            columns = {name: _joined([b[name] for b in self._batches]) for name in self._batches[0]}
             return self._compute(**columns, **{**self._options, **kwargs})
         finally:
             self._batches.clear()
@@ -117,13 +118,18 @@ class UnlearningMetric(evaluate.Metric, ABC):
             )
 
 
-def _joined(parts: list[Any], argument: str) -> Any:
+def _kept(column: Any, argument: str) -> Any:
+    """A copy: a caller's buffer changes, and a tensor holds its graph and its device's memory. Lists stay lists."""
+    return np.array(to_numpy(column, argument)) if hasattr(column, "tolist") else list(column)
+
+
+def _joined(parts: list[Any]) -> Any:
     """One column of several batches. Lists stay lists: NumPy would turn [1, "a"] into text."""
     if len(parts) == 1:
         return parts[0]
-    if any(isinstance(part, list | tuple) for part in parts):
-        return [value for part in parts for value in (part.tolist() if hasattr(part, "tolist") else part)]
-    return np.concatenate([to_numpy(part, argument) for part in parts])
+    if any(isinstance(part, list) for part in parts):
+        return [value for part in parts for value in (part if isinstance(part, list) else part.tolist())]
+    return np.concatenate(parts)
 
 
 def flat_audit(found: InformationAudit, name: str = "information") -> dict[str, float]:
