@@ -53,7 +53,7 @@ def lira(
 
     Online, log N(φ; μ_in, σ_in²) − log N(φ; μ_out, σ_out²) in nats (Algorithm 1); offline, the z-score (φ − μ_out) / σ_out,
     of which the paper's Λ = Pr[N(μ_out, σ_out²) ≤ φ] (equation 4) is a monotone function that saturates. Centres are medians, as
-    in the published code.
+    in the published code; whose offline attack ranks by the density instead, and so takes a φ far below μ_out for a member's too.
 
     Args:
         target: (rows,) scores φ of the attacked model.
