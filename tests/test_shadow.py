@@ -1,0 +1,313 @@
+"""Shadow models: the design, the cache, resuming after a kill, and the same results whoever trained what."""
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import processing_class, text_data
+from datasets import concatenate_datasets
+from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, DistilBertConfig
+
+from hf_unlearn import FineTune, UnlearningArguments, UnlearningTrainer
+from hf_unlearn.evaluation import shadow
+from hf_unlearn.evaluation.likelihood import confidence_scores, lira, score_shift, u_lira
+from hf_unlearn.evaluation.roc import roc
+from hf_unlearn.evaluation.shadow import ShadowTraining, attackers, half_splits, train_shadows, unlearn_shadows
+from hf_unlearn.mlp import PixelMLPConfig
+from hf_unlearn.processing import Processor, predict
+from hf_unlearn.training import build_processor, load_digits, train_classifier
+
+CPU = {"use_cpu": True, "dataloader_pin_memory": False, "per_device_train_batch_size": 32}
+
+
+def digits(rows=160, never=40, epochs=2.0, rate=3e-3, width=16):
+    """Shadow training of a tiny perceptron on some digits, with rows behind them that nobody is trained on."""
+    sets = load_digits()
+    data = concatenate_datasets([sets["train"].select(range(rows)), sets["test"].select(range(never))])
+    config = PixelMLPConfig(image_size=8, hidden_sizes=(width,), num_labels=10)
+    return ShadowTraining(
+        model_init=functools.partial(AutoModelForImageClassification.from_config, config),
+        dataset=data,
+        processing_class=build_processor(config, data),
+        arguments={"num_train_epochs": epochs, "learning_rate": rate, **CPU},
+    )
+
+
+def outputs(shadows):
+    return np.stack([shadows.logits(i) for i in range(len(shadows))])
+
+
+def train(training, members, folder, **changes):
+    return train_shadows(training, members, folder, progress=False, **changes)
+
+
+# --- the design -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [10, 11])
+def test_each_row_is_in_exactly_half_of_the_models(rows):
+    members = half_splits(rows, 6, seed=1, never=3)
+    assert members.shape == (6, rows + 3)
+    assert (members[:, :rows].sum(0) == 3).all()
+    assert not members[:, rows:].any()
+    assert (members[0, :rows] != members[1, :rows]).all()
+    assert not np.array_equal(members[0], members[2])
+    np.testing.assert_array_equal(members, half_splits(rows, 6, seed=1, never=3))
+    assert not np.array_equal(members, half_splits(rows, 6, seed=2, never=3))
+
+
+def test_a_model_is_attacked_by_all_but_its_pair():
+    np.testing.assert_array_equal(attackers(3, 6), [True, True, False, False, True, True])
+
+
+# --- training and the cache -------------------------------------------------------------------------------------------
+
+
+def test_a_shadow_is_the_librarys_own_training_on_its_rows(tmp_path):
+    training, members = digits(), half_splits(160, 2, never=40)
+    shadows = train(training, members, tmp_path, seed=3)
+    for i in range(2):
+        seed = int(np.random.default_rng((3, 0, i)).integers(2**31))
+        torch.manual_seed(seed)
+        model = training.model_init()
+        processor = Processor(model, training.processing_class)
+        rows = training.dataset.select(np.flatnonzero(members[i]))
+        train_classifier(model, rows, processor, {**training.arguments, "seed": seed}, tmp_path / "plain")
+        expected, labels = predict(model, training.dataset, processor)
+        np.testing.assert_array_equal(shadows.logits(i), expected)
+        np.testing.assert_array_equal(shadows.labels, labels)
+    some = np.array([5, 170, 2])
+    np.testing.assert_array_equal(shadows.scores(some)[1], confidence_scores(expected[some], labels[some]))
+    assert sorted(p.name for p in tmp_path.glob("*.safetensors")) == sorted(f.name for f in shadows.files)
+
+
+def test_what_is_there_is_not_trained_again(tmp_path):
+    training, members = digits(), half_splits(160, 4, never=40)
+    first = train(training, members, tmp_path)
+    before = [f.stat().st_mtime_ns for f in first.files]
+    expected = outputs(first)
+    first.files[2].unlink()
+    first.files[3].write_bytes(first.files[3].read_bytes()[:-1])  # cut off by a power failure
+    again = train(training, members, tmp_path)
+    assert again.files == first.files
+    kept = [a == b for a, b in zip(before, (f.stat().st_mtime_ns for f in again.files), strict=True)]
+    assert kept == [True, True, False, False]
+    np.testing.assert_array_equal(outputs(again), expected)
+
+
+def test_everything_that_changes_a_shadow_changes_its_name(tmp_path):
+    members = half_splits(160, 2, never=40)
+    other = members.copy()
+    other[0, :2] = ~other[0, :2]
+    base = train(digits(epochs=0.1), members, tmp_path).files
+    assert train(digits(epochs=0.1), members, tmp_path).files == base  # a fresh, equal description
+    assert train(digits(epochs=0.1), other, tmp_path).files[1] == base[1]
+    changed = [
+        train(digits(epochs=0.2), members, tmp_path).files[0],
+        train(digits(epochs=0.1, rate=1e-3), members, tmp_path).files[0],
+        train(digits(epochs=0.1, width=8), members, tmp_path).files[0],
+        train(digits(epochs=0.1), members, tmp_path, seed=1).files[0],
+        train(digits(epochs=0.1), other, tmp_path).files[0],
+    ]
+    moved = digits(epochs=0.1)
+    moved = ShadowTraining(**{**vars(moved), "dataset": moved.dataset.select([*range(1, 200), 0])})
+    changed.append(train(moved, members, tmp_path).files[0])
+    assert len({base[0], *changed}) == 1 + len(changed)
+
+
+def test_workers_change_nothing_and_closures_reach_them(tmp_path, capfd):
+    training, members = digits(), half_splits(160, 4, never=40)
+    closure = ShadowTraining(**{**vars(training), "model_init": lambda: training.model_init()})
+    before = torch.get_num_threads()
+    alone, together = train(training, members, tmp_path / "1"), train(closure, members, tmp_path / "2", workers=2)
+    assert [f.name for f in alone.files] == [f.name for f in together.files]
+    np.testing.assert_array_equal(outputs(alone), outputs(together))
+    assert torch.get_num_threads() == before
+    assert capfd.readouterr().out == ""
+
+
+def test_shadows_of_texts(tmp_path):
+    config = DistilBertConfig(
+        vocab_size=64, dim=16, hidden_dim=32, n_layers=1, n_heads=2, num_labels=4, max_position_embeddings=32
+    )
+    training = ShadowTraining(
+        model_init=lambda: AutoModelForSequenceClassification.from_config(config),
+        dataset=text_data(40).rename_column("label", "topic"),
+        processing_class=processing_class("bert"),
+        label_column="topic",
+        arguments={"max_steps": 3, **CPU},
+    )
+    shadows = train(training, half_splits(40, 2), tmp_path)
+    assert shadows.scores().shape == (2, 40)
+    np.testing.assert_array_equal(shadows.labels, np.arange(40) % 4)
+
+
+RUN = """
+import sys
+from pathlib import Path
+from test_shadow import digits, half_splits, train_shadows
+train_shadows(digits(epochs=30.0), half_splits(160, 8, never=40), Path(sys.argv[1]), workers=int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on_without_repeating_finished_models(tmp_path, workers):
+    def start():
+        command = [sys.executable, "-c", RUN, str(tmp_path / "killed"), str(workers)]
+        path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+        return subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
+
+    def finished():
+        return {p.name: p.stat().st_mtime_ns for p in (tmp_path / "killed").glob("*.safetensors")}
+
+    run, deadline = start(), time.monotonic() + 120
+    while len(finished()) < 2 and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+    kept = finished()
+    assert 2 <= len(kept) < 8
+    again = start()
+    _, log = again.communicate(timeout=240)
+    assert again.returncode == 0, log
+    assert "Shadow models" in log
+    assert "<00:00" in log  # the bar says how long it will take
+    assert kept.items() <= finished().items()
+    assert len(finished()) == 8
+    whole = train(digits(epochs=30.0), half_splits(160, 8, never=40), tmp_path / "whole")
+    for file in whole.files:
+        assert file.read_bytes() == (tmp_path / "killed" / file.name).read_bytes()
+
+
+# --- unlearning -------------------------------------------------------------------------------------------------------
+
+
+def nothing(model, split, seed):
+    return model
+
+
+def test_pairs_differ_in_the_forget_set_alone_and_retrained_models_are_shared(tmp_path):
+    training, forget = digits(), np.array([3, 50, 159])
+    seen = []
+
+    def look(model, split, seed):
+        seen.append((len(split.forget), len(split.retain), seed))
+        rows = [training.dataset[int(i)]["label"] for i in forget]
+        assert split.forget["label"] == rows
+        return model
+
+    def pair(unlearn, name):
+        return unlearn_shadows(training, forget, unlearn, name, tmp_path, models=4, never=40, progress=False)
+
+    unlearned, retrained = pair(look, "look")
+    assert unlearned.members[:, forget].all()
+    assert not retrained.members[:, forget].any()
+    rest = np.setdiff1d(np.arange(200), forget)
+    np.testing.assert_array_equal(unlearned.members[:, rest], retrained.members[:, rest])
+    assert (retrained.members[:, np.setdiff1d(np.arange(160), forget)].sum(0) == 2).all()
+    assert not unlearned.members[:, 160:].any()
+    assert sorted(n for n, _, _ in seen) == [3] * 4
+    assert [r for _, r, _ in seen] == retrained.members.sum(1).tolist()
+    assert len({s for _, _, s in seen}) == 4
+    other, shared = pair(nothing, "nothing")
+    assert shared.files == retrained.files
+    assert not set(other.files) & set(unlearned.files)
+    np.testing.assert_array_equal(outputs(other), outputs(unlearned))  # neither did anything
+
+
+@pytest.mark.slow
+def test_attacks_tell_members_and_models_that_did_not_forget(tmp_path):
+    """An over-fitted model of few rows with wrong labels among them: they are remembered only by those who saw them."""
+    training = digits(rows=240, never=100, epochs=60.0, rate=1e-2, width=64)
+    wrong = np.arange(40)
+    labels = np.array(training.dataset["label"])
+    labels[wrong] = (labels[wrong] + 1) % 10
+    data = training.dataset.remove_columns("label").add_column("label", labels.tolist())
+    training = ShadowTraining(**{**vars(training), "dataset": data})
+    shadows = train(training, half_splits(240, 16, never=100), tmp_path, workers=2)
+    scores, members = shadows.scores(slice(240)), shadows.members[:, :240]
+    everyone, mislabelled = [], []
+    for i in range(16):
+        rest = attackers(i, 16)
+        found, member = lira(scores[i], scores[rest], members[rest]), members[i]
+        everyone.append(roc(found[member], found[~member]).auc)
+        mislabelled.append(roc(found[wrong][member[wrong]], found[wrong][~member[wrong]]).auc)
+    assert np.mean(everyone) > 0.6
+    assert np.mean(mislabelled) > 0.85
+
+    def pair(unlearn, name):
+        sides = unlearn_shadows(training, wrong, unlearn, name, tmp_path, models=8, never=100, progress=False)
+        return [side.scores(wrong) for side in sides]
+
+    unlearned, retrained = pair(nothing, "nothing")
+    assert roc(*u_lira(unlearned, retrained)).auc > 0.95
+    assert score_shift(unlearned, retrained).mean() > 2
+
+    def tune(model, split, seed):
+        args = UnlearningArguments(
+            str(tmp_path / "tuned"), overwrite=True, seed=seed, max_steps=60, learning_rate=1e-2, disable_tqdm=True,
+            save_strategy="no", forget_target=-1.0, forget_kind="samples", max_retain_drop=1.0, **CPU,
+        )  # fmt: skip
+        trainer = UnlearningTrainer(
+            model, args, FineTune(), split.forget, split.retain, processing_class=training.processing_class
+        )
+        trainer.train()
+        return trainer.model
+
+    tuned, same = pair(tune, "fine-tune")
+    np.testing.assert_array_equal(same, retrained)
+    assert score_shift(tuned, retrained).mean() < score_shift(unlearned, retrained).mean()
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_trained_is_refused(tmp_path):
+    training, members = digits(), half_splits(160, 2, never=40)
+    unlabelled = ShadowTraining(**{**vars(training), "dataset": training.dataset.remove_columns("label")})
+    with pytest.raises(ValueError, match="`models=3` must be even"):
+        half_splits(10, 3)
+    with pytest.raises(ValueError, match="`rows=1`"):
+        half_splits(1, 2)
+    for bad in (members[:, :100], members.astype(int), members[0]):
+        with pytest.raises(ValueError, match=r"`members` must be booleans of shape \(models, 200\)"):
+            train(training, bad, tmp_path)
+    with pytest.raises(ValueError, match="`members` has a model without rows"):
+        train(training, np.zeros((2, 200), bool), tmp_path)
+    with pytest.raises(ValueError, match="`workers=0`"):
+        train(training, members, tmp_path, workers=0)
+    with pytest.raises(ValueError, match="`dataset` has a row without a label"):
+        train(unlabelled, members, tmp_path)
+    for forget in ([], [160], [-1], [3, 3]):
+        with pytest.raises(ValueError, match=r"`forget` must name rows of 0\.\.159"):
+            unlearn_shadows(training, forget, nothing, "x", tmp_path, never=40)
+    with pytest.raises(ValueError, match="`name` is empty"):
+        unlearn_shadows(training, [1], nothing, "", tmp_path, never=40)
+
+
+def test_a_model_that_broke_leaves_no_outputs(tmp_path):
+    def broken(model, split, seed):
+        with torch.no_grad():
+            model.classifier.bias.fill_(float("nan"))
+        return model
+
+    with pytest.raises(FloatingPointError, match="`learning_rate`"):
+        unlearn_shadows(digits(), [1, 2], broken, "broken", tmp_path, models=2, never=40, progress=False)
+    assert len(list(tmp_path.iterdir())) == 2  # the retrained pair
+
+
+@pytest.mark.slow
+def test_an_error_in_a_worker_is_told_and_finished_models_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(shadow, "CACHE_BYTES", 0)
+    training, members = digits(), half_splits(160, 4, never=40)
+    broken = ShadowTraining(**{**vars(training), "arguments": {**training.arguments, "learning_rate": 1e30}})
+    with pytest.raises(FloatingPointError, match="NaN"):
+        train(broken, members, tmp_path, workers=2)
+    assert not list(tmp_path.iterdir())
