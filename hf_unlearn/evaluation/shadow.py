@@ -62,9 +62,14 @@ class ShadowTraining:
 
     def rows(self, model: nn.Module, cache_bytes: int = 0) -> PreparedRows:
         """The rows of `dataset` as inputs of `model`."""
-        columns = (self.image_column, self.text_column, self.label_column)
-        names = dict(zip(("image_column", "text_column", "label_column"), columns, strict=True))
-        return PreparedRows(self.dataset, Processor(model, self.processing_class, **names), "dataset", cache_bytes)
+        processor = Processor(
+            model,
+            self.processing_class,
+            image_column=self.image_column,
+            text_column=self.text_column,
+            label_column=self.label_column,
+        )
+        return PreparedRows(self.dataset, processor, "dataset", cache_bytes)
 
     def fingerprint(self) -> tuple[str, np.ndarray]:
         """Digest of all that shadows have in common, from the prepared rows, initial weights and arguments; and labels (rows,).
@@ -75,14 +80,13 @@ class ShadowTraining:
         import transformers
 
         model = self.model(0)
-        weights = (f"{k}{tuple(v.shape)}".encode() + _bytes(v) for k, v in model.state_dict().items())
         digest = hashlib.blake2b(digest_size=16)
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
         digest.update(json.dumps([dict(self.arguments), versions], sort_keys=True, default=str).encode())
         config: Any = model.config
         digest.update(f"{type(model).__name__}{config.to_json_string()}".encode())
-        for weight in weights:
-            digest.update(weight)
+        for name, value in model.state_dict().items():
+            digest.update(f"{name}{tuple(value.shape)}".encode() + _bytes(value))
         labels = []
         for row in self.rows(model):
             if "labels" not in row:
