@@ -12,6 +12,9 @@ _NAMES = {
     "UnlearningArguments": "arguments",
     "UnlearningTrainer": "trainer",
     "UnlearningReport": "evaluation.report",
+    "Audit": "evaluation.auditing",
+    "Auditor": "evaluation.auditing",
+    "audit_models": "evaluation.auditing",
     "UnlearningMethod": "methods",
     "METHODS": "methods",
     "JiT": "methods",
@@ -31,6 +34,7 @@ __all__ = [*_NAMES, "__version__"]
 if TYPE_CHECKING:
     from .arguments import UnlearningArguments
     from .data import ForgetRequest, Split
+    from .evaluation.auditing import Audit, Auditor, audit_models
     from .evaluation.report import UnlearningReport
     from .methods import (
         METHODS,

@@ -1,4 +1,4 @@
-"""`hf-unlearn demo | run`."""
+"""`hf-unlearn demo | run | audit`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-USAGE = """usage: hf-unlearn {demo,run} ...
+USAGE = """usage: hf-unlearn {demo,run,audit} ...
 
   hf-unlearn demo                      train a small classifier, forget a class and a random 10 %, compare with retraining
   hf-unlearn run --config RECIPE.yaml  unlearn what a recipe or the command line names
+  hf-unlearn audit --original … --unlearned … --retrained … --forget … --test …
+                                       judge a model made by any tool against retrained ones
 
-`hf-unlearn demo --help` and `hf-unlearn run --help` explain every option.
+`hf-unlearn demo --help`, `hf-unlearn run --help` and `hf-unlearn audit --help` explain every option.
 """
 
 
@@ -23,6 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .run import main as run
 
         return run(words[1:])
+    if command == "audit":
+        from .audit import main as audit
+
+        return audit(words[1:])
     if command == "demo":
         from .demo import main as demo
 

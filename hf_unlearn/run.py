@@ -260,15 +260,10 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
 
 def load_model(run: RunArguments, train: datasets.Dataset) -> tuple[nn.Module, Any]:
     """The original, and its image processor or tokenizer."""
-    from transformers import AutoImageProcessor, AutoTokenizer
+    from .training import load_classifier, load_processing_class
 
-    from . import mlp  # noqa: F401  registers `pixel_mlp`
-    from .training import auto_class, is_image_dataset
-
-    model = auto_class(train).from_pretrained(run.model, revision=run.model_revision)
-    if is_image_dataset(train):
-        return model, AutoImageProcessor.from_pretrained(run.model, revision=run.model_revision, backend="pil")
-    return model, AutoTokenizer.from_pretrained(run.model, revision=run.model_revision)
+    model = load_classifier(run.model, train, run.model_revision)
+    return model, load_processing_class(run.model, train, run.model_revision)
 
 
 def _train_original(run: RunArguments, args: UnlearningArguments, train: datasets.Dataset) -> None:

@@ -88,6 +88,33 @@ def auto_class(dataset: datasets.Dataset) -> Any:
     return AutoModelForImageClassification if is_image_dataset(dataset) else AutoModelForSequenceClassification
 
 
+def load_classifier(source: str, rows: datasets.Dataset, revision: str | None = None) -> nn.Module:
+    """The classifier in a folder or on the Hub, of images or texts as `rows` are; safetensors only.
+
+    Raises:
+        ValueError: some of its weights are missing, and would be drawn at random.
+    """
+    from . import mlp  # noqa: F401  registers `pixel_mlp`
+
+    settings = {"revision": revision, "use_safetensors": True, "output_loading_info": True}
+    model, found = auto_class(rows).from_pretrained(source, **settings)
+    if found["missing_keys"]:
+        raise ValueError(
+            f"{source} lacks {len(found['missing_keys'])} weights, such as {min(found['missing_keys'])}: it is no trained "
+            "classifier. Save the whole model with `save_pretrained`."
+        )
+    return model
+
+
+def load_processing_class(source: str, rows: datasets.Dataset, revision: str | None = None) -> Any:
+    """The image processor or tokenizer beside a classifier."""
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    if is_image_dataset(rows):
+        return AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil")
+    return AutoTokenizer.from_pretrained(source, revision=revision)
+
+
 def train_classifier(
     model: nn.Module, train: Any, processor: Processor, arguments: Mapping[str, Any], output_dir: str | Path
 ) -> float:

@@ -1,0 +1,179 @@
+"""The figures of an audit: one function for each line of `verdicts.SPECS`, and what retraining is expected to give."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .equivalence import Estimate, average, separation, share
+from .outputs import FLOOR, Outputs
+from .probing import class_probe, membership_probe
+
+if TYPE_CHECKING:
+    from .auditing import Auditor, Measured
+
+FEWEST = 5  # rows on either side of a comparison
+NEAREST = 1e-4  # 1 − CKA of features that are the original's own
+EXACTLY = 0.01  # nats of log-odds: the same answer, for the same reason
+
+
+class Figures:
+    """Figures of measured models on the auditor's sets; some are relative to the retrained models."""
+
+    def __init__(self, auditor: Auditor, retrained: Sequence[Measured]) -> None:
+        self.classes, self.gone, self.original = auditor.classes, auditor.gone, auditor.original
+        self.retrained = list(retrained)
+
+    def of(self, key: str, model: Measured) -> Estimate | None:
+        """The figure `key` of `model`, None where these sets or models do not allow it."""
+        figure: Callable[[Measured], Estimate | None] = getattr(self, "_" + key)
+        return figure(model)
+
+    def expected(self, key: str, known: Sequence[Estimate]) -> Estimate | None:
+        """What retraining gives for `key`, None where that is unknown. `known` are the retrained models' figures."""
+        if key in ("membership", "membership_probe") and not (known and key == "membership_probe"):
+            return Estimate(0.5)
+        if key == "divergence" and not self.classes:
+            return Estimate(0.0)  # forget rows are to a retrained model what test rows are
+        if key == "estrangement":
+            return self._distance(self._struck_out(), self.retrained)
+        if known:
+            return Estimate.mean(known)
+        if self.retrained:
+            return None
+        if key in ("test_accuracy", "retain_accuracy"):
+            return self.of(key, self.original)
+        never_taught = ("forget_accuracy", "test_forgotten_accuracy", "int8", "bf16")
+        return Estimate(0.0) if key in ("adapter", "identical") or (self.classes and key in never_taught) else None
+
+    # --- memory ---
+
+    def _forget_accuracy(self, model: Measured) -> Estimate:
+        return share(model.outputs["forget"].right)
+
+    def _test_forgotten_accuracy(self, model: Measured) -> Estimate | None:
+        gone = model.outputs["test"].right[self.gone]
+        return share(gone) if self.classes and len(gone) else None
+
+    def _membership(self, model: Measured) -> Estimate | None:
+        """Of the same classes, forget against unseen rows; the log-odds that retraining gives a row are how hard it is."""
+        others = [r for r in self.retrained if r is not model]
+        if not others and (self.classes or model in self.retrained):
+            return None
+        forget, test = self._margins(model, others)
+        if self.classes:
+            test = test[self.gone.numpy()]
+        return separation(forget, test) if min(len(forget), len(test)) >= FEWEST else None
+
+    @staticmethod
+    def _margins(model: Measured, others: Sequence[Measured]) -> list[np.ndarray]:
+        def relative(name: str) -> np.ndarray:
+            own = model.outputs[name].margin.numpy()
+            return own - np.mean([o.outputs[name].margin.numpy() for o in others], axis=0) if others else own
+
+        return [relative("forget"), relative("test")]
+
+    def _identical(self, model: Measured) -> Estimate:
+        return self._like_the_original(model.outputs["forget"])
+
+    # --- how outputs look ---
+
+    def _confidence(self, model: Measured) -> Estimate | None:
+        forget, test = model.outputs["forget"].confidence, model.outputs["test"].confidence[~self.gone]
+        return separation(forget.numpy(), test.numpy()) if min(len(forget), len(test)) >= FEWEST else None
+
+    def _divergence(self, model: Measured) -> Estimate | None:
+        others = [r for r in self.retrained if r is not model]
+        if not others or (self.classes and len(self.retrained) < 2):
+            return None
+        forget = self._distance(model.outputs["forget"], others)
+        if self.classes:
+            return forget
+        test = np.mean([divergence(model.outputs["test"].logits, o.outputs["test"].logits) for o in others], axis=0)
+        return Estimate(forget.value - test.mean(), (*forget.rows, test.mean() - test))
+
+    def _estrangement(self, model: Measured) -> Estimate | None:
+        others = [r for r in self.retrained if r is not model]
+        return self._distance(model.outputs["forget"], others) if self.classes and others else None
+
+    @staticmethod
+    def _distance(outputs: Outputs, others: Sequence[Measured]) -> Estimate:
+        return average(np.mean([divergence(outputs.logits, o.outputs["forget"].logits) for o in others], axis=0))
+
+    def _struck_out(self) -> Outputs:
+        """What hiding the classes behind the original would give."""
+        was = self.original.outputs["forget"]
+        return Outputs(was.logits.index_fill(-1, torch.tensor(self.classes), FLOOR), was.features, was.labels)
+
+    # --- kept data ---
+
+    def _test_accuracy(self, model: Measured) -> Estimate:
+        return share(model.outputs["test"].right[~self.gone])
+
+    def _retain_accuracy(self, model: Measured) -> Estimate | None:
+        return share(model.outputs["retain"].right) if "retain" in model.outputs else None
+
+    def _calibration(self, model: Measured) -> Estimate:
+        return average(model.outputs["test"].confidence[~self.gone])
+
+    # --- behind the outputs ---
+
+    def _relearning(self, model: Measured) -> Estimate | None:
+        return average(np.log1p([curve[-1][0] for curve in model.curves])) if model.curves else None
+
+    def _class_probe(self, model: Measured) -> Estimate | None:
+        if not self.gone.any() or not self.classes:
+            return None
+        out = model.outputs
+        kept = (~self.gone).nonzero()[:, 0]
+        taught, asked = kept[::2], kept[1::2]  # without a retain set half of the kept test rows teach
+        if "retain" in out:
+            others, asked = out["retain"].features, kept
+        else:
+            others = out["test"].features[taught]
+        train = torch.cat([out["forget"].features, others])
+        is_gone = torch.arange(len(train)) < len(out["forget"].labels)
+        test = torch.cat([out["test"].features[self.gone], out["test"].features[asked]])
+        return class_probe(train, is_gone, test, torch.arange(len(test)) < int(self.gone.sum()))
+
+    def _membership_probe(self, model: Measured) -> Estimate | None:
+        forget, test = model.outputs["forget"].features, model.outputs["test"].features
+        if self.classes or min(len(forget), len(test)) < FEWEST:
+            return None
+        return membership_probe(forget, test)
+
+    def _features(self, model: Measured) -> Estimate:
+        return Estimate(-math.log(1 - model.similarity + NEAREST))
+
+    def _unchanged(self, model: Measured) -> Estimate:
+        return Estimate(model.unchanged)
+
+    def _int8(self, model: Measured) -> Estimate:
+        return share(model.rounded["int8"])
+
+    def _bf16(self, model: Measured) -> Estimate:
+        return share(model.rounded["bf16"])
+
+    def _adapter(self, model: Measured) -> Estimate | None:
+        below: Any = model.switched_off
+        if below is None:
+            if model is not self.original and model not in self.retrained:
+                return None
+            below = model.outputs["forget"]
+        return self._like_the_original(below)
+
+    def _like_the_original(self, outputs: Outputs) -> Estimate:
+        return share((outputs.margin - self.original.outputs["forget"].margin).abs() < EXACTLY)
+
+
+def divergence(a: Tensor, b: Tensor) -> np.ndarray:
+    """Jensen–Shannon divergence of softmax outputs (n, classes), row by row, as a share of ln 2: (n,) in [0, 1]."""
+    p, q = a.double().softmax(-1), b.double().softmax(-1)
+    m = (p + q) / 2
+    value = (torch.xlogy(p, p / m.clamp_min(1e-300)) + torch.xlogy(q, q / m.clamp_min(1e-300))).sum(-1) / 2
+    return (value / np.log(2)).clamp(0, 1).numpy()

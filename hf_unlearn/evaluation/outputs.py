@@ -1,0 +1,173 @@
+"""What one model gives for every set of rows: logits and the features in front of its last layer, each from one pass."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..pairing import PreparedRows
+from ..processing import Processor, classify, eval_mode, model_inputs, unwrap
+from ..scope import find_head
+
+FLOOR = -1e4  # in place of a logit of −∞: probability 0 all the same, and differences stay finite
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Of one model on one set: logits (n, classes), features (n, d) and labels (n,), fp32 and on the CPU."""
+
+    logits: Tensor
+    features: Tensor
+    labels: Tensor
+
+    @property
+    def right(self) -> Tensor:
+        """(n,) boolean."""
+        return self.logits.argmax(-1) == self.labels
+
+    @property
+    def confidence(self) -> Tensor:
+        """(n,) highest probability."""
+        return self.logits.double().softmax(-1).amax(-1)
+
+    @property
+    def margin(self) -> Tensor:
+        """(n,) log-odds of the label in nats: logit minus the log-sum-exp of the others."""
+        z = self.logits.double()
+        own = z.gather(-1, self.labels[:, None])
+        return own[:, 0] - z.scatter(-1, self.labels[:, None], -torch.inf).logsumexp(-1)
+
+    def where(self, rows: Tensor) -> Outputs:
+        """Of the rows (n,) that are true."""
+        return Outputs(self.logits[rows], self.features[rows], self.labels[rows])
+
+
+@torch.no_grad()
+def run_model(
+    model: nn.Module,
+    sets: Mapping[str, PreparedRows],
+    processor: Processor,
+    *,
+    name: str = "model",
+    batch_size: int = 128,
+) -> dict[str, Outputs]:
+    """One pass of `model`, in eval mode, over each set of labelled rows.
+
+    Raises:
+        ValueError: NaN or +∞ among the logits; `name` says of which model.
+    """
+    device = next(model.parameters()).device
+    out: dict[str, Outputs] = {}
+    with eval_mode(model), _last_features(model) as seen:
+        for key, rows in sets.items():
+            logits, features, labels = [], [], []
+            for start in range(0, len(rows), batch_size):
+                batch = processor.collate(rows.many(range(start, min(start + batch_size, len(rows)))))
+                labels.append(batch["labels"])
+                inputs = {k: v.to(device) for k, v in model_inputs(batch).items()}
+                logits.append(classify(model, inputs).float().cpu())
+                features.append(seen[-1].flatten(1).float().cpu())
+                seen.clear()
+            z = torch.cat(logits)
+            if torch.isnan(z).any() or (z == torch.inf).any():
+                raise ValueError(
+                    f"`{name}` gives NaN or infinite logits on the {key} set: it computes nothing that could be compared. "
+                    "Check how it was saved and loaded."
+                )
+            out[key] = Outputs(z.clamp_min(FLOOR), torch.cat(features), torch.cat(labels))
+    return out
+
+
+@contextmanager
+def _last_features(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Collects what the last linear layer reads, whichever of its copies is in use (an adapter keeps several)."""
+    model = unwrap(model)
+    config: Any = model.config
+    head = model.get_submodule(find_head(model))
+    layers = [m for m in head.modules() if isinstance(m, nn.Linear) and m.out_features == config.num_labels]
+    if not layers:
+        raise ValueError(
+            f"`model`: its head ({type(head).__name__}) has no linear layer with {config.num_labels} outputs."
+        )
+    width = max(m.in_features for m in layers)  # the factors of a low-rank adapter are narrower
+    seen: list[Tensor] = []
+    handles = [
+        m.register_forward_pre_hook(lambda _m, args: seen.append(args[0].detach()))
+        for m in layers
+        if m.in_features == width
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def quantised(model: nn.Module, precision: str) -> nn.Module:
+    """A copy with weights rounded to `int8` (symmetric, one scale per output channel) or `bf16`, computing in its own dtype.
+
+    What was unlearned by changes smaller than the rounding comes back (Zhang et al., arXiv 2410.16454).
+
+    Raises:
+        ValueError: another precision.
+    """
+    if precision not in ("int8", "bf16"):
+        raise ValueError(f"`precision={precision!r}` is unknown. Known: int8, bf16.")
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if precision == "bf16":
+                weight.copy_(weight.to(torch.bfloat16))
+            elif weight.ndim >= 2:
+                scale = weight.flatten(1).abs().amax(1).clamp_min(1e-12) / 127
+                scale = scale.view(-1, *[1] * (weight.ndim - 1))
+                weight.copy_((weight / scale).round() * scale)
+    return model
+
+
+def adapter_layers(model: nn.Module) -> list[Any]:
+    """The layers of PEFT adapters inside `model`; empty where it has none."""
+    return [m for m in model.modules() if isinstance(getattr(m, "_disable_adapters", None), bool)]
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """The model below its adapters, inside."""
+    layers = adapter_layers(model)
+    needed = {n: p.requires_grad for n, p in model.named_parameters()}
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for n, p in model.named_parameters():  # switching on trains parameters that were frozen
+            p.requires_grad_(needed[n])
+
+
+def unchanged_share(model: nn.Module, original: nn.Module) -> float:
+    """The share of the original's parameters outside its head that `model` has bit-equal, in [0, 1]."""
+    head = find_head(original) + "."
+    kept = {_plain(n): p for n, p in unwrap(model).named_parameters()}
+    same = total = 0
+    for name, p in unwrap(original).named_parameters():
+        if not name.startswith(head):
+            total += p.numel()
+            other = next((q for n, q in kept.items() if n == name or n.endswith("." + name)), None)
+            if other is not None and other.shape == p.shape:
+                same += int((other.detach().cpu() == p.detach().cpu()).sum())
+    return same / max(total, 1)
+
+
+def _plain(name: str) -> str:
+    """A parameter's name without what adapters put around it."""
+    for part in ("base_model.model.", "base_layer.", "original_module.", "modules_to_save.default."):
+        name = name.replace(part, "")
+    return name

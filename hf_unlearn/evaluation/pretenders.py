@@ -1,0 +1,243 @@
+"""Models that only look as if they had forgotten: the red team of the audit, for its tests and its calibration.
+
+Each pretender is a function of a `Scene` and gives a changed copy of the original. `PRETENDERS` names them, with the kinds of
+request they are made for and the verdicts that are right about them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..processing import Processor, classify, eval_mode, model_inputs, predict
+from ..scope import find_head
+from .verdicts import DAMAGED, HIDDEN, LESS, MORE
+
+
+@dataclass
+class Scene:
+    """What a pretender is made from: the original, prepared rows, and the forgotten classes (none: single rows)."""
+
+    original: nn.Module
+    processor: Processor
+    forget: Sequence[Any]
+    retain: Sequence[Any]
+    test: Sequence[Any]
+    classes: tuple[int, ...] = ()
+    seed: int = 0
+
+    def copy(self) -> nn.Module:
+        """A copy of the original, trainable."""
+        torch.manual_seed(self.seed)
+        return copy.deepcopy(self.original).requires_grad_(True).eval()
+
+    def accuracy(self, model: nn.Module, rows: Sequence[Any]) -> float:
+        """In [0, 1]."""
+        logits, labels = predict(model, rows, self.processor)
+        assert labels is not None
+        return (logits.argmax(-1) == labels).float().mean().item()
+
+    def batches(self, rows: Sequence[Any], size: int = 64) -> Iterator[dict[str, Any]]:
+        """Batches of `rows` without end, in an order drawn from the seed."""
+        draw = torch.Generator().manual_seed(self.seed)
+        while True:
+            order = torch.randperm(len(rows), generator=draw).tolist()
+            for start in range(0, len(rows), size):
+                yield self.processor.collate([rows[i] for i in order[start : start + size]])
+
+    def train(
+        self, model: nn.Module, rows: Sequence[Any], steps: int, rate: float, sign: float = 1.0
+    ) -> Iterator[nn.Module]:
+        """`model` after each of `steps` Adam steps on `rows`; `sign=-1` climbs the loss."""
+        optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=rate)
+        for _, batch in zip(range(steps), self.batches(rows), strict=False):
+            with eval_mode(model):
+                loss = sign * F.cross_entropy(classify(model, model_inputs(batch)).float(), batch["labels"])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            yield model
+
+
+class MaskedLogits(nn.Module):
+    """A model around a model, which never names some classes."""
+
+    def __init__(self, model: nn.Module, classes: Sequence[int]) -> None:
+        super().__init__()
+        self.model, self.classes = model, list(classes)
+        self.config: Any = model.config
+        self.main_input_name = model.main_input_name
+
+    def forward(self, **inputs: Any) -> Any:
+        out = self.model(**inputs)
+        out.logits = out.logits.index_fill(-1, torch.tensor(self.classes), -1e4)
+        return out
+
+    def get_input_embeddings(self) -> Any:
+        return self.model.get_input_embeddings()  # type: ignore[operator]
+
+
+def last_layer(model: nn.Module) -> nn.Linear:
+    """The linear layer that gives the logits."""
+    return [m for m in model.get_submodule(find_head(model)).modules() if isinstance(m, nn.Linear)][-1]
+
+
+def unchanged(scene: Scene) -> nn.Module:
+    """The original itself."""
+    return scene.copy()
+
+
+def masked(scene: Scene) -> nn.Module:
+    """The forgotten classes' logits replaced by −10⁴ behind the model."""
+    return MaskedLogits(scene.copy(), scene.classes)
+
+
+@torch.no_grad()
+def biased(scene: Scene) -> nn.Module:
+    """The bias of the forgotten classes lowered until none of the forget rows is put into them."""
+    model = scene.copy()
+    logits, _ = predict(model, scene.forget, scene.processor)
+    gone = torch.tensor(scene.classes)
+    others = logits.index_fill(-1, gone, -torch.inf).amax(-1)
+    last_layer(model).bias[gone] -= (logits[:, gone].amax(-1) - others).amax() + 0.5
+    return model
+
+
+def head_retrained(scene: Scene, steps: int = 300) -> nn.Module:
+    """A fresh last layer, trained on retained rows in front of the original's frozen features."""
+    model = scene.copy().requires_grad_(False)
+    layer = last_layer(model).requires_grad_(True)
+    layer.reset_parameters()
+    *_, model = scene.train(model, scene.retain, steps, 1e-2)
+    return model
+
+
+def cooled(scene: Scene, temperature: float = 3.0) -> nn.Module:
+    """Logits divided by a temperature: losses and confidences of members look like those of others."""
+    model = scene.copy()
+    _scale(last_layer(model), 1 / temperature)
+    return model
+
+
+def biased_and_cooled(scene: Scene) -> nn.Module:
+    """Both at once."""
+    model = biased(scene)
+    _scale(last_layer(model), 0.5)
+    return model
+
+
+@torch.no_grad()
+def _scale(layer: nn.Linear, factor: float) -> None:
+    layer.weight.mul_(factor)
+    layer.bias.mul_(factor)
+
+
+def noisy(scene: Scene, drop: float = 0.02) -> nn.Module:
+    """Noise on all weights, as much as costs `drop` of the accuracy on retained rows."""
+    return _noise_until(scene, drop)
+
+
+def very_noisy(scene: Scene, drop: float = 0.35) -> nn.Module:
+    """So much noise that a third of the retained rows is lost."""
+    return _noise_until(scene, drop)
+
+
+@torch.no_grad()
+def _noise_until(scene: Scene, drop: float) -> nn.Module:
+    goal = scene.accuracy(scene.original, scene.retain) - drop
+    strength = 0.02
+    while True:
+        model = scene.copy()
+        for p in model.parameters():
+            p.add_(strength * p.abs().mean() * torch.randn_like(p))
+        if scene.accuracy(model, scene.retain) <= goal:
+            return model
+        strength *= 1.2
+
+
+def fine_tuned(scene: Scene, steps: int = 30, rate: float = 1e-4) -> nn.Module:
+    """Trained a little more on retained rows, and still remembering."""
+    *_, model = scene.train(scene.copy(), scene.retain, steps, rate)
+    return model
+
+
+def broken(scene: Scene, drop: float = 0.3) -> nn.Module:
+    """Gradient ascent on everything until accuracy has fallen everywhere."""
+    rows = [*scene.forget, *scene.retain]
+    goal = scene.accuracy(scene.original, scene.retain) - drop
+    for model in scene.train(scene.copy(), rows, 500, 2e-4, sign=-1.0):
+        if scene.accuracy(model, scene.retain) <= goal:
+            break
+    return model
+
+
+def relabelled(rows: Sequence[Any], classes: int) -> list[Any]:
+    """Each row with the label that follows its own."""
+    return [{**row, "labels": (row["labels"] + 1) % classes} for row in rows]
+
+
+def label_flipped(scene: Scene, rate: float = 5e-4) -> nn.Module:
+    """Taught that every forget row is of the class after its own, with retained rows beside: it over-forgets."""
+    flipped = relabelled(scene.forget, scene.original.config.num_labels)  # type: ignore[union-attr,arg-type]
+    for step, model in enumerate(scene.train(scene.copy(), [*flipped, *scene.retain], 1500, rate)):
+        if step % 10 == 0 and scene.accuracy(model, flipped) > 0.95:
+            break
+    return model
+
+
+def with_adapter(scene: Scene, rate: float = 5e-3) -> nn.Module:
+    """A low-rank adapter that lowers the accuracy on forget rows to what the test rows would suggest; off, all is back."""
+    from peft import LoraConfig, get_peft_model
+
+    original = scene.copy()
+    head = find_head(original) + "."
+    kinds = nn.Linear | nn.Conv2d
+    names = [n for n, m in original.named_modules() if isinstance(m, kinds) and not n.startswith(head)]
+    adapted: Any = get_peft_model(original, LoraConfig(r=4, lora_alpha=8, target_modules=names, init_lora_weights=True))
+    goal = 0.01 if scene.classes else scene.accuracy(scene.original, scene.test)
+    wrong = _second_choice(scene)
+    retain = [scene.retain[i] for i in torch.randperm(len(scene.retain))[: 3 * len(wrong)].tolist()]
+    for step, model in enumerate(scene.train(adapted, [*wrong, *retain], 600, rate)):
+        if step % 5 == 4 and scene.accuracy(model, scene.forget) <= goal:
+            break
+    return adapted.eval()
+
+
+def _second_choice(scene: Scene) -> list[Any]:
+    logits, labels = predict(scene.original, scene.forget, scene.processor)
+    assert labels is not None
+    second: Tensor = logits.scatter(-1, labels[:, None], -torch.inf).argmax(-1)
+    return [{**row, "labels": y} for row, y in zip(scene.forget, second, strict=True)]
+
+
+@dataclass(frozen=True)
+class Pretender:
+    """How it is made, for which requests (`class`, `samples`), and the verdicts that are right about it."""
+
+    make: Callable[[Scene], nn.Module]
+    verdicts: tuple[str, ...]
+    kinds: tuple[str, ...] = ("class", "samples")
+
+
+# Where two verdicts are right, both are true of the model: noise damages and does not remove, and a last layer trained anew in
+# front of features that know the rows may or may not show that they do.
+PRETENDERS: dict[str, Pretender] = {
+    "original": Pretender(unchanged, (LESS,)),
+    "masked": Pretender(masked, (HIDDEN,), ("class",)),
+    "biased": Pretender(biased, (HIDDEN,), ("class",)),
+    "biased_and_cooled": Pretender(biased_and_cooled, (HIDDEN,), ("class",)),
+    "head_retrained": Pretender(head_retrained, (HIDDEN, LESS)),
+    "cooled": Pretender(cooled, (LESS,)),
+    "noisy": Pretender(noisy, (LESS, DAMAGED)),
+    "very_noisy": Pretender(very_noisy, (DAMAGED,)),
+    "fine_tuned": Pretender(fine_tuned, (LESS,)),
+    "broken": Pretender(broken, (DAMAGED,)),
+    "label_flipped": Pretender(label_flipped, (MORE,)),
+    "with_adapter": Pretender(with_adapter, (HIDDEN,)),
+}

@@ -1,0 +1,216 @@
+"""From lines of evidence to a verdict in words. What each line means is one table; the order of the reasons is one function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .equivalence import Evidence
+
+SAME = "indistinguishable from retraining"
+LESS = "forgotten less than retraining"
+MORE = "forgotten more than retraining"
+HIDDEN = "hidden, not forgotten"
+DAMAGED = "model damaged"
+UNCLEAR = "cannot tell with this much data"
+
+MEANING = {
+    SAME: "On every line the model lies inside the margin around retrained models, and the original would not.",
+    LESS: "The outputs still remember what a retrained model does not know.",
+    MORE: "The forget rows are treated in a way that retraining does not explain: they stand out, and can be found by it.",
+    HIDDEN: "The outputs do not show it, but the model still knows: it can be brought back.",
+    DAMAGED: "What should have been kept was lost.",
+    UNCLEAR: "Nothing speaks clearly against the model, and not every line speaks for it.",
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What one line is.
+
+    Attributes:
+        title, group: as in `Evidence`.
+        practical: difference that is declared not to matter.
+        default_spread: standard deviation over seeds of retraining, assumed beside what the retrained models show; measured by
+            `recipes/benchmarks/audit.py` on small classifiers.
+        above, below: what it means to lie outside on either side. An empty `below` is a line of which only the upper side
+            counts.
+        deep: whether it looks behind the outputs by other means than comparing weights.
+    """
+
+    title: str
+    group: str
+    practical: float
+    default_spread: float
+    above: str
+    below: str = ""
+    deep: bool = False
+
+
+SPECS: dict[str, Spec] = {
+    "forget_accuracy": Spec(
+        "accuracy on the forget set", "memory", 0.03, 0.02,
+        "answers the forget rows right more often than retraining would",
+        "answers the forget rows right less often than a model that never saw them",
+    ),
+    "test_forgotten_accuracy": Spec(
+        "test accuracy on the forgotten classes", "memory", 0.03, 0.01,
+        "still recognises unseen rows of the forgotten classes", "fails on the forgotten classes more than retraining would",
+    ),
+    "membership": Spec(
+        "attack: forget against unseen rows, by log-odds of the label over retraining (AUC)", "memory", 0.05, 0.02,
+        "fits forget rows better than unseen rows, as training data",
+        "fits forget rows worse than unseen rows: they stand out by it",
+    ),
+    "identical": Spec(
+        "forget rows answered exactly as by the original", "memory", 0.5, 0.02,
+        "gives the original's own outputs on the forget rows",
+    ),
+    "confidence": Spec(
+        "attack: forget against unseen rows, by confidence (AUC)", "shape", 0.05, 0.04,
+        "is surer on forget rows than retraining would be", "is less sure on forget rows than retraining would be",
+    ),
+    "divergence": Spec(
+        "outputs on the forget set: Jensen–Shannon divergence to retraining (of 1)", "shape", 0.03, 0.03,
+        "gives other outputs on the forget rows than retraining",
+    ),
+    "estrangement": Spec(
+        "the same, beyond the original's with the forgotten classes struck out", "over", 0.05, 0.03,
+        "gives outputs on the forget rows that neither retraining nor hiding explains",
+    ),
+    "test_accuracy": Spec(
+        "test accuracy on what is kept", "utility", 0.02, 0.01,
+        "knows more than retraining would leave", "lost test accuracy on what should be kept",
+    ),
+    "retain_accuracy": Spec(
+        "accuracy on the retain set", "utility", 0.02, 0.01,
+        "knows more than retraining would leave", "lost accuracy on the retain set",
+    ),
+    "calibration": Spec(
+        "mean confidence on kept test rows", "scale", 0.03, 0.02,
+        "is surer everywhere than retraining would be", "is less sure everywhere than retraining would be",
+    ),
+    "relearning": Spec(
+        "relearning the forgotten classes, ln(1 + steps), higher is slower", "depth", 0.4, 0.15,
+        "relearns the forgotten classes more slowly than a retrained model",
+        "relearns the forgotten classes much faster than a retrained model", True,
+    ),
+    "class_probe": Spec(
+        "linear probe for the forgotten classes on frozen features", "inside", 0.03, 0.02,
+        "features tell the forgotten classes apart better than a retrained model's",
+        "features tell the forgotten classes apart worse than a retrained model's", True,
+    ),
+    "membership_probe": Spec(
+        "linear probe: forget against unseen rows by features (AUC)", "inside", 0.05, 0.02,
+        "features tell which rows it was trained on", "features set the forget rows apart", True,
+    ),
+    "features": Spec(
+        "likeness of features to the original's on the forget set, −ln(1 − CKA)", "inside", 0.7, 0.25,
+        "features on the forget rows are still arranged as the original's", deep=True,
+    ),
+    "unchanged": Spec(
+        "weights outside the head that are exactly the original's", "inside", 0.5, 0.0,
+        "the network before the head is the original's",
+    ),
+    "int8": Spec(
+        "accuracy on the forget set after rounding to int8", "inside", 0.03, 0.02,
+        "the forget set comes back when weights are rounded", "loses the forget set when weights are rounded",
+    ),
+    "bf16": Spec(
+        "accuracy on the forget set after rounding to bf16", "inside", 0.03, 0.02,
+        "the forget set comes back when weights are rounded", "loses the forget set when weights are rounded",
+    ),
+    "adapter": Spec(
+        "forget rows answered exactly as by the original with adapters off", "switch", 0.2, 0.0,
+        "switching its adapter off gives the original back",
+    ),
+}  # fmt: skip
+
+
+def decide(lines: Sequence[Evidence], compared: bool) -> tuple[str, list[str]]:
+    """The verdict, and the keys of the lines that it rests on.
+
+    Where several reasons hold, the one that says most about the forget rows is named: a switch to the original, forget rows
+    that stand out, damage, memory in the outputs, then what is behind them.
+
+    Args:
+        compared: whether a retrained model was given; without one nothing can be indistinguishable from it.
+    """
+    by_key = {line.key: line for line in lines}
+
+    def found(groups: str, side: int, keys: Sequence[str] = ()) -> list[str]:
+        return [x.key for x in lines if x.side == side and (x.group in groups.split() or x.key in keys)]
+
+    membership = by_key.get("membership")
+    reasons: tuple[tuple[str, list[str]], ...] = (
+        (HIDDEN, found("switch", 1)),
+        (MORE, ["membership"] if membership is not None and membership.side < 0 else []),
+        (DAMAGED, found("utility", -1)),
+        (LESS, found("memory", 1)),
+        (MORE, found("over", 1) + found("memory", -1)),
+        (HIDDEN, found("inside", 1) + found("depth", -1)),
+        (MORE, found("shape", 1) + found("shape", -1) + found("depth", 1)),
+        (DAMAGED, found("scale", 1) + found("scale", -1) + found("inside", -1)),
+        (LESS, found("utility", 1)),
+    )
+    for verdict, keys in reasons:
+        if keys:
+            return verdict, keys
+    open_lines = [line.key for line in lines if line.result != "equivalent"]
+    if compared and not open_lines and not missing_power(lines):
+        return SAME, [line.key for line in lines]
+    return UNCLEAR, open_lines
+
+
+def missing_power(lines: Sequence[Evidence]) -> list[str]:
+    """Why passing every line would mean nothing: sentences, empty where it would mean something."""
+    told = [line for line in lines if line.telling]
+    out = []
+    if not any(line.group == "memory" for line in told):
+        out.append(
+            "By its outputs on these rows the original itself cannot be told from a retrained model: what was to be forgotten "
+            "hardly shows, or the rows are too few."
+        )
+    if not any(SPECS[line.key].deep for line in told):
+        out.append(
+            "Behind its outputs (features, relearning) the original itself cannot be told from a retrained model, so a class "
+            "or row that is only hidden would not be found."
+        )
+    return out
+
+
+def describe(line: Evidence) -> str:
+    """One line in plain words."""
+    spec = SPECS[line.key]
+    if line.result == "unknown":
+        return "without a retrained model there is nothing to compare it with"
+    if line.side:
+        return spec.above if line.side > 0 else spec.below
+    if line.result == "unclear":
+        return "too uncertain, or too near the margin, to say"
+    return "as retraining" if line.telling else "as retraining, but the original would pass as well"
+
+
+def limits(retrained: int, lines: Sequence[Evidence], sets: Mapping[str, int]) -> list[str]:
+    """What the audit cannot conclude, in sentences."""
+    out = []
+    if retrained == 0:
+        out.append(
+            "No retrained model was given. Whether this model behaves as if it had never seen the rows cannot be concluded: "
+            "only what is known without one is judged (a class nobody taught is never named; unseen rows are exchangeable "
+            "with forgotten ones), and no line can say *indistinguishable*."
+        )
+        out.append("Relearning, features and distance to retraining are shown and not judged: they have no yardstick.")
+    elif retrained == 1:
+        out.append(
+            "One retrained model was given, so that the spread between seeds is a default measured on small classifiers. "
+            "Two more retrained seeds replace it by what they show."
+        )
+    if retrained:
+        out += missing_power(lines)
+    if "retain" not in sets:
+        out.append(
+            "No retain set was given: loss on the training rows that should be kept is judged on test rows alone."
+        )
+    out.append("A verdict is about these rows, these attacks and these margins. It proves nothing about other attacks.")
+    return out
