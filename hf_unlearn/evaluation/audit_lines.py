@@ -36,7 +36,7 @@ class Figures:
 
     def expected(self, key: str, known: Sequence[Estimate]) -> Estimate | None:
         """What retraining gives for `key`, None where that is unknown. `known` are the retrained models' figures."""
-        if key in ("membership", "membership_probe") and not (known and key == "membership_probe"):
+        if key in ("membership", "class_membership") or (key == "membership_probe" and not known):
             return Estimate(0.5)
         if key == "divergence" and not self.classes:
             return Estimate(0.0)  # forget rows are to a retrained model what test rows are
@@ -61,22 +61,37 @@ class Figures:
         return share(gone) if self.classes and len(gone) else None
 
     def _membership(self, model: Measured) -> Estimate | None:
-        """Of the same classes, forget against unseen rows; the log-odds that retraining gives a row are how hard it is."""
+        """The log-odds that retraining gives a row say how hard it is; without a retrained model they are taken as they are."""
         others = [r for r in self.retrained if r is not model]
-        if not others and (self.classes or model in self.retrained):
+        if self.classes or (not others and model in self.retrained):
+            return None
+        return self._attack(*self._margins(model, others))
+
+    def _class_membership(self, model: Measured) -> Estimate | None:
+        others = [r for r in self.retrained if r is not model]
+        if not self.classes or not others:
             return None
         forget, test = self._margins(model, others)
-        if self.classes:
-            test = test[self.gone.numpy()]
-        return separation(forget, test) if min(len(forget), len(test)) >= FEWEST else None
+        return self._attack(forget, test[self.gone.numpy()])
+
+    @staticmethod
+    def _attack(forget: np.ndarray, unseen: np.ndarray) -> Estimate | None:
+        return separation(forget, unseen) if min(len(forget), len(unseen)) >= FEWEST else None
 
     @staticmethod
     def _margins(model: Measured, others: Sequence[Measured]) -> list[np.ndarray]:
-        def relative(name: str) -> np.ndarray:
-            own = model.outputs[name].margin.numpy()
-            return own - np.mean([o.outputs[name].margin.numpy() for o in others], axis=0) if others else own
+        """Log-odds of the label on forget and test rows, less what a line through those of `others` on test rows foretells.
 
-        return [relative("forget"), relative("test")]
+        The line takes out how hard a row is, and the model's own scale, which a temperature would change.
+        """
+        forget, test = (model.outputs[name].margin.numpy() for name in ("forget", "test"))
+        if not others:
+            return [forget, test]
+        hard, unseen = (
+            np.mean([o.outputs[name].margin.numpy() for o in others], axis=0) for name in ("forget", "test")
+        )
+        slope = np.cov(test, unseen)[0, 1] / max(unseen.var(), 1e-12)
+        return [forget - slope * hard, test - slope * unseen]
 
     def _identical(self, model: Measured) -> Estimate:
         return self._like_the_original(model.outputs["forget"])
@@ -85,7 +100,7 @@ class Figures:
 
     def _confidence(self, model: Measured) -> Estimate | None:
         forget, test = model.outputs["forget"].confidence, model.outputs["test"].confidence[~self.gone]
-        return separation(forget.numpy(), test.numpy()) if min(len(forget), len(test)) >= FEWEST else None
+        return self._attack(forget.numpy(), test.numpy())
 
     def _divergence(self, model: Measured) -> Estimate | None:
         others = [r for r in self.retrained if r is not model]

@@ -15,6 +15,7 @@ import numpy as np
 from scipy import stats
 
 PRIOR_SEEDS = 6  # the default spread weighs as much as the spread of seven retrained models
+REACH = 2.0  # margins that the original must be away for a line to tell anything
 COVERAGE = 0.99  # share of fresh retrained models above the lower, and below the upper end of a margin's seed part
 
 
@@ -90,7 +91,8 @@ class Evidence:
         difference, low, high: unlearned − expected, and its interval over rows at level 1 − 2·alpha.
         practical, spread: the two parts of the margin: what is declared not to matter, and what a new seed may move.
         result: `equivalent` (interval inside the margin), `different` (outside it, Holm-corrected), `unclear`, or `unknown`.
-        telling: whether the original is significantly outside: only then can passing mean something.
+        telling: whether the original is significantly outside twice the margin: only then does passing mean something, and a
+            model that passes lies nearer retraining than the original.
         p_value: of being inside the margin, before Holm's correction.
         words: the line in plain words.
     """
@@ -163,7 +165,7 @@ def compare(
     inside_below = upper_only or line.low >= -line.margin
     line.result = "equivalent" if inside_below and line.high <= line.margin else "unclear"
     line.p_value = _outside(gap, line.margin, upper_only)
-    line.telling = _outside(original - expected, line.margin, upper_only) < alpha
+    line.telling = _outside(original - expected, REACH * line.margin, upper_only) < alpha
     return line
 
 

@@ -177,16 +177,14 @@ def broken(scene: Scene, drop: float = 0.3) -> nn.Module:
     return model
 
 
-def relabelled(rows: Sequence[Any], classes: int) -> list[Any]:
-    """Each row with the label that follows its own."""
-    return [{**row, "labels": (row["labels"] + 1) % classes} for row in rows]
-
-
 def label_flipped(scene: Scene, rate: float = 5e-4) -> nn.Module:
-    """Taught that every forget row is of the class after its own, with retained rows beside: it over-forgets."""
-    flipped = relabelled(scene.forget, scene.original.config.num_labels)  # type: ignore[union-attr,arg-type]
+    """Taught that every forget row is of the class the original finds least likely, with retained rows beside."""
+    flipped = _relabelled(scene, -1)
+    kept = scene.accuracy(scene.original, scene.retain) - 0.02
     for step, model in enumerate(scene.train(scene.copy(), [*flipped, *scene.retain], 1500, rate)):
-        if step % 10 == 0 and scene.accuracy(model, flipped) > 0.95:
+        if step % 10 or scene.accuracy(model, flipped) < 0.95:
+            continue
+        if scene.accuracy(model, scene.retain) >= kept:
             break
     return model
 
@@ -201,7 +199,7 @@ def with_adapter(scene: Scene, rate: float = 5e-3) -> nn.Module:
     names = [n for n, m in original.named_modules() if isinstance(m, kinds) and not n.startswith(head)]
     adapted: Any = get_peft_model(original, LoraConfig(r=4, lora_alpha=8, target_modules=names, init_lora_weights=True))
     goal = 0.01 if scene.classes else scene.accuracy(scene.original, scene.test)
-    wrong = _second_choice(scene)
+    wrong = _relabelled(scene, 1)
     retain = [scene.retain[i] for i in torch.randperm(len(scene.retain))[: 3 * len(wrong)].tolist()]
     for step, model in enumerate(scene.train(adapted, [*wrong, *retain], 600, rate)):
         if step % 5 == 4 and scene.accuracy(model, scene.forget) <= goal:
@@ -209,11 +207,12 @@ def with_adapter(scene: Scene, rate: float = 5e-3) -> nn.Module:
     return adapted.eval()
 
 
-def _second_choice(scene: Scene) -> list[Any]:
+def _relabelled(scene: Scene, place: int) -> list[Any]:
+    """The forget rows, labelled with what the original ranks at `place`: 1 the likeliest after the label, −1 the least."""
     logits, labels = predict(scene.original, scene.forget, scene.processor)
     assert labels is not None
-    second: Tensor = logits.scatter(-1, labels[:, None], -torch.inf).argmax(-1)
-    return [{**row, "labels": y} for row, y in zip(scene.forget, second, strict=True)]
+    ranked: Tensor = logits.scatter(-1, labels[:, None], torch.inf).argsort(-1, descending=True)[:, place]
+    return [{**row, "labels": y} for row, y in zip(scene.forget, ranked, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """Does the audit tell retrained models from pretenders? Rates of acceptance and of right reasons, over tasks and seeds.
 
-    python recipes/benchmarks/audit.py train --tasks digits-vit digits-mlp emotion-bert trec-distilbert --path FOLDER
-    python recipes/benchmarks/audit.py run --tasks … --path FOLDER --yardsticks 1 3
+    python recipes/benchmarks/audit.py train --path FOLDER
+    python recipes/benchmarks/audit.py run --path FOLDER --yardsticks 1 3 5
     python recipes/benchmarks/audit.py table
 
-`--path` is the folder that holds the text data sets as folders of their name; without it they are read from the Hub. Every
+`--path` is the folder that holds the data sets as folders of their name; without it they are read from the Hub. Every
 retrained model is audited as if it were an unlearned one, against others of its setting; then every pretender of
 `hf_unlearn.evaluation.pretenders`. Trained models and finished cases are kept in `--out`, so a killed run goes on.
 """
@@ -12,8 +12,10 @@ retrained model is audited as if it were an unlearned one, against others of its
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,7 @@ RATE = {"vit": 3e-3, "resnet": 3e-3, "mlp": 2e-3, "bert": 2e-3, "distilbert": 2e
 EPOCHS = {"vit": 25, "resnet": 15, "mlp": 40, "bert": 8, "distilbert": 8}
 ROWS = {"digits": 600, "cifar10": 2000, "emotion": 2400, "trec": 2400}  # few enough that a model learns single rows by heart
 TEST_ROWS = 1500
+SHARE = {"digits": 0.5, "cifar10": 0.25, "emotion": 0.25, "trec": 0.25}  # of the rows, for random requests
 TASKS = ("digits-vit", "digits-resnet", "digits-mlp", "cifar10-resnet", "cifar10-mlp", "emotion-bert", "trec-distilbert")
 REQUESTS = {
     "digits": ("3", "8", "random"), "cifar10": ("1", "8", "random"), "emotion": ("1", "3", "random"), "trec": ("1", "3", "random"),
@@ -121,12 +124,12 @@ class Task:
         return auto.from_config(AutoConfig.for_model(config.pop("model_type"), num_labels=self.labels, **config))
 
     def forget_mask(self, request: str) -> np.ndarray:
-        """(rows,) boolean: the rows of a class, or a random quarter."""
+        """(rows,) boolean: the rows of a class, or some drawn at random."""
         labels = np.array([int(r["labels"]) for r in self.rows[0]])
         if request != "random":
             return labels == int(request)
         mask = np.zeros(len(labels), dtype=bool)
-        mask[np.random.default_rng(7).permutation(len(labels))[: len(labels) // 4]] = True
+        mask[np.random.default_rng(7).permutation(len(labels))[: int(SHARE[self.data] * len(labels))]] = True
         return mask
 
     def trained(self, seed: int, request: str | None = None) -> Any:
@@ -169,15 +172,106 @@ def train(options: argparse.Namespace) -> None:
                 task.trained(seed, request)
 
 
+def run(options: argparse.Namespace) -> None:
+    file = options.out / "cases.jsonl"
+    done = {(c["task"], c["request"]) for c in read(options.out)}
+    for name in options.tasks:
+        task = Task(name, options.path, options.out)
+        for request in options.requests or REQUESTS[task.data]:
+            if (name, request) in done:
+                continue
+            cases = setting(task, request, options.yardsticks)
+            with file.open("a") as f:
+                f.writelines(json.dumps(case) + "\n" for case in cases)
+            wrong = [c for c in cases if c["verdict"] not in c["right"]]
+            print(f"{name} {request}: {len(cases)} cases, {len(wrong)} not as they should be", flush=True)
+
+
+def setting(task: Task, request: str, yardsticks: list[int]) -> list[dict[str, Any]]:
+    """Every retrained model and every pretender of one request, audited with each number of yardsticks."""
+    from hf_unlearn import Auditor
+    from hf_unlearn.evaluation.pretenders import PRETENDERS, Scene
+    from hf_unlearn.evaluation.verdicts import SAME
+
+    mask = task.forget_mask(request)
+    rows, test = task.rows
+    forget, retain = ([r for r, m in zip(rows, mask, strict=True) if m == side] for side in (True, False))
+    original = task.trained(0)
+    auditor = Auditor(original, forget=forget, test=test, retain=retain, processing_class=task.processing_class)
+    retrained = [auditor.measure(task.trained(s, request), f"retrained[{s}]") for s in range(1, RETRAINED + 1)]
+    scene = Scene(original, auditor.processor, forget, retain, test, auditor.classes)
+    kind = "class" if auditor.classes else "samples"
+    pretenders = {n: p for n, p in PRETENDERS.items() if kind in p.kinds}
+    measured = {name: auditor.measure(p.make(scene), name) for name, p in pretenders.items()}
+    cases = []
+    for k in yardsticks:
+        for i, candidate in enumerate(retrained):
+            others = [retrained[(i + j) % RETRAINED] for j in range(1, k + 1)]
+            cases.append(case("retrained", [SAME], auditor.audit(candidate, others)))
+        for name, pretender in pretenders.items():
+            cases.append(case(name, list(pretender.verdicts), auditor.audit(measured[name], retrained[:k])))
+    return [{"task": task.name, "request": request, **c} for c in cases]
+
+
+def case(model: str, right: list[str], audit: Any) -> dict[str, Any]:
+    return {
+        "model": model, "right": right, "verdict": audit.verdict, "because": audit.because,
+        "yardsticks": audit.run["retrained"], "kind": audit.run["kind"], "limits": len(audit.limits),
+    }  # fmt: skip
+
+
+def read(out: Path) -> list[dict[str, Any]]:
+    file = out / "cases.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def table(options: argparse.Namespace) -> None:
+    """Rates over all finished cases, with Clopper–Pearson intervals at 95 %."""
+    from hf_unlearn.evaluation.verdicts import SAME
+
+    cases = [c for c in read(options.out) if c["task"] in options.tasks]
+    print("| retrained models given | what is audited | request | cases | accepted as retrained | right reason |")
+    print("|---:|---|---|---:|---:|---:|")
+    for k in sorted({c["yardsticks"] for c in cases}):
+        for real in (True, False):
+            for kind in ("class", "samples", "all"):
+                some = [
+                    c for c in cases
+                    if c["yardsticks"] == k and (c["model"] == "retrained") == real and kind in ("all", c["kind"])
+                ]  # fmt: skip
+                if not some:
+                    continue
+                accepted, right = sum(c["verdict"] == SAME for c in some), sum(c["verdict"] in c["right"] for c in some)
+                what = "retrained, new seed" if real else "pretender"
+                reason = "" if real else rate(right, len(some))
+                print(f"| {k} | {what} | {kind} | {len(some)} | {rate(accepted, len(some))} | {reason} |")
+    print("\n| pretender | cases | accepted | right reason | verdicts |\n|---|---:|---:|---:|---|")
+    for model in dict.fromkeys(c["model"] for c in cases):
+        some = [c for c in cases if c["model"] == model]
+        accepted, right = sum(c["verdict"] == SAME for c in some), sum(c["verdict"] in c["right"] for c in some)
+        verdicts = Counter(c["verdict"] for c in some).most_common()
+        told = ", ".join(f"{v} {n}" for v, n in verdicts)
+        print(f"| {model} | {len(some)} | {accepted} | {right} | {told} |")
+
+
+def rate(hits: int, n: int) -> str:
+    from scipy.stats import binomtest
+
+    low, high = binomtest(hits, n).proportion_ci(method="exact")
+    return f"{hits} = {100 * hits / n:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("train",))
+    parser.add_argument("command", choices=("train", "run", "table"))
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
-    parser.add_argument("--path", help="folder of the text data sets, in place of the Hub")
+    parser.add_argument("--requests", nargs="+", help="class ids or `random`; default: two classes and random rows")
+    parser.add_argument("--yardsticks", nargs="+", type=int, default=[1, 3, 5], help="numbers of retrained models given")
+    parser.add_argument("--path", help="folder of the data sets, in place of the Hub")
     parser.add_argument("--out", type=Path, default=Path("out/audit"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    train(options)
+    {"train": train, "run": run, "table": table}[options.command](options)
 
 
 if __name__ == "__main__":
