@@ -3,8 +3,6 @@
 import copy
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,9 +10,9 @@ import torch
 from conftest import class_split, data_for, image_data, image_processor, pixel_data, processing_class, trained
 from scipy import stats
 from sklearn.metrics import roc_auc_score
-from test_command_line import ROOT, environment
 
 from hf_unlearn import Audit, audit_models
+from hf_unlearn.cli import main
 from hf_unlearn.evaluation.equivalence import (
     COVERAGE,
     PRIOR_SEEDS,
@@ -33,6 +31,7 @@ from hf_unlearn.evaluation.relearning import relearning_curve, relearning_steps
 from hf_unlearn.evaluation.verdicts import DAMAGED, HIDDEN, LESS, MORE, SAME, UNCLEAR, decide
 from hf_unlearn.pairing import PreparedRows
 from hf_unlearn.processing import Processor, predict
+from hf_unlearn.training import load_classifier
 
 # --- statistics -------------------------------------------------------------------------------------------------------
 
@@ -276,34 +275,52 @@ def test_nan_is_an_error_that_names_the_model():
 
 def command(root, *words):
     data = {"forget": f"{root / 'data'}:train", "test": root / "data", "forget_class": "1", "use_cpu": "true"}
-    given = [str(w) for k, v in data.items() for w in (f"--{k}", v)]
-    words = [sys.executable, "-m", "hf_unlearn.cli", "audit", *given, *map(str, words)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=300, check=False, env=environment(), cwd=ROOT)
+    return main(["audit", *(str(w) for k, v in data.items() for w in (f"--{k}", v)), *map(str, words)])
 
 
-def test_folders_in_and_a_verdict_out(tmp_path):
+def save(folder, model):
+    model.save_pretrained(folder)
+    image_processor().save_pretrained(folder)
+    return folder
+
+
+def test_folders_in_and_a_verdict_out(tmp_path, capsys):
     (tmp_path / "data").mkdir()
     for split, seed in (("train", 0), ("test", 9)):
         image_data(96, seed).to_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet")
     hidden = trained("vit")
     with torch.no_grad():
         hidden.classifier.bias[1] -= 30
-    for name, model in (("original", trained("vit")), ("hidden", hidden)):
-        model.save_pretrained(tmp_path / name)
-        image_processor().save_pretrained(tmp_path / name)
-    models = ["--original", tmp_path / "original", "--unlearned", tmp_path / "hidden"]
-    done = command(tmp_path, *models, "--output_dir", tmp_path / "out")
-    assert done.returncode == 1, done.stderr
-    assert "No retrained model was given" in done.stdout
-    audit = Audit.from_dict(json.loads((tmp_path / "out" / "audit.json").read_text()))
+    models = ["--original", save(tmp_path / "original", trained("vit"))]
+    assert command(tmp_path, *models, "--unlearned", save(tmp_path / "hidden", hidden), "--output_dir", tmp_path) == 1
+    assert "No retrained model was given" in capsys.readouterr().out
+    audit = Audit.from_dict(json.loads((tmp_path / "audit.json").read_text()))
     assert audit.run["kind"] == "class"
     assert not audit.accepted
-    assert audit.verdict in (tmp_path / "out" / "audit.md").read_text()
+    assert audit.verdict in (tmp_path / "audit.md").read_text()
     with pytest.raises(ValueError, match="schema"):
         Audit.from_dict({"schema": "other"})
-    wrong = command(tmp_path, *models, "--forget_class", "9")
-    assert wrong.returncode == 2
-    assert "is no class" in wrong.stderr
-    missing = command(tmp_path, *models[:3], tmp_path / "nowhere")
-    assert missing.returncode == 2
-    assert "`unlearned`" in missing.stderr
+    assert command(tmp_path, *models, "--unlearned", tmp_path / "hidden", "--forget_class", "9") == 2
+    assert "is no class" in capsys.readouterr().err
+    assert command(tmp_path, *models, "--unlearned", tmp_path / "nowhere") == 2
+    assert "`unlearned`" in capsys.readouterr().err
+    bare = trained("vit")
+    del bare.classifier
+    assert command(tmp_path, *models, "--unlearned", save(tmp_path / "bare", bare)) == 2
+    assert "classifier.weight" not in capsys.readouterr().out
+
+
+def test_an_adapter_folder_is_hidden_and_not_forgotten(tmp_path):
+    peft = pytest.importorskip("peft")
+    original = trained("vit")
+    names = [n for n, m in original.vit.named_modules() if isinstance(m, torch.nn.Linear)]
+    adapted = peft.get_peft_model(
+        load_classifier(str(save(tmp_path / "original", original)), image_data(4)),
+        peft.LoraConfig(target_modules=[f"vit.{n}" for n in names], init_lora_weights=False),
+    )
+    adapted.save_pretrained(tmp_path / "adapter")
+    loaded = load_classifier(str(tmp_path / "adapter"), image_data(4))
+    rows, processor = prepared("vit")
+    torch.testing.assert_close(predict(loaded, rows, processor)[0], predict(adapted, rows, processor)[0])
+    audit = audit_models(original, loaded, **settings())
+    assert (audit.verdict, audit.because) == (HIDDEN, ["adapter"])

@@ -30,7 +30,7 @@ TAUGHT, PROBED, DRAWS, LIMIT = 20, 100, 3, 100  # rows relearned from, rows prob
 BACK = 0.9  # of the original's accuracy: relearned
 
 
-@dataclass
+@dataclass(eq=False)
 class Measured:
     """What one model gave: `outputs` by set, and what was found behind them."""
 

@@ -157,7 +157,8 @@ def unchanged_share(model: nn.Module, original: nn.Module) -> float:
     head = find_head(original) + "."
     kept = {_plain(n): p for n, p in unwrap(model).named_parameters()}
     same = total = 0
-    for name, p in unwrap(original).named_parameters():
+    for full, p in unwrap(original).named_parameters():
+        name = _plain(full)
         if not name.startswith(head):
             total += p.numel()
             other = next((q for n, q in kept.items() if n == name or n.endswith("." + name)), None)
