@@ -144,6 +144,11 @@ class Figures:
     def _class_probe(self, model: Measured) -> Estimate | None:
         if not self.gone.any() or not self.classes:
             return None
+        if "class" not in model.probes:
+            model.probes["class"] = self._fit_class_probe(model)
+        return model.probes["class"]
+
+    def _fit_class_probe(self, model: Measured) -> Estimate:
         out = model.outputs
         kept = (~self.gone).nonzero()[:, 0]
         taught, asked = kept[::2], kept[1::2]  # without a retain set half of the kept test rows teach
@@ -160,7 +165,9 @@ class Figures:
         forget, test = model.outputs["forget"].features, model.outputs["test"].features
         if self.classes or min(len(forget), len(test)) < FEWEST:
             return None
-        return membership_probe(forget, test)
+        if "membership" not in model.probes:
+            model.probes["membership"] = membership_probe(forget, test)
+        return model.probes["membership"]
 
     def _features(self, model: Measured) -> Estimate:
         return Estimate(-math.log(1 - model.similarity + NEAREST))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..pairing import drawn_rows
 from ..processing import Processor
-from .equivalence import Evidence, compare, settle
+from .equivalence import Estimate, Evidence, compare, settle
 from .outputs import Outputs, adapter_layers, adapters_off, quantised, run_model, unchanged_share
 from .probing import feature_similarity
 from .relearning import relearning_curve
@@ -32,7 +32,7 @@ BACK = 0.9  # of the original's accuracy: relearned
 
 @dataclass(eq=False)
 class Measured:
-    """What one model gave: `outputs` by set, and what was found behind them."""
+    """What one model gave: `outputs` by set, and what was found behind them; `probes` are filled when first asked for."""
 
     name: str
     outputs: dict[str, Outputs]
@@ -41,6 +41,7 @@ class Measured:
     similarity: float
     unchanged: float
     switched_off: Outputs | None = None
+    probes: dict[str, Estimate] = field(default_factory=dict)
 
 
 @dataclass

@@ -133,6 +133,15 @@ def biased_and_cooled(scene: Scene) -> nn.Module:
 
 
 @torch.no_grad()
+def biased_and_noisy(scene: Scene, strength: float = 0.02) -> nn.Module:
+    """The bias lowered, and a little noise on every weight, so that none is exactly the original's."""
+    model = biased(scene)
+    for p in model.parameters():
+        p.add_(strength * p.abs().mean() * torch.randn_like(p))
+    return model
+
+
+@torch.no_grad()
 def _scale(layer: nn.Linear, factor: float) -> None:
     layer.weight.mul_(factor)
     layer.bias.mul_(factor)
@@ -231,6 +240,7 @@ PRETENDERS: dict[str, Pretender] = {
     "masked": Pretender(masked, (HIDDEN,), ("class",)),
     "biased": Pretender(biased, (HIDDEN,), ("class",)),
     "biased_and_cooled": Pretender(biased_and_cooled, (HIDDEN,), ("class",)),
+    "biased_and_noisy": Pretender(biased_and_noisy, (HIDDEN,), ("class",)),
     "head_retrained": Pretender(head_retrained, (HIDDEN, LESS)),
     "cooled": Pretender(cooled, (LESS,)),
     "noisy": Pretender(noisy, (LESS, DAMAGED)),

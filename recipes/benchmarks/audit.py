@@ -52,7 +52,8 @@ TEST_ROWS = 1500
 SHARE = {"digits": 0.5, "cifar10": 0.25, "emotion": 0.25, "trec": 0.25}  # of the rows, for random requests
 TASKS = ("digits-vit", "digits-resnet", "digits-mlp", "cifar10-resnet", "cifar10-mlp", "emotion-bert", "trec-distilbert")
 REQUESTS = {
-    "digits": ("3", "8", "random"), "cifar10": ("1", "8", "random"), "emotion": ("1", "3", "random"), "trec": ("1", "3", "random"),
+    "digits": ("3", "8", "random"), "cifar10": ("1", "8", "random"), "emotion": ("1", "3", "random"),
+    "trec": ("1", "3", "random"),
 }  # fmt: skip
 RETRAINED = 6  # of each setting
 
@@ -214,9 +215,12 @@ def setting(task: Task, request: str, yardsticks: list[int]) -> list[dict[str, A
 
 
 def case(model: str, right: list[str], audit: Any) -> dict[str, Any]:
+    """`kind` is `untold` where the audit says that the original itself is hardly told from a retrained model."""
+    from hf_unlearn.evaluation.verdicts import missing_power
+
     return {
         "model": model, "right": right, "verdict": audit.verdict, "because": audit.because,
-        "yardsticks": audit.run["retrained"], "kind": audit.run["kind"], "limits": len(audit.limits),
+        "yardsticks": audit.run["retrained"], "kind": "untold" if missing_power(audit.lines) else audit.run["kind"],
     }  # fmt: skip
 
 
@@ -226,7 +230,7 @@ def read(out: Path) -> list[dict[str, Any]]:
 
 
 def table(options: argparse.Namespace) -> None:
-    """Rates over all finished cases, with Clopper–Pearson intervals at 95 %."""
+    """Rates over all finished cases, with Clopper–Pearson intervals at 95 %; `untold` ones apart."""
     from hf_unlearn.evaluation.verdicts import SAME
 
     cases = [c for c in read(options.out) if c["task"] in options.tasks]
@@ -234,20 +238,21 @@ def table(options: argparse.Namespace) -> None:
     print("|---:|---|---|---:|---:|---:|")
     for k in sorted({c["yardsticks"] for c in cases}):
         for real in (True, False):
-            for kind in ("class", "samples", "all"):
+            for kinds in (("class",), ("samples",), ("class", "samples"), ("untold",)):
                 some = [
                     c for c in cases
-                    if c["yardsticks"] == k and (c["model"] == "retrained") == real and kind in ("all", c["kind"])
+                    if c["yardsticks"] == k and (c["model"] == "retrained") == real and c["kind"] in kinds
                 ]  # fmt: skip
                 if not some:
                     continue
                 accepted, right = sum(c["verdict"] == SAME for c in some), sum(c["verdict"] in c["right"] for c in some)
                 what = "retrained, new seed" if real else "pretender"
                 reason = "" if real else rate(right, len(some))
-                print(f"| {k} | {what} | {kind} | {len(some)} | {rate(accepted, len(some))} | {reason} |")
+                print(f"| {k} | {what} | {' and '.join(kinds)} | {len(some)} | {rate(accepted, len(some))} | {reason} |")
     print("\n| pretender | cases | accepted | right reason | verdicts |\n|---|---:|---:|---:|---|")
-    for model in dict.fromkeys(c["model"] for c in cases):
-        some = [c for c in cases if c["model"] == model]
+    told_apart = [c for c in cases if c["kind"] != "untold"]
+    for model in dict.fromkeys(c["model"] for c in told_apart):
+        some = [c for c in told_apart if c["model"] == model]
         accepted, right = sum(c["verdict"] == SAME for c in some), sum(c["verdict"] in c["right"] for c in some)
         verdicts = Counter(c["verdict"] for c in some).most_common()
         told = ", ".join(f"{v} {n}" for v, n in verdicts)
