@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 CURVATURES = ("diagonal", "exact")
 EXACT_LIMIT = 5_000  # parameters, for the exact Hessian
+TINY = 1e-20  # curvature of a layer on which no gradient falls
 GRADIENT_BYTES = 2**26  # of per-sample gradients held at once; at least one sample's
 
 
@@ -46,11 +48,14 @@ class Sample:
     def __len__(self) -> int:
         return min(self.cap, len(self.rows))
 
+    def own_rows(self) -> np.ndarray:
+        """Numbers of the rows that this process reads, ascending."""
+        rank, processes = (dist.get_rank(), dist.get_world_size()) if in_parallel() else (0, 1)
+        return drawn_rows(len(self.rows), self.cap, self.seed)[rank::processes]
+
     def batches(self, device: torch.device | str) -> Iterator[dict[str, Tensor]]:
         """This process's part, in the order of the data set."""
-        chosen = drawn_rows(len(self.rows), self.cap, self.seed)
-        rank, processes = (dist.get_rank(), dist.get_world_size()) if in_parallel() else (0, 1)
-        own = chosen[rank::processes].tolist()
+        own = self.own_rows().tolist()
         for start in range(0, len(own), self.batch_size):
             batch = self.collate([self.rows[i] for i in own[start : start + self.batch_size]])
             yield {k: v.to(device) for k, v in batch.items()}
@@ -146,10 +151,10 @@ def plain_attention(model: nn.Module) -> Iterator[None]:
 
 @dataclass
 class Influence:
-    """Displacement Δ of each parameter by the removal, and the diagonal of the empirical Fisher information, in fp32."""
+    """Displacement Δ of each parameter by the removal, and F + λ, F the diagonal empirical Fisher information; in fp32."""
 
     displacement: dict[str, Tensor]
-    fisher: dict[str, Tensor]
+    precision: dict[str, Tensor]
 
 
 def influence(
@@ -158,10 +163,14 @@ def influence(
     forget: Sample,
     retain: Sample,
     *,
-    damping: float = 1e-2,
+    layers: Mapping[str, Sequence[str]] | None = None,
+    damping: float = 0.1,
     curvature: str = "diagonal",
 ) -> Influence:
     """Δ = (|ΔD|/|D|) (H + λ)⁻¹ [ḡ(ΔD) − ḡ(D')], with ḡ mean gradients of the cross-entropy and H its curvature on D'.
+
+    λ is `damping` times the mean diagonal of the curvature, in each layer of its own: confident models have gradients and
+    curvatures far below any fixed number, and one that is fixed turns Δ into a plain gradient.
 
     The plus sign: at a minimum over D the two gradients cancel, and leaving ΔD out lets the weights go uphill on it. H is the
     diagonal empirical Fisher information, from per-sample gradients, or exact. Processes share the rows and add up their
@@ -170,7 +179,8 @@ def influence(
 
     Args:
         forget, retain: samples of the removed data ΔD and of what stays, D'.
-        damping: λ, added to the curvature.
+        layers: layer -> names of its parameters; None: one layer.
+        damping: λ over the mean curvature of the layer.
         curvature: `diagonal`, or `exact` for at most 5,000 parameters.
 
     Raises:
@@ -200,15 +210,19 @@ def influence(
     share = len(forget.rows) / (len(forget.rows) + len(retain.rows))
     for tensor in (*move.values(), *fisher.values()):
         sum_over_processes(tensor)
+    for own in (layers or {"": list(names)}).values():
+        level = sum(fisher[n].sum().item() for n in own) / sum(fisher[n].numel() for n in own)
+        for n in own:
+            fisher[n].add_(max(damping * level, TINY))
     if curvature == "exact":
         matrix = _hessian(gradients, retain, device).double()
-        matrix.diagonal().add_(damping)
+        matrix.diagonal().add_(damping * matrix.diagonal().mean())
         solved = torch.linalg.solve(matrix, torch.cat([m.flatten() for m in move.values()]).double())
         pieces = solved.split([m.numel() for m in move.values()])
         move = {n: piece.view_as(m).float() for (n, m), piece in zip(move.items(), pieces, strict=True)}
     else:
         for n, m in move.items():
-            m.div_(fisher[n] + damping)
+            m.div_(fisher[n])
     for m in move.values():
         m.mul_(share)
     return Influence(move, fisher)

@@ -241,7 +241,7 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
     """Load the data and the original; train the original first where the recipe asks for it."""
     from .data import read_groups
 
-    validate = method is not None and method.stops_at_target and method.needs_retain
+    validate = method is not None and (method.reads_held_out or (method.stops_at_target and method.needs_retain))
     train, test, validation = load_splits(run, validate)
     # What names nothing must fail before anything is trained.
     if method is not None and method.needs_column:

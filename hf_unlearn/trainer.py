@@ -229,9 +229,10 @@ class UnlearningTrainer(Trainer):
         return (total, terms) if return_outputs else total
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the mean of each term since the last entry, as `loss/<term>`."""
+        """Adds the mean of each term since the last entry, as `loss/<term>`, and what the method measures."""
         if self._terms and "loss" in logs:
-            logs = {**logs, **{f"loss/{name}": float(np.mean(values)) for name, values in self._terms.items()}}
+            terms = {f"loss/{name}": float(np.mean(values)) for name, values in self._terms.items()}
+            logs = {**logs, **terms, **self.method.measures()}
             self._terms.clear()
         super().log(logs, start_time)
 

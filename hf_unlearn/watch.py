@@ -115,31 +115,47 @@ class Watch:
             return None
         if self.trainer.reference.forgotten_classes:
             return CLASS_TARGET
-        return self._estimate_target() if method.stops_at_target and method.needs_retain else None
-
-    def _estimate_target(self) -> float | None:
-        """From held-out rows and the sizes of the classes; None, with a warning, where either is missing."""
-        held_out, counts = self._validation_set(), self._retain_counts()
-        logits = labels = None
-        if held_out is not None:
-            logits, labels = self._predict(draw(held_out, VALIDATION_ROWS, self.trainer.args.seed))
-        if logits is None or labels is None or counts is None:
+        if not method.stops_at_target or not method.needs_retain:
+            return None
+        target = self.estimate_target()
+        if target is None:
             logger.warning(
                 "No forgetting target can be estimated without labelled held-out rows (`eval_dataset`) and a labelled, "
                 "map-style `retain_dataset`: the run stops before %.0f %% of the forget set are answered as before.",
                 100 * SAMPLES_FLOOR,
             )
+        return target
+
+    def estimate_target(self) -> float | None:
+        """`estimated_target` from held-out rows and the sizes of the classes; None where either is missing."""
+        accuracy, counts = self.held_out_accuracy(), self._retain_counts()
+        if accuracy is None or counts is None:
+            return None
+        predicted = self.trainer.reference.predictions.bincount(minlength=len(counts))
+        return estimated_target(1 - accuracy, predicted, counts)
+
+    def held_out_accuracy(self) -> float | None:
+        """Share of labelled held-out rows that the model gets right, as it is now; None without any."""
+        held_out = self._validation_set()
+        if held_out is None:
+            return None
+        logits, labels = self._predict(draw(held_out, VALIDATION_ROWS, self.trainer.args.seed))
+        if labels is None:
             return None
         # Laplace's rule of succession: no error among few rows does not mean none on unseen data.
-        error = ((logits.argmax(-1) != labels).sum().item() + 1) / (len(labels) + 2)
-        predicted = self.trainer.reference.predictions.bincount(minlength=len(counts))
-        return estimated_target(error, predicted, counts)
+        return ((logits.argmax(-1) == labels).sum().item() + 1) / (len(labels) + 2)
 
     def _retain_counts(self) -> Tensor | None:
         """(classes,) labelled rows of each class in a map-style retain set."""
         retain, processor = self.trainer.retain_dataset, self.trainer.processor
         column = find_label_column(retain, processor.label_columns[0])
-        if column is None or not hasattr(retain, "features") or not hasattr(retain, "__len__"):
+        if column is None:
             return None
-        labels = [processor.class_id(v, column) for v in read_labels(retain, column).tolist()]
+        if isinstance(retain, list):
+            values: Any = [row[column] for row in retain]
+        elif hasattr(retain, "features") and hasattr(retain, "__len__"):
+            values = read_labels(retain, column).tolist()
+        else:
+            return None
+        labels = [processor.class_id(v, column) for v in values]
         return torch.tensor(labels).bincount(minlength=self.trainer.reference.logits.shape[-1])

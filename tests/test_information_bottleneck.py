@@ -1,5 +1,6 @@
 """UIB: the predicted displacement against real retraining, the pull towards the prior, bases, streams of requests and resume."""
 
+import copy
 import json
 import logging
 import math
@@ -27,6 +28,7 @@ from torch import nn
 from hf_unlearn import METHODS, UIB, FineTune, GradientAscent, JiT, MarginalInformation
 from hf_unlearn.influence import Sample, SampleGradients, influence
 from hf_unlearn.processing import Processor
+from hf_unlearn.reach import farthest
 from hf_unlearn.scope import layer_groups
 
 # --- where the removal moves the weights ------------------------------------------------------------------------------
@@ -209,7 +211,7 @@ def test_layers_of_a_model_without_blocks_are_its_modules():
     assert list(layer_groups(Logistic(), ["linear.weight", "linear.bias"])) == ["linear"]
 
 
-# --- the pull towards the prior ---------------------------------------------------------------------------------------
+# --- the prior, the start at it, and the pull towards it --------------------------------------------------------------
 
 
 class Still(FineTune):
@@ -221,8 +223,18 @@ class Still(FineTune):
         return {"retain": 0 * super().loss(model, batch, reference)["retain"]}
 
 
-def still(**settings):
-    return UIB(base=Still(), samples=16, **settings)
+class Shifted(UIB):
+    """Its mean lies a tenth beside where the run starts, so that there is something to pull."""
+
+    def setup(self, trainer):
+        super().setup(trainer)
+        self.start = state(trainer.model)
+        for mean in self._mean.values():
+            mean.add_(0.1)
+
+
+def still(kind=UIB, **settings):
+    return kind(base=Still(), **{"samples": 16, "hold": 0.0, **settings})
 
 
 @pytest.mark.parametrize(
@@ -236,10 +248,10 @@ def still(**settings):
 )
 @pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
 def test_pull_is_the_closed_form_whatever_the_optimiser(tmp_path, optim, settings, schedule, strengths):
-    trainer = trainer_for("vit", tmp_path, still(**settings), **{**SGD, "optim": optim, "lr_scheduler_type": schedule})
-    start = state(trainer.model)
+    method = still(Shifted, **settings)
+    trainer = trainer_for("vit", tmp_path, method, **{**SGD, "optim": optim, "lr_scheduler_type": schedule})
     trainer.train()
-    method, end = trainer.method, state(trainer.model)
+    start, end = method.start, state(trainer.model)
     assert changed(start, end)
     for name, mean in method._mean.items():
         expected = start[name]
@@ -249,23 +261,77 @@ def test_pull_is_the_closed_form_whatever_the_optimiser(tmp_path, optim, setting
         assert torch.allclose(end[name], expected, rtol=1e-5, atol=1e-7), name
 
 
-def test_precision_has_mean_one_and_displacements_are_clipped(tmp_path):
-    trainer = trainer_for("vit", tmp_path, still(clip=1e-3), **SGD)
+def test_the_run_starts_at_the_mean_and_the_first_look_is_at_the_original(tmp_path):
+    trainer = trainer_for("vit", tmp_path, still(), **SGD)
+    before = state(trainer.model)
     trainer.train()
     method = trainer.method
+    for name, mean in method._mean.items():
+        assert torch.allclose(trainer.model.get_parameter(name), mean, atol=1e-6), name
+    assert distance(method._mean, before) > 1e-3
+    assert trainer.forgetting.path[0]["forget"] == 1.0  # every answer is the original's own
+    with trainer.original_weights() as model:
+        assert not changed(before, state(model))
     for layer, names in layer_groups(trainer.model, method._mean).items():
         precision = torch.cat([method._precision[n].flatten() for n in names])
         assert precision.mean().item() == pytest.approx(1, rel=1e-4)
         assert precision.min() > 0
-        anchor = torch.cat([trainer.original.tensors[n].flatten() for n in names])
-        move = torch.cat([method._mean[n].flatten() for n in names]) - anchor
-        assert move.norm() <= 1.001e-3 * anchor.norm()
-        assert method.diagnostics[layer] >= 0.999 * move.norm() / anchor.norm()
-    assert max(method.diagnostics.values()) > 1e-3
+        move = distance({n: method._mean[n] for n in names}, before)
+        size = torch.stack([before[n].norm() for n in names]).norm().item()
+        assert method.diagnostics[layer] == pytest.approx(move / size, rel=1e-3)
+    logged = [entry for entry in trainer.state.log_history if "displacement/head" in entry]
+    assert logged
+    assert logged[0]["displacement/head"] == method.diagnostics["head"]
+
+
+def test_the_prior_moves_outputs_as_far_as_it_is_trusted_and_layers_as_far_as_clipped(tmp_path):
+    moved = {}
+    for trust in (0.01, 0.04):
+        trainer = trainer_for("vit", tmp_path / str(trust), still(trust=trust, clip=1e6), forget_target=-1.0, **SGD)
+        before = state(trainer.model)
+        trainer.train()
+        after = state(trainer.model)
+        rows = trainer.method._probe.retain
+        batch = trainer.processor.collate([rows.rows[i] for i in rows.own_rows().tolist()])
+        told = []
+        for weights in (before, after):
+            trainer.model.load_state_dict(weights)
+            with torch.no_grad():
+                out = trainer.model.eval()(pixel_values=batch["pixel_values"]).logits
+            told.append(out.log_softmax(-1))
+        moved[trust] = (told[0].exp() * (told[0] - told[1])).sum(-1).mean().item()
+    for trust, value in moved.items():
+        assert 0.7 * trust <= value <= 1.4 * trust
+    clipped = trainer_for("vit", tmp_path / "clip", still(trust=0.04, clip=1e-3), **SGD)
+    clipped.train()
+    assert max(clipped.method.diagnostics.values()) <= 1.001e-3
+
+
+def test_the_prior_goes_on_to_the_target_and_never_beyond_its_reach(tmp_path):
+    def remembered(**settings):
+        target = settings.pop("target")
+        folder = tmp_path / f"{target}-{len(list(tmp_path.iterdir()))}"
+        trainer = trainer_for("vit", folder, still(clip=1e6, **settings), forget_target=target, **SGD)
+        trainer.train()
+        return trainer.method._probe.remembered(), trainer.method._probe.moved()
+
+    share, moved = remembered(target=0.5, reach=50.0)
+    assert share <= 0.7
+    short, held = remembered(target=0.0, reach=0.03)
+    assert held <= 0.04
+    assert short > share or moved < held
+
+
+def test_search_finds_where_a_condition_starts_to_hold():
+    for edge in (3e-4, 0.07, 0.9):
+        for guess in (1e-6, edge, 1.0, 30.0):
+            assert farthest(lambda s, edge=edge: s > edge, guess, 1.0) == pytest.approx(edge, rel=0.11)
+    assert farthest(lambda s: False, 0.3, 1.0) == 1.0
+    assert farthest(lambda s: True, 0.3, 1.0) < 1e-12
 
 
 @pytest.mark.parametrize(("settings", "update"), [({"layers": r"\.1\."}, "all"), ({}, "head"), ({}, "last:1")])
-def test_only_chosen_and_movable_parameters_are_pulled(tmp_path, settings, update):
+def test_only_chosen_and_movable_parameters_are_moved(tmp_path, settings, update):
     trainer = trainer_for("vit", tmp_path, still(**settings), update=update, **SGD)
     before = state(trainer.model)
     trainer.train()
@@ -275,23 +341,53 @@ def test_only_chosen_and_movable_parameters_are_pulled(tmp_path, settings, updat
     assert all(".1." in n for n in moved) or not settings
 
 
-def test_large_beta_goes_to_the_mean_and_zero_is_the_base_alone(tmp_path):
+def test_hold_is_the_divergence_from_the_outputs_at_the_mean(tmp_path):
+    method = UIB(base=Still(), samples=16, hold=2.0)
+    trainer = trainer_for("vit", tmp_path, method, **SGD)
+    trainer.train()
+    batch = next(iter(trainer.get_train_dataloader()))
+    with torch.no_grad():
+        trainer.model.classifier.weight.add_(
+            torch.linspace(-1, 1, trainer.model.classifier.weight.numel()).view_as(trainer.model.classifier.weight)
+        )
+        terms = method.loss(trainer.model, batch, trainer.reference)
+        logits = trainer.model.eval()(**{k: v for k, v in batch["forget"].items() if k != "labels"}).logits
+    at_mean = copy.deepcopy(trainer.model)
+    for name, mean in method._mean.items():
+        at_mean.get_parameter(name).data.copy_(mean)
+    with torch.no_grad():
+        target = at_mean(**{k: v for k, v in batch["forget"].items() if k != "labels"}).logits.softmax(-1)
+    expected = 2 * (target * (target.log() - logits.log_softmax(-1))).sum(-1).mean()
+    assert expected > 1e-4
+    assert terms["hold"].item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_large_beta_stays_at_the_mean_and_zero_is_the_base_alone(tmp_path):
     large = trainer_for("vit", tmp_path / "large", UIB(beta=1e9, samples=16), **SGD)
     large.train()
     for name, mean in large.method._mean.items():
         assert torch.allclose(large.model.get_parameter(name), mean, atol=1e-6), name
-    assert distance(large.method._mean, dict(trained("vit").named_parameters())) > 1e-3
 
     def weights(folder, method):
         trainer = trainer_for("vit", tmp_path / folder, method, trust_region=0.0, learning_rate=1e-3)
         trainer.train()
         return state(trainer.model)
 
-    assert not changed(weights("a", UIB(beta=0.0)), weights("b", FineTune()))
     assert not changed(
         weights("c", UIB(beta=0.0, base=GradientAscent(), retain_weight=0.0)), weights("d", GradientAscent())
     )
     assert not changed(weights("e", UIB(beta=0.0, base=MarginalInformation())), weights("f", MarginalInformation()))
+
+
+def test_a_base_rests_while_the_forget_set_is_at_its_target(tmp_path):
+    def terms(target):
+        method = UIB(base=GradientAscent(), samples=16, clip=1e6, reach=50.0)
+        trainer = trainer_for("vit", tmp_path / str(target), method, forget_target=target, **SGD)
+        trainer.train()
+        return {k for entry in trainer.state.log_history for k in entry if k.startswith("loss/")}
+
+    assert "loss/forget" not in terms(0.9)
+    assert "loss/forget" in terms(-1.0) or "loss/forget" in terms(0.0)
 
 
 def test_tied_parameters_count_once(tmp_path):
@@ -306,11 +402,11 @@ def test_tied_parameters_count_once(tmp_path):
     for name, parameter in model.named_parameters():
         assert torch.allclose(gradients[name][0], parameter.grad, atol=1e-5), name
     model.zero_grad()
-    start = first.weight.detach().clone()
-    method = still(beta=0.1, normalise=False)
+    method = still(Shifted, beta=0.1, normalise=False)
     trainer = trainer_for("vit", tmp_path, method, model=model, max_steps=1, **{**SGD, "learning_rate": 1.0})
     trainer.train()
     (name,) = (n for n, p in model.named_parameters() if p is first.weight)
+    start = method.start[name]
     pull = 0.1 * method._precision[name]
     assert second.weight is first.weight
     assert torch.allclose(first.weight, (start + pull * method._mean[name]) / (1 + pull), atol=1e-6)  # pulled once
@@ -343,6 +439,8 @@ def test_a_silent_prior_warns(tmp_path, caplog):
     [
         ({"beta": -1.0}, "`beta`"),
         ({"damping": 0.0}, "`damping`"),
+        ({"hold": -1.0}, "`hold`"),
+        ({"trust": 0.5}, "`reach=0.3`"),
         ({"samples": 0}, "`samples`"),
         ({"curvature": "kfac"}, "`curvature='kfac'`"),
         ({"base": "nothing"}, "`base='nothing'`"),
@@ -378,14 +476,13 @@ def test_command_line_takes_a_base_by_key_and_describe_is_json_ready():
 
 def test_what_the_base_needs_is_needed():
     alone, ascent = UIB(), UIB(base=GradientAscent())
-    assert not alone.needs_forget
-    assert ascent.needs_forget
-    assert ascent.stops_at_target
-    assert ascent.needs_retain
-    assert ascent.arguments_for(None, "class") == GradientAscent.arguments
+    assert all(m.needs_forget and m.needs_retain and not m.stops_at_target for m in (alone, ascent))
+    assert ascent.arguments_for(None, "class") == {**GradientAscent.arguments, **UIB.arguments}
+    assert UIB(base=JiT()).arguments_for(None, "class")["update"] == JiT().arguments_for(None, "class")["update"]
     assert all(m.reads_labels(side) for m in (alone, ascent, UIB(base=JiT())) for side in ("forget", "retain"))
     column = UIB(base=METHODS["feature_information"](attribute="group"))
     assert column.needs_column
+    assert not column.needs_forget
     assert column.attribute == "group"
 
 
@@ -405,31 +502,23 @@ def test_every_gradient_method_can_carry_the_prior(tmp_path, name):
     assert all(math.isfinite(v) for entry in trainer.state.log_history for k, v in entry.items() if k in terms)
 
 
-def test_refresh_averages_the_displacements_along_the_path(tmp_path):
-    method = UIB(refresh=2, samples=16)
-    trainer = trainer_for("vit", tmp_path, method, **{**SGD, "learning_rate": 0.1, "max_steps": 4})
-    priors, weights = [], []
+def test_refresh_takes_the_prior_anew_and_counts_from_the_original(tmp_path):
+    method = UIB(refresh=2, samples=16, clip=1e6)
+    trainer = trainer_for("vit", tmp_path, method, forget_target=-1.0, **{**SGD, "learning_rate": 1e-3, "max_steps": 4})
+    priors, moved = [], []
     take = method._take_prior
 
     def watched(model):
         take(model)
         priors.append(dict(method._mean))
-        weights.append(state(model))
+        moved.append(method._probe.moved())
+        assert all(torch.allclose(model.get_parameter(n), m, atol=1e-6) for n, m in method._mean.items())
 
     method._take_prior = watched
     trainer.train()
     assert len(priors) == 3  # at the start, after step 2 and after step 4
-    alone = []
-    for start in weights:
-        trainer.model.load_state_dict(start)
-        method._mean = {}
-        take(trainer.model)
-        alone.append(method._mean)
-    for name in priors[0]:
-        assert not torch.equal(alone[0][name], alone[2][name])
-        for count in (1, 2, 3):
-            mean = torch.stack([a[name] for a in alone[:count]]).mean(0)
-            assert torch.allclose(priors[count - 1][name], mean, atol=1e-5), name
+    assert distance(priors[0], priors[1]) > 1e-6
+    assert max(moved) <= 1.5 * method.trust
 
 
 def test_a_second_request_adds_its_displacement_to_the_prior_of_the_first(tmp_path):

@@ -14,8 +14,10 @@ from hf_unlearn.processing import classify, eval_mode, model_inputs
 from hf_unlearn.scope import updated_names
 
 SGD = {**conftest.SGD, "weight_average": 0.0}
-FROM_RETAIN = ("retrain", "fine_tune", "uib")
-CARRIERS = [n for n, m in METHODS.items() if not m.one_shot and n not in FROM_RETAIN]  # UIB regularises each of them
+FROM_RETAIN = ("retrain", "fine_tune")
+CARRIERS = [
+    n for n, m in METHODS.items() if not m.one_shot and n not in (*FROM_RETAIN, "uib")
+]  # UIB regularises each of them
 GRADIENT = [name for name, m in METHODS.items() if not m.one_shot] + [f"uib+{name}" for name in CARRIERS]
 
 

@@ -54,6 +54,8 @@ class UnlearningMethod:
     """Does all its work in `setup`; no step is trained."""
     stops_at_target: ClassVar[bool] = False
     """End the run once the forget set is at its target, rather than after all steps."""
+    reads_held_out: ClassVar[bool] = False
+    """Uses labelled rows of `eval_dataset`, where there are any, without stopping at a target."""
     arguments: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """What the fields of `UnlearningArguments` that were left at None become."""
 
@@ -95,8 +97,12 @@ class UnlearningMethod:
         `share` is the rate over the sum of the rates of all steps that the run may take.
         """
 
+    def measures(self) -> dict[str, float]:
+        """Numbers for the log beside the loss terms."""
+        return {}
+
     def undone(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Inside, `model` is without what `setup` put on it beside its parameters."""
+        """Inside, `model` is without what `setup` changed."""
         return nullcontext()
 
     def save(self, model: nn.Module, folder: str | Path) -> None:

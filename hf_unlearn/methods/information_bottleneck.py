@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from ..influence import CURVATURES, Sample, influence
+from ..influence import CURVATURES, TINY, Sample, influence
 from ..pairing import PreparedRows
-from ..processing import unwrap
-from ..scope import layer_groups
+from ..processing import classify, eval_mode, model_inputs, predict, unwrap
+from ..reach import OutputProbe, Ray, farthest
+from ..scope import Snapshot, layer_groups
 from .base import Paper, UnlearningMethod, setting
-from .fine_tune import FineTune, cross_entropy
+from .counterfactual import kl_to_target
+from .fine_tune import cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,7 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PRIOR_FILE = "uib_prior.safetensors"
+PRIOR_FILE, TOLD_FILE = "uib_prior.safetensors", "uib_told.safetensors"
+LOOK = 4  # steps between two looks whether the base may rest
 SILENT = 1e-4  # a displacement, over the norm of its layer, below which the prior says nothing
 
 
@@ -42,28 +47,38 @@ class UIB(UnlearningMethod):
     functions give it (UIB-IF); other unlearning methods join through the regulariser R^(l). The paper has no public code, and
     no more of it could be read. [derived], in the form that the Graph Information Bottleneck (arXiv 2010.12811) gives such bounds:
 
-        min_θ  CE(retain) + L_base + β Σ_l R^(l),    R^(l) = ½ (θ − μ)ᵀ Λ (θ − μ),    μ = θ_0 + Δ
-        Δ = α (F + λ)⁻¹ (|ΔD|/|D|) [ḡ(ΔD) − ḡ(D')],  ‖Δ^(l)‖ ≤ c ‖θ_0^(l)‖,           Λ ∝ F + λ, of mean 1 in each layer
+        min_θ  CE(retain) + L_base + β Σ_l R^(l) + ω KL(f_μ ‖ f_θ on ΔD),    R^(l) = ½ (θ − μ)ᵀ Λ (θ − μ),    μ = θ_0 + s Δ
+        Δ = (F + λ)⁻¹ (|ΔD|/|D|) [ḡ(ΔD) − ḡ(D')],    λ = `damping` · mean F,    Λ ∝ F + λ, of mean 1, both in each layer
 
     with ḡ mean gradients and F the diagonal empirical Fisher information on D' (of per-sample gradients), from one pass over at
     most `samples` rows of each set in eval mode; D = ΔD ∪ D'. The plus sign of Δ, and what a layer is (embeddings, each block,
-    head), are derived too. The pull acts once after every optimiser step of rate η, on its own, so that AdamW does not rescale
-    it: θ ← (θ + ηβΛμ) / (1 + ηβΛ), the proximal step of R, stable for any ηβ. [derived]: β counts over the sum of all η, so that
-    it means the same at any rate and length of a run: how far the weights go to μ, a quarter of the way at 0.3 and two thirds
-    at 1, where a toy with a planted bias began to lose accuracy. `normalise=False` is the raw β of the objective.
+    head), are derived too, and so is the rest:
 
-    `base` is L_base: any gradient method, whose set-up, batches and stop are used; None is `FineTune`, so that β = 0 is ordinary
-    fine-tuning. CE(retain) is added where the base does not read the retain set itself. `refresh` takes Λ and Δ again at the
-    weights of that moment, and Δ then is the mean of those taken so far: the path average of the displacement from θ_0, to
-    second order [derived]. For a stream of requests `save_prior` after one and `load_prior` before the next: μ = μ_before + Δ.
+    - *How far.* On a deep network Δ points the right way and is many times the weights long. s ≤ α is where the outputs on D'
+      have moved by KL(f_θ0 ‖ f_μ) = `trust` nats; and on, to `reach` nats at most, while ΔD is answered as before more often
+      than unseen rows are, where `eval_dataset` tells how often that is. For a class, s ends where the class is gone.
+      No layer moves by more than c of its norm.
+    - *The run starts at μ*, the mode of the prior, and mends there what the move cost on D'. The KL term is the part of the
+      prior's curvature that a diagonal cannot hold, the Fisher information on ΔD, taken in function space; without it
+      training on D' leads straight back to θ_0.
+    - *The pull* of R acts once after every optimiser step of rate η, so that AdamW does not rescale it: the proximal step
+      θ ← (θ + ηβΛμ) / (1 + ηβΛ), stable for any ηβ. β counts over the sum of all η, so that it means the same at any rate
+      and length of a run; `normalise=False` is the raw β of the objective.
+
+    `base` is L_base: any gradient method, whose set-up and batches are used. One that stops at a target rests while the forget
+    set is there, as it mostly is from the start, and the run goes on. CE(retain) is added where the base does not read the
+    retain set itself. β = 0 is the base alone. `refresh` takes F, Δ and s again, at the
+    weights of that moment, s still measured from θ_0. For a stream of requests `save_prior` after one and `load_prior` before
+    the next: R then holds μ_before + s Δ.
 
     Processes share the rows of the statistics pass and add up their sums. Memory beside an ordinary step: μ and Λ, 2 × the
-    parameters, and in the pass per-sample gradients of 64 MB or of one sample.
+    parameters, and in the pass per-sample gradients of 64 MB or of one sample. `trust`, `reach`, `damping` and the schedule
+    were chosen on one seed of the four recipes on biases; see recipes/README.md.
 
     Example:
         ```python
-        trainer = UnlearningTrainer(model=model, args=UnlearningArguments(output_dir="out"), method=UIB(base=GradientAscent()),
-                                    forget_dataset=split.forget, retain_dataset=split.retain)
+        trainer = UnlearningTrainer(model=model, args=UnlearningArguments(output_dir="out"), method=UIB(),
+                                    forget_dataset=split.forget, retain_dataset=split.retain, eval_dataset=validation)
         ```
     """
 
@@ -73,75 +88,101 @@ class UIB(UnlearningMethod):
     )
     needs_retain: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = True
-    arguments: ClassVar[Mapping[str, Any]] = FineTune.arguments
+    reads_held_out: ClassVar[bool] = True
+    arguments: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {
+            "update": "all",
+            "trust_region": 0.0,
+            "learning_rate": 5e-4,
+            "num_train_epochs": 0.5,
+            "max_steps": -1,
+            "check_steps": 1_000_000,  # the start is off balance on purpose: what counts is the end
+            "per_device_train_batch_size": 8,
+            "retain_per_forget": 4,
+            "weight_average": 0.0,
+        }
+    )
 
     base: UnlearningMethod | str | None = setting(  # noqa: RUF009
         None,
-        "Method that UIB regularises: an instance, or a key (its settings then are the defaults); None: fine-tuning.",
+        "Method that UIB regularises: an instance, or a key (its settings then are the defaults); None: training on the retain "
+        "set alone.",
     )
     beta: float = setting(
-        0.3, "Weight β of the prior: how far the run goes to it, e^−β of the way being left; 0: none."
+        0.3, "Weight β of the pull to the prior: e^−β of the way to it is left after a run; 0: no prior."
     )
     normalise: bool = setting(True, "Spread β over the run as the learning rates are; off: the objective's raw β.")
-    damping: float = setting(0.03, "λ, added to the Fisher information: the larger, the shorter the displacement.")
+    hold: float = setting(0.25, "Weight ω of the KL divergence that holds the forget set's outputs at the prior's.")
+    trust: float = setting(0.03, "KL divergence, in nats, by which the prior may move the outputs on the retain set.")
+    reach: float = setting(
+        0.3, "The same, as long as more of the forget set is remembered than a retrained model would."
+    )
+    damping: float = setting(0.1, "λ over the mean Fisher information of the layer.")
     refresh: int = setting(0, "Optimiser steps after which the prior is taken anew, at the weights of then; 0: once.")
     layers: str | None = setting(
-        None, "Regular expression of the names of parameters that the prior holds; None: all that may move."
+        None, "Regular expression of the names of parameters that the prior moves and holds; None: all that may move."
     )
     retain_weight: float = setting(
         1.0, "Weight of the retain cross-entropy, where the base does not read the retain set."
     )
-    scale: float = setting(1.0, "α, the length of the displacement over what influence functions predict.")
-    stop: bool = setting(
-        True,
-        "End where the base ends, at its forgetting target; off: all steps, as for a pattern, whose rows a retrained model may "
-        "well answer otherwise.",
-    )
+    scale: float = setting(1.0, "α, the greatest s: 1 is what influence functions predict.")
     clip: float = setting(0.3, "c, the greatest displacement of a layer over the norm of its weights.")
-    samples: int = setting(1024, "Rows of each set that the statistics pass reads at most, drawn by seed.")
+    samples: int = setting(512, "Rows of each set that the statistics pass reads at most, drawn by seed.")
     curvature: str = setting("diagonal", "`diagonal` Fisher information, or the `exact` Hessian for tiny models.")
     prior: str | None = setting(
         None, "File of `save_prior` from the request before this one, whose mean is the anchor."
     )
     diagnostics: dict[str, float] | None = dataclass_field(
-        default=None, init=False, metadata={"help": "layer -> ‖Δ‖/‖θ_0‖ before clipping, once the prior is known."}
+        default=None, init=False, metadata={"help": "layer -> ‖sΔ‖/‖θ_0‖, once the prior is known."}
     )
 
     def __post_init__(self) -> None:
-        for name in ("beta", "retain_weight", "refresh"):
+        for name in ("beta", "retain_weight", "refresh", "hold"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}. 0 turns it off.")
-        for name in ("damping", "scale", "clip", "samples"):
+        for name in ("damping", "scale", "clip", "samples", "trust"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+        if not self.reach >= self.trust:
+            raise ValueError(f"`reach={self.reach}` must not be below `trust={self.trust}`: it is how far at most.")
         if self.curvature not in CURVATURES:
             raise ValueError(f"`curvature={self.curvature!r}` is not one of {', '.join(map(repr, CURVATURES))}.")
         self.base = _as_method(self.base)
-        self._base: UnlearningMethod = FineTune() if self.base is None else self.base
-        # What the trainer asks a method about is the base's answer; it always needs both sets and their labels.
-        asked = ("needs_forget", "needs_column", "attribute", "mode")
+        self._base: UnlearningMethod = UnlearningMethod() if self.base is None else self.base
+        # What the trainer asks a method about is the base's answer; it always needs the retain set and all labels.
+        asked = ("needs_column", "attribute", "mode")
         vars(self).update({name: getattr(self._base, name) for name in asked if hasattr(self._base, name)})
-        vars(self)["stops_at_target"] = self.stop and self._base.stops_at_target
+        vars(self)[
+            "needs_forget"
+        ] = not self.needs_column  # a batch is led by the rows to forget, or by those of a column
         if self._base.anchors:
             self.anchors, self.anchor_weight = self._base.anchors, self._base.anchor_weight
-        self._steps, self._refreshed = 0, False
+        self._steps, self._refreshed, self._resting = 0, False, self.base is None
         self._mean: dict[str, Tensor] = {}
         self._precision: dict[str, Tensor] = {}
+        self._told: Tensor | None = None  # log-probabilities (forget rows, classes) at the prior's mean
 
     def arguments_for(self, update: str | None, kind: str) -> Mapping[str, Any]:
-        return self._base.arguments_for(update, kind)
+        base = self._base.arguments_for(update, kind)
+        if not self.beta and self.base is not None:
+            return base
+        return {**base, **self.arguments, "update": base.get("update", self.arguments["update"])}
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready: the base described in turn, of `prior` the file's name alone."""
         base = None if self.base is None else self._base.describe()
         return super().describe() | {"base": base, "prior": self.prior and Path(self.prior).name}
 
+    def measures(self) -> dict[str, float]:
+        return {f"displacement/{layer}": length for layer, length in (self.diagnostics or {}).items()}
+
     # --- the prior ----------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: UnlearningTrainer) -> None:
         self._base.setup(trainer)
         self._steps, self._refreshed = 0, False
-        self._mean, self._precision = {}, {}
+        self._mean, self._precision, self._told = {}, {}, None
+        self._resting = self.base is None
         if not self.beta:
             return
         if trainer.forget_dataset is None or not hasattr(trainer.retain_dataset, "__len__"):
@@ -154,14 +195,17 @@ class UIB(UnlearningMethod):
                 "`method='uib'` needs whole parameters in every process. Run it with plain data parallelism."
             )
         self._names = self._held_names(trainer.model)
-        self._anchor = self._read_anchor(trainer)
+        self._former = self._read_former(trainer.model)
         retain = PreparedRows(trainer.retain_dataset, trainer.processor, "retain_dataset", cache_bytes=0)
         batch_size = min(trainer.args.eval_batch_size, 64)
         self._samples = tuple(
             Sample(rows, trainer.processor.collate, self.samples, trainer.args.seed, batch_size)  # type: ignore[arg-type]
             for rows in (trainer.forget_rows, retain)
         )
+        self._probe = OutputProbe(trainer, *self._samples)
+        self._trainer = trainer
         self._take_prior(trainer.model)
+        self._resting = self._may_rest()
 
     def _held_names(self, model: nn.Module) -> list[str]:
         """S: what may move and matches `layers`; tied parameters once."""
@@ -177,47 +221,55 @@ class UIB(UnlearningMethod):
             )
         return held
 
-    def _read_anchor(self, trainer: UnlearningTrainer) -> Mapping[str, Tensor]:
-        """What the displacement is added to, on the CPU: the original, or the mean of the request before."""
+    def _read_former(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """The mean of the request before, on the CPU; empty where there was none."""
         if self.prior is None:
-            assert trainer.original is not None
-            return trainer.original.tensors
-        anchor, own = _split(load_file(self.prior))[0], dict(unwrap(trainer.model).named_parameters())
-        wrong = [n for n in self._names if n not in anchor or anchor[n].shape != own[n].shape]
+            return {}
+        former, own = _split(load_file(self.prior))[0], dict(unwrap(model).named_parameters())
+        wrong = [n for n in self._names if n not in former or former[n].shape != own[n].shape]
         if wrong:
             raise ValueError(
                 f"`prior={self.prior!r}` does not fit: it has no mean for {len(wrong)} of {len(self._names)} parameters, such as "
                 f"`{wrong[0]}`. Use the file of a run on the same architecture, with the same `layers` and `update`."
             )
-        return anchor
+        return former
 
+    @torch.no_grad()
     def _take_prior(self, model: nn.Module) -> None:
-        """Λ and Δ from curvature and gradients at the weights as they are, Δ averaged with those before."""
-        former = {n: t.cpu() for n, t in self._mean.items()}
+        """μ and Λ from curvature and gradients at the weights as they are, which then move by s Δ."""
         self._mean, self._precision = {}, {}  # makes room for the pass
-        forget, retain = self._samples
-        found = influence(model, self._names, forget, retain, damping=self.damping, curvature=self.curvature)
-        self.diagnostics = {}
-        for layer, names in layer_groups(model, self._names).items():
-            moves, curvatures = ([table[n] for n in names] for table in (found.displacement, found.fisher))
-            anchors = [self._anchor[n].to(m) for n, m in zip(names, moves, strict=True)]
-            length, size = (torch.stack([t.norm() for t in side]).norm().item() for side in (moves, anchors))
-            length *= self.scale
-            factor = self.scale * min(1.0, self.clip * size / length if length else 1.0)
-            level = sum(f.add_(self.damping).sum().item() for f in curvatures) / sum(f.numel() for f in curvatures)
-            for name, move, anchor, curvature in zip(names, moves, anchors, curvatures, strict=True):
-                self._mean[name], self._precision[name] = move.mul_(factor).add_(anchor), curvature.div_(level)
-            self.diagnostics[layer] = length / size if size else float(length > 0)
-            logger.info("%s: predicted displacement %.2g of its weights", layer, self.diagnostics[layer])
-        if former:  # as many priors came before as there were refreshes, this one left out
-            for name, mean in self._mean.items():
-                mean.lerp_(former[name].to(mean), 1 - 1 / (1 + self._steps // self.refresh))
-        if max(self.diagnostics.values()) < SILENT:
+        layers, (forget, retain) = layer_groups(model, self._names), self._samples
+        with torch.enable_grad():
+            found = influence(
+                model, self._names, forget, retain, layers=layers, damping=self.damping, curvature=self.curvature
+            )
+        ray = Ray(model, layers, found.displacement, self.clip)
+        if self.scale * max(ray.lengths.values()) < SILENT:
             logger.warning(
                 "The prior says nothing: no layer is predicted to move by more than %.0e of its weights. The model has no "
                 "gradient on the forget set, as confident ones have not; try a smaller `damping`, or a `base` that moves it.",
                 SILENT,
             )
+
+        def far_enough(s: float) -> bool:
+            ray.go(s)
+            return self._probe.far_enough(self.trust, self.reach)
+
+        # KL is half the squared length of a small step in the metric F: a first guess of s
+        curved = sum((m.square() * found.precision[n]).sum().item() for n, m in found.displacement.items())
+        ray.go(farthest(far_enough, math.sqrt(2 * self.trust / max(curved, TINY)), self.scale))
+        moves, self.diagnostics = ray.gone()
+        for layer, names in layers.items():
+            level = sum(found.precision[n].sum().item() for n in names) / sum(moves[n].numel() for n in names)
+            logger.info("%s: displaced by %.2g of its weights", layer, self.diagnostics[layer])
+            for n in names:
+                self._precision[n] = found.precision[n].div_(level)
+                self._mean[n] = moves[n].add_((self._former or ray.start)[n].to(moves[n]))
+        trainer = self._trainer
+        trainer.watch.model_changed()
+        if self.needs_forget and self.hold:
+            logits, _ = predict(model, trainer.forget_rows, trainer.processor, trainer.args.eval_batch_size)
+            self._told = logits.softmax(-1)
 
     def save_prior(self, path: str | Path) -> None:
         """Write μ and Λ as safetensors, for the next request of a stream. It is made from the forget set: keep it private."""
@@ -235,16 +287,31 @@ class UIB(UnlearningMethod):
     # --- a step -------------------------------------------------------------------------------------------------------
 
     def before_step(self, model: nn.Module, batches: Sequence[Mapping[str, Any]]) -> None:
-        self._base.before_step(model, batches)
+        if not self._resting:
+            self._base.before_step(model, batches)
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
-        terms = self._base.loss(model, batch, reference)
-        if self.retain_weight and not self._base.needs_retain:
+        terms = {} if self._resting else self._base.loss(model, batch, reference)
+        if self.retain_weight and (self._resting or not self._base.needs_retain):
             terms["retain"] = self.retain_weight * cross_entropy(model, batch["retain"])
+        if self._told is not None:
+            with eval_mode(model):
+                logits = classify(model, model_inputs(batch["forget"]))
+            target = self._told[batch["index"].cpu()].to(logits.device)
+            terms["hold"] = self.hold * kl_to_target(target, logits)
         return terms
 
     def adjust_gradients(self, model: nn.Module) -> None:
-        self._base.adjust_gradients(model)
+        if not self._resting:
+            self._base.adjust_gradients(model)
+
+    def _may_rest(self) -> bool:
+        """Whether L_base has nothing left to do: the forget set is at its target, or no further from it than is known."""
+        if self.base is None:
+            return True
+        if not self.beta or not self._base.stops_at_target:
+            return False
+        return self._probe.at_target()
 
     @torch.no_grad()
     def _pull(self, model: nn.Module, strength: float) -> None:
@@ -256,7 +323,8 @@ class UIB(UnlearningMethod):
             parameter.copy_(torch.lerp(parameter.to(mean), mean, share))
 
     def after_step(self, model: nn.Module, learning_rate: float, share: float) -> None:
-        self._base.after_step(model, learning_rate, share)
+        if not self._resting:
+            self._base.after_step(model, learning_rate, share)
         self._steps += 1
         if not self.beta:
             return
@@ -264,20 +332,31 @@ class UIB(UnlearningMethod):
         if self.refresh and self._steps % self.refresh == 0:
             self._take_prior(model)
             self._refreshed = True
+        if not self._resting and self._steps % LOOK == 0:
+            self._resting = self._may_rest()
 
     # --- what goes with the model and its checkpoints -----------------------------------------------------------------
 
-    def undone(self, model: nn.Module) -> AbstractContextManager[None]:
-        return self._base.undone(model)
+    @contextmanager
+    def undone(self, model: nn.Module) -> Iterator[None]:
+        """Inside, the weights are the original's again."""
+        moved = Snapshot(model, self._mean)
+        if self._mean:
+            self._trainer.original.restore(model)  # type: ignore[union-attr]
+        try:
+            with self._base.undone(model):
+                yield
+        finally:
+            moved.restore(model)
 
     def save(self, model: nn.Module, folder: str | Path) -> None:
         self._base.save(model, folder)
 
     def state(self) -> dict[str, Any]:
-        return {"steps": self._steps, "base": self._base.state()}
+        return {"steps": self._steps, "resting": self._resting, "base": self._base.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self._steps = state["steps"]
+        self._steps, self._resting = state["steps"], state["resting"]
         self._base.load_state(state["base"])
 
     def save_checkpoint(self, folder: Path) -> None:
@@ -285,6 +364,8 @@ class UIB(UnlearningMethod):
         self._base.save_checkpoint(folder)
         if self._refreshed:
             self.save_prior(folder / PRIOR_FILE)
+            if self._told is not None:
+                save_file({"told": self._told}, folder / TOLD_FILE)
 
     def load_checkpoint(self, folder: Path) -> None:
         self._base.load_checkpoint(folder)
@@ -293,6 +374,8 @@ class UIB(UnlearningMethod):
             self._mean = {n: mean[n].to(t.device) for n, t in self._mean.items()}
             self._precision = {n: precision[n].to(t.device) for n, t in self._precision.items()}
             self._refreshed = True
+        if (folder / TOLD_FILE).is_file():
+            self._told = load_file(folder / TOLD_FILE)["told"]
 
 
 def _as_method(base: UnlearningMethod | str | None) -> UnlearningMethod | None:
