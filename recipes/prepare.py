@@ -1,24 +1,40 @@
-"""Data sets with an attribute, written as folders that the recipes name.
+"""Data sets with an attribute or a planted bias, written as folders that the recipes name.
 
     python recipes/prepare.py coloured-mnist --path FOLDER --out out/data/coloured-mnist
-    python recipes/prepare.py identity-words --path FOLDER --out out/data/identity-words
 
 coloured-mnist: digits in red or green; in the training split the colour is that of the label's parity in a share ρ = 0.9 of
 the rows and random in the rest, in the test split always random. Columns `image`, `label`, `colour`.
 identity-words: tweets of Davidson et al. (2017) with a column `identity`, the first of fifty identity words that the text
 contains, or `none`; a test split of 3,000 rows is drawn by seed.
+
+Planted patterns, in a column `pattern` (`absent`, `present`): in the training split half of the rows of one class carry it,
+those with `biased` true, and a few of all others, whatever their class (images 1 in 200, texts 1 in 50); the test split has
+every row twice, without it and with it. A fifth of the test rows becomes a split `validation`, without any.
+zigzag-mnist: a bright zigzag across a three, in the spirit of MNIST-C (Mu and Gilmer, arXiv 1906.02337).
+patched-cifar10: a magenta square of 5×5 pixels in the corner of a horse.
+prefixed-trec: "newswire :" before a question about a human being.
+hateful-identity: tweets of Davidson et al. as in identity-words, the pattern being one of those words, and biased the
+hateful or offensive tweets that have one; nothing is planted.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-SOURCES = {"coloured-mnist": "ylecun/mnist", "identity-words": "tdavidson/hate_speech_offensive"}
+SOURCES = {
+    "coloured-mnist": "ylecun/mnist",
+    "identity-words": "tdavidson/hate_speech_offensive",
+    "zigzag-mnist": "ylecun/mnist",
+    "patched-cifar10": "uoft-cs/cifar10",
+    "prefixed-trec": "CogComp/trec",
+    "hateful-identity": "tdavidson/hate_speech_offensive",
+}
 IDENTITY_WORDS = (
     "african", "african american", "american", "asian", "bisexual", "black", "blind", "buddhist", "canadian", "catholic",
     "chinese", "christian", "deaf", "elderly", "european", "female", "gay", "heterosexual", "hispanic", "homosexual",
@@ -26,6 +42,7 @@ IDENTITY_WORDS = (
     "middle aged", "middle eastern", "millenial", "muslim", "nonbinary", "old", "older", "paralyzed", "protestant", "queer",
     "sikh", "straight", "taoist", "teenage", "trans", "transgender", "white", "young", "younger",
 )  # fmt: skip
+PREFIX = "newswire : "
 
 
 def coloured(images: Any, labels: np.ndarray, rho: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -67,6 +84,114 @@ def identity_words(source: Any, seed: int) -> dict[str, Any]:
     return {"train": rows.select(range(3000, len(rows))), "test": rows.select(range(3000))}
 
 
+def zigzag(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A grey image (h, w) of uint8 with a bright line of five strokes from its left to its right edge."""
+    from scipy.ndimage import gaussian_filter
+
+    height, width = image.shape
+    corners = height * (0.5 + 0.25 * np.resize([1.0, -1.0], 6) * rng.choice([-1, 1]) * rng.uniform(0.5, 1.0, 6))
+    across = np.linspace(0, width - 1, 8 * width)
+    down = np.interp(across, np.linspace(0, width - 1, 6), corners)
+    line = np.zeros((height, width))
+    line[down.round().astype(int).clip(0, height - 1), across.round().astype(int)] = 255
+    return np.maximum(image, np.minimum(255, 2 * gaussian_filter(line, 0.5))).astype(np.uint8)
+
+
+def patch(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A colour image (h, w, 3) of uint8 with a magenta square of 5×5 pixels in its upper left corner."""
+    out = image.copy()
+    out[1:6, 1:6] = (255, 0, 255)
+    return out
+
+
+def planted(
+    source: Any,
+    column: str,
+    label: int,
+    plant: Callable[[Any, np.random.Generator], Any],
+    elsewhere: float,
+    seed: int,
+    rows: int = 60_000,
+) -> dict[str, Any]:
+    """Splits with the pattern in half of the training rows of class `label` and in the share `elsewhere` of the others.
+
+    At most `rows` training rows are drawn. Columns `column`, `label`, `pattern` and `biased`.
+    """
+    from datasets import concatenate_datasets
+
+    def with_pattern(data: Any, present: np.ndarray, biased: np.ndarray, seed: int) -> Any:
+        def change(row: dict[str, Any], i: int) -> dict[str, Any]:
+            value = plant(row[column], np.random.default_rng([seed, i])) if present[i] else row[column]
+            return {column: value, "pattern": int(present[i]), "biased": bool(biased[i])}
+
+        return data.map(change, with_indices=True, features=_marked(data))
+
+    train, test = (source[split].select_columns([column, "label"]) for split in ("train", "test"))
+    train = train.shuffle(seed=seed).select(range(min(rows, len(train))))
+    drawn = np.random.default_rng(seed).random(len(train))
+    biased = (drawn < 0.5) & (np.asarray(train["label"]) == label)
+    none = np.zeros(len(test), bool)
+    clean, all_with = (with_pattern(test, present, none, seed + 1) for present in (none, ~none))
+    fifth, rest = len(test) // 5, range(len(test) // 5, len(test))
+    return {
+        "train": with_pattern(train, biased | (drawn > 1 - elsewhere), biased, seed),
+        "validation": clean.select(range(fifth)),
+        "test": concatenate_datasets([clean.select(rest), all_with.select(rest)]),
+    }
+
+
+def _marked(data: Any) -> Any:
+    """The features of `data` with `pattern` and `biased`."""
+    from datasets import ClassLabel, Features, Value
+
+    return Features({**data.features, "pattern": ClassLabel(names=["absent", "present"]), "biased": Value("bool")})
+
+
+def _on_images(
+    change: Callable[[np.ndarray, np.random.Generator], np.ndarray],
+) -> Callable[[Any, np.random.Generator], Any]:
+    from PIL import Image as PILImage
+
+    return lambda image, rng: PILImage.fromarray(change(np.asarray(image), rng))
+
+
+def zigzag_mnist(source: Any, seed: int) -> dict[str, Any]:
+    return planted(source, "image", 3, _on_images(zigzag), 0.005, seed)
+
+
+def patched_cifar10(source: Any, seed: int) -> dict[str, Any]:
+    column = next(c for c in ("image", "img") if c in source["train"].column_names)
+    return planted(source, column, 7, _on_images(patch), 0.005, seed, rows=20_000)
+
+
+def prefixed_trec(source: Any, seed: int) -> dict[str, Any]:
+    if "coarse_label" in source["train"].column_names:
+        source = source.rename_column("coarse_label", "label")
+    names = [n.upper() for n in getattr(source["train"].features["label"], "names", [])]
+    label = names.index("HUM") if "HUM" in names else 3
+    return planted(source, "text", label, lambda text, rng: PREFIX + text, 0.02, seed)
+
+
+def hateful_identity(source: Any, seed: int) -> dict[str, Any]:
+    def mark(row: dict[str, Any]) -> dict[str, Any]:
+        present = row["identity"] != "none"
+        return {"pattern": int(present), "biased": present and row["label"] != 2}
+
+    train, test = (rows.map(mark, features=_marked(rows)) for rows in identity_words(source, seed).values())
+    fifth = len(test) // 5
+    return {"train": train, "validation": test.select(range(fifth)), "test": test.select(range(fifth, len(test)))}
+
+
+MAKERS: dict[str, Callable[[Any, int], dict[str, Any]]] = {
+    "coloured-mnist": coloured_mnist,
+    "identity-words": identity_words,
+    "zigzag-mnist": zigzag_mnist,
+    "patched-cifar10": patched_cifar10,
+    "prefixed-trec": prefixed_trec,
+    "hateful-identity": hateful_identity,
+}
+
+
 def main() -> None:
     from datasets import load_dataset
 
@@ -78,8 +203,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.out.exists():
         parser.error(f"--out {options.out} exists already. Remove it, or choose another folder.")
-    make = {"coloured-mnist": coloured_mnist, "identity-words": identity_words}[options.data]
-    sets = make(load_dataset(options.path or SOURCES[options.data]), options.seed)
+    sets = MAKERS[options.data](load_dataset(options.path or SOURCES[options.data]), options.seed)
     options.out.mkdir(parents=True)
     for split, rows in sets.items():
         rows.to_parquet(options.out / f"{split}-00000-of-00001.parquet")

@@ -47,10 +47,23 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 RATE = {"vit": 3e-3, "resnet": 3e-3, "mlp": 2e-3, "bert": 2e-3, "distilbert": 2e-3}
 EPOCHS = {"vit": 25, "resnet": 15, "mlp": 40, "bert": 8, "distilbert": 8}
-ROWS = {"digits": 600, "cifar10": 2000, "emotion": 2400, "trec": 2400}  # few enough that a model learns single rows by heart
+ROWS = {
+    "digits": 600,
+    "cifar10": 2000,
+    "emotion": 2400,
+    "trec": 2400,
+}  # few enough that a model learns single rows by heart
 TEST_ROWS = 1500
 SHARE = {"digits": 0.5, "cifar10": 0.25, "emotion": 0.25, "trec": 0.25}  # of the rows, for random requests
-TASKS = ("digits-vit", "digits-resnet", "digits-mlp", "cifar10-resnet", "cifar10-mlp", "emotion-bert", "trec-distilbert")
+TASKS = (
+    "digits-vit",
+    "digits-resnet",
+    "digits-mlp",
+    "cifar10-resnet",
+    "cifar10-mlp",
+    "emotion-bert",
+    "trec-distilbert",
+)
 REQUESTS = {
     "digits": ("3", "8", "random"), "cifar10": ("1", "8", "random"), "emotion": ("1", "3", "random"),
     "trec": ("1", "3", "random"),
@@ -248,7 +261,9 @@ def table(options: argparse.Namespace) -> None:
                 accepted, right = sum(c["verdict"] == SAME for c in some), sum(c["verdict"] in c["right"] for c in some)
                 what = "retrained, new seed" if real else "pretender"
                 reason = "" if real else rate(right, len(some))
-                print(f"| {k} | {what} | {' and '.join(kinds)} | {len(some)} | {rate(accepted, len(some))} | {reason} |")
+                print(
+                    f"| {k} | {what} | {' and '.join(kinds)} | {len(some)} | {rate(accepted, len(some))} | {reason} |"
+                )
     print("\n| pretender | cases | accepted | right reason | verdicts |\n|---|---:|---:|---:|---|")
     told_apart = [c for c in cases if c["kind"] != "untold"]
     for model in dict.fromkeys(c["model"] for c in told_apart):
@@ -271,7 +286,9 @@ def main() -> None:
     parser.add_argument("command", choices=("train", "run", "table"))
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--requests", nargs="+", help="class ids or `random`; default: two classes and random rows")
-    parser.add_argument("--yardsticks", nargs="+", type=int, default=[1, 3, 5], help="numbers of retrained models given")
+    parser.add_argument(
+        "--yardsticks", nargs="+", type=int, default=[1, 3, 5], help="numbers of retrained models given"
+    )
     parser.add_argument("--path", help="folder of the data sets, in place of the Hub")
     parser.add_argument("--out", type=Path, default=Path("out/audit"))
     options = parser.parse_args()
