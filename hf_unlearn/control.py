@@ -96,12 +96,13 @@ class ForgettingControl(TrainerCallback):
         saved = saved or {}
         self.path, self.stopped = saved.get("path", []), saved.get("stopped", "")
         self.good = self.trainer.original
-        if self.trainer.args.weight_average:
+        if self.trainer.args.weight_average:  # from where the run starts, which `setup` may have moved
             self.average = {n: p.detach().clone() for n, p in self._moving().items()}
         if checkpoint is not None:
             self._load(Path(checkpoint))
         if not self.path:
-            self._look(0)
+            with self.trainer.method.undone(self.trainer.model):  # the first look is at the original
+                self._look(0)
 
     def save(self, checkpoint: Path) -> dict[str, Any]:
         """Write the state to go back to and the average into `checkpoint`, and return the rest, JSON-ready."""

@@ -17,7 +17,7 @@ from torch.func import functional_call, grad, jacrev, vmap
 
 from .pairing import drawn_rows
 from .pooling import in_parallel, sum_over_processes
-from .processing import eval_mode, model_inputs, unwrap
+from .processing import classify, eval_mode, in_precision, model_inputs, unwrap
 
 logger = logging.getLogger(__name__)
 
@@ -83,12 +83,12 @@ class SampleGradients:
 
     def loss(self, parameters: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
         """Sum of the cross-entropies of a batch, with `parameters` in the place of the model's."""
-        logits = functional_call(self.model, dict(parameters), (), model_inputs(batch)).logits
+        logits = functional_call(self.model, dict(parameters), (), in_precision(self.model, model_inputs(batch))).logits
         return F.cross_entropy(logits.float(), batch["labels"], reduction="sum")
 
     def total(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The gradient of `loss` at the model's own parameters."""
-        loss = F.cross_entropy(self.model(**model_inputs(batch)).logits.float(), batch["labels"], reduction="sum")
+        loss = F.cross_entropy(classify(self.model, model_inputs(batch)).float(), batch["labels"], reduction="sum")
         found = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
         return {
             n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(self.parameters.items(), found, strict=True)
@@ -130,7 +130,7 @@ class SampleGradients:
             return dict(batch)
         score = next(iter(self.parameters.values())).dtype
         plain = {**batch, "attention_mask": (1 - mask[:, None, None].to(score)) * torch.finfo(score).min}
-        logits, before = (self.model(**model_inputs(b)).logits for b in (plain, batch))
+        logits, before = (classify(self.model, model_inputs(b)) for b in (plain, batch))
         return plain if torch.allclose(logits, before, rtol=1e-3, atol=1e-3) else dict(batch)
 
 

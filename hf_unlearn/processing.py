@@ -214,14 +214,19 @@ def replace_by(x: Tensor) -> Edit:
     return lambda _: x
 
 
+def in_precision(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """`inputs` with pixels in the model's half precision, if it has one: a convolution does not cast its input."""
+    precision = next(unwrap(model).parameters()).dtype
+    if "pixel_values" not in inputs or precision not in (torch.float16, torch.bfloat16):
+        return dict(inputs)
+    return {**inputs, "pixel_values": inputs["pixel_values"].to(precision)}
+
+
 def classify(model: nn.Module, inputs: Mapping[str, Any], edit: Edit | None = None) -> Tensor:
     """Logits (B, classes) of a batch whose continuous input is first passed through `edit`."""
     if "pixel_values" in inputs:
         pixels = inputs["pixel_values"] if edit is None else edit(inputs["pixel_values"])
-        precision = next(unwrap(model).parameters()).dtype
-        if precision in (torch.float16, torch.bfloat16):  # a convolution does not cast its input
-            pixels = pixels.to(precision)
-        return model(**{**inputs, "pixel_values": pixels}).logits
+        return model(**in_precision(model, {**inputs, "pixel_values": pixels})).logits
     if edit is None:
         return model(**inputs).logits
     embeddings = unwrap(model).get_input_embeddings()  # type: ignore[operator]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from .trainer import UnlearningTrainer
 
+FLOOR = 0.01
+SHORTEST = 2.0**-20  # of the first guess: what is shorter is nothing
 PROBE = 256  # rows of each set
 PRECISION = 1.2  # ratio of the two lengths between which the search ends
 
@@ -32,6 +34,8 @@ def farthest(far_enough: Callable[[float], bool], guess: float, most: float) -> 
     for _ in range(64):
         if far_enough(at):
             high = at
+            if high < SHORTEST * min(guess, most):
+                return 0.0
         elif at >= most:
             return most
         else:
@@ -58,15 +62,15 @@ class Ray:
         self.layers, self.displacement = layers, displacement
         self.parameters = {n: unwrap(model).get_parameter(n) for names in layers.values() for n in names}
         self.start = {n: p.detach().clone() for n, p in self.parameters.items()}
-        self.sizes = {layer: _norm(self.start[n] for n in names) for layer, names in layers.items()}
+        # as in `TrustRegion`, a root mean square of 0.01 at least, so that layers of zeros may move
+        self.sizes = {
+            layer: max(_norm(self.start[n] for n in names), FLOOR * sum(self.start[n].numel() for n in names) ** 0.5)
+            for layer, names in layers.items()
+        }
         lengths = {layer: _norm(displacement[n] for n in names) for layer, names in layers.items()}
-        self.lengths = {
-            n: length / self.sizes[n] if self.sizes[n] else float(length > 0) for n, length in lengths.items()
-        }
+        self.lengths = {n: length / self.sizes[n] for n, length in lengths.items()}
         """layer -> ‖Δ‖/‖θ‖."""
-        self.longest = {
-            n: clip / length if length and self.sizes[n] else math.inf for n, length in self.lengths.items()
-        }
+        self.longest = {n: clip / length if length else math.inf for n, length in self.lengths.items()}
 
     @torch.no_grad()
     def go(self, s: float) -> None:
@@ -80,7 +84,7 @@ class Ray:
         """How far the weights are from the start: name -> tensor in fp32, and layer -> norm over that of its weights."""
         moves = {n: p.detach().float() - self.start[n].float() for n, p in self.parameters.items()}
         norms = {layer: _norm(moves[n] for n in names) for layer, names in self.layers.items()}
-        return moves, {n: norm / self.sizes[n] if self.sizes[n] else float(norm > 0) for n, norm in norms.items()}
+        return moves, {n: norm / self.sizes[n] for n, norm in norms.items()}
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:
@@ -92,7 +96,7 @@ class OutputProbe:
 
     Attributes:
         target: share of the forget set that may still be answered as before, or None.
-        known: whether it is more than an estimate.
+        known: whether that was said, or is sure; an estimate it is otherwise.
 
     Args:
         trainer: its model still is the original, whose outputs are kept.
@@ -103,7 +107,7 @@ class OutputProbe:
     def __init__(self, trainer: UnlearningTrainer, forget: Sample, retain: Sample) -> None:
         self.trainer = trainer
         self.forget, self.retain = (
-            Sample(s.rows, s.collate, min(s.cap, PROBE), s.seed + 1, PROBE) for s in (forget, retain)
+            Sample(s.rows, s.collate, min(s.cap, PROBE), s.seed + 1, s.batch_size) for s in (forget, retain)
         )
         self.before = self._told(self.retain)
         given, self.known = trainer.args.forget_target, True
@@ -127,6 +131,8 @@ class OutputProbe:
 
     def at_target(self) -> bool:
         """Whether no more of the forget set is remembered than its target, or than is sure to be too much."""
+        if self.target is None and self.known:
+            return False
         return self.remembered() <= (SAMPLES_FLOOR if self.target is None else self.target)
 
     def moved(self) -> float:

@@ -288,8 +288,7 @@ class UnlearningTrainer(Trainer):
         elif self.args.overwrite and self.is_world_process_zero():
             for old in Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
                 shutil.rmtree(old)
-        with self.method.undone(self.model):  # the first look is at the original
-            self.forgetting.start(saved, resume_from_checkpoint)
+        self.forgetting.start(saved, resume_from_checkpoint)
         self._started = started
         if self.forgetting.stopped:  # the checkpoint is of a run at its end: one more step would go past it
             self._load_from_checkpoint(str(resume_from_checkpoint))

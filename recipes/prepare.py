@@ -79,6 +79,8 @@ _PATTERN = re.compile(rf"\b({'|'.join(sorted(IDENTITY_WORDS, key=len, reverse=Tr
 
 
 def identity_words(source: Any, seed: int) -> dict[str, Any]:
+    names = {"tweet": "text", "class": "label"}
+    source = source.rename_columns({old: new for old, new in names.items() if old in source["train"].column_names})
     rows = source["train"].map(lambda r: {"identity": identity(r["text"])}).shuffle(seed=seed)
     rows = rows.select_columns(["text", "label", "identity"])
     return {"train": rows.select(range(3000, len(rows))), "test": rows.select(range(3000))}

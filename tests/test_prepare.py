@@ -96,6 +96,8 @@ def test_hateful_identity_is_biased_where_a_word_meets_a_slur(prepare):
     texts = ["a gay man", "some words", "old cats", "queer stuff"] * 2000
     source = DatasetDict({"train": Dataset.from_dict({"text": texts, "label": [0, 1, 2, 2] * 2000})})
     sets = prepare.hateful_identity(source, seed=0)
+    named = DatasetDict({"train": source["train"].rename_columns({"text": "tweet", "label": "class"})})
+    assert prepare.hateful_identity(named, seed=0)["test"]["text"] == sets["test"]["text"]
     assert {k: len(v) for k, v in sets.items()} == {"train": 5000, "validation": 600, "test": 2400}
     for row in sets["train"]:
         assert row["pattern"] == (row["identity"] != "none")

@@ -57,7 +57,7 @@ class UIB(UnlearningMethod):
     - *How far.* On a deep network Δ points the right way and is many times the weights long. s ≤ α is where the outputs on D'
       have moved by KL(f_θ0 ‖ f_μ) = `trust` nats; and on, to `reach` nats at most, while ΔD is answered as before more often
       than unseen rows are, where `eval_dataset` tells how often that is. For a class, s ends where the class is gone.
-      No layer moves by more than c of its norm.
+      No layer moves by more than c of its norm at once.
     - *The run starts at μ*, the mode of the prior, and mends there what the move cost on D'. The KL term is the part of the
       prior's curvature that a diagonal cannot hold, the Fisher information on ΔD, taken in function space; without it
       training on D' leads straight back to θ_0.
@@ -105,35 +105,28 @@ class UIB(UnlearningMethod):
 
     base: UnlearningMethod | str | None = setting(  # noqa: RUF009
         None,
-        "Method that UIB regularises: an instance, or a key (its settings then are the defaults); None: training on the retain "
-        "set alone.",
+        "Method that UIB regularises: an instance, or a key (its settings then are the defaults); None: retain training alone.",
     )
-    beta: float = setting(
-        0.3, "Weight β of the pull to the prior: e^−β of the way to it is left after a run; 0: no prior."
-    )
+    beta: float = setting(0.3, "Weight β of the pull to the prior: e^−β of a way to it is left after a run; 0: none.")
     normalise: bool = setting(True, "Spread β over the run as the learning rates are; off: the objective's raw β.")
     hold: float = setting(0.25, "Weight ω of the KL divergence that holds the forget set's outputs at the prior's.")
     trust: float = setting(0.03, "KL divergence, in nats, by which the prior may move the outputs on the retain set.")
-    reach: float = setting(
-        0.3, "The same, as long as more of the forget set is remembered than a retrained model would."
-    )
+    reach: float = setting(0.3, "The same, while more of the forget set is remembered than by a retrained model.")
     damping: float = setting(0.1, "λ over the mean Fisher information of the layer.")
     refresh: int = setting(0, "Optimiser steps after which the prior is taken anew, at the weights of then; 0: once.")
     layers: str | None = setting(
-        None, "Regular expression of the names of parameters that the prior moves and holds; None: all that may move."
+        None, "Regular expression of the parameters' names that the prior moves and holds; None: all that may move."
     )
-    retain_weight: float = setting(
-        1.0, "Weight of the retain cross-entropy, where the base does not read the retain set."
-    )
+    retain_weight: float = setting(1.0, "Weight of the retain cross-entropy, where the base does not read that set.")
     scale: float = setting(1.0, "α, the greatest s: 1 is what influence functions predict.")
     clip: float = setting(0.3, "c, the greatest displacement of a layer over the norm of its weights.")
     samples: int = setting(512, "Rows of each set that the statistics pass reads at most, drawn by seed.")
     curvature: str = setting("diagonal", "`diagonal` Fisher information, or the `exact` Hessian for tiny models.")
     prior: str | None = setting(
-        None, "File of `save_prior` from the request before this one, whose mean is the anchor."
+        None, "File of `save_prior` from the request before this one, to whose mean s Δ is added."
     )
     diagnostics: dict[str, float] | None = dataclass_field(
-        default=None, init=False, metadata={"help": "layer -> ‖sΔ‖/‖θ_0‖, once the prior is known."}
+        default=None, init=False, metadata={"help": "layer -> ‖sΔ‖/‖θ‖ of the latest prior."}
     )
 
     def __post_init__(self) -> None:
@@ -145,6 +138,10 @@ class UIB(UnlearningMethod):
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
         if not self.reach >= self.trust:
             raise ValueError(f"`reach={self.reach}` must not be below `trust={self.trust}`: it is how far at most.")
+        if self.base is None and not (self.retain_weight or self.hold):
+            raise ValueError(
+                "`retain_weight=0` and `hold=0` leave nothing to train on without a `base`. Set one of them."
+            )
         if self.curvature not in CURVATURES:
             raise ValueError(f"`curvature={self.curvature!r}` is not one of {', '.join(map(repr, CURVATURES))}.")
         self.base = _as_method(self.base)
@@ -152,9 +149,9 @@ class UIB(UnlearningMethod):
         # What the trainer asks a method about is the base's answer; it always needs the retain set and all labels.
         asked = ("needs_column", "attribute", "mode")
         vars(self).update({name: getattr(self._base, name) for name in asked if hasattr(self._base, name)})
-        vars(self)[
-            "needs_forget"
-        ] = not self.needs_column  # a batch is led by the rows to forget, or by those of a column
+        # A batch is led by the rows to forget, or by those of a column; without a prior, the base ends as it does alone.
+        ends = not self.beta and self._base.stops_at_target
+        vars(self).update(needs_forget=not self.needs_column, stops_at_target=ends)
         if self._base.anchors:
             self.anchors, self.anchor_weight = self._base.anchors, self._base.anchor_weight
         self._steps, self._refreshed, self._resting = 0, False, self.base is None
@@ -195,7 +192,7 @@ class UIB(UnlearningMethod):
                 "`method='uib'` needs whole parameters in every process. Run it with plain data parallelism."
             )
         self._names = self._held_names(trainer.model)
-        self._former = self._read_former(trainer.model)
+        self._offset = self._read_offset(trainer.model)
         retain = PreparedRows(trainer.retain_dataset, trainer.processor, "retain_dataset", cache_bytes=0)
         batch_size = min(trainer.args.eval_batch_size, 64)
         self._samples = tuple(
@@ -221,8 +218,8 @@ class UIB(UnlearningMethod):
             )
         return held
 
-    def _read_former(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """The mean of the request before, on the CPU; empty where there was none."""
+    def _read_offset(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """The mean of the request before, less the weights that this one starts from; on the CPU, empty where there was none."""
         if self.prior is None:
             return {}
         former, own = _split(load_file(self.prior))[0], dict(unwrap(model).named_parameters())
@@ -232,7 +229,7 @@ class UIB(UnlearningMethod):
                 f"`prior={self.prior!r}` does not fit: it has no mean for {len(wrong)} of {len(self._names)} parameters, such as "
                 f"`{wrong[0]}`. Use the file of a run on the same architecture, with the same `layers` and `update`."
             )
-        return former
+        return {n: former[n] - own[n].detach().float().cpu() for n in self._names}
 
     @torch.no_grad()
     def _take_prior(self, model: nn.Module) -> None:
@@ -264,7 +261,9 @@ class UIB(UnlearningMethod):
             logger.info("%s: displaced by %.2g of its weights", layer, self.diagnostics[layer])
             for n in names:
                 self._precision[n] = found.precision[n].div_(level)
-                self._mean[n] = moves[n].add_((self._former or ray.start)[n].to(moves[n]))
+                self._mean[n] = moves[n].add_(ray.start[n])
+                if self._offset:  # of the mean of the request before from where this one starts
+                    self._mean[n].add_(self._offset[n].to(moves[n]))
         trainer = self._trainer
         trainer.watch.model_changed()
         if self.needs_forget and self.hold:
@@ -292,7 +291,8 @@ class UIB(UnlearningMethod):
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
         terms = {} if self._resting else self._base.loss(model, batch, reference)
-        if self.retain_weight and (self._resting or not self._base.needs_retain):
+        alone = self.base is not None and not self.beta
+        if self._resting or not (self._base.needs_retain or alone):
             terms["retain"] = self.retain_weight * cross_entropy(model, batch["retain"])
         if self._told is not None:
             with eval_mode(model):
@@ -341,7 +341,7 @@ class UIB(UnlearningMethod):
     def undone(self, model: nn.Module) -> Iterator[None]:
         """Inside, the weights are the original's again."""
         moved = Snapshot(model, self._mean)
-        if self._mean:
+        if self._mean and model is self._trainer.model:
             self._trainer.original.restore(model)  # type: ignore[union-attr]
         try:
             with self._base.undone(model):
@@ -353,10 +353,11 @@ class UIB(UnlearningMethod):
         self._base.save(model, folder)
 
     def state(self) -> dict[str, Any]:
-        return {"steps": self._steps, "resting": self._resting, "base": self._base.state()}
+        own = {"steps": self._steps, "resting": self._resting, "diagnostics": self.diagnostics}
+        return {**own, "base": self._base.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self._steps, self._resting = state["steps"], state["resting"]
+        self._steps, self._resting, self.diagnostics = state["steps"], state["resting"], state["diagnostics"]
         self._base.load_state(state["base"])
 
     def save_checkpoint(self, folder: Path) -> None:

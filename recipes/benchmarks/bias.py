@@ -216,7 +216,7 @@ def run(options: Any) -> None:
                 arguments = {"num_train_epochs": task.epochs * budget / seconds, "learning_rate": 3e-4}
             model, spent, trainer = task.unlearned(seed, method, **arguments)
             assert trainer.outcome is not None
-            told = (getattr(method, "diagnostics", None) or {}).values()
+            told = (getattr(trainer.method, "diagnostics", None) or {}).values()
             keep(seed, name, model, spent, steps=trainer.outcome.steps, displacement=max(told, default=0.0))
 
 
