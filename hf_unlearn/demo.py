@@ -74,5 +74,5 @@ def main(options: argparse.Namespace) -> int:
             report.save(folder)
             report.print()
             failed |= not trainer.outcome.ok
-    print(f"Reports and figures: {output}/*/report.md")
+    print(f"Reports and figures: {output}/*/report.html")
     return int(failed)

@@ -78,6 +78,10 @@ class RunArguments:
     )
     train_learning_rate: float = field(default=1e-3, metadata={"help": "AdamW learning rate of both."})
     train_batch_size: int = field(default=64, metadata={"help": "Batch size of both."})
+    bias_column: str | None = field(default=None, metadata={"help": "Column of the test split to measure bias by."})
+    bias_labels: list[str] | None = field(
+        default=None, metadata={"help": "The labels its values point to: 'present=3', in a recipe {present: 3}."}
+    )
     relearning: bool = field(default=False, metadata={"help": "Count the steps until a forgotten class is relearned."})
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in `output_dir`."})
     figures: bool = field(default=True, metadata={"help": "Draw figures (needs matplotlib)."})
@@ -180,11 +184,8 @@ def load_splits(
 
         loaded = load_dataset(run.dataset, run.dataset_config, revision=run.dataset_revision)
     named = None if run.validation_split == "none" else run.validation_split
-    for argument, split in (
-        ("train_split", run.train_split),
-        ("test_split", run.test_split),
-        ("validation_split", named),
-    ):
+    asked = {"train_split": run.train_split, "test_split": run.test_split, "validation_split": named}
+    for argument, split in asked.items():
         if split is not None and split not in loaded:
             raise ValueError(f"`{argument}={split!r}` is not in the data set; it has {', '.join(loaded)}.")
     train = loaded[run.train_split]
@@ -303,6 +304,8 @@ def unlearn(
     `retrained`: yardstick and its seconds, trained here if None and asked for. `keep` may save what measuring could lose.
     """
     from .checks import check_rows
+    from .evaluation.bias import read_pattern
+    from .evaluation.report import UnlearningReport
     from .trainer import UnlearningTrainer
 
     if job.args.forget_kind == "auto":
@@ -320,13 +323,15 @@ def unlearn(
     )
     if job.test is not None:
         check_rows(trainer.processor, job.test, "test_split")
+    pattern = read_pattern(job.run.bias_column, job.run.bias_labels, trainer.processor, job.test)
     trainer.train(resume_from_checkpoint=job.run.resume or None)
     if keep is not None and trainer.is_world_process_zero():
         keep(trainer)
     if retrained is None and job.run.retrain:
         retrained = retrain(job)
     yardstick, seconds = retrained or (None, None)
-    report = trainer.report(retain, job.test, yardstick, retrained_seconds=seconds, relearning=job.run.relearning)
+    options: dict[str, Any] = {"retrained_seconds": seconds, "relearning": job.run.relearning, "pattern": pattern}
+    report = UnlearningReport.measure(trainer, retain, job.test, yardstick, **options)
     attribute = getattr(method, "attribute", None)
     report.run["request"] = job.run.request().describe() if job.split else f"the influence of '{attribute}'"
     return trainer, report
@@ -376,7 +381,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if trainer.is_world_process_zero():
         report.save(folder, figures=run.figures)
         report.print()
-        print(f"Model in {folder / 'model'}, report in {folder / 'report.md'}")
+        print(f"Model in {folder / 'model'}, report in {folder / 'report.html'}")
     trainer.end()  # leaves the process group: without it some two-process runs abort at exit
     return 0 if trainer.outcome.ok else 1
 

@@ -6,7 +6,7 @@ import datasets
 import pytest
 from conftest import image_data, image_processor, trained
 
-from hf_unlearn import UnlearningTrainer
+from hf_unlearn import UnlearningReport, UnlearningTrainer
 from hf_unlearn.cli import main
 from hf_unlearn.run import parse
 
@@ -109,7 +109,7 @@ def test_a_report_that_fails_does_not_take_the_model_with_it(tmp_path, words, mo
     def fail(*_, **__):
         raise ValueError("no report today")
 
-    monkeypatch.setattr(UnlearningTrainer, "report", fail)
+    monkeypatch.setattr(UnlearningReport, "measure", fail)
     assert main(words) == 2
     assert "no report today" in capsys.readouterr().err
     assert (tmp_path / "out" / "model" / "model.safetensors").is_file()

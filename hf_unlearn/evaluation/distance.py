@@ -19,12 +19,12 @@ def jensen_shannon(logits: Any, reference_logits: Any) -> float:
     Raises:
         ValueError: shapes that differ, NaN, no sample.
     """
-    return _divergences(logits, reference_logits).mean().item()
+    return divergences(logits, reference_logits).mean().item()
 
 
 def jensen_shannon_distance(logits: Any, reference_logits: Any) -> float:
     """Mean over samples of the Jensen–Shannon distance, sqrt(divergence / ln 2), in [0, 1]. Raises as `jensen_shannon`."""
-    return (_divergences(logits, reference_logits) / math.log(2)).sqrt().mean().item()
+    return (divergences(logits, reference_logits) / math.log(2)).sqrt().mean().item()
 
 
 def zero_retrain_forgetting(logits: Any, teacher_logits: Any) -> float:
@@ -88,8 +88,8 @@ def _pair(logits: Any, reference_logits: Any) -> tuple[Tensor, Tensor]:
     return ours, theirs
 
 
-def _divergences(logits: Any, reference_logits: Any) -> Tensor:
-    """(n,) nats."""
+def divergences(logits: Any, reference_logits: Any) -> Tensor:
+    """Jensen–Shannon divergence of each sample's softmax outputs (n,), in nats. Raises as `jensen_shannon`."""
     p, q = (log_p.exp() for log_p in _pair(logits, reference_logits))
     m = (p + q) / 2
 

@@ -80,13 +80,18 @@ def entropy_attack(retain_logits: Any, test_logits: Any, forget_logits: Any) -> 
     Args:
         retain_logits, test_logits, forget_logits: (n, classes) each, of one model.
     """
+    return float(entropy_attack_calls(retain_logits, test_logits, forget_logits).mean())
+
+
+def entropy_attack_calls(retain_logits: Any, test_logits: Any, forget_logits: Any) -> np.ndarray:
+    """Which forget samples (n,) the entropy attack calls members, boolean; arguments as in `entropy_attack`."""
     from sklearn.linear_model import LogisticRegression
 
     members, others = prediction_entropy(retain_logits), prediction_entropy(test_logits)
     x = np.concatenate([members, others])[:, None]
     y = np.concatenate([np.ones(len(members)), np.zeros(len(others))])
     attack = LogisticRegression(class_weight="balanced", solver="lbfgs").fit(x, y)
-    return float(attack.predict(prediction_entropy(forget_logits)[:, None]).mean())
+    return attack.predict(prediction_entropy(forget_logits)[:, None]) == 1
 
 
 def mia_efficacy(retain: Outputs, test: Outputs, forget: Outputs, feature: str = "confidence", seed: int = 0) -> float:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,35 +19,91 @@ if TYPE_CHECKING:
 COLOURS = {"original": "#999999", "unlearned": "#0072B2", "retrained": "#E69F00"}
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """One figure: how it is drawn, its size in inches, and what it says to who reads and to who cannot see it."""
+
+    draw: Callable[[UnlearningReport, Any], None]
+    size: tuple[float, float]
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Inline:
+    """A drawn figure for a page: SVG in base64."""
+
+    data: str
+    caption: str
+    alt: str
+
+
+def drawings(report: UnlearningReport) -> dict[str, Drawing]:
+    """The figures that the report holds data for, by file name."""
+    models = ", ".join(report.models)
+    wanted = {
+        "roc": (_roc, (5.6, 4.2), report.roc),
+        "per_class_accuracy": (_per_class, (8, 3.4), report.per_class),
+        "confidence": (_confidence, (8, 3.2), report.confidence),
+        "path": (_path, (8, 3.4), len(report.outcome.get("path", [])) > 1),
+        "relearning": (_relearning, (6, 3.4), report.relearning),
+    }
+    words = {
+        "roc": "Loss attack: share of forget rows found against share of test rows called members by mistake, both on log axes. "
+        "On the dashed line an attacker guesses.",
+        "per_class_accuracy": "Test accuracy of each class, with 95 % intervals. Forgotten classes are in bold.",
+        "confidence": "How sure each model is of its answers, as shares of the rows of each set.",
+        "path": "What the probes of forget and retain set said during the run: over the steps, and one against the other.",
+        "relearning": "Test accuracy on the forgotten classes while they are taught again from 20 rows. The sooner it is back, "
+        "the less was forgotten.",
+    }
+    alts = {
+        "roc": "ROC curves on log axes. Area under the curve: "
+        + "; ".join(f"{n} {m['loss_attack_auc']:.2f}" for n, m in report.models.items() if "loss_attack_auc" in m),
+        "per_class_accuracy": f"Bars of test accuracy per class for {models}.",
+        "confidence": f"Histograms of the highest probability for {models}, one panel for each set.",
+        "path": "Lines of what is still remembered of the forget set and kept of the retain set, from the first to the last step.",
+        "relearning": "Lines of accuracy over relearning steps. Back after: "
+        + "; ".join(f"{n} {m['relearning_steps']:.0f}" for n, m in report.models.items() if "relearning_steps" in m),
+    }
+    return {n: Drawing(draw, size, words[n], alts[n]) for n, (draw, size, data) in wanted.items() if data}
+
+
 def save_figures(report: UnlearningReport, folder: Path) -> list[Path]:
     """Draw what the report holds into `folder` as PNG files; returns their paths.
 
     Raises:
         ImportError: matplotlib is missing.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, drawing in drawings(report).items():
+        path, partial = folder / f"{name}.png", folder / f"{name}.partial.png"
+        _draw(report, drawing).savefig(partial, dpi=150)
+        os.replace(partial, path)
+        written.append(path)
+    return written
+
+
+def draw_inline(report: UnlearningReport) -> list[Inline]:
+    """The same figures as SVG, for a page that loads nothing. Raises as `save_figures`."""
+    out = []
+    for drawing in drawings(report).values():
+        file = io.BytesIO()
+        _draw(report, drawing).savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+        out.append(Inline(base64.b64encode(file.getvalue()).decode(), drawing.caption, drawing.alt))
+    return out
+
+
+def _draw(report: UnlearningReport, drawing: Drawing) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("Figures need matplotlib: `pip install hf_unlearn[plots]`.") from error
 
-    folder.mkdir(parents=True, exist_ok=True)
-    drawings = {
-        "per_class_accuracy": (_per_class, (8, 3.4), bool(report.per_class)),
-        "confidence": (_confidence, (8, 3.2), bool(report.confidence)),
-        "path": (_path, (6, 3.4), len(report.outcome.get("path", [])) > 1),
-    }
-    written = []
-    for name, (draw, size, wanted) in drawings.items():
-        if not wanted:
-            continue
-        figure = Figure(figsize=size, layout="constrained")
-        draw(report, figure)
-        path = folder / f"{name}.png"
-        partial = folder / f"{name}.partial.png"
-        figure.savefig(partial, dpi=150)
-        os.replace(partial, path)
-        written.append(path)
-    return written
+    figure = Figure(figsize=drawing.size, layout="constrained")
+    drawing.draw(report, figure)
+    return figure
 
 
 def _clean(axes: Any) -> None:
@@ -61,6 +121,11 @@ def _per_class(report: UnlearningReport, figure: Any) -> None:
         values = [np.nan if v is None else 100 * v for v in report.per_class[name]]
         offset = (i - (len(names) - 1) / 2) * width
         axes.bar(classes + offset, values, width, label=name, color=COLOURS[name])
+        limits = report.per_class_intervals.get(name)
+        if limits and len(classes) <= 30:  # of more classes the bars are too thin for them
+            low, high = np.array([100 * np.array(pair or [np.nan, np.nan]) for pair in limits]).T
+            reach = np.array([np.subtract(values, low), np.subtract(high, values)]).clip(0)
+            axes.errorbar(classes + offset, values, reach, fmt="none", ecolor="#333333", elinewidth=0.7)
     forgotten = report.run.get("forgotten_classes", [])
     if len(classes) <= 20:
         axes.set_xticks(classes, [f"{c}\n(forgotten)" if c in forgotten else str(c) for c in classes])
@@ -85,19 +150,60 @@ def _confidence(report: UnlearningReport, figure: Any) -> None:
     figure.legend(*all_axes[0].get_legend_handles_labels(), ncols=3, loc="outside lower center", frameon=False)
 
 
-def _path(report: UnlearningReport, figure: Any) -> None:
+def _roc(report: UnlearningReport, figure: Any) -> None:
     axes = figure.subplots()
+    lowest = min(1 / (10 * max(c["members"], c["others"])) for c in report.roc.values())
+    for name, curve in report.roc.items():
+        rates, found = np.array(curve["false_positives"]), np.array(curve["true_positives"])
+        shown = (rates > 0) & (found > 0)
+        auc = report.models[name]["loss_attack_auc"]
+        axes.step(
+            rates[shown],
+            found[shown],
+            where="post",
+            label=f"{name}, AUC {100 * auc:.1f}",
+            color=COLOURS[name],
+            linewidth=1.8,
+        )
+    axes.plot([lowest, 1], [lowest, 1], "--", color="#555555", linewidth=1, label="guessing")
+    axes.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1.1))
+    axes.set(xlabel="test rows called members (share)", ylabel="forget rows found (share)", title="Loss attack")
+    axes.legend(frameon=False, loc="lower right")
+    _clean(axes)
+
+
+def _path(report: UnlearningReport, figure: Any) -> None:
     path = report.outcome["path"]
-    steps = [look["step"] for look in path]
-    axes.plot(
-        steps, [100 * look["forget"] for look in path], "o-", color="#D55E00", label="forget set, still remembered"
-    )
-    if "retain" in path[0]:
-        kept = [100 * look.get("retain", np.nan) for look in path]
-        axes.plot(steps, kept, "s-", color="#009E73", label="retain set, accuracy")
+    forget = [100 * look["forget"] for look in path]
+    kept = [100 * look.get("retain", np.nan) for look in path]
+    both = not np.isnan(kept).all()
+    axes, *beside = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
+    axes.plot([look["step"] for look in path], forget, "o-", color="#D55E00", label="forget set, still remembered")
+    if both:
+        axes.plot([look["step"] for look in path], kept, "s-", color="#009E73", label="retain set, accuracy")
     target = report.outcome.get("forget_target")
     if target is not None:
         axes.axhline(100 * target, color="#D55E00", linestyle="--", linewidth=1, label="forgetting target")
-    axes.set(xlabel="step", ylabel="share (%)", ylim=(-3, 103), title="The way through the run (probe of each set)")
+    axes.set(xlabel="step", ylabel="share (%)", ylim=(-3, 103), title="Over the steps")
     axes.legend(frameon=False, loc="center right")
+    _clean(axes)
+    for trade in beside:
+        trade.plot(forget, kept, "-", color="#777777", linewidth=1)
+        trade.scatter(forget, kept, c=np.arange(len(path)), cmap="viridis", s=22, zorder=3)
+        for text, i in (("start", 0), ("end", -1)):
+            trade.annotate(text, (forget[i], kept[i]), xytext=(0, -14), textcoords="offset points", ha="center")
+        trade.set(xlabel="forget set, still remembered (%)", ylabel="retain set, accuracy (%)", xlim=(-6, 106))
+        floor = min(np.nanmin(kept), 95.0)
+        trade.set(ylim=(floor - 0.15 * (103 - floor), 103), title="One against the other")
+        _clean(trade)
+
+
+def _relearning(report: UnlearningReport, figure: Any) -> None:
+    axes = figure.subplots()
+    for name, accuracies in report.relearning.items():
+        steps = np.arange(len(accuracies))
+        marker = "o" if len(steps) < 40 else ""
+        axes.plot(steps, 100 * np.array(accuracies), f"{marker}-", markersize=4, label=name, color=COLOURS[name])
+    axes.set(xlabel="steps of teaching", ylabel="test accuracy (%)", ylim=(-3, 103), title="The class, taught again")
+    axes.legend(frameon=False, loc="lower right")
     _clean(axes)

@@ -35,15 +35,34 @@ def relearning_steps(
         probe_rows: labelled rows of the forgotten class, best from a test set.
         accuracy: in [0, 1], such as 0.9 times the original's.
     """
+    path = relearning_path(
+        model, forget_rows, probe_rows, processor, accuracy, learning_rate=learning_rate, limit=limit
+    )
+    return len(path) - 1 if path and path[-1] >= accuracy else limit
+
+
+def relearning_path(
+    model: nn.Module,
+    forget_rows: Sequence[Any],
+    probe_rows: Sequence[Any],
+    processor: Processor,
+    accuracy: float,
+    *,
+    learning_rate: float = 5e-4,
+    limit: int = 200,
+) -> list[float]:
+    """Accuracy on `probe_rows` after 0, 1, 2, … steps of `relearning_steps`, up to the one that brings it back."""
+    path: list[float] = []
     for step, taught in enumerate(_taught(model, forget_rows, processor, learning_rate)):
         if step == limit:
             break
         logits, labels = predict(taught, probe_rows, processor)
         if labels is None:
             raise ValueError(NO_LABELS)
-        if (logits.argmax(-1) == labels).float().mean().item() >= accuracy:
-            return step
-    return limit
+        path.append((logits.argmax(-1) == labels).float().mean().item())
+        if path[-1] >= accuracy:
+            break
+    return path
 
 
 def relearning_curve(

@@ -17,34 +17,22 @@ import torch
 from torch import Tensor, nn
 
 from ..information import audit
-from ..pairing import PreparedRows, draw
+from ..pairing import PreparedRows, draw, drawn_rows
 from ..processing import predict
-from .accuracy import accuracy, macro_f1
-from .distance import agreement, average_gap, jensen_shannon
+from . import measures
+from .bias import Pattern, bias_measures, read_values
 from .fairness import group_accuracies
-from .membership import entropy_attack
-from .relearning import relearning_steps
+from .intervals import Estimate, mean_distance, share
+from .measures import Outputs
+from .relearning import relearning_path
+from .table import rows
 
 if TYPE_CHECKING:
     from ..trainer import UnlearningTrainer
 
-SCHEMA = "hf_unlearn/report/1"
-BINS = 20
+SCHEMA = "hf_unlearn/report/2"
+RELEARNING_LIMIT = 200
 GAP_MEASURES = ("forget_accuracy", "retain_accuracy", "test_accuracy", "membership_attack")
-TITLES = {
-    "forget_accuracy": "accuracy on the forget set",
-    "forget_f1": "macro F1 on the forget set",
-    "retain_accuracy": "accuracy on the retain set",
-    "retain_f1": "macro F1 on the retain set",
-    "test_accuracy": "test accuracy",
-    "test_f1": "test macro F1",
-    "test_forgotten_accuracy": "test accuracy, forgotten classes",
-    "test_kept_accuracy": "test accuracy, kept classes",
-    "membership_attack": "entropy attack: forget samples called members",
-    "js_to_retrained": "Jensen–Shannon divergence to retrained, forget set",
-    "agreement_with_retrained": "same answer as retrained, forget set",
-    "relearning_steps": "steps until the class is relearned",
-}
 
 
 @dataclass
@@ -54,12 +42,16 @@ class UnlearningReport:
     Attributes:
         models: model -> measure -> value. Accuracies, F1 and attack are shares in [0, 1]; Jensen–Shannon divergence is in
             nats. Models are `original`, `unlearned` and, where one was given, `retrained`.
+        intervals: model -> measure (and `gap`) -> [low, high], at 95 % over the rows measured; see `intervals`. A count of
+            relearning steps has none: it is one teaching run.
         gap: model -> mean absolute difference to the retrained model over `GAP_MEASURES`, in points.
-        per_class: model -> test accuracy of every class.
+        per_class, per_class_intervals: model -> test accuracy of every class, and its [low, high].
+        roc: model -> curve of the loss attack: `false_positives`, `true_positives`, and how many `members` and `others`.
+        relearning: model -> test accuracy on the forgotten classes after 0, 1, 2, … steps of teaching them again.
         confidence: model -> set -> histogram (20 bins over [0, 1], shares) of the highest probability.
         information: model -> what its outputs tell (`InformationAudit`, on all rows measured): whether a row is of the
             forget set, or, where an attribute was unlearned, its value given the label.
-        groups: model -> value of the attribute -> accuracy, on the test set.
+        groups, group_intervals: model -> value of the attribute -> accuracy on the test set, and its [low, high].
         seconds: of unlearning, of retraining, and their ratio.
         outcome: the checks of the run (`Outcome`), its warnings and its path over the steps.
         run: method, arguments, sizes, versions.
@@ -67,10 +59,15 @@ class UnlearningReport:
 
     models: dict[str, dict[str, float]]
     gap: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     per_class: dict[str, list[float | None]] = field(default_factory=dict)
+    per_class_intervals: dict[str, list[list[float] | None]] = field(default_factory=dict)
+    roc: dict[str, dict[str, Any]] = field(default_factory=dict)
+    relearning: dict[str, list[float]] = field(default_factory=dict)
     confidence: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     information: dict[str, dict[str, Any]] = field(default_factory=dict)
     groups: dict[str, dict[str, float]] = field(default_factory=dict)
+    group_intervals: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     outcome: dict[str, Any] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
@@ -86,6 +83,7 @@ class UnlearningReport:
         *,
         retrained_seconds: float | None = None,
         relearning: bool = False,
+        pattern: Pattern | None = None,
         max_rows: int = 10_000,
     ) -> UnlearningReport:
         """Measure the trainer's original and unlearned model, and `retrained`.
@@ -94,6 +92,8 @@ class UnlearningReport:
             retain, test: labelled data sets; without one its rows are left out. At most `max_rows` of each are read.
             retrained: a model trained without the forget set, the yardstick.
             relearning: also count the steps until a forgotten class is back (class requests with a test set).
+            pattern: a column of `test` and the labels that its values point to (`read_pattern` checks them): how far each model
+                goes by it is measured too.
         """
         sets: dict[str, PreparedRows] = {}
         for name, data in (("forget", trainer.forget_dataset), ("retain", retain), ("test", test)):
@@ -101,13 +101,13 @@ class UnlearningReport:
                 sets[name] = _rows(trainer, data, max_rows, name)
         classes = trainer.reference.forgotten_classes
         outputs: dict[str, dict[str, tuple[Tensor, Tensor | None]]] = {}
-        steps: dict[str, int] = {}
+        report = cls(models={})
 
         def visit(name: str, model: nn.Module) -> None:
             size = trainer.args.eval_batch_size
             outputs[name] = {k: predict(model, rows, trainer.processor, size) for k, rows in sets.items()}
             if relearning and classes and "test" in sets:
-                steps[name] = _relearn(trainer, model, sets, outputs["original"]["test"], classes)
+                report._relearn(trainer, name, model, sets, outputs["original"]["test"])
 
         with trainer.original_weights() as model:
             visit("original", model)
@@ -115,9 +115,13 @@ class UnlearningReport:
         if retrained is not None:
             visit("retrained", retrained.to(trainer.args.device))
 
-        report = cls(models={name: _measures(out, classes) for name, out in outputs.items()})
-        for name, count in steps.items():
-            report.models[name]["relearning_steps"] = count
+        for name, out in outputs.items():
+            figures, curve = measures.measure(out, classes)
+            report._add(name, figures)
+            if curve is not None:
+                report.roc[name] = measures.curve_of(curve)
+        if pattern is not None:
+            report._tell_bias(outputs, pattern, read_values(test, pattern.column), trainer, max_rows)
         if retrained is not None and "forget" in sets:
             report._compare(outputs)
         attribute = getattr(trainer.method, "attribute", None)
@@ -128,9 +132,10 @@ class UnlearningReport:
         elif {"forget", "retain"} <= sets.keys():
             report._tell_forgotten(outputs)
         for name, out in outputs.items():
-            report.confidence[name] = {k: _histogram(logits) for k, (logits, _) in out.items()}
-            if "test" in out and out["test"][1] is not None:
-                report.per_class[name] = _per_class(*out["test"])  # type: ignore[arg-type]
+            report.confidence[name] = {k: measures.histogram(logits) for k, (logits, _) in out.items()}
+            logits, labels = out.get("test", next(iter(out.values())))
+            if "test" in out and labels is not None:
+                report.per_class[name], report.per_class_intervals[name] = measures.per_class(logits, labels)
         report.seconds = {"unlearning": trainer.seconds}
         if retrained_seconds:
             report.seconds |= {"retraining": retrained_seconds, "ratio": trainer.seconds / retrained_seconds}
@@ -138,18 +143,64 @@ class UnlearningReport:
         report.run |= _describe_run(trainer, {k: len(v) for k, v in sets.items()})
         return report
 
-    def _compare(self, outputs: Mapping[str, Mapping[str, tuple[Tensor, Tensor | None]]]) -> None:
+    def _add(self, name: str, figures: Mapping[str, Estimate]) -> None:
+        self.models.setdefault(name, {}).update({m: value for m, (value, _, _) in figures.items()})
+        self.intervals.setdefault(name, {}).update({m: [low, high] for m, (_, low, high) in figures.items()})
+
+    def _estimate(self, name: str, measure: str) -> Estimate:
+        low, high = self.intervals[name][measure]
+        return self.models[name][measure], low, high
+
+    def _compare(self, outputs: Mapping[str, Outputs]) -> None:
         yardstick = outputs["retrained"]["forget"][0]
         for name in ("original", "unlearned"):
-            logits, measures = outputs[name]["forget"][0], self.models[name]
-            measures["js_to_retrained"] = jensen_shannon(logits, yardstick)
-            measures["agreement_with_retrained"] = agreement(logits, yardstick)
-            shared = [m for m in GAP_MEASURES if m in measures and m in self.models["retrained"]]
+            self._add(name, measures.distances(outputs[name]["forget"][0], yardstick))
+            shared = [m for m in GAP_MEASURES if m in self.models[name] and m in self.models["retrained"]]
             if shared:
-                theirs = [self.models["retrained"][m] for m in shared]
-                self.gap[name] = 100 * average_gap([measures[m] for m in shared], theirs)
+                ours, theirs = ([self._estimate(n, m) for m in shared] for n in (name, "retrained"))
+                self.gap[name], *limits = (100 * v for v in mean_distance(ours, theirs))
+                self.intervals[name]["gap"] = limits
 
-    def _tell_forgotten(self, outputs: Mapping[str, Mapping[str, tuple[Tensor, Tensor | None]]]) -> None:
+    def _relearn(
+        self,
+        trainer: UnlearningTrainer,
+        name: str,
+        model: nn.Module,
+        sets: Mapping[str, PreparedRows],
+        original_test: tuple[Tensor, Tensor | None],
+    ) -> None:
+        logits, labels = original_test
+        if labels is None:
+            return
+        mine = torch.isin(labels, torch.tensor(trainer.reference.forgotten_classes))
+        if not mine.any():
+            return  # no test row to see the class come back on
+        wanted = 0.9 * (logits.argmax(-1) == labels)[mine].float().mean().item()
+        probe = [row for row, keep in zip(sets["test"], mine.tolist(), strict=True) if keep]
+        taught = [sets["forget"][i] for i in range(min(20, len(sets["forget"])))]
+        path = relearning_path(model, taught, probe, trainer.processor, wanted, limit=RELEARNING_LIMIT)
+        self.relearning[name] = path
+        steps = len(path) - 1 if path[-1] >= wanted else RELEARNING_LIMIT
+        self.models.setdefault(name, {})["relearning_steps"] = steps
+
+    def _tell_bias(
+        self,
+        outputs: Mapping[str, Outputs],
+        pattern: Pattern,
+        values: list[str],
+        trainer: UnlearningTrainer,
+        max_rows: int,
+    ) -> None:
+        drawn = [values[i] for i in drawn_rows(len(values), max_rows, trainer.args.seed)]  # the rows that `_rows` takes
+        for name, out in outputs.items():
+            logits, labels = out["test"]
+            if labels is not None:
+                self._add(name, bias_measures(logits.argmax(-1), labels, drawn, pattern))
+        names = {number: name for name, number in trainer.processor.label2id.items()}
+        labels_named = {value: names.get(number, str(number)) for value, number in pattern.labels.items()}
+        self.run["bias"] = {"column": pattern.column, "labels": labels_named}
+
+    def _tell_forgotten(self, outputs: Mapping[str, Outputs]) -> None:
         for name, out in outputs.items():
             retain, forget = out["retain"][0].softmax(-1), out["forget"][0].softmax(-1)
             origin = ["retain"] * len(retain) + ["forget"] * len(forget)
@@ -157,7 +208,7 @@ class UnlearningReport:
 
     def _tell_groups(
         self,
-        outputs: Mapping[str, Mapping[str, tuple[Tensor, Tensor | None]]],
+        outputs: Mapping[str, Outputs],
         attribute: str,
         groups: list[Any] | None,
     ) -> None:
@@ -170,6 +221,8 @@ class UnlearningReport:
                 continue
             accuracies = group_accuracies(logits.argmax(-1), labels, groups)
             self.groups[name] = {str(value): accuracy for value, accuracy in accuracies.items()}
+            right, values = (logits.argmax(-1) == labels).numpy(), np.array(groups, dtype=object)
+            self.group_intervals[name] = {str(value): list(share(right[values == value])[1:]) for value in accuracies}
         self.run["attribute"] = attribute
 
     @property
@@ -179,11 +232,28 @@ class UnlearningReport:
         ours, yardstick = self.models.get("unlearned", {}), self.models.get("retrained")
         if yardstick and ours.get("forget_accuracy", 0.0) < yardstick.get("forget_accuracy", 0.0) - 0.05:
             out.append("over-forgetting: accuracy on the forget set is below the retrained model's")
+        out += self._attacks_that_turn()
         if yardstick and "relearning_steps" in ours and ours["relearning_steps"] < 0.5 * yardstick["relearning_steps"]:
             out.append(
                 f"shallow: the class is back after {ours['relearning_steps']:.0f} relearning steps, the retrained model takes "
                 f"{yardstick['relearning_steps']:.0f}; outputs look right, weights still know it"
             )
+        return out
+
+    def _attacks_that_turn(self) -> list[str]:
+        """Attacks on the unlearned model that find less than in the retrained one, or less than chance."""
+        out = []
+        for measure, attack in (("membership_attack", "entropy attack"), ("loss_attack_auc", "loss attack")):
+            ours, theirs = (self.intervals.get(n, {}).get(measure) for n in ("unlearned", "retrained"))
+            if ours and theirs and ours[1] < theirs[0]:
+                out.append(
+                    f"over-forgetting: the {attack} finds less than in the retrained model, beyond both intervals"
+                )
+            elif ours and not theirs and measure == "loss_attack_auc" and ours[1] < 0.5:
+                out.append(
+                    "over-forgetting: the loss attack is below chance, so losses on the forget set are higher than on test "
+                    "rows, and who reads it the other way round finds the forgotten rows"
+                )
         return out
 
     def as_dict(self) -> dict[str, Any]:
@@ -202,92 +272,38 @@ class UnlearningReport:
         return cls(**{k: v for k, v in data.items() if k != "warnings"})
 
     def rows(self) -> list[tuple[str, list[str]]]:
-        """The table: title and one cell per model."""
-        names = list(self.models)
-        out = []
-        for measure, title in TITLES.items():
-            cells = [self.models[n].get(measure) for n in names]
-            if any(c is not None for c in cells):
-                out.append((title, [_cell(measure, c) for c in cells]))
-        if self.gap:
-            out.append(
-                (
-                    "gap to retrained, mean of 4 (points)",
-                    [f"{self.gap[n]:.2f}" if n in self.gap else "–" for n in names],
-                )
-            )
-        if self.information:
-            told = [self.information[n] for n in names]
-            what = f"'{self.run['attribute']}'" if "attribute" in self.run else "the forget set"
-            what += " given the label" if told[0]["conditional"] else ""
-            out.append(
-                (
-                    f"information on {what} (millinats)",
-                    [f"{1e3 * i['value']:.2f} [{1e3 * i['low']:.2f}, {1e3 * i['high']:.2f}]" for i in told],
-                )
-            )
-            out.append(("the same, where there is none to find", [f"≤ {1e3 * i['null_high']:.2f}" for i in told]))
-        for group in next(iter(self.groups.values()), {}):
-            out.append(
-                (
-                    f"accuracy where '{self.run['attribute']}' is {group}",
-                    [f"{100 * self.groups[n][group]:.2f} %" for n in names],
-                )
-            )
-        if "unlearning" in self.seconds:
-            cells_s = [
-                self.seconds.get({"unlearned": "unlearning", "retrained": "retraining"}.get(n, "")) for n in names
-            ]
-            out.append(("seconds", [f"{s:.1f}" if s is not None else "–" for s in cells_s]))
-        return out
+        """The table: title and one cell per model, as they are; escape them for where they go."""
+        return rows(self)
 
     def to_markdown(self) -> str:
-        """The report as markdown."""
-        names = list(self.models)
-        method = self.run.get("method", {})
-        lines = ["# Unlearning report", ""]
-        if self.run.get("request"):
-            lines += [f"Forgotten: {self.run['request']}.", ""]
-        lines += [
-            f"Method: `{method.get('method', '?')}`, {self.outcome.get('steps', '?')} steps, {self.outcome.get('stopped', '')}.",
-            "",
-        ]
-        lines += ["| | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
-        lines += [f"| {title} | " + " | ".join(cells) + " |" for title, cells in self.rows()]
-        if "ratio" in self.seconds:
-            lines += ["", f"Unlearning took {100 * self.seconds['ratio']:.1f} % of the retraining time."]
-        lines += ["", *(f"- **Warning:** {w}" for w in self.warnings)] if self.warnings else []
-        lines += [
-            "",
-            "Read every figure against the retrained model: distance to it is what counts, in either direction.",
-            "",
-        ]
-        return "\n".join(lines)
+        """The report as markdown; names from the data are inert in it."""
+        from .page import to_markdown
+
+        return to_markdown(self)
+
+    def to_html(self, figures: bool = True) -> str:
+        """The report as one self-contained page, its figures inside (with matplotlib)."""
+        from .page import to_html
+
+        return to_html(self, figures)
 
     def print(self) -> None:
         """The table, in the terminal."""
-        from rich.console import Console
-        from rich.table import Table
+        from .page import print_table
 
-        table = Table(title=self.run.get("request") or "Unlearning report", title_justify="left")
-        table.add_column("")
-        for name in self.models:
-            table.add_column(name, justify="right")
-        for title, cells in self.rows():
-            table.add_row(title, *cells)
-        console = Console(width=None if Console().is_terminal else 140)  # a log need not be wrapped
-        console.print(table)
-        if "ratio" in self.seconds:
-            console.print(f"Unlearning took {100 * self.seconds['ratio']:.1f} % of the retraining time.")
-        for warning in self.warnings:
-            console.print(f"[yellow]Warning:[/yellow] {warning}")
+        print_table(self)
 
     def save(self, folder: str | Path, figures: bool = True) -> None:
-        """Write `report.json`, `report.md` and, with matplotlib, `figures/*.png` into `folder`, each atomically."""
+        """Write `report.json`, `report.md`, `report.html` and, with `figures`, `figures/*.png` into `folder`, each atomically.
+
+        Raises:
+            ImportError: `figures` without matplotlib.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "report.json", json.dumps(self.as_dict(), indent=2) + "\n")
         write_atomically(folder / "report.md", self.to_markdown())
+        write_atomically(folder / "report.html", self.to_html(figures))
         if figures:
             from .plots import save_figures
 
@@ -314,53 +330,6 @@ def _column(trainer: UnlearningTrainer, data: Any, name: str, limit: int) -> lis
     values = [v.item() if hasattr(v, "item") else v for v in values]
     names = getattr((getattr(data, "features", None) or {}).get(name), "names", None)
     return None if any(v is None for v in values) else [names[v] if names else v for v in values]
-
-
-def _relearn(
-    trainer: UnlearningTrainer, model: nn.Module, sets: Mapping[str, PreparedRows], original_test: Any, classes: Any
-) -> int:
-    logits, labels = original_test
-    mine = torch.isin(labels, torch.tensor(classes))
-    accuracy = (logits.argmax(-1) == labels)[mine].float().mean().item()
-    probe = [row for row, keep in zip(sets["test"], mine.tolist(), strict=True) if keep]
-    taught = [sets["forget"][i] for i in range(min(20, len(sets["forget"])))]
-    return relearning_steps(model, taught, probe, trainer.processor, 0.9 * accuracy)
-
-
-def _measures(outputs: Mapping[str, tuple[Tensor, Tensor | None]], classes: tuple[int, ...]) -> dict[str, float]:
-    out: dict[str, float] = {}
-    for name, (logits, labels) in outputs.items():
-        if labels is None:
-            continue
-        right = logits.argmax(-1) == labels
-        out[f"{name}_accuracy"] = accuracy(logits.argmax(-1), labels)
-        out[f"{name}_f1"] = macro_f1(logits.argmax(-1), labels)
-        if name == "test" and classes:
-            gone = torch.isin(labels, torch.tensor(classes))
-            parts = {"test_forgotten_accuracy": right[gone], "test_kept_accuracy": right[~gone]}
-            out |= {k: part.float().mean().item() for k, part in parts.items() if len(part)}
-    if {"forget", "retain", "test"} <= outputs.keys():
-        out["membership_attack"] = entropy_attack(outputs["retain"][0], outputs["test"][0], outputs["forget"][0])
-    return out
-
-
-def _per_class(logits: Tensor, labels: Tensor) -> list[float | None]:
-    right = (logits.argmax(-1) == labels).float()
-    shares = [right[labels == c] for c in range(logits.shape[-1])]
-    return [s.mean().item() if len(s) else None for s in shares]
-
-
-def _histogram(logits: Tensor) -> list[float]:
-    counts = np.histogram(logits.softmax(-1).amax(-1).numpy(), bins=BINS, range=(0.0, 1.0))[0]
-    return (counts / counts.sum()).tolist()
-
-
-def _cell(measure: str, value: float | None) -> str:
-    if value is None:
-        return "–"
-    if measure == "relearning_steps":
-        return f"{value:.0f}"
-    return f"{value:.4f}" if measure == "js_to_retrained" else f"{100 * value:.2f} %"
 
 
 def _describe_run(trainer: UnlearningTrainer, sizes: Mapping[str, int]) -> dict[str, Any]:

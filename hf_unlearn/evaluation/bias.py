@@ -1,0 +1,172 @@
+"""The pattern that a report measures bias by: a column of the test set, and the label that each of its values points to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..data import find_label_column
+from ..processing import Processor
+from . import intervals
+from .arrays import group_codes
+from .fairness import bias_labels
+from .intervals import Estimate
+
+NONE = "(none)"
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A column and value -> class id; other values point to no label."""
+
+    column: str
+    labels: dict[str, int]
+
+    def pointed(self, values: Sequence[str]) -> np.ndarray:
+        """The label (n,) that each value points to, −1 for none."""
+        return bias_labels(values, {v: self.labels.get(v) for v in set(values)})
+
+
+def read_pattern(
+    bias_column: str | None, bias_labels: Mapping[Any, Any] | Sequence[str] | None, processor: Processor, test: Any
+) -> Pattern | None:
+    """Check the two against the test set before anything runs; None where neither is given.
+
+    Args:
+        bias_column: the column of `test`.
+        bias_labels: value -> class id or name, as a mapping, as words `value=label` or as JSON.
+
+    Raises:
+        ValueError: one of the two without the other, no test set or a stream, an unknown column, value or label, or a
+            pattern that never points away from the label.
+    """
+    if bias_column is None and not bias_labels:
+        return None
+    column, labels = bias_column, _mapping(bias_labels or {})
+    if column is None or not labels:
+        missing, beside = ("bias_column", "bias_labels") if column is None else ("bias_labels", "bias_column")
+        raise ValueError(
+            f"`{missing}` is missing beside `{beside}`: bias is measured of a column whose values point to labels, such as "
+            "`bias_column: pattern` with `bias_labels: {present: 3}`."
+        )
+    if test is None or not hasattr(test, "column_names") or not hasattr(test, "__len__"):
+        raise ValueError("`bias_column` is measured on a test set that is no stream. Name one, with `test_split`.")
+    if column not in test.column_names:
+        raise ValueError(
+            f"`bias_column={column!r}` is not in the test set, which has {', '.join(test.column_names)}. Name one of these."
+        )
+    values, named = read_values(test, column), {name_of(v): label for v, label in labels.items()}
+    unknown = [repr(v) for v in named if v not in set(values)]
+    if unknown:
+        shown = ", ".join(map(repr, list(dict.fromkeys(values))[:10]))
+        raise ValueError(
+            f"`bias_labels`: {', '.join(unknown)} is no value of '{column}' in the test set, which holds {shown}. Correct it."
+        )
+    pattern = Pattern(column, {value: _class_id(label, processor) for value, label in named.items()})
+    label_column = find_label_column(test, processor.label_column)
+    if label_column is None:
+        raise ValueError("`bias_column` needs labels in the test set. Name their column with `label_column`.")
+    given = test[label_column]
+    if any(label is None for label in given):
+        raise ValueError(f"`bias_column` needs a label in every row of the test set; '{label_column}' lacks some.")
+    true = np.array([processor.class_id(label, label_column) for label in given])
+    pointed = pattern.pointed(values)
+    if not ((pointed >= 0) & (pointed != true)).any():
+        raise ValueError(
+            f"`bias_labels`: in the test set '{column}' never points away from the label, so following it and being right "
+            "are the same. Measure on a set where the two are independent."
+        )
+    return pattern
+
+
+def read_values(dataset: Any, column: str) -> list[str]:
+    """The names (n,) of a column's values."""
+    names = getattr(dataset.features.get(column), "names", None)
+    return [names[v] if names and v is not None else name_of(v) for v in dataset.select_columns([column])[:][column]]
+
+
+def name_of(value: Any) -> str:
+    """How a value is written in a recipe and on the command line."""
+    if hasattr(value, "item"):
+        value = value.item()
+    if value is None:
+        return NONE
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _mapping(labels: Mapping[Any, Any] | Sequence[str]) -> Mapping[Any, Any]:
+    if isinstance(labels, Mapping):
+        return labels
+    try:
+        if len(labels) == 1 and labels[0].lstrip().startswith("{"):  # a recipe's mapping arrives as one word
+            return dict(json.loads(labels[0]))
+        pairs = [word.rpartition("=") for word in labels]
+        if all(value and label for value, _, label in pairs):
+            return {value: label for value, _, label in pairs}
+    except ValueError:
+        pass
+    raise ValueError(
+        f"`bias_labels={' '.join(labels)}` is no list of value=label. Write `present=3`, or in a recipe `{{present: 3}}`."
+    )
+
+
+def bias_measures(predicted: Tensor, labels: Tensor, values: Sequence[str], pattern: Pattern) -> dict[str, Estimate]:
+    """What `fairness` measures of answers and labels (n,), each with its interval; what the rows do not define is left out."""
+    from .fairness import aligned_conflicting_accuracy, bias_following
+
+    y_hat, y = predicted.numpy(), labels.numpy()
+    pointed, right = pattern.pointed(values), (predicted == labels).numpy()
+    with_it, against = pointed >= 0, (pointed >= 0) & (pointed != y)
+    out: dict[str, Estimate] = {}
+    if against.any():
+        out["bias_following"] = (
+            bias_following(y_hat, y, pointed),
+            *intervals.share((y_hat == pointed)[against])[1:],
+        )
+    without = _given_without(y_hat, y, pointed, sorted(set(pattern.labels.values())))
+    if without is not None:
+        out["bias_without"] = without
+    for name, rows in (("accuracy_with_pattern", with_it), ("accuracy_without_pattern", ~with_it)):
+        if rows.any():
+            out[name] = intervals.share(right[rows])
+    if against.any() and (with_it & ~against).any():
+        aligned, conflicting = (intervals.share(right[rows]) for rows in (with_it & ~against, against))
+        shares = aligned_conflicting_accuracy(y_hat, y, pointed)
+        out["aligned_minus_conflicting"] = (shares[0] - shares[1], *intervals.difference(aligned, conflicting)[1:])
+    _, codes = group_codes(values, "bias_column")
+    _, groups = np.unique(codes * (y.max() + 1) + y, return_inverse=True)
+    out["worst_group_accuracy"] = intervals.worst_share(np.bincount(groups, weights=right), np.bincount(groups))
+    if len(set(values)) > 1:
+        out["cramers_v"] = intervals.cramers_v(y_hat, values)
+    return out
+
+
+def _given_without(y_hat: np.ndarray, y: np.ndarray, pointed: np.ndarray, labels: Sequence[int]) -> Estimate | None:
+    """P(ŷ = L | y ≠ L, nothing points to L), over the labels L that are pointed to; None without such rows.
+
+    A row is a trial for several labels and a hit for one at most: the limits are those of its rows, not of its trials.
+    """
+    free = np.stack([(y != label) & (pointed != label) for label in labels])
+    hit = (free & (y_hat == np.array(labels)[:, None])).any(0)
+    rows = free.any(0)
+    if not rows.any():
+        return None
+    value, low, high = (part * float(rows.sum() / free.sum()) for part in intervals.share(hit[rows]))
+    return value, low, min(high, 1.0)
+
+
+def _class_id(label: Any, processor: Processor) -> int:
+    if isinstance(label, str) and label not in processor.label2id and label.isdecimal():
+        label = int(label)
+    try:
+        if isinstance(label, bool) or not isinstance(label, int | str):
+            raise ValueError(f"{label!r} is no label.")
+        return processor.class_id(label, "bias_labels")
+    except ValueError as error:
+        known = ", ".join(list(processor.label2id)[:10])
+        raise ValueError(f"`bias_labels` points to no class of the model: {error} Its classes are {known}.") from error

@@ -1,0 +1,130 @@
+"""A report as markdown, as one self-contained HTML page, and in the terminal. Names from the data are inert in all three."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .reading import LIMITS, NOTES, reading
+
+if TYPE_CHECKING:
+    from .report import UnlearningReport
+
+
+def inert(text: object) -> str:
+    """`text` on one line, without meaning to markdown: no markup, HTML, table cell, link or mention."""
+    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = re.sub(r"([\\`*{}\[\]|~#!$]|(?<!\w)_|_(?!\w))", r"\\\1", line)  # inside a word `_` is itself
+    line = line.replace("://", "&#58;//").replace("@", "&#64;")
+    return re.sub(r"(?i)\bwww\.", lambda match: match.group()[:-1] + "&#46;", line)
+
+
+def to_markdown(report: UnlearningReport) -> str:
+    """The report as markdown."""
+    names = list(report.models)
+    lines = ["# Unlearning report", ""]
+    if report.run.get("request"):
+        lines += [f"Forgotten: {inert(report.run['request'])}.", ""]
+    lines += [inert(_done(report)), ""]
+    lines += ["| | " + " | ".join(map(inert, names)) + " |", "|---|" + "---:|" * len(names)]
+    # In a cell `[1, 2]` links nowhere, and escaped it could not be read as text; the cells hold numbers only.
+    lines += [f"| {inert(title)} | " + " | ".join(cells) + " |" for title, cells in report.rows()]
+    if "ratio" in report.seconds:
+        lines += ["", _time(report)]
+    lines += ["", *(f"- **Warning:** {inert(w)}" for w in report.warnings)] if report.warnings else []
+    for head, sentences in (
+        ("In plain words", reading(report)),
+        ("How to read it", NOTES),
+        ("What this does not prove", LIMITS),
+    ):
+        lines += ["", f"## {head}", "", *(f"- {inert(sentence)}" for sentence in sentences)]
+    return "\n".join([*lines, ""])
+
+
+def to_html(report: UnlearningReport, figures: bool = True) -> str:
+    """One HTML page that loads nothing: styles and figures are inside, there are no scripts.
+
+    Raises:
+        ImportError: `figures` without matplotlib.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    pictures = []
+    if figures:
+        from .plots import draw_inline
+
+        pictures = draw_inline(report)
+    # For every name, not only *.html: what a data set calls its classes must never become markup.
+    environment = Environment(
+        loader=PackageLoader("hf_unlearn.evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html").render(
+        request=report.run.get("request", ""),
+        done=_done(report),
+        time=_time(report) if "ratio" in report.seconds else "",
+        models=list(report.models),
+        rows=report.rows(),
+        warnings=report.warnings,
+        reading=reading(report),
+        figures=pictures,
+        settings=_settings(report),
+        notes=NOTES,
+        limits=LIMITS,
+        schema=report.schema,
+    )
+
+
+def print_table(report: UnlearningReport) -> None:
+    """The table and the warnings, in the terminal."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(report.run.get("request") or "Unlearning report"), title_justify="left")
+    table.add_column("")
+    for name in report.models:
+        table.add_column(escape(name), justify="right")
+    for title, cells in report.rows():
+        table.add_row(escape(title), *map(escape, cells))
+    console = Console(width=None if Console().is_terminal else 140)  # a log need not be wrapped
+    console.print(table)
+    if "ratio" in report.seconds:
+        console.print(_time(report))
+    for warning in report.warnings:
+        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
+
+
+def _done(report: UnlearningReport) -> str:
+    method, steps = report.run.get("method", {}).get("method", "?"), report.outcome.get("steps", "?")
+    return f"Method: {method}, {steps} steps, {report.outcome.get('stopped', '')}."
+
+
+def _time(report: UnlearningReport) -> str:
+    return f"Unlearning took {100 * report.seconds['ratio']:.1f} % of the retraining time."
+
+
+def _settings(report: UnlearningReport) -> list[tuple[str, str]]:
+    """What the run was made with, as name and value."""
+    run, out = report.run, []
+    for key in ("method", "arguments", "rows", "versions", "bias"):
+        entries = run.get(key) or {}
+        out += [(f"{key}: {name}", _plain(value)) for name, value in entries.items() if value is not None]
+    for key in ("model_type", "parameters", "forgotten_classes", "attribute"):
+        if run.get(key):
+            out.append((key.replace("_", " "), _plain(run[key])))
+    return out
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}: {_plain(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10_000:
+        return f"{value:,}"
+    return str(value)

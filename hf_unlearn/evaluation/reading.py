@@ -1,0 +1,66 @@
+"""What a report says in plain words, each sentence from two intervals; and what no report can say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .table import cell
+
+if TYPE_CHECKING:
+    from .report import UnlearningReport
+
+# measure -> subject, and what a value above and one below the retrained model's mean
+SENTENCES = {
+    "forget_accuracy": ("Accuracy on the forget set", "it still remembers", "it over-forgets"),
+    "test_forgotten_accuracy": ("Test accuracy on the forgotten classes", "it still remembers", "it over-forgets"),
+    "retain_accuracy": ("Accuracy on the retain set", "nothing was lost there", "kept data suffered"),
+    "test_accuracy": ("Test accuracy", "it does more than the retrained model", "the model suffered"),
+    "membership_attack": ("The share that the entropy attack calls members", "it still remembers", "it over-forgets"),
+    "loss_attack_auc": ("The AUC of the loss attack", "it still remembers", "it over-forgets"),
+    "bias_following": ("The share that follows the pattern", "the bias is still there", "it avoids the pattern"),
+}
+NOTES = [
+    "Read every figure against the retrained model: distance to it is what counts, in either direction.",
+    "Brackets hold 95 % intervals over the rows measured: exact for shares, DeLong's for the AUC, bootstrap for F1 and divergence. "
+    "They say nothing of what another seed would have given.",
+    "The loss attack compares forget rows with test rows of the same labels. With fewer than 100 (1,000) of these, 1 % (0.1 %) "
+    "of false alarms means none at all.",
+    "The table holds many figures: some intervals miss their true value by chance.",
+]
+LIMITS = [
+    "It is a measurement of one run on the rows at hand, no proof that the model holds nothing of what was forgotten.",
+    "Only outputs are attacked here, and by simple attacks; a stronger one, or one that reads the weights, may find more. "
+    "`hf-unlearn audit` looks further.",
+    "Outputs that look right can hide weights that still know: the relearning steps, where measured, tell of it.",
+    "Equal averages do not mean that every single row was forgotten.",
+    "One retrained model is one draw: others, trained with other seeds, differ among themselves.",
+]
+
+
+def reading(report: UnlearningReport) -> list[str]:
+    """One sentence per measure of the unlearned model, against the retrained one or, without it, the original."""
+    retrained = "retrained" in report.models
+    other = "retrained" if retrained else "original"
+    ours, theirs = (report.intervals.get(name, {}) for name in ("unlearned", other))
+    out = []
+    for measure, (subject, above, below) in SENTENCES.items():
+        if measure not in ours or measure not in theirs:
+            continue
+        unit = "" if measure == "loss_attack_auc" else " %"
+        a, b = (f"{cell(measure, report.models[n].get(measure))}{unit}" for n in ("unlearned", other))
+        sides = "retrained model" if retrained else "original"
+        if ours[measure][0] > theirs[measure][1]:
+            verdict = f"clearly higher: {above}" if retrained else "clearly higher"
+        elif ours[measure][1] < theirs[measure][0]:
+            verdict = f"clearly lower: {below}" if retrained else "clearly lower"
+        else:
+            verdict = "not told apart by these rows"
+        out.append(f"{subject} is {a}, the {sides}'s {b}: {verdict}.")
+    steps = [report.models.get(n, {}).get("relearning_steps") for n in ("unlearned", "retrained")]
+    if None not in steps:
+        out.append(
+            f"The class is back after {steps[0]:.0f} steps of teaching, in the retrained model after {steps[1]:.0f}."
+        )
+    if not retrained:
+        out.append("No retrained model was measured: what the figures should be is not known, only what changed.")
+    return out

@@ -1,0 +1,96 @@
+"""The report's table: one title and one cell per model, the interval beside each figure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .report import UnlearningReport
+
+PERCENT = {
+    "forget_accuracy": "accuracy on the forget set",
+    "forget_f1": "macro F1 on the forget set",
+    "retain_accuracy": "accuracy on the retain set",
+    "retain_f1": "macro F1 on the retain set",
+    "test_accuracy": "test accuracy",
+    "test_f1": "test macro F1",
+    "test_forgotten_accuracy": "test accuracy, forgotten classes",
+    "test_kept_accuracy": "test accuracy, kept classes",
+    "membership_attack": "entropy attack: forget samples called members",
+    "loss_attack_auc": "loss attack: AUC, 50 is chance",
+    "loss_attack_tpr_0.01": "loss attack: members found at 1 % false alarms",
+    "loss_attack_tpr_0.001": "loss attack: members found at 0.1 % false alarms",
+    "agreement_with_retrained": "same answer as retrained, forget set",
+    "bias_following": "bias following: {label} where {column} says so and the label is another",
+    "bias_without": "the same answers to other rows, without the pattern",
+    "accuracy_with_pattern": "test accuracy with the pattern",
+    "accuracy_without_pattern": "test accuracy without the pattern",
+    "aligned_minus_conflicting": "accuracy where pattern and label agree, minus where they do not (points)",
+    "worst_group_accuracy": "worst-group accuracy ({column} × label)",
+}
+PLAIN = {
+    "js_to_retrained": "Jensen–Shannon divergence to retrained, forget set (nats)",
+    "cramers_v": "Cramér's V of answer and {column}",
+    "relearning_steps": "steps until the class is relearned",
+    "gap": "gap to retrained, mean of 4 (points)",
+}
+ORDER = [*PERCENT, *PLAIN]
+ORDER.insert(ORDER.index("agreement_with_retrained"), ORDER.pop(ORDER.index("js_to_retrained")))
+
+
+def title(report: UnlearningReport, measure: str) -> str:
+    """What a measure is called, with the names of this report's pattern in it, and its unit."""
+    text = PERCENT.get(measure) or PLAIN[measure]
+    unit = " (%)" if measure in PERCENT and "(points)" not in text else ""
+    bias = report.run.get("bias", {"column": "", "labels": {}})
+    named = ", ".join(dict.fromkeys(f"'{name}'" for name in bias["labels"].values()))
+    return text.format(column=f"'{bias['column']}'", label=named) + unit
+
+
+def cell(measure: str, value: float | None, limits: list[float] | None = None) -> str:
+    """A figure and its interval, such as `97.1 [96.2, 97.9]`; shares in percent."""
+    if value is None:
+        return "–"
+    if measure == "relearning_steps":
+        return f"{value:.0f}"
+    scale, digits = {"js_to_retrained": (1, 4), "cramers_v": (1, 3), "gap": (1, 2)}.get(measure, (100, 1))
+    shown = [f"{scale * v:.{digits}f}" for v in (value, *(limits or ()))]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]" if limits else shown[0]
+
+
+def rows(report: UnlearningReport) -> list[tuple[str, list[str]]]:
+    """Title and cells of each row. Names from the data are in them as they are: whoever shows them makes them inert."""
+    names = list(report.models)
+    out = []
+    for measure in ORDER:
+        if measure == "gap":
+            values = [report.gap.get(n) for n in names]
+        else:
+            values = [report.models[n].get(measure) for n in names]
+        if any(v is not None for v in values):
+            limits = [report.intervals.get(n, {}).get(measure) for n in names]
+            cells = [cell(measure, v, i) for v, i in zip(values, limits, strict=True)]
+            out.append((title(report, measure), cells))
+    out += _information(report, names)
+    for group in next(iter(report.groups.values()), {}):
+        what = f"accuracy where '{report.run['attribute']}' is {group} (%)"
+        limits = [report.group_intervals.get(n, {}).get(group) for n in names]
+        out.append((what, [cell("", report.groups[n][group], i) for n, i in zip(names, limits, strict=True)]))
+    if "unlearning" in report.seconds:
+        keys = {"unlearned": "unlearning", "retrained": "retraining"}
+        seconds = [report.seconds.get(keys.get(n, "")) for n in names]
+        out.append(("seconds", [f"{s:.1f}" if s is not None else "–" for s in seconds]))
+    return out
+
+
+def _information(report: UnlearningReport, names: list[str]) -> list[tuple[str, list[str]]]:
+    if not report.information:
+        return []
+    told = [report.information[n] for n in names]
+    what = f"'{report.run['attribute']}'" if "attribute" in report.run else "the forget set"
+    what += " given the label" if told[0]["conditional"] else ""
+    scaled = [[1e3 * i[key] for key in ("value", "low", "high")] for i in told]
+    return [
+        (f"information on {what} (millinats)", [f"{v:.2f} [{low:.2f}, {high:.2f}]" for v, low, high in scaled]),
+        ("the same, where there is none to find", [f"≤ {1e3 * i['null_high']:.2f}" for i in told]),
+    ]
