@@ -113,7 +113,11 @@ def _settings(report: UnlearningReport) -> list[tuple[str, str]]:
     run, out = report.run, []
     for key in ("method", "arguments", "rows", "versions", "bias"):
         entries = run.get(key) or {}
-        out += [(f"{key}: {name}", _plain(value)) for name, value in entries.items() if value is not None]
+        out += [
+            (name if name == key else f"{key}: {name}", _plain(value))
+            for name, value in entries.items()
+            if value is not None
+        ]
     for key in ("model_type", "parameters", "forgotten_classes", "attribute"):
         if run.get(key):
             out.append((key.replace("_", " "), _plain(run[key])))

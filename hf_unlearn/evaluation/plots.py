@@ -51,9 +51,10 @@ def drawings(report: UnlearningReport) -> dict[str, Drawing]:
     words = {
         "roc": "Loss attack: share of forget rows found against share of test rows called members by mistake, both on log axes. "
         "On the dashed line an attacker guesses.",
-        "per_class_accuracy": "Test accuracy of each class, with 95 % intervals. Forgotten classes are in bold.",
+        "per_class_accuracy": "Test accuracy of each class, with 95 % intervals.",
         "confidence": "How sure each model is of its answers, as shares of the rows of each set.",
-        "path": "What the probes of forget and retain set said during the run: over the steps, and one against the other.",
+        "path": "What the run saw on the way, on samples of its sets: over the steps"
+        + (", and forget against retain set." if "retain" in (report.outcome.get("path") or [{}])[0] else "."),
         "relearning": "Test accuracy on the forgotten classes while they are taught again from 20 rows. The sooner it is back, "
         "the less was forgotten.",
     }
@@ -152,7 +153,7 @@ def _confidence(report: UnlearningReport, figure: Any) -> None:
 
 def _roc(report: UnlearningReport, figure: Any) -> None:
     axes = figure.subplots()
-    lowest = min(1 / (10 * max(c["members"], c["others"])) for c in report.roc.values())
+    lowest = min(1 / (3 * max(c["members"], c["others"])) for c in report.roc.values())
     for name, curve in report.roc.items():
         rates, found = np.array(curve["false_positives"]), np.array(curve["true_positives"])
         shown = (rates > 0) & (found > 0)
@@ -161,7 +162,7 @@ def _roc(report: UnlearningReport, figure: Any) -> None:
             rates[shown],
             found[shown],
             where="post",
-            label=f"{name}, AUC {100 * auc:.1f}",
+            label=f"{name}, AUC {auc:.2f}",
             color=COLOURS[name],
             linewidth=1.8,
         )
@@ -185,7 +186,7 @@ def _path(report: UnlearningReport, figure: Any) -> None:
     if target is not None:
         axes.axhline(100 * target, color="#D55E00", linestyle="--", linewidth=1, label="forgetting target")
     axes.set(xlabel="step", ylabel="share (%)", ylim=(-3, 103), title="Over the steps")
-    axes.legend(frameon=False, loc="center right")
+    axes.legend(frameon=False, loc="best")
     _clean(axes)
     for trade in beside:
         trade.plot(forget, kept, "-", color="#777777", linewidth=1)

@@ -22,7 +22,7 @@ SENTENCES = {
 NOTES = [
     "Read every figure against the retrained model: distance to it is what counts, in either direction.",
     "Brackets hold 95 % intervals over the rows measured: exact for shares, DeLong's for the AUC, bootstrap for F1 and divergence. "
-    "They say nothing of what another seed would have given.",
+    "Where all rows agree a bootstrap has no width. No interval says what another seed would have given.",
     "The loss attack compares forget rows with test rows of the same labels. With fewer than 100 (1,000) of these, 1 % (0.1 %) "
     "of false alarms means none at all.",
     "The table holds many figures: some intervals miss their true value by chance.",
@@ -30,7 +30,7 @@ NOTES = [
 LIMITS = [
     "It is a measurement of one run on the rows at hand, no proof that the model holds nothing of what was forgotten.",
     "Only outputs are attacked here, and by simple attacks; a stronger one, or one that reads the weights, may find more. "
-    "`hf-unlearn audit` looks further.",
+    "The command hf-unlearn audit looks further.",
     "Outputs that look right can hide weights that still know: the relearning steps, where measured, tell of it.",
     "Equal averages do not mean that every single row was forgotten.",
     "One retrained model is one draw: others, trained with other seeds, differ among themselves.",

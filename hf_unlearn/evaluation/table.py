@@ -17,7 +17,6 @@ PERCENT = {
     "test_forgotten_accuracy": "test accuracy, forgotten classes",
     "test_kept_accuracy": "test accuracy, kept classes",
     "membership_attack": "entropy attack: forget samples called members",
-    "loss_attack_auc": "loss attack: AUC, 50 is chance",
     "loss_attack_tpr_0.01": "loss attack: members found at 1 % false alarms",
     "loss_attack_tpr_0.001": "loss attack: members found at 0.1 % false alarms",
     "agreement_with_retrained": "same answer as retrained, forget set",
@@ -29,13 +28,22 @@ PERCENT = {
     "worst_group_accuracy": "worst-group accuracy ({column} × label)",
 }
 PLAIN = {
+    "loss_attack_auc": "loss attack: AUC, 0.5 is chance",
     "js_to_retrained": "Jensen–Shannon divergence to retrained, forget set (nats)",
     "cramers_v": "Cramér's V of answer and {column}",
     "relearning_steps": "steps until the class is relearned",
     "gap": "gap to retrained, mean of 4 (points)",
 }
-ORDER = [*PERCENT, *PLAIN]
-ORDER.insert(ORDER.index("agreement_with_retrained"), ORDER.pop(ORDER.index("js_to_retrained")))
+DIGITS = {
+    "js_to_retrained": 4,
+    "cramers_v": 3,
+    "gap": 2,
+    "loss_attack_auc": 3,
+}  # others are shares, in percent with one
+ORDER = [*PERCENT]
+for _measure, _before in (("loss_attack_auc", "loss_attack_tpr_0.01"), ("js_to_retrained", "agreement_with_retrained")):
+    ORDER.insert(ORDER.index(_before), _measure)
+ORDER += [measure for measure in PLAIN if measure not in ORDER]
 
 
 def title(report: UnlearningReport, measure: str) -> str:
@@ -53,8 +61,8 @@ def cell(measure: str, value: float | None, limits: list[float] | None = None) -
         return "–"
     if measure == "relearning_steps":
         return f"{value:.0f}"
-    scale, digits = {"js_to_retrained": (1, 4), "cramers_v": (1, 3), "gap": (1, 2)}.get(measure, (100, 1))
-    shown = [f"{scale * v:.{digits}f}" for v in (value, *(limits or ()))]
+    scale = 1 if measure in DIGITS else 100
+    shown = [f"{scale * v:.{DIGITS.get(measure, 1)}f}" for v in (value, *(limits or ()))]
     return f"{shown[0]} [{shown[1]}, {shown[2]}]" if limits else shown[0]
 
 
