@@ -1,5 +1,6 @@
 """Recipes and the command line: every key is checked, and bad input ends before anything is loaded."""
 
+import json
 from pathlib import Path
 
 import datasets
@@ -137,3 +138,20 @@ def test_an_interrupt_says_how_to_go_on_where_there_is_a_checkpoint(words, monke
     monkeypatch.setattr(UnlearningTrainer, "train", interrupt)
     assert main(words) == 130
     assert shown in capsys.readouterr().err
+
+
+def test_bias_arguments_are_read_checked_and_reported(tmp_path, words, capsys):
+    for split, seed in (("train", 0), ("test", 9)):
+        data = image_data(96, seed).add_column("pattern", ["present" if i % 3 else "absent" for i in range(96)])
+        data.to_parquet(tmp_path / "data" / f"{split}.parquet")
+    (tmp_path / "recipe.yaml").write_text("bias_column: pattern\nbias_labels: {present: 2}\nmax_steps: 1\n")
+    recipe = [*words, "--config", str(tmp_path / "recipe.yaml"), "--figures", "false"]
+    assert main([*recipe, "--bias_labels", "green=2"]) == 2
+    assert "`bias_labels`: 'green' is no value of 'pattern'" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "model").exists()
+    assert main(recipe) in (0, 1)
+    assert "bias following" in capsys.readouterr().out
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["run"]["bias"] == {"column": "pattern", "labels": {"present": "LABEL_2"}}
+    assert {"bias_following", "bias_without", "cramers_v"} <= report["models"]["unlearned"].keys()
+    assert "bias following" in (tmp_path / "out" / "report.html").read_text()

@@ -55,6 +55,8 @@ def to_html(report: UnlearningReport, figures: bool = True) -> str:
         from .plots import draw_inline
 
         pictures = draw_inline(report)
+    # On a phone two columns are in sight: the two to compare.
+    order = sorted(range(len(report.models)), key=lambda i: list(report.models)[i] == "original")
     # For every name, not only *.html: what a data set calls its classes must never become markup.
     environment = Environment(
         loader=PackageLoader("hf_unlearn.evaluation"),
@@ -67,8 +69,8 @@ def to_html(report: UnlearningReport, figures: bool = True) -> str:
         request=report.run.get("request", ""),
         done=_done(report),
         time=_time(report) if "ratio" in report.seconds else "",
-        models=list(report.models),
-        rows=report.rows(),
+        models=[list(report.models)[i] for i in order],
+        rows=[(title, [cells[i] for i in order]) for title, cells in report.rows()],
         warnings=report.warnings,
         reading=reading(report),
         figures=pictures,

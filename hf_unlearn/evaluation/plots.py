@@ -31,9 +31,10 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Inline:
-    """A drawn figure for a page: SVG in base64."""
+    """A drawn figure for a page: SVG in base64, and whether it is too wide to be read on a phone without scrolling."""
 
     data: str
+    wide: bool
     caption: str
     alt: str
 
@@ -92,7 +93,9 @@ def draw_inline(report: UnlearningReport) -> list[Inline]:
     for drawing in drawings(report).values():
         file = io.BytesIO()
         _draw(report, drawing).savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-        out.append(Inline(base64.b64encode(file.getvalue()).decode(), drawing.caption, drawing.alt))
+        out.append(
+            Inline(base64.b64encode(file.getvalue()).decode(), drawing.size[0] > 6, drawing.caption, drawing.alt)
+        )
     return out
 
 
