@@ -338,10 +338,11 @@ def unlearn(
 
 
 def retrain(job: Job) -> tuple[nn.Module, float]:
-    """A fresh model trained like the original, without the forget set: (model, seconds)."""
+    """A fresh model trained like the original, without the forget set, and saved as `retrained`: (model, seconds)."""
     from .arguments import UnlearningArguments
     from .methods import Retrain
     from .trainer import UnlearningTrainer
+    from .training import save_model
 
     assert job.split is not None
     print(f"Retraining without the {len(job.split.forget)} rows to forget, for comparison", flush=True)
@@ -357,6 +358,8 @@ def retrain(job: Job) -> tuple[nn.Module, float]:
         **job.columns,
     )
     trainer.train()
+    if trainer.is_world_process_zero():  # an audit will ask for it
+        save_model(trainer.model, job.processing_class, folder)
     return trainer.model, trainer.seconds
 
 

@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from hf_unlearn import Audit, audit_models
 from hf_unlearn.cli import main
+from hf_unlearn.evaluation.audit_checks import same_shares
 from hf_unlearn.evaluation.equivalence import (
     COVERAGE,
     PRIOR_SEEDS,
@@ -324,3 +325,26 @@ def test_an_adapter_folder_is_hidden_and_not_forgotten(tmp_path):
     torch.testing.assert_close(predict(loaded, rows, processor)[0], predict(adapted, rows, processor)[0])
     audit = audit_models(original, loaded, **settings())
     assert (audit.verdict, audit.because) == (HIDDEN, ["adapter"])
+
+
+def test_rows_of_one_kind_are_not_accused_of_being_found_by_what_they_are():
+    """Some rows of one class, named as samples: that they differ from test rows says nothing without a retrained model."""
+    rows = pixel_data(64, 9)
+    forget = pixel_data(96).filter(lambda r: r["label"] == 1)
+    half, rest = forget.select(range(len(forget) // 2)), pixel_data(96).filter(lambda r: r["label"] != 1)
+    model = trained("vit")
+    audit = audit_models(model, build_again(model), forget=half, test=rows, retain=rest, kind="samples")
+    unjudged = {x.key for x in audit.lines if x.result == "unknown"}
+    assert {"membership", "membership_probe"} <= unjudged
+    assert any("no random draw" in sentence for sentence in audit.limits)
+    assert same_shares(torch.arange(100) % 4, torch.arange(60) % 4)
+    assert not same_shares(torch.ones(30, dtype=torch.long), torch.arange(60) % 4)
+
+
+def build_again(model):
+    """Other weights of the same kind, trained on nothing."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(0.01)
+    return other

@@ -62,6 +62,7 @@ def test_a_run_forgets_reports_and_leaves_the_original_alone(folders, tmp_path):
         report["models"]["unlearned"]["test_kept_accuracy"] >= report["models"]["original"]["test_kept_accuracy"] - 0.05
     )
     assert {"original", "unlearned", "retrained"} == set(report["models"])
+    assert (tmp_path / "out" / "retrained" / "model.safetensors").is_file()
     assert (tmp_path / "out" / "report.md").is_file()
     written = {p.name for p in (tmp_path / "out" / "model").iterdir()}
     assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= written

@@ -103,3 +103,13 @@ def find_classes(kind: str, labels: Mapping[str, Tensor]) -> tuple[int, ...]:
         )
     whole = not kept & set(classes) if kept is not None else len(classes) == 1
     return classes if kind == "class" or (kind == "auto" and whole) else ()
+
+
+def same_shares(a: Tensor, b: Tensor, level: float = 0.01) -> bool:
+    """Whether two sets of labels (n,) could be drawn from the same shares of the classes (χ² test at `level`)."""
+    from scipy.stats import chi2_contingency
+
+    classes = int(max(a.max(), b.max())) + 1
+    counts = torch.stack([a.bincount(minlength=classes), b.bincount(minlength=classes)])
+    counts = counts[:, counts.sum(0) > 0]
+    return counts.shape[1] < 2 or bool(chi2_contingency(counts.numpy()).pvalue >= level)

@@ -27,7 +27,7 @@ class Figures:
 
     def __init__(self, auditor: Auditor, retrained: Sequence[Measured]) -> None:
         self.classes, self.gone, self.original = auditor.classes, auditor.gone, auditor.original
-        self.retrained = list(retrained)
+        self.retrained, self.alike = list(retrained), auditor.alike
 
     def of(self, key: str, model: Measured) -> Estimate | None:
         """The figure `key` of `model`, None where these sets or models do not allow it."""
@@ -36,6 +36,8 @@ class Figures:
 
     def expected(self, key: str, known: Sequence[Estimate]) -> Estimate | None:
         """What retraining gives for `key`, None where that is unknown. `known` are the retrained models' figures."""
+        if key in ("membership", "membership_probe") and not self.retrained and not self.alike:
+            return None  # what sets the rows apart may be what they are
         if key in ("membership", "class_membership") or (key == "membership_probe" and not known):
             return Estimate(0.5)
         if key == "divergence" and not self.classes:

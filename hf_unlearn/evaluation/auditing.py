@@ -188,7 +188,7 @@ class Auditor:
         batch_size: int = 128,
         seed: int = 0,
     ) -> None:
-        from .audit_checks import check_models, check_sets, find_classes
+        from .audit_checks import check_models, check_sets, find_classes, same_shares
 
         columns = {"image_column": image_column, "text_column": text_column, "label_column": label_column}
         self.processor = Processor(original, processing_class, **columns)
@@ -197,6 +197,7 @@ class Auditor:
         given = {"forget": forget, "test": test, **({} if retain is None else {"retain": retain})}
         self.sets, labels = check_sets(given, self.processor, max_rows, seed)
         self.classes = find_classes(kind, labels)
+        self.alike = bool(self.classes) or same_shares(labels["forget"], labels["test"])
         self.gone = torch.isin(
             labels["test"], torch.tensor(self.classes, dtype=torch.long)
         )  # test rows of those classes
@@ -255,7 +256,7 @@ class Auditor:
             verdict,
             because,
             lines,
-            limits(len(retrained), lines, sizes),
+            limits(len(retrained), lines, sizes, self.alike),
             {m.name: m.curves[0] for m in everyone if m.curves},
             {
                 "kind": "class" if self.classes else "samples",

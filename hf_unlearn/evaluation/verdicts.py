@@ -211,9 +211,15 @@ def describe(line: Evidence) -> str:
     return "as retraining" if line.telling else "as retraining; the original is hardly told apart here"
 
 
-def limits(retrained: int, lines: Sequence[Evidence], sets: Mapping[str, int]) -> list[str]:
-    """What the audit cannot conclude, in sentences."""
+def limits(retrained: int, lines: Sequence[Evidence], sets: Mapping[str, int], alike: bool = True) -> list[str]:
+    """What the audit cannot conclude, in sentences; `alike`: whether forget and test rows have labels in like shares."""
     out = []
+    if not alike:
+        out.append(
+            "The labels of the forget rows are in other shares than those of the test rows, so the forget set is no random "
+            "draw: attacks that compare the two may find what the rows are, not that they were trained on. Without a "
+            "retrained model those lines are not judged; with one, a verdict on such rows is less well tried."
+        )
     if retrained == 0:
         out.append(
             "No retrained model was given. Whether this model behaves as if it had never seen the rows cannot be concluded: "
