@@ -13,6 +13,8 @@ from hf_unlearn.evaluation.verdicts import SAME, UNCLEAR
 from hf_unlearn.mlp import PixelMLPConfig, PixelMLPForImageClassification
 from hf_unlearn.processing import Processor
 
+pytestmark = pytest.mark.slow  # the quick subset leaves it out; continuous integration runs it
+
 SETTINGS = ("vision-class", "vision-samples", "text-class")
 YARDSTICKS, CANDIDATES = 3, 2  # retrained models to compare with, and to audit
 

@@ -23,6 +23,8 @@ from hf_unlearn.mlp import PixelMLPConfig
 from hf_unlearn.processing import Processor, predict
 from hf_unlearn.training import build_processor, load_digits, train_classifier
 
+pytestmark = pytest.mark.slow  # the quick subset leaves it out; continuous integration runs it
+
 CPU = {"use_cpu": True, "dataloader_pin_memory": False, "per_device_train_batch_size": 32}
 
 
