@@ -81,20 +81,18 @@ def load_rows(source: str, argument: str, split: str) -> datasets.Dataset:
 
 def load_sets(options: AuditArguments) -> dict[str, Any]:
     """Forget, test and retain rows."""
-    from .run import RunArguments
+    from .data import ForgetRequest
 
     forget = load_rows(options.forget, "forget", "train")
     test = load_rows(options.test, "test", "test")
     retain = None if options.retain is None else load_rows(options.retain, "retain", "train")
     if options.forget_class or options.forget_column:
-        request = RunArguments(
-            model=options.original,
-            dataset=options.forget,
+        request = ForgetRequest(
+            label=options.forget_class,
+            column=options.forget_column,
+            values=options.forget_values,
             label_column=options.label_column,
-            forget_class=options.forget_class,
-            forget_column=options.forget_column,
-            forget_values=options.forget_values,
-        ).request()
+        )
         split = request.split(forget)
         forget, retain = split.forget, split.retain if retain is None else retain
     return {"forget": forget, "test": test, "retain": retain}

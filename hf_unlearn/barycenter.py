@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .files import write_atomically
 from .processing import unwrap
 from .scope import find_head
 
@@ -129,9 +129,7 @@ class Barycenter(nn.Module):
             "sha256": hashlib.sha256(tensors).hexdigest(),
         }
         for name, content in ((TENSORS, tensors), (RECORD, json.dumps(record, indent=2).encode())):
-            partial = folder / f".{name}.partial"
-            partial.write_bytes(content)
-            os.replace(partial, folder / name)
+            write_atomically(folder / name, content)
 
     @classmethod
     def load(cls, source: str | Path, **hub: Any) -> Barycenter:

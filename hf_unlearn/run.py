@@ -305,7 +305,6 @@ def unlearn(
     """
     from .checks import check_rows
     from .evaluation.bias import read_pattern
-    from .evaluation.report import UnlearningReport
     from .trainer import UnlearningTrainer
 
     if job.args.forget_kind == "auto":
@@ -330,8 +329,9 @@ def unlearn(
     if retrained is None and job.run.retrain:
         retrained = retrain(job)
     yardstick, seconds = retrained or (None, None)
-    options: dict[str, Any] = {"retrained_seconds": seconds, "relearning": job.run.relearning, "pattern": pattern}
-    report = UnlearningReport.measure(trainer, retain, job.test, yardstick, **options)
+    report = trainer.report(
+        retain, job.test, yardstick, retrained_seconds=seconds, relearning=job.run.relearning, pattern=pattern
+    )
     attribute = getattr(method, "attribute", None)
     report.run["request"] = job.run.request().describe() if job.split else f"the influence of '{attribute}'"
     return trainer, report

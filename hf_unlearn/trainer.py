@@ -24,6 +24,7 @@ from .arguments import UnlearningArguments
 from .checks import check_data, check_original, check_output, find_kind
 from .control import ForgettingControl, TrustRegion, graceful_interrupt
 from .data import find_label_column, read_groups, read_labels
+from .files import write_atomically
 from .methods import METHODS, UnlearningMethod
 from .methods.counterfactual import CounterfactualAnchors
 from .outcome import Outcome, verify
@@ -323,9 +324,8 @@ class UnlearningTrainer(Trainer):
             state = {**self.forgetting.save(folder), "seconds": seconds, "method": self.method.state()}
             self.method.save_checkpoint(folder)
             state["original"] = joint_digest(self.original_fingerprints)
-            temporary = folder / (STATE_FILE + ".partial")
-            temporary.write_text(json.dumps(state))
-            temporary.replace(folder / STATE_FILE)  # last, so its presence says that the checkpoint is whole
+            # last, so its presence says that the checkpoint is whole
+            write_atomically(folder / STATE_FILE, json.dumps(state))
 
     def _save(self, output_dir: str | None = None, state_dict: Any | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -368,23 +368,15 @@ class UnlearningTrainer(Trainer):
         retain_dataset: Any | None = None,
         test_dataset: Any | None = None,
         retrained: nn.Module | None = None,
-        *,
-        retrained_seconds: float | None = None,
-        relearning: bool = False,
+        **settings: Any,
     ) -> UnlearningReport:
-        """Measure original, unlearned and (where given) retrained model side by side; see `UnlearningReport.measure`."""
+        """Measure original, unlearned and (where given) retrained model side by side; `settings` as in `UnlearningReport.measure`."""
         from .evaluation.report import UnlearningReport
 
         if self.outcome is None:
             raise RuntimeError("`report()` needs a finished run: call `train()` first.")
-        return UnlearningReport.measure(
-            self,
-            retain_dataset if retain_dataset is not None else self.retain_dataset,
-            test_dataset,
-            retrained,
-            retrained_seconds=retrained_seconds,
-            relearning=relearning,
-        )
+        retain = retain_dataset if retain_dataset is not None else self.retain_dataset
+        return UnlearningReport.measure(self, retain, test_dataset, retrained, **settings)
 
 
 def last_checkpoint(folder: str | Path) -> str:

@@ -196,8 +196,8 @@ def test_eval_mode_restores_mixed_modes_even_after_an_error():
     model = build("resnet").train()
     model.classifier.eval()
     before = [m.training for m in model.modules()]
-    assert True in before
-    assert False in before
+    assert any(before)
+    assert not all(before)
     with eval_mode(model):
         assert not any(m.training for m in model.modules())
     assert [m.training for m in model.modules()] == before

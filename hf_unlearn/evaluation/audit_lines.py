@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .distance import divergences
 from .equivalence import Estimate, average, separation, share
 from .outputs import FLOOR, Outputs
 from .probing import class_probe, membership_probe
@@ -197,7 +198,4 @@ class Figures:
 
 def divergence(a: Tensor, b: Tensor) -> np.ndarray:
     """Jensen–Shannon divergence of softmax outputs (n, classes), row by row, as a share of ln 2: (n,) in [0, 1]."""
-    p, q = a.double().softmax(-1), b.double().softmax(-1)
-    m = (p + q) / 2
-    value = (torch.xlogy(p, p / m.clamp_min(1e-300)) + torch.xlogy(q, q / m.clamp_min(1e-300))).sum(-1) / 2
-    return (value / np.log(2)).clamp(0, 1).numpy()
+    return (divergences(a, b) / math.log(2)).clamp(0, 1).numpy()

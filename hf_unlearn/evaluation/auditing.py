@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..files import write_atomically
 from ..pairing import drawn_rows
 from ..processing import Processor
 from .equivalence import Estimate, Evidence, compare, settle
 from .outputs import Outputs, adapter_layers, adapters_off, quantised, run_model, unchanged_share
 from .probing import feature_similarity
 from .relearning import relearning_curve
-from .report import write_atomically
 from .verdicts import MEANING, SAME, SPECS, decide, describe, limits
 
 SCHEMA = "hf_unlearn/audit/1"

@@ -13,8 +13,7 @@ from torch import Tensor
 from ..data import find_label_column
 from ..processing import Processor
 from . import intervals
-from .arrays import group_codes
-from .fairness import bias_labels
+from .fairness import bias_labels, label_groups
 from .intervals import Estimate
 
 NONE = "(none)"
@@ -138,8 +137,7 @@ def bias_measures(predicted: Tensor, labels: Tensor, values: Sequence[str], patt
         aligned, conflicting = (intervals.share(right[rows]) for rows in (with_it & ~against, against))
         shares = aligned_conflicting_accuracy(y_hat, y, pointed)
         out["aligned_minus_conflicting"] = (shares[0] - shares[1], *intervals.difference(aligned, conflicting)[1:])
-    _, codes = group_codes(values, "bias_column")
-    _, groups = np.unique(codes * (y.max() + 1) + y, return_inverse=True)
+    groups = label_groups(values, y)
     out["worst_group_accuracy"] = intervals.worst_share(np.bincount(groups, weights=right), np.bincount(groups))
     if len(set(values)) > 1:
         out["cramers_v"] = intervals.cramers_v(y_hat, values)

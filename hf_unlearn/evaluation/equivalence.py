@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from .roc import placements
+
 PRIOR_SEEDS = 6  # the default spread weighs as much as the spread of seven retrained models
 REACH = 2.0  # margins that the original must be away for a line to tell anything
 COVERAGE = 0.99  # share of fresh retrained models above the lower, and below the upper end of a margin's seed part
@@ -69,12 +71,7 @@ def separation(positives: np.ndarray, negatives: np.ndarray) -> Estimate:
 
     The influences are the placements of DeLong et al. (1988).
     """
-    high, low = np.sort(positives), np.sort(negatives)
-
-    def placed(x: np.ndarray, among: np.ndarray) -> np.ndarray:
-        return (np.searchsorted(among, x, "left") + np.searchsorted(among, x, "right")) / (2 * len(among))
-
-    above, below = placed(positives, low), 1 - placed(negatives, high)
+    above, below = placements(np.sort(positives), np.sort(negatives))
     return Estimate(float(above.mean()), (above, below - below.mean()), 0.5)
 
 

@@ -96,6 +96,12 @@ def group_accuracies(predictions: Any, labels: Any, attributes: Any) -> dict[Any
     return dict(zip(names, right.tolist(), strict=True))
 
 
+def label_groups(attributes: Any, labels: np.ndarray) -> np.ndarray:
+    """The group (n,) of each sample among those that attribute × label form, numbered from 0."""
+    _, codes = group_codes(attributes, "attributes")
+    return np.unique(codes * (labels.max() + 1) + labels, return_inverse=True)[1]
+
+
 def worst_group_accuracy(predictions: Any, labels: Any, attributes: Any, by_label: bool = True) -> tuple[float, int]:
     """Lowest accuracy of any group, in [0, 1], and that group's samples; groups without samples do not count.
 
@@ -103,9 +109,7 @@ def worst_group_accuracy(predictions: Any, labels: Any, attributes: Any, by_labe
         by_label: groups are attribute × label, else the attribute alone.
     """
     predicted, true = _classes(predictions, labels, attributes)
-    _, codes = group_codes(attributes, "attributes")
-    if by_label:
-        _, codes = np.unique(codes * (true.max() + 1) + true, return_inverse=True)
+    codes = label_groups(attributes, true) if by_label else group_codes(attributes, "attributes")[1]
     sizes = np.bincount(codes)
     accuracies = np.bincount(codes, weights=predicted == true) / sizes
     worst = accuracies.argmin()

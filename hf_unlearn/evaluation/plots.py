@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ..files import written_atomically
 
 if TYPE_CHECKING:
     from .report import UnlearningReport
@@ -80,10 +81,9 @@ def save_figures(report: UnlearningReport, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, drawing in drawings(report).items():
-        path, partial = folder / f"{name}.png", folder / f"{name}.partial.png"
-        _draw(report, drawing).savefig(partial, dpi=150)
-        os.replace(partial, path)
-        written.append(path)
+        written.append(folder / f"{name}.png")
+        with written_atomically(written[-1]) as partial:
+            _draw(report, drawing).savefig(partial, dpi=150)
     return written
 
 

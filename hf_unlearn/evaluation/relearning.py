@@ -38,6 +38,11 @@ def relearning_steps(
     path = relearning_path(
         model, forget_rows, probe_rows, processor, accuracy, learning_rate=learning_rate, limit=limit
     )
+    return steps_of(path, accuracy, limit)
+
+
+def steps_of(path: Sequence[float], accuracy: float, limit: int) -> int:
+    """The steps of a `relearning_path` that came back to `accuracy`; `limit` for one that did not."""
     return len(path) - 1 if path and path[-1] >= accuracy else limit
 
 

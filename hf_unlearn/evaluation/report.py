@@ -6,7 +6,6 @@ The yardstick is the retrained model. A forget accuracy below its own is over-fo
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..files import write_atomically
 from ..information import audit
 from ..pairing import PreparedRows, draw, drawn_rows
 from ..processing import predict
@@ -24,7 +24,7 @@ from .bias import Pattern, bias_measures, read_values
 from .fairness import group_accuracies
 from .intervals import Estimate, mean_distance, share
 from .measures import Outputs
-from .relearning import relearning_path
+from .relearning import relearning_path, steps_of
 from .table import rows
 
 if TYPE_CHECKING:
@@ -180,8 +180,7 @@ class UnlearningReport:
         taught = [sets["forget"][i] for i in range(min(20, len(sets["forget"])))]
         path = relearning_path(model, taught, probe, trainer.processor, wanted, limit=RELEARNING_LIMIT)
         self.relearning[name] = path
-        steps = len(path) - 1 if path[-1] >= wanted else RELEARNING_LIMIT
-        self.models.setdefault(name, {})["relearning_steps"] = steps
+        self.models.setdefault(name, {})["relearning_steps"] = steps_of(path, wanted, RELEARNING_LIMIT)
 
     def _tell_bias(
         self,
@@ -308,13 +307,6 @@ class UnlearningReport:
             from .plots import save_figures
 
             save_figures(self, folder / "figures")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside `path`, then rename over it: a reader never sees half a file."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _rows(trainer: UnlearningTrainer, data: Any, limit: int, name: str) -> PreparedRows:

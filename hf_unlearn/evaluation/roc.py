@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .intervals import share_limits
+
 CURVE = np.concatenate([[0.0], np.logspace(-5, 0, 201)])  # false positive rates at which a curve is kept
 
 
@@ -57,8 +59,6 @@ def roc(members: Any, others: Any, *, rates: Sequence[float] = (0.01, 0.001), le
     Raises:
         ValueError: fewer than two scores on a side, NaN, or a rate or level outside (0, 1). Infinite scores are fine.
     """
-    from scipy.stats import binomtest
-
     if not 0 < level < 1:
         raise ValueError(f"`level` must lie strictly between 0 and 1, got {level}. The usual value is 0.95.")
     for rate in rates:
@@ -69,8 +69,8 @@ def roc(members: Any, others: Any, *, rates: Sequence[float] = (0.01, 0.001), le
     low, high = _auc_interval(auc, error, min(len(members), len(others)), level)
     found = {}
     for rate, share in zip(rates, _true_positives(members, others, np.asarray(rates)), strict=True):
-        exact = binomtest(round(share * len(members)), len(members)).proportion_ci(level, method="exact")
-        found[float(rate)] = (float(share), float(exact.low), float(exact.high))
+        low_share, high_share = share_limits(round(share * len(members)), len(members), level)
+        found[float(rate)] = (float(share), float(low_share), float(high_share))
     curve = (CURVE.tolist(), _true_positives(members, others, CURVE).tolist())
     return Roc(auc, low, high, found, curve, len(members), len(others), level)
 
@@ -84,12 +84,21 @@ def _true_positives(members: np.ndarray, others: np.ndarray, rates: np.ndarray) 
     return np.where(allowed >= len(others), 1.0, shares)
 
 
+def placements(members: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The share of others below each member, and of members above each other, ties counted half; both sides sorted.
+
+    The mean of either is the AUC, and their variances are that of DeLong et al. (Biometrics 1988).
+    """
+
+    def below(x: np.ndarray, among: np.ndarray) -> np.ndarray:
+        return (np.searchsorted(among, x, "left") + np.searchsorted(among, x, "right")) / (2 * len(among))
+
+    return below(members, others), 1 - below(others, members)
+
+
 def _delong(members: np.ndarray, others: np.ndarray) -> tuple[float, float]:
-    """AUC and its standard error; both sorted. The share of others below each member, and of members above each other."""
-    below = (np.searchsorted(others, members, "left") + np.searchsorted(others, members, "right")) / (2 * len(others))
-    above = 1 - (np.searchsorted(members, others, "left") + np.searchsorted(members, others, "right")) / (
-        2 * len(members)
-    )
+    """AUC and its standard error; both sorted."""
+    below, above = placements(members, others)
     variance = below.var(ddof=1) / len(members) + above.var(ddof=1) / len(others)
     return float(below.mean()), math.sqrt(variance)
 

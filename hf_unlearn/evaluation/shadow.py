@@ -11,7 +11,6 @@ import copy
 import hashlib
 import io
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..data import ForgetRequest, Split
+from ..files import written_atomically
 from ..pairing import Drawn, PreparedRows
 from ..processing import Processor, predict
 from ..training import train_classifier
@@ -319,9 +319,8 @@ def _make(training: ShadowTraining, job: _Job, file: Path) -> None:
         logits = predict(model, rows, ready)[0].numpy()
     if not np.isfinite(logits).all():
         raise FloatingPointError("a shadow model's outputs are NaN or infinite: lower `learning_rate` in `arguments`.")
-    partial = file.with_name(f".{file.name}-{os.getpid()}")
-    save_file({"logits": np.ascontiguousarray(logits)}, partial)
-    os.replace(partial, file)
+    with written_atomically(file) as partial:
+        save_file({"logits": np.ascontiguousarray(logits)}, partial)
 
 
 @contextlib.contextmanager

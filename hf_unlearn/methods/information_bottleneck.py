@@ -67,13 +67,12 @@ class UIB(UnlearningMethod):
 
     `base` is L_base: any gradient method, whose set-up and batches are used. One that stops at a target rests while the forget
     set is there, as it mostly is from the start, and the run goes on. CE(retain) is added where the base does not read the
-    retain set itself. β = 0 is the base alone. `refresh` takes F, Δ and s again, at the
-    weights of that moment, s still measured from θ_0. For a stream of requests `save_prior` after one and `load_prior` before
-    the next: R then holds μ_before + s Δ.
+    retain set itself. β = 0 is the base alone. `refresh` takes F, Δ and s again, at the weights of that moment, s still measured
+    from θ_0. For a stream of requests `save_prior` after one and `load_prior` before the next: R then holds μ_before + s Δ.
 
     Processes share the rows of the statistics pass and add up their sums. Memory beside an ordinary step: μ and Λ, 2 × the
-    parameters, and in the pass per-sample gradients of 64 MB or of one sample. `trust`, `reach`, `damping` and the schedule
-    were chosen on one seed of the four recipes on biases; see recipes/README.md.
+    parameters, and in the pass per-sample gradients of 64 MB or of one sample. `trust`, `reach`, `damping`, `hold` and the
+    schedule were chosen on the four recipes on biases that the tables measure; see recipes/README.md.
 
     Example:
         ```python
@@ -222,7 +221,7 @@ class UIB(UnlearningMethod):
         """The mean of the request before, less the weights that this one starts from; on the CPU, empty where there was none."""
         if self.prior is None:
             return {}
-        former, own = _split(load_file(self.prior))[0], dict(unwrap(model).named_parameters())
+        former, own = _read_prior(self.prior)[0], dict(unwrap(model).named_parameters())
         wrong = [n for n in self._names if n not in former or former[n].shape != own[n].shape]
         if wrong:
             raise ValueError(
@@ -291,14 +290,15 @@ class UIB(UnlearningMethod):
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
         terms = {} if self._resting else self._base.loss(model, batch, reference)
-        alone = self.base is not None and not self.beta
-        if self._resting or not (self._base.needs_retain or alone):
-            terms["retain"] = self.retain_weight * cross_entropy(model, batch["retain"])
         if self._told is not None:
             with eval_mode(model):
                 logits = classify(model, model_inputs(batch["forget"]))
             target = self._told[batch["index"].cpu()].to(logits.device)
             terms["hold"] = self.hold * kl_to_target(target, logits)
+        # The base covers it, or nothing is there to mend; and a step needs a term.
+        covered = not self._resting and (self._base.needs_retain or not self.beta)
+        if not covered and (self.retain_weight or not terms):
+            terms["retain"] = self.retain_weight * cross_entropy(model, batch["retain"])
         return terms
 
     def adjust_gradients(self, model: nn.Module) -> None:
@@ -307,11 +307,7 @@ class UIB(UnlearningMethod):
 
     def _may_rest(self) -> bool:
         """Whether L_base has nothing left to do: the forget set is at its target, or no further from it than is known."""
-        if self.base is None:
-            return True
-        if not self.beta or not self._base.stops_at_target:
-            return False
-        return self._probe.at_target()
+        return self.base is None or (self._base.stops_at_target and self._probe.at_target())
 
     @torch.no_grad()
     def _pull(self, model: nn.Module, strength: float) -> None:
@@ -371,7 +367,7 @@ class UIB(UnlearningMethod):
     def load_checkpoint(self, folder: Path) -> None:
         self._base.load_checkpoint(folder)
         if (folder / PRIOR_FILE).is_file():
-            mean, precision = _split(load_file(folder / PRIOR_FILE))
+            mean, precision = _read_prior(folder / PRIOR_FILE)
             self._mean = {n: mean[n].to(t.device) for n, t in self._mean.items()}
             self._precision = {n: precision[n].to(t.device) for n, t in self._precision.items()}
             self._refreshed = True
@@ -398,8 +394,9 @@ def _as_method(base: UnlearningMethod | str | None) -> UnlearningMethod | None:
     return base
 
 
-def _split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Mean and precision from the entries of a file of `save_prior`."""
+def _read_prior(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Mean and precision from a file of `save_prior`."""
+    tensors = load_file(path)
     mean, precision = (
         {n.removeprefix(kind): t for n, t in tensors.items() if n.startswith(kind)} for kind in ("mean/", "precision/")
     )
