@@ -103,8 +103,13 @@ class UnlearningArguments(TrainingArguments):
         if self.retain_per_forget is not None and self.retain_per_forget < 1:
             raise ValueError(f"`retain_per_forget` must be at least 1, got {self.retain_per_forget}.")
 
-    def resolved(self, method: UnlearningMethod, kind: str) -> UnlearningArguments:
-        """A copy in which what was left at None has the method's value for a request of this kind (`class`, `samples`)."""
+    def resolved(self, method: UnlearningMethod, kind: str, update: str | None = None) -> UnlearningArguments:
+        """A copy in which what was left at None has the method's value for a request of this kind (`class`, `samples`).
+
+        `update` stands in for the field of that name where that is None.
+        """
+        out = copy.copy(self)
+        out.update = update if self.update is None else self.update
         defaults: dict[str, Any] = {
             "update": "all",
             "trust_region": 0.0,
@@ -115,13 +120,12 @@ class UnlearningArguments(TrainingArguments):
             "weight_average": 0.0,
             "retain_per_forget": 1,
             "per_device_train_batch_size": 64,
-            **method.arguments_for(self.update, kind),
+            **method.arguments_for(out.update, kind),
         }
         if self.num_train_epochs is not None and self.max_steps is None:
             defaults["max_steps"] = -1  # epochs were asked for
         if self.learning_rate is not None and self.trust_region is None:
             defaults["trust_region"] = 0.0  # a learning rate was asked for
-        out = copy.copy(self)
         out.forget_kind = kind
         for name, value in defaults.items():
             if getattr(out, name) is None:

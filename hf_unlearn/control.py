@@ -101,7 +101,7 @@ class ForgettingControl(TrainerCallback):
         if checkpoint is not None:
             self._load(Path(checkpoint))
         if not self.path:
-            with self.trainer.method.undone(self.trainer.model):  # the first look is at the original
+            with self.trainer.original_weights():  # the first look is at the original
                 self._look(0)
 
     def save(self, checkpoint: Path) -> dict[str, Any]:

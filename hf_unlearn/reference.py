@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from .pairing import PreparedRows
 from .processing import Processor, classify, continuous_input, eval_mode, model_inputs, unwrap
+
+if TYPE_CHECKING:
+    from .adapters import Patch
 
 
 @dataclass
@@ -55,15 +58,22 @@ class Reference:
 
 
 class FrozenOriginal:
-    """A copy of the model as it is now, for its outputs on any input: eval mode, no gradients."""
+    """The model as it was before the run, for its outputs on any input: eval mode, no gradients.
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = copy.deepcopy(unwrap(model)).requires_grad_(False).eval()
+    A copy of it as it is now; under a patch, the model itself with the patch off.
+    """
+
+    def __init__(self, model: nn.Module, patch: Patch | None = None) -> None:
+        self.patch = patch
+        self.model = model if patch is not None else copy.deepcopy(unwrap(model)).requires_grad_(False).eval()
 
     @torch.no_grad()
     def logits(self, inputs: Mapping[str, Any]) -> Tensor:
         """(B, classes), fp32."""
-        return classify(self.model, inputs).float()
+        if self.patch is None:
+            return classify(self.model, inputs).float()
+        with self.patch.off() as model, eval_mode(model):
+            return classify(model, inputs).float()
 
 
 @torch.no_grad()

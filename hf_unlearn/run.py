@@ -78,6 +78,13 @@ class RunArguments:
     )
     train_learning_rate: float = field(default=1e-3, metadata={"help": "AdamW learning rate of both."})
     train_batch_size: int = field(default=64, metadata={"help": "Batch size of both."})
+    peft_config: str | None = field(
+        default=None,
+        metadata={
+            "help": "Restrict the update to an adapter, a reversible patch: lora, dora, ia3, or fields of a PEFT configuration as a "
+            'mapping, {"peft_type": "LORA", "r": 8}.'
+        },
+    )
     bias_column: str | None = field(default=None, metadata={"help": "Column of the test split to measure bias by."})
     bias_labels: list[str] | None = field(
         default=None, metadata={"help": "The labels its values point to: 'present=3', in a recipe {present: 3}."}
@@ -318,6 +325,7 @@ def unlearn(
         retain_dataset=retain if method.needs_retain else None,
         eval_dataset=job.validation,
         processing_class=job.processing_class,
+        peft_config=job.run.peft_config,
         **job.columns,
     )
     if job.test is not None:

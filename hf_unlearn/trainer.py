@@ -8,7 +8,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
+from .adapters import FLOOR, Patch, adapter_names, check_patch, is_adapted, load_adapters
 from .arguments import UnlearningArguments
 from .checks import check_data, check_original, check_output, find_kind
 from .control import ForgettingControl, TrustRegion, graceful_interrupt
@@ -54,6 +55,8 @@ class UnlearningTrainer(Trainer):
             damage guard alone.
         eval_dataset, processing_class, data_collator, compute_metrics, callbacks, optimizers: as in `transformers.Trainer`;
             held-out `eval_dataset` rows (or its entry `validation`) also set the level that forgetting single rows aims at.
+        peft_config: restricts the update to a PEFT adapter, a reversible patch over `model` (changed in place): a `PeftConfig`, or
+            what else `adapter_config` takes. `update` is then left out.
         image_column, text_column, label_column: names of the columns, where they are not the usual ones.
 
     Raises:
@@ -73,6 +76,7 @@ class UnlearningTrainer(Trainer):
         eval_dataset: Any | None = None,
         processing_class: Any | None = None,
         model_init: Callable[[], nn.Module] | None = None,
+        peft_config: Any | None = None,
         compute_metrics: Callable[..., Any] | None = None,
         callbacks: list[Any] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
@@ -104,8 +108,12 @@ class UnlearningTrainer(Trainer):
             kind = "samples"
         elif kind == "auto":
             kind = find_kind(model, self.processor, forget_dataset, retain_dataset)
-        args = args.resolved(method, kind)
-        self.updated = updated_names(model, args.update)  # type: ignore[arg-type]
+        if peft_config is not None:
+            check_patch(method, args.update)
+        args = args.resolved(method, kind, None if peft_config is None else "adapter")
+        self.patch = None if peft_config is None else Patch(model, peft_config, args.seed)
+        model = model if self.patch is None else self.patch.model
+        self.updated = adapter_names(model) or updated_names(model, args.update)  # type: ignore[arg-type]
         groups = None
         if method.needs_column and not method.one_shot:
             groups, self.group_names = read_groups(retain_dataset, getattr(method, "attribute", None))
@@ -128,7 +136,7 @@ class UnlearningTrainer(Trainer):
         self.flat_collator = data_collator or self.processor.collate
         optimiser: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None
         if args.trust_region:
-            optimiser = (TrustRegion, {"lr": args.trust_region})
+            optimiser = (TrustRegion, {"lr": args.trust_region, **({"floor": FLOOR} if self.patch is not None else {})})
             args.learning_rate = args.trust_region  # what the schedule scales and the log shows
             args.max_grad_norm = 0.0  # a step of fixed length has no use for clipping
         elif args.optim == "sgd":
@@ -216,6 +224,8 @@ class UnlearningTrainer(Trainer):
         """Sum of the method's terms on a training batch; ordinary loss on an evaluation batch."""
         if "seed" not in inputs:
             return super().compute_loss(model, inputs, return_outputs=return_outputs)
+        if self.patch is not None:
+            self.patch.freeze_statistics()
         terms = self.method.loss(model, inputs, self.reference)
         if self.anchors is not None:
             terms["anchors"] = self.method.anchor_weight * self.anchors.loss(model, inputs["seed"], self.processor)
@@ -249,14 +259,15 @@ class UnlearningTrainer(Trainer):
         """Everything that looks at the original weights."""
         self.original = Snapshot(self.model, self.updated)
         self.original_fingerprints = fingerprints(self.model)
-        self.reference = build_reference(self.model, self.forget_rows, self.processor, self.args.eval_batch_size)
-        if self.args.forget_kind == "class":
-            self.reference.forgotten_classes = forgotten_classes(self.reference)
+        with self._unpatched():
+            self.reference = build_reference(self.model, self.forget_rows, self.processor, self.args.eval_batch_size)
+            if self.args.forget_kind == "class":
+                self.reference.forgotten_classes = forgotten_classes(self.reference)
+            if self.method.anchors and self.reference.forgotten_classes:
+                self.anchors = CounterfactualAnchors(seed=self.args.seed).build(
+                    self.model, self.forget_rows, self.processor, self.reference, progress=not self.args.disable_tqdm
+                )
         self.watch = Watch(self)
-        if self.method.anchors and self.reference.forgotten_classes:
-            self.anchors = CounterfactualAnchors(seed=self.args.seed).build(
-                self.model, self.forget_rows, self.processor, self.reference, progress=not self.args.disable_tqdm
-            )
         self.method.setup(self)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
@@ -334,16 +345,18 @@ class UnlearningTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load through `from_pretrained`, strictly: the base class restores wrong weights for ViT-like models."""
         target = self.model if model is None else model
-        if hasattr(target, "peft_config") or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        model_class: Any = type(target)
-        saved = model_class.from_pretrained(resume_from_checkpoint)
-        target.load_state_dict(saved.state_dict(), strict=True)
+        if is_adapted(target):
+            load_adapters(target, resume_from_checkpoint)
+        else:
+            model_class: Any = type(target)
+            target.load_state_dict(model_class.from_pretrained(resume_from_checkpoint).state_dict(), strict=True)
         self.watch.model_changed()
 
     def _load_best_model(self) -> None:
-        if hasattr(self.model, "peft_config") or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_best_model()
             return
         self._load_from_checkpoint(self.state.best_model_checkpoint)
@@ -358,10 +371,13 @@ class UnlearningTrainer(Trainer):
         current = Snapshot(self.model, self.original.tensors)
         self.original.restore(self.model)
         try:
-            with self.method.undone(self.model):
+            with self.method.undone(self.model), self._unpatched():
                 yield self.model
         finally:
             current.restore(self.model)
+
+    def _unpatched(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.patch is None else self.patch.off()
 
     def report(
         self,

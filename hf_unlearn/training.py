@@ -148,6 +148,7 @@ def save_model(
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         model.save_pretrained(partial)
+        (partial / "README.md").unlink(missing_ok=True)  # PEFT's empty card, which names local folders
         if processing_class is not None:
             processing_class.save_pretrained(partial)
         if also is not None:

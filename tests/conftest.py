@@ -312,7 +312,9 @@ def arguments(folder, **changes):
     return UnlearningArguments(**{**settings, **changes})
 
 
-def trainer_for(arch, folder, method, *, model=None, split=None, retain=True, callbacks=None, **changes):
+def trainer_for(
+    arch, folder, method, *, model=None, split=None, retain=True, callbacks=None, peft_config=None, **changes
+):
     """A trainer on a trained model; the retain set is passed if `retain`."""
     split = class_split(arch) if split is None else split
     return UnlearningTrainer(
@@ -323,6 +325,7 @@ def trainer_for(arch, folder, method, *, model=None, split=None, retain=True, ca
         retain_dataset=split.retain if retain else None,
         processing_class=processing_class(arch),
         callbacks=callbacks,
+        peft_config=peft_config,
     )
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .reading import LIMITS, NOTES, reading
+from .reading import NOTES, limits, reading
 
 if TYPE_CHECKING:
     from .report import UnlearningReport
@@ -36,7 +36,7 @@ def to_markdown(report: UnlearningReport) -> str:
     for head, sentences in (
         ("In plain words", reading(report)),
         ("How to read it", NOTES),
-        ("What this does not prove", LIMITS),
+        ("What this does not prove", limits(report)),
     ):
         lines += ["", f"## {head}", "", *(f"- {inert(sentence)}" for sentence in sentences)]
     return "\n".join([*lines, ""])
@@ -76,7 +76,7 @@ def to_html(report: UnlearningReport, figures: bool = True) -> str:
         figures=pictures,
         settings=_settings(report),
         notes=NOTES,
-        limits=LIMITS,
+        limits=limits(report),
         schema=report.schema,
     )
 
@@ -113,7 +113,7 @@ def _time(report: UnlearningReport) -> str:
 def _settings(report: UnlearningReport) -> list[tuple[str, str]]:
     """What the run was made with, as name and value."""
     run, out = report.run, []
-    for key in ("method", "arguments", "rows", "versions", "bias"):
+    for key in ("method", "arguments", "rows", "versions", "patch", "bias"):
         entries = run.get(key) or {}
         out += [
             (name if name == key else f"{key}: {name}", _plain(value))

@@ -37,6 +37,17 @@ LIMITS = [
 ]
 
 
+PATCH_LIMIT = (
+    "The update is a patch: an adapter beside its base, which is unchanged and still knows everything. Whoever has both has the "
+    "original, so publishing a patch is no erasure; merge it into the weights, and keep the base to yourself."
+)
+
+
+def limits(report: UnlearningReport) -> list[str]:
+    """What the figures do not prove, of this run."""
+    return [PATCH_LIMIT, *LIMITS] if report.run.get("patch") else LIMITS
+
+
 def reading(report: UnlearningReport) -> list[str]:
     """One sentence per measure of the unlearned model, against the retrained one or, without it, the original."""
     retrained = "retrained" in report.models

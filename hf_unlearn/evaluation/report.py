@@ -344,5 +344,6 @@ def _describe_run(trainer: UnlearningTrainer, sizes: Mapping[str, int]) -> dict[
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "rows": dict(sizes),
         "forgotten_classes": list(trainer.reference.forgotten_classes),
+        **({} if trainer.patch is None else {"patch": trainer.patch.describe()}),
         "versions": {"torch": torch.__version__.split("+")[0], "transformers": transformers.__version__},
     }

@@ -95,7 +95,7 @@ class MarginalInformation(PooledInformation):
                 "is forgotten whole: there would be nothing to follow. Leave it off."
             )
         super().setup(trainer)
-        self._original = FrozenOriginal(trainer.model) if self.utility == "kl" else None
+        self._original = FrozenOriginal(trainer.model, trainer.patch) if self.utility == "kl" else None
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
         logits = self.logits(model, batch)

@@ -6,7 +6,8 @@
     python recipes/benchmarks/forgetting.py table
 
 Small models are trained from configurations; originals, retrained models and finished cells are kept in `--out`, so a killed
-run goes on where it was. `jit:all` means `update="all"`. Unlearning sees the forget set alone.
+run goes on where it was. `jit:all` means `update="all"`, `jit:lora` an adapter (`peft_config="lora"`). Methods
+that need no retain set see the forget set alone; the others the kept rows, and a fifth of the test rows for their stop.
 """
 
 from __future__ import annotations
@@ -99,7 +100,6 @@ class Lab:
         self.data, self.out = data, out
         self.train, self.test, self.labels, self.processing_class = load(data, path, out)
         self.y = torch.stack([r["labels"] for r in self.train])
-        self.y_test = torch.stack([r["labels"] for r in self.test])
 
     def epochs(self, arch: str) -> int:
         return {"mnist": MNIST_EPOCHS, "digits": DIGITS_EPOCHS}.get(self.data, {}).get(arch, 8)
@@ -141,6 +141,7 @@ class Lab:
     def cell(self, arch: str, seed: int, request: str, method: str, retrain: bool) -> dict[str, Any]:
         """One run of `method` for `request` (a class id, or `random`), measured."""
         from hf_unlearn import METHODS, UnlearningArguments, UnlearningTrainer
+        from hf_unlearn.adapters import SHORTHANDS
         from hf_unlearn.evaluation.relearning import relearning_steps
 
         if request == "random":
@@ -152,15 +153,20 @@ class Lab:
             forget = self.y == int(request)
         original, _ = self.trained(arch, seed)
         key, _, update = method.partition(":")
+        adapter = update if update in SHORTHANDS else None
+        test, kept = self.test, [r for r, f in zip(self.train, forget.tolist(), strict=True) if not f]
+        sets: dict[str, Any] = {}
+        if METHODS[key].needs_retain:  # a fifth of the test rows is for the method, and is not measured on
+            test, sets = test[len(test) // 5 :], {"retain_dataset": kept, "eval_dataset": test[: len(test) // 5]}
         rows = [r for r, f in zip(self.train, forget.tolist(), strict=True) if f]
         with tempfile.TemporaryDirectory() as folder:
             args = UnlearningArguments(
                 output_dir=folder, use_cpu=True, save_strategy="no", logging_strategy="no", disable_tqdm=True, seed=seed,
-                forget_kind="samples" if request == "random" else "class", update=update or None,
+                forget_kind="samples" if request == "random" else "class", update=None if adapter else update or None,
             )  # fmt: skip
             trainer = UnlearningTrainer(
                 model=copy.deepcopy(original), args=args, method=METHODS[key](), forget_dataset=rows,
-                processing_class=self.processing_class,
+                processing_class=self.processing_class, peft_config=adapter, **sets,
             )  # fmt: skip
             started = time.perf_counter()
             trainer.train()
@@ -173,18 +179,18 @@ class Lab:
         models = {"original": original, "unlearned": trainer.model}
         if retrain:
             models["retrained"], out["retrain_seconds"] = self.trained(arch, seed, ~forget, f"without-{request}")
-        kept = [r for r, f in zip(self.train, forget.tolist(), strict=True) if not f]
+        y_test = torch.stack([r["labels"] for r in test])
         for name, model in models.items():
             if request == "random":
-                out[name] = trainer_report_measures(model, rows, kept, self.test, trainer.processor)
+                out[name] = trainer_report_measures(model, rows, kept, test, trainer.processor)
                 continue
-            gone = self.y_test == int(request)
+            gone = y_test == int(request)
             out[name] = {
-                "forgotten": accuracy(model, self.test, gone, trainer.processor),
-                "kept": accuracy(model, self.test, ~gone, trainer.processor),
+                "forgotten": accuracy(model, test, gone, trainer.processor),
+                "kept": accuracy(model, test, ~gone, trainer.processor),
             }
             if retrain:
-                probe = [r for r, g in zip(self.test, gone.tolist(), strict=True) if g]
+                probe = [r for r, g in zip(test, gone.tolist(), strict=True) if g]
                 goal = 0.9 * out["original"]["forgotten"] / 100
                 out[name]["relearning"] = relearning_steps(model, rows[:20], probe, trainer.processor, goal)
         return out
