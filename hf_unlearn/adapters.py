@@ -59,7 +59,7 @@ def adapter_config(given: Any, model: nn.Module) -> Any:
     if isinstance(given, Mapping):
         settings = dict(given)
         kind = str(settings.pop("peft_type", "LORA")).upper()
-        kinds: Mapping[str, Any] = PEFT_TYPE_TO_CONFIG_MAPPING
+        kinds: Mapping[Any, Any] = PEFT_TYPE_TO_CONFIG_MAPPING
         if kind not in kinds:
             raise ValueError(f"`peft_config`: `peft_type={kind!r}` is unknown to the installed PEFT.")
         try:
