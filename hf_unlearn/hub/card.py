@@ -1,0 +1,284 @@
+"""The evaluation card: a README.md for people and the Hub, rendered from `report.json` alone, with audit and receipt beside it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from ..files import front_matter, write_atomically
+from ..names import inert, plain, shown, visible
+from .commands import audit_command, run_command, snippet
+from .metadata import library, metadata, model_name
+from .sealing import RECEIPT_FILE, read_receipt, seal
+from .signing import signature_file
+
+if TYPE_CHECKING:
+    from ..evaluation.report import UnlearningReport
+
+CARD, REPORT, AUDIT = "README.md", "report.json", "audit.json"
+
+
+def render_card(
+    report: Mapping[str, Any],
+    *,
+    figures: Sequence[str] = (),
+    receipt: Mapping[str, Any] | None = None,
+    audit: Mapping[str, Any] | None = None,
+    repo_id: str | None = None,
+    fields: Mapping[str, Any] | None = None,
+) -> str:
+    """The card as markdown with its metadata; the same report gives the same bytes. Names from the data are inert in it.
+
+    Args:
+        report: `report.json`, read.
+        figures: paths of the report's figures, relative to the card; others than the report's are left out.
+        receipt, audit: `unlearning_receipt.json` and `audit.json`, read, where there are any. An audit that says it is of
+            other weights is named as such and not shown.
+        repo_id: where the model is, or will be, on the Hub; without it the card loads the folder `model` beside it.
+        fields: of the front matter, in place of those found; `tags` are added.
+
+    Raises:
+        ValueError: a report or an audit of another schema, a figure that is not below the card, a `repo_id` that is none.
+    """
+    import yaml
+    from jinja2 import ChainableUndefined, Environment, PackageLoader
+    from markupsafe import Markup
+
+    from ..evaluation.reading import NOTES, limits, reading
+    from ..evaluation.report import UnlearningReport
+
+    _check_repo(repo_id)
+    read = UnlearningReport.from_dict(report)
+    run, ours = read.run, read.models.get("unlearned", {})
+    # Every value is made inert, unless it is marked as ours: what a data set calls its classes must never become markup.
+    environment = Environment(
+        loader=PackageLoader("hf_unlearn.hub"),
+        autoescape=False,
+        finalize=lambda value: value if isinstance(value, Markup) else inert(shown(value, 2000)),
+        undefined=ChainableUndefined,  # what a report does not know is left out
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"shown": shown, "fenced": _fenced, "cell": _cell, "link": _link, "percent": _percent}
+    text = environment.get_template("unlearning_card.md").render(
+        metadata=Markup(
+            yaml.safe_dump(
+                metadata(run, ours, repo_id, fields), sort_keys=False, allow_unicode=True, width=float("inf")
+            ).strip()
+        ),
+        title=model_name(run, repo_id),
+        report=read,
+        ours=ours,
+        run=run,
+        about=run.get("about", {}),
+        original=run.get("original") or {},
+        data=run.get("dataset") or {},
+        sets=run.get("sets", {}),
+        request=run.get("request") or _request(run),
+        attribute="attribute" in run,
+        failed=bool(read.outcome.get("warnings")),
+        library=library(run),
+        head_only=run.get("arguments", {}).get("update") == "head",
+        rows=_rows(read),
+        groups=_groups(read),
+        reading=reading(read),
+        notes=NOTES,
+        limits=limits(read),
+        figures=list(_figures(read, figures)),
+        audit=_audit(audit, run),
+        audited=audit is not None,
+        audit_command=audit_command(run),
+        receipt=receipt,
+        snippet=snippet(run, repo_id),
+        on_hub=repo_id is not None,
+        run_command=run_command(run),
+        settings={"method": run.get("method", {}), "arguments": run.get("arguments", {})},
+    )
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def card_of(folder: str | Path, *, repo_id: str | None = None, fields: Mapping[str, Any] | None = None) -> str:
+    """The card of a run: of the `report.json` in `folder`, and of the figures, the audit and the receipt beside it.
+
+    Raises:
+        ValueError: there is no report that this version reads, or a receipt that was changed by hand.
+    """
+    folder = Path(folder)
+    report = _read(folder / REPORT)
+    if report is None:
+        raise ValueError(f"There is no {REPORT} in {folder}. Name the output folder of a finished `hf-unlearn run`.")
+    receipt = read_receipt(folder / RECEIPT_FILE) if (folder / RECEIPT_FILE).exists() else None
+    figures = sorted(f"figures/{path.name}" for path in (folder / "figures").glob("*.png"))
+    audit = _read(folder / AUDIT)
+    return render_card(report, figures=figures, receipt=receipt, audit=audit, repo_id=repo_id, fields=fields)
+
+
+def write_card(folder: str | Path, *, repo_id: str | None = None, overwrite: bool = False) -> Path:
+    """Write `card_of(folder)` into it, as `README.md`.
+
+    A receipt in `folder` is sealed again, for the card is among the files that it covers; a signature of the old one is removed.
+
+    Raises:
+        ValueError: as `card_of`; or (without `overwrite`) there is a README.md that is no such card.
+    """
+    folder = Path(folder)
+    text = card_of(folder, repo_id=repo_id)
+    check_readme(folder, overwrite)
+    write_atomically(folder / CARD, text)
+    if (folder / RECEIPT_FILE).exists():
+        seal(folder, whole=False)
+    return folder / CARD
+
+
+def check_readme(folder: str | Path, overwrite: bool = False) -> None:
+    """Raise ValueError where `folder` holds a README.md that is somebody's own, unless it may be overwritten."""
+    path = Path(folder) / CARD
+    if path.exists() and not overwrite and "hf_unlearn" not in (front_matter(path).get("tags") or ()):
+        raise ValueError(
+            f"{path} is no card of hf_unlearn and would be lost. Move it, choose another folder, or allow to overwrite."
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`hf-unlearn card`: 0 when the card is written, 2 for bad input."""
+    parser = argparse.ArgumentParser(
+        prog="hf-unlearn card", description="Write the card of a run again, with the audit and the receipt beside it."
+    )
+    parser.add_argument("folder", metavar="RUN_FOLDER", help="output folder of a run, with its report.json")
+    parser.add_argument("--repo_id", help="where the model is on the Hub, such as my-org/classifier")
+    parser.add_argument("--overwrite", action="store_true", help="replace a README.md that is somebody's own")
+    options = parser.parse_args(argv)
+    signature = signature_file(Path(options.folder) / RECEIPT_FILE)
+    signed = signature.exists()
+    try:
+        path = write_card(options.folder, repo_id=options.repo_id, overwrite=options.overwrite)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    print(f"Card in {path}")
+    if signed and not signature.exists():
+        print("The receipt was sealed again over it: sign it once more, with hf-unlearn receipt sign.")
+    return 0
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold a JSON object.")
+    return found
+
+
+def _check_repo(repo_id: str | None) -> None:
+    if repo_id is not None and not re.fullmatch(r"(?!\W)([\w.-]{1,96}/)?[\w.-]{1,96}", repo_id, re.ASCII):
+        raise ValueError(f"`repo_id={plain(repo_id)[:200]!r}` is no name on the Hub. Give it as owner/name.")
+
+
+def _request(run: Mapping[str, Any]) -> str:
+    """What was forgotten, where no request is recorded: the classes, by the model's labels."""
+    if run.get("attribute"):
+        return f"the influence of '{run['attribute']}'"
+    names = run.get("forgotten_labels") or run.get("forgotten_classes") or []
+    return f"{'class' if len(names) == 1 else 'classes'} {', '.join(map(str, names))}" if names else "single rows"
+
+
+def _rows(report: UnlearningReport) -> list[tuple[str, list[Any]]]:
+    """The report's table without the rows on single groups: values of an attribute are not for a card."""
+    from markupsafe import Markup
+
+    groups = len(next(iter(report.groups.values()), {}))
+    table, seconds = report.rows(), "unlearning" in report.seconds
+    end = len(table) - seconds
+    kept = [*table[: end - groups], *table[end:]]
+    # In a cell `[1, 2]` links nowhere, and escaped it could not be read as text; the cells hold numbers only.
+    return [(title, [Markup(cell) for cell in cells]) for title, cells in kept]
+
+
+def _groups(report: UnlearningReport) -> list[tuple[str, float, float, int]]:
+    """model, accuracy of its worst and of its best group, and number of groups."""
+    return [(name, min(g.values()), max(g.values()), len(g)) for name, g in report.groups.items() if g]
+
+
+def _figures(report: UnlearningReport, paths: Sequence[str]) -> Iterator[tuple[Any, Any]]:
+    """Path and drawing of each given figure, in the report's order."""
+    from markupsafe import Markup
+
+    from ..evaluation.plots import drawings
+
+    given = {}
+    for path in map(PurePosixPath, paths):
+        if path.is_absolute() or ".." in path.parts or not re.fullmatch(r"[\w./-]+", str(path), re.ASCII):
+            raise ValueError(f"`figures`: {plain(path)!r} is no plain path below the card. Write 'figures/roc.png'.")
+        given[path.stem] = Markup(str(path))
+    return ((given[name], drawing) for name, drawing in drawings(report).items() if name in given)
+
+
+def _audit(audit: Mapping[str, Any] | None, run: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Verdict, its meaning, lines and limits of an audit; None for one of other weights."""
+    if audit is None:
+        return None
+    from ..evaluation.verdicts import MEANING
+
+    if not str(audit.get("schema")).startswith("hf_unlearn/audit/1"):
+        raise ValueError(f"`audit` has the schema {audit.get('schema')!r}, this version reads 'hf_unlearn/audit/1'.")
+    judged = audit["run"].get("weights")
+    if judged and run.get("weights") and judged != run["weights"]:
+        return None
+    return {
+        "verdict": audit["verdict"],
+        "meaning": MEANING.get(audit["verdict"], ""),
+        "because": [line["words"] for line in audit["lines"] if line["key"] in audit["because"]],
+        "accepted": audit["verdict"] == next(iter(MEANING)),
+        "lines": audit["lines"],
+        "limits": audit["limits"],
+        "retrained": audit["run"].get("retrained", 0),
+        "bound": bool(judged),
+    }
+
+
+def _cell(value: float | None) -> Any:
+    """A number of an audit's line."""
+    from markupsafe import Markup
+
+    return Markup("–" if value is None else f"{value:.3f}")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _link(address: str) -> Any:
+    """The target of a link: a plain web address, or none."""
+    from markupsafe import Markup
+
+    return Markup(address if re.fullmatch(r"https://[\w./-]+", address, re.ASCII) else "")
+
+
+def _fenced(content: Any, language: str) -> Any:
+    """A code block that its content cannot close; what is not text is written as YAML, its strings shortened."""
+    import yaml
+    from markupsafe import Markup
+
+    if not isinstance(content, str):
+        content = yaml.safe_dump(_short(content), sort_keys=False, allow_unicode=True, width=float("inf")).strip()
+    text = "\n".join(map(visible, content.split("\n")))
+    fence = "`" * (max([2, *map(len, re.findall("`+", text))]) + 1)
+    return Markup(f"{fence}{language}\n{text}\n{fence}")
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {shown(k): _short(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_short(v) for v in value]
+    return shown(value, 200) if isinstance(value, str) else value

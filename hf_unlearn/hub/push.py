@@ -1,0 +1,283 @@
+"""One commit on the Hub for one unlearned model: on a new repository or branch, never over the original by accident.
+
+with prepare_folder("out") as staged:
+    push_folder(staged.folder, "org/name", original=staged.original)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .patience import CONFLICT, Patience, PushError, bounded, explained, is_passing, patiently, status, wait
+from .plain_card import TAG
+from .staging import ADAPTER, RECEIPT, REPORT, inventory, is_publishable
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
+logger = logging.getLogger(__name__)
+
+MESSAGE = "Unlearned model"
+FURNITURE = {".gitattributes", ".gitignore", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE"}  # no model
+IS_ORIGINAL = "`revision='{branch}'` of {repo} is the original, which stays. "
+IS_ANOTHER = "`revision='{branch}'` of {repo} holds a model that was not unlearned. "
+REMEDY = (
+    "Leave out `revision` for a new branch, name another, or, to replace that model, say so with its full name: "
+    "--overwrite-original {repo} (in Python `overwrite_original`)."
+)
+WEIGHTS = re.compile(
+    r".*\.(safetensors|bin|pt|pth|ckpt|pkl|pickle|joblib|h5|hdf5|keras|msgpack|onnx|onnx_data|gguf|ggml|tflite|pb|npz|npy|ot"
+    r"|mlmodel|index\.json)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a push did.
+
+    Attributes:
+        repo_id: full name of the repository.
+        revision: the branch.
+        commit: what `HfApi.create_commit` returns; its `oid` is the branch's head.
+        files, removed: paths that the branch now holds, and that it held before as parts of another model.
+        changed: False where everything was there already.
+        private: whether only its owners see the repository.
+    """
+
+    repo_id: str
+    revision: str
+    commit: CommitInfo
+    files: list[str]
+    removed: list[str]
+    changed: bool
+    private: bool
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    private: bool = True,
+    tags: Sequence[str] = (),
+    original: tuple[str | None, str | None] = (None, None),
+    overwrite_original: str | None = None,
+    message: str = MESSAGE,
+    token: str | None = None,
+    patience: Patience | None = None,
+) -> Pushed:
+    """Push a prepared folder as one commit. The push completes, or leaves what the repository held as it was.
+
+    Only files on the list of `staging.is_publishable` are pushed, and weights of another model are removed from the branch by
+    the same commit.
+
+    Args:
+        folder: see `prepare_folder`.
+        repo_id: `org/name`, or `name` for one's own. A repository that does not exist is made.
+        revision: the branch. By default `main` where that holds nothing or this very model, else a new one, `unlearned-<request or digest>`,
+            which starts from the repository's first commit, so that the original's weights are not in its history either.
+        private: whether a new repository is private. One that exists stays as it is.
+        tags: git tags of the commit; none is ever moved.
+        original: Hub id and commit of the model that was unlearned.
+        overwrite_original: the full name of the repository, where its model on `main` (or on `revision`) is to be replaced.
+        token: with write right; by default the one of `hf auth login` or `HF_TOKEN`.
+
+    Raises:
+        PushError: the Hub did not take it, or the push would replace the original or another model; the message says what to
+            do. The same call again sends nothing twice.
+    """
+    with explained(repo_id):
+        return _Push(Path(folder), repo_id, token, patience or Patience()).run(
+            revision, private, tags, original, overwrite_original, message
+        )
+
+
+class _Push:
+    """The steps of one push."""
+
+    def __init__(self, folder: Path, repo_id: str, token: str | None, patience: Patience) -> None:
+        from huggingface_hub import HfApi
+
+        self.api, self.folder, self.patience = HfApi(token=token), folder, patience
+        self.files, left_out = inventory(folder)
+        if left_out:
+            logger.warning("Not on the list of what is published, and left out: %s.", ", ".join(left_out))
+        self.repo_id = repo_id if "/" in repo_id else f"{self._ask(self.api.whoami)['name']}/{repo_id}"
+
+    def _ask(self, call: Any, *args: Any, **kwargs: Any) -> Any:
+        return patiently(call, *args, patience=self.patience, **kwargs)
+
+    def run(
+        self,
+        revision: str | None,
+        private: bool,
+        tags: Sequence[str],
+        original: tuple[str | None, str | None],
+        overwrite_original: str | None,
+        message: str,
+    ) -> Pushed:
+        if overwrite_original is not None and overwrite_original != self.repo_id:
+            raise PushError(
+                f"`overwrite_original={overwrite_original!r}` is not the repository that is pushed to, {self.repo_id!r}."
+            )
+        self._check_base()
+        main = self._look_or_make(private)
+        refs = self._ask(self.api.list_repo_refs, self.repo_id)
+        heads = {ref.name: ref.target_commit for ref in refs.branches}
+        taken = {ref.name: ref.target_commit for ref in refs.tags}
+        free = not _content(main) or (self._is_same_model(main) and not self._is_original(original))
+        branch = revision or ("main" if overwrite_original or free else self._branch_name())
+        if branch in taken:
+            raise PushError(f"`revision={branch!r}` is a tag of {self.repo_id}, and a push needs a branch.")
+        if overwrite_original is None and branch in heads:
+            self._refuse_to_replace(branch, heads[branch], original)
+        self._check_tags(tags, taken, heads.get(branch))
+        with self._branch(branch, heads):
+            pushed = self._commit(branch, message, main.private)
+        self._tag(tags, taken, pushed)
+        return pushed
+
+    def _check_base(self) -> None:
+        """Raise PushError where the base of an adapter is not on the Hub."""
+        if ADAPTER not in self.files:
+            return
+        adapter = json.loads((self.folder / ADAPTER).read_text())
+        base = adapter["base_model_name_or_path"]
+        with explained(f"`base_model`: unknown base: {base}"):
+            self._ask(self.api.model_info, base, revision=adapter.get("revision"))
+
+    def _look_or_make(self, private: bool) -> Any:
+        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+        try:
+            return self._ask(self.api.model_info, self.repo_id, files_metadata=True)
+        except GatedRepoError:
+            raise
+        except RepositoryNotFoundError:
+            self._ask(self.api.create_repo, self.repo_id, private=private, exist_ok=True)
+            return self._ask(self.api.model_info, self.repo_id, files_metadata=True)
+
+    def _branch_name(self) -> str:
+        """`unlearned-` and the id of the request, or eight digits of the weights' digest: the same model, the same branch."""
+        receipt = self.folder / RECEIPT
+        request = json.loads(receipt.read_text()).get("request") if receipt.is_file() else None
+        given = request.get("id") if isinstance(request, dict) else None
+        if isinstance(given, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}(?<![.])", given) and ".." not in given:
+            return f"unlearned-{given}"
+        return f"unlearned-{hashlib.sha256(json.dumps(self.weights).encode()).hexdigest()[:8]}"
+
+    @cached_property
+    def weights(self) -> dict[str, str]:
+        """SHA-256 of each file of tensors."""
+        digests = {}
+        for name in (n for n in self.files if n.endswith(".safetensors")):
+            with (self.folder / name).open("rb") as file:
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        return digests
+
+    def _is_same_model(self, info: Any) -> bool:
+        """Whether a branch holds these weights: an earlier push of them, to be completed or to get another card."""
+        there = {file.rfilename: file.lfs.sha256 for file in info.siblings if file.lfs is not None}
+        return self.weights.items() <= there.items()
+
+    def _is_original(self, original: tuple[str | None, str | None]) -> bool:
+        return (original[0] or "").casefold() == self.repo_id.casefold()
+
+    def _refuse_to_replace(self, branch: str, head: str, original: tuple[str | None, str | None]) -> None:
+        """Raise PushError where `branch` is the original's, or holds a model that was not pushed from here."""
+        if self._is_original(original) and (branch == "main" or head == original[1]):
+            raise PushError(IS_ORIGINAL.format(branch=branch, repo=self.repo_id) + REMEDY.format(repo=self.repo_id))
+        there = self._ask(self.api.model_info, self.repo_id, revision=branch)
+        names = {file.rfilename for file in there.siblings}
+        if any(map(WEIGHTS.fullmatch, names)) and not {REPORT, RECEIPT} & names and TAG not in (there.tags or ()):
+            raise PushError(IS_ANOTHER.format(branch=branch, repo=self.repo_id) + REMEDY.format(repo=self.repo_id))
+
+    @contextmanager
+    def _branch(self, branch: str, heads: dict[str, str]) -> Iterator[None]:
+        """Inside, the branch exists; one that was made for nothing is taken back."""
+        if branch in heads:
+            yield
+            return
+        first = self._ask(self.api.list_repo_commits, self.repo_id)[-1].commit_id
+        try:
+            self._ask(self.api.create_branch, self.repo_id, branch=branch, revision=first, exist_ok=True)
+            yield
+        except Exception:
+            self._take_back(branch, first)
+            raise
+
+    def _take_back(self, branch: str, first: str) -> None:
+        try:
+            refs = self._ask(self.api.list_repo_refs, self.repo_id)
+            if (branch, first) in {(ref.name, ref.target_commit) for ref in refs.branches}:
+                self._ask(self.api.delete_branch, self.repo_id, branch=branch)
+        except Exception as error:  # the error that led here is the one to show
+            logger.warning(
+                "%s may now have a branch '%s' without a model (%s).", self.repo_id, branch, type(error).__name__
+            )
+
+    def _commit(self, branch: str, message: str, private: bool) -> Pushed:
+        """One commit with all files; what lies there already is not sent again.
+
+        After an answer that was lost, or another commit, the branch is looked at anew: the client library leaves out files that
+        are there, so that a commit that did arrive is recognised, and one of somebody else's is never overwritten.
+        """
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+        from huggingface_hub.errors import HTTPError
+
+        parent, conflicts = None, 0
+        for attempt in range(self.patience.tries):
+            there = self._ask(self.api.model_info, self.repo_id, revision=branch)
+            parent = parent or there.sha
+            gone = [file.rfilename for file in there.siblings if self._is_stale(file.rfilename)]
+            additions = [CommitOperationAdd(name, str(self.folder / name)) for name in self.files]
+            with bounded(self.patience):  # these requests are repeated by the client library
+                self.api.preupload_lfs_files(self.repo_id, additions, revision=branch)
+            operations: list[Any] = [*additions, *(CommitOperationDelete(name) for name in gone)]
+            try:
+                with bounded(self.patience):
+                    commit = self.api.create_commit(
+                        self.repo_id, operations, revision=branch, commit_message=message, parent_commit=parent
+                    )
+            except (HTTPError, json.JSONDecodeError) as error:
+                conflicts += status(error) in CONFLICT
+                again = is_passing(error) or (status(error) in CONFLICT and conflicts == 1)
+                if not again or attempt + 1 == self.patience.tries:
+                    raise
+                wait(error, attempt, self.patience)
+            else:
+                return Pushed(self.repo_id, branch, commit, self.files, gone, commit.oid != parent, private)
+        raise AssertionError("the last try returns or raises")
+
+    def _is_stale(self, path: str) -> bool:
+        """Whether a file on the branch is of another model: loaded beside the pushed ones it would do harm."""
+        return path not in self.files and (is_publishable(path) or WEIGHTS.fullmatch(path) is not None)
+
+    def _check_tags(self, tags: Sequence[str], taken: dict[str, str], head: str | None) -> None:
+        for tag in tags:
+            if taken.get(tag, head) != head:
+                raise PushError(f"`tag={tag!r}` is taken in {self.repo_id}, and tags are not moved. Choose another.")
+
+    def _tag(self, tags: Sequence[str], taken: dict[str, str], pushed: Pushed) -> None:
+        self._check_tags(tags, taken, pushed.commit.oid)
+        for tag in (t for t in tags if t not in taken):
+            try:
+                self._ask(self.api.create_tag, self.repo_id, tag=tag, revision=pushed.commit.oid, exist_ok=True)
+            except Exception as error:
+                logger.warning("The model is on '%s' of %s, but not tagged.", pushed.revision, self.repo_id)
+                raise error
+
+
+def _content(info: Any) -> list[str]:
+    """Files of a repository that make it more than an empty one."""
+    return [file.rfilename for file in info.siblings if file.rfilename not in FURNITURE]

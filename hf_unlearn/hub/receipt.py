@@ -1,0 +1,320 @@
+"""The deletion receipt, `unlearning_receipt.json`: what was forgotten from which model, how, with what result, and by which files.
+
+What it is good for, and against whom:
+
+- **A reader of the receipt** learns the number of forgotten rows and one Merkle root over keyed digests of them, and can test no
+  guess of a row, not even with the whole data set at hand: every value that depends on rows is keyed with a secret of the
+  owner (`forgotten.py`). Digests of the kept sets are keyed too: a plain one could be tried out against guesses. The draw of a random
+  request (its seed), row numbers, column names and values are left out, for they would name the rows; no path is in it.
+- **The owner**, with the private file, proves that a row was in the request, to a third party for one row without the others.
+- **A changed file** shows: the receipt holds the SHA-256 of every published file and one of itself (`sealing.py`). Who can change files
+  can write another receipt as well; only a signature (`signing.py`) keeps them from it.
+- It does not prove that the model forgot. That is for the metrics in it, and for an audit, to say. A request for a whole class of a
+  public data set names its rows by itself, and no cryptography hides that.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from .canonical import hub_id, plain, words
+from .forgotten import PRIVATE_FILE, PRIVATE_FOLDER, SCHEME, ForgottenRows, verify_inclusion
+from .sealing import (
+    RECEIPT_FILE,
+    SCHEMA,
+    file_digest,
+    read_receipt,
+    seal,
+    verify_folder,
+    write_receipt,
+)
+
+if TYPE_CHECKING:
+    from ..data import ForgetRequest
+    from ..evaluation.report import UnlearningReport
+    from ..run import Job
+    from ..trainer import UnlearningTrainer
+
+__all__ = [
+    "PRIVATE_FILE",
+    "PRIVATE_FOLDER",
+    "RECEIPT_FILE",
+    "SCHEMA",
+    "ForgottenRows",
+    "Receipt",
+    "build_receipt",
+    "read_receipt",
+    "record_run",
+    "seal",
+    "verify_folder",
+    "verify_inclusion",
+    "write_receipt",
+]
+
+RUN_COVERS = ["README.md", "figures", "model", "report.html", "report.json", "report.md"]  # the rest is the run's own
+PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "numpy", "pillow", "safetensors")
+NAMED_CHOICES = {"method", "update", "forget_kind", "train_sampling_strategy"}  # text that is no place, name or token
+METRICS = ("models", "gap", "intervals")  # of a report
+SET_ROWS = 100_000  # rows of a kept set that are digested
+
+
+def build_receipt(
+    forgotten: ForgottenRows,
+    *,
+    request: Mapping[str, Any],
+    data: Mapping[str, Any],
+    base_model: Mapping[str, Any],
+    method: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+    started: datetime,
+    ended: datetime,
+    outcome: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    previous: str | None = None,
+) -> dict[str, Any]:
+    """The receipt without its files, for `write_receipt`. Names in it are made inert and short, paths become `local`.
+
+    Args:
+        request: `kind`, `classes` and `selected_by`; see `describe_request`.
+        data: `id`, `revision`, … and `sets`: name -> `rows`, `digested` and the keyed `digest`.
+        base_model: `id`, `revision`, `weights` (file -> SHA-256), `tensors`.
+        arguments: of the training; `seed` and `data_seed` are repeated under `seeds`.
+        metrics: `models`, `gap` and `intervals` of a report.
+        previous: SHA-256 of the receipt file of the request before this one, beside the model that this one started from.
+    """
+    clear = plain(
+        {
+            "request": request,
+            "data": data,
+            "method": method,
+            "arguments": arguments,
+            "outcome": outcome or {},
+            "metrics": metrics or {},
+            "versions": _versions(),
+        }
+    )
+    return {
+        **clear,
+        "schema": SCHEMA,
+        "request": {"id": forgotten.request, **clear["request"]},
+        "forgotten_rows": {"rows": len(forgotten.leaves), "root": forgotten.tree.root.hex(), "scheme": SCHEME},
+        "data": {**clear["data"], "id": hub_id(data.get("id"))},
+        "base_model": {**base_model, "id": hub_id(base_model.get("id"))},
+        "seeds": {name: clear["arguments"].get(name) for name in ("seed", "data_seed")},
+        "started": _utc(started),
+        "ended": _utc(ended),
+        "previous": previous,
+        "covers": None,
+        "files": {},
+        "digest": "",
+    }
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The public and the private side of one request.
+
+    Example:
+        ```python
+        trainer.save_model("published")
+        receipt = Receipt.from_trainer(trainer, report, retain_dataset=split.retain)
+        receipt.save("published", private="at-home/forgotten_rows.private.json")
+        ```
+    """
+
+    public: dict[str, Any]
+    forgotten: ForgottenRows
+
+    @classmethod
+    def from_trainer(
+        cls,
+        trainer: UnlearningTrainer,
+        report: UnlearningReport | None = None,
+        *,
+        request: ForgetRequest | None = None,
+        request_id: str | None = None,
+        retain_dataset: Any | None = None,
+        test_dataset: Any | None = None,
+        model: str | None = None,
+        model_revision: str | None = None,
+        dataset: Mapping[str, Any] | None = None,
+        previous: str | None = None,
+    ) -> Receipt:
+        """The receipt of a finished run; every forget row is read once, and at most `SET_ROWS` of each other set.
+
+        Args:
+            request: what was asked, for the words of it.
+            request_id: an id that says nothing about a person; by default random.
+            retain_dataset, test_dataset: the sets of the report; by default the trainer's retain set and none.
+            model: Hub id or folder that the original came from; by default what its configuration says.
+            dataset: `id` on the Hub, `revision`, `config`, `split` of the training set.
+            previous: SHA-256 of the receipt file before this one; by default of the one beside `model`.
+
+        Raises:
+            RuntimeError: `train()` has not run.
+        """
+        if trainer.outcome is None:
+            raise RuntimeError("`from_trainer()` needs a finished run: call `train()` first.")
+        forgotten = ForgottenRows.commit(() if trainer.forget_dataset is None else trainer.forget_dataset, request_id)
+        retain = trainer.retain_dataset if retain_dataset is None else retain_dataset
+        sets = {
+            name: _describe_set(forgotten, name, rows)
+            for name, rows in (("retain", retain), ("test", test_dataset))
+            if rows is not None
+        }
+        folder, base_model = describe_base(trainer, model, model_revision)
+        if previous is None and folder is not None and (folder / RECEIPT_FILE).is_file():
+            previous = file_digest(folder / RECEIPT_FILE)
+        seconds = time.perf_counter() - trainer._started  # since it began; of a resumed run without the pause
+        started = datetime.now(UTC) - timedelta(seconds=seconds)
+        outcome = {
+            k: v for k, v in asdict(trainer.outcome).items() if k not in ("warnings", "path")
+        }  # warnings may quote names
+        public = build_receipt(
+            forgotten,
+            request=describe_request(trainer, request),
+            data={**(dataset or {}), "sets": sets},
+            base_model=base_model,
+            method=trainer.method.describe(),
+            arguments=_arguments(trainer),
+            started=started,
+            ended=started + timedelta(seconds=trainer.seconds),
+            outcome={"ok": trainer.outcome.ok, **outcome},
+            metrics={} if report is None else {name: getattr(report, name) for name in METRICS},
+            previous=previous,
+        )
+        return cls(public, forgotten)
+
+    def save(self, folder: str | Path, private: str | Path, covers: list[str] | None = None) -> dict[str, Any]:
+        """Write the key to `private`, then the receipt into `folder`, sealed over the files there (or those `covers` names).
+
+        Raises:
+            ValueError: `private` lies among the files that would be published.
+        """
+        folder, private = Path(folder), Path(private)
+        inside = private.resolve().is_relative_to(folder.resolve())
+        if inside and (covers is None or private.resolve().relative_to(folder.resolve()).parts[0] in covers):
+            raise ValueError(f"`private={str(private)!r}` lies in the folder to publish. Keep it elsewhere.")
+        self.forgotten.save(private)
+        return write_receipt(folder, {**self.public, "covers": covers})
+
+
+def record_run(job: Job, trainer: UnlearningTrainer, report: UnlearningReport) -> dict[str, Any]:
+    """Write the receipt of `hf-unlearn run` into its output folder, and the owner's key into `_private` there."""
+    run, folder = job.run, Path(job.args.output_dir or ".")
+    receipt = Receipt.from_trainer(
+        trainer,
+        report,
+        request=None if job.split is None else job.split.request,
+        retain_dataset=job.train if job.split is None else job.split.retain,
+        test_dataset=job.test,
+        model=run.model,
+        model_revision=run.model_revision,
+        dataset={
+            "id": run.dataset,
+            "revision": dataset_revision(job.train) or run.dataset_revision,
+            "config": run.dataset_config,
+            "split": run.train_split,
+        },
+    )
+    return receipt.save(folder, folder / PRIVATE_FOLDER / PRIVATE_FILE, RUN_COVERS)
+
+
+def describe_request(trainer: UnlearningTrainer, request: ForgetRequest | None) -> dict[str, Any]:
+    """What was asked, in words that name no row: classes by their numbers, other criteria by their kind, without values."""
+    if trainer.forget_dataset is None:
+        return {"kind": "attribute", "classes": [], "selected_by": ["attribute"]}
+    return {
+        "kind": trainer.args.forget_kind,
+        "classes": sorted(trainer.reference.forgotten_classes),
+        "selected_by": sorted(_criteria(request)) if request is not None else [],
+    }
+
+
+def _criteria(request: ForgetRequest) -> set[str]:
+    given = {"label", "column", "indices", "ids_file", "fraction", "predicate"}
+    own = {name for name in given if getattr(request, name) is not None}
+    return own.union(*(_criteria(part) for part in (*request.union, *request.intersection)))
+
+
+def _describe_set(forgotten: ForgottenRows, name: str, rows: Any) -> dict[str, Any]:
+    if not hasattr(rows, "__len__"):
+        return {"rows": None, "digested": 0, "digest": None}  # a stream
+    digest = forgotten.set_digest(name, rows, SET_ROWS)
+    return {"rows": len(rows), "digested": min(len(rows), SET_ROWS), "digest": digest}
+
+
+def describe_base(
+    trainer: UnlearningTrainer, model: str | None, revision: str | None
+) -> tuple[Path | None, dict[str, Any]]:
+    """The folder that the original was loaded from, if it is at hand, and the original for a receipt."""
+    from ..processing import unwrap
+    from ..scope import joint_digest
+
+    config: Any = unwrap(trainer.model).config
+    source = model or getattr(config, "_name_or_path", None) or ""
+    revision = getattr(config, "_commit_hash", None) or revision
+    folder: Path | None = Path(source) if source and Path(source).is_dir() else _cached(source, revision)
+    if folder is not None and folder.parent.name == "snapshots":
+        revision = folder.name  # the commit
+    weights = {} if folder is None else {p.name: file_digest(p) for p in sorted(folder.glob("*.safetensors"))}
+    return folder, {
+        "id": source,
+        "revision": None if hub_id(source) == "local" else words(revision or "main"),
+        "weights": weights,
+        "tensors": joint_digest(trainer.original_fingerprints),
+    }
+
+
+def _cached(source: str, revision: str | None) -> Path | None:
+    """The snapshot of a Hub id on this machine."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source, revision=revision, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
+
+
+def dataset_revision(dataset: Any) -> str | None:
+    """The commit that `dataset` was loaded from on the Hub, by which its cache is named; None where there is none."""
+    folders = {Path(entry["filename"]).parent.name for entry in getattr(dataset, "cache_files", None) or ()}
+    commits = [name for name in folders if re.fullmatch("[0-9a-f]{40}", name)]
+    return commits[0] if len(commits) == 1 else None
+
+
+def _arguments(trainer: UnlearningTrainer) -> dict[str, Any]:
+    """The training arguments that are set, numbers and choices, without names, places, addresses or tokens; and adapters."""
+    from ..processing import unwrap
+
+    given = {f.name: getattr(trainer.args, f.name) for f in fields(trainer.args) if f.init}
+    kept = (bool, int, float, Enum, Mapping)
+    out = {k: v for k, v in given.items() if isinstance(v, kept) or (k in NAMED_CHOICES and v is not None)}
+    adapters: Any = getattr(unwrap(trainer.model), "peft_config", None)
+    return {**out, "adapters": {name: a.to_dict() for name, a in adapters.items()}} if adapters else out
+
+
+def _versions() -> dict[str, str]:
+    import platform
+
+    found = {"python": platform.python_version(), "hf_unlearn": __version__}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package).split("+")[0]
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _utc(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,178 @@
+"""The canonical form of a row, and its digest: the same from parquet, an image folder, JSON or memory, in any process.
+
+A row is one JSON object, keys sorted by code point, no white space, ASCII with `\\u` escapes; its digest is SHA-256 of the line
+`hf_unlearn/row/1` and that object. All columns count, as they are stored (no transform is applied). Cells:
+
+- text: Unicode NFC. None: null.
+- numbers compare by value, whatever their width: True is 1, 2.0 is 2, −0.0 is 0; other floats are the shortest decimal of the
+  64-bit value, and NaN and ±∞ are `["float", …]`. A class is its number.
+- lists and arrays of numbers of any type: `["array", shape, SHA-256 of the values as little-endian float64]`; other lists, and
+  integers beyond 2⁵³: `["list", …]`; structures: objects.
+- images: `["image", mode, [width, height], SHA-256 of the decoded pixels]`, turned as their EXIF says; palettes are resolved. The
+  name and the encoding of the file do not count. Lossy files decode alike under one version of the JPEG library.
+- bytes, and files that are no image: `["bytes", SHA-256]`; times: `["time", ISO 8601]`, in UTC where they have a zone.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PREFIX = b"hf_unlearn/row/1\n"
+BATCH = 128  # rows in memory at a time
+EXACT = 2**53  # integers up to here are exact in float64
+FILE_KEYS = {"bytes", "path"}
+
+
+def row_digest(row: Mapping[str, Any]) -> bytes:
+    """SHA-256 of the canonical form of `row`, 32 bytes.
+
+    Raises:
+        TypeError: a cell of a kind that has no canonical form.
+    """
+    cells = {_text(name): canonical(value) for name, value in row.items()}
+    return sha256(PREFIX + json.dumps(cells, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).digest()
+
+
+def row_digests(rows: Iterable[Mapping[str, Any]], pixels: bool = True) -> Iterator[bytes]:
+    """`row_digest` of every row of a `datasets.Dataset`, or of an iterable of rows.
+
+    With `pixels=False` the images of a data set are digested as the files they are stored as, undecoded.
+    """
+    if not hasattr(rows, "with_format") or not hasattr(rows, "features") or not hasattr(rows, "__len__"):
+        yield from map(row_digest, rows)
+        return
+    names = list(rows.column_names)  # type: ignore[attr-defined]
+    for table in rows.with_format("arrow").iter(batch_size=BATCH):
+        columns = [_cells(table.column(name), rows.features[name], pixels) for name in names]
+        for cells in zip(*columns, strict=True):
+            yield row_digest(dict(zip(names, cells, strict=True)))
+
+
+def _cells(column: Any, feature: Any, pixels: bool) -> Iterator[Any]:
+    """The values of an Arrow column; images one at a time."""
+    import datasets
+
+    if isinstance(feature, datasets.Image):
+        image = datasets.Image(mode=feature.mode)
+        read = image.decode_example if pixels else _stored
+        yield from (None if cell is None else read(cell) for cell in column.to_pylist())
+    elif type(feature).__name__.startswith("Array") and column.null_count == 0:  # as lists they would take far longer
+        yield from column.combine_chunks().to_numpy(zero_copy_only=False)
+    else:
+        yield from column.to_pylist()
+
+
+def _stored(cell: Mapping[str, Any]) -> bytes:
+    return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+
+
+def canonical(value: Any) -> Any:
+    """A cell as JSON; see the module's docstring."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return _text(value)
+    if hasattr(value, "detach"):  # a tensor of torch
+        value = value.detach().cpu()
+        value = (value.double() if value.is_floating_point() else value).numpy()
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        value = value.item()
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return ["bytes", sha256(value).hexdigest()]
+    if isinstance(value, list | tuple | np.ndarray):
+        return _sequence(value)
+    if isinstance(value, Mapping):
+        if value.keys() == FILE_KEYS and any(v is not None for v in value.values()):
+            return _file(value)
+        return {_text(key): canonical(v) for key, v in value.items()}
+    return _rare(value)
+
+
+def _text(value: Any) -> str:
+    return unicodedata.normalize("NFC", str(value))
+
+
+def _number(value: float) -> Any:
+    if not math.isfinite(value):
+        return ["float", str(abs(value) if math.isnan(value) else value)]
+    return int(value) if value.is_integer() else value
+
+
+def _sequence(value: Any) -> list[Any]:
+    array = value if isinstance(value, np.ndarray) else _as_array(value)
+    exact = array is not None and (
+        array.dtype.kind in "bf" or (array.dtype.kind in "iu" and (not array.size or _largest(array) <= EXACT))
+    )
+    if array is None or not exact:
+        return ["list", *map(canonical, value)]
+    numbers = array.astype("<f8") + 0.0  # −0 becomes 0
+    numbers[np.isnan(numbers)] = np.nan
+    return ["array", list(array.shape), sha256(numbers.tobytes()).hexdigest()]
+
+
+def _as_array(value: list[Any] | tuple[Any, ...]) -> np.ndarray | None:
+    """Nested lists of numbers as one array; None where they are something else, or of unequal lengths."""
+    first: Any = value
+    while isinstance(first, list | tuple) and first:
+        first = first[0]
+    if not isinstance(first, bool | int | float | np.generic | np.ndarray | list | tuple):
+        return None
+    try:
+        return np.asarray(value)
+    except ValueError:
+        return None
+
+
+def _largest(array: np.ndarray) -> int:
+    return max(abs(int(array.max())), abs(int(array.min())))
+
+
+def _file(cell: Mapping[str, Any]) -> list[Any]:
+    """A file as `datasets` stores it: the pixels of an image, the bytes of anything else."""
+    import datasets
+    from PIL import UnidentifiedImageError
+
+    try:
+        return _picture(datasets.Image().decode_example(dict(cell)))
+    except UnidentifiedImageError:
+        return ["bytes", sha256(_stored(cell)).hexdigest()]
+
+
+def _picture(image: Any) -> list[Any]:
+    from PIL import ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
+    return ["image", image.mode, list(image.size), sha256(image.tobytes()).hexdigest()]
+
+
+def _rare(value: Any) -> list[Any]:
+    if hasattr(value, "tobytes") and hasattr(value, "mode"):
+        return _picture(value)
+    if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+        return ["time", value.astimezone(datetime.UTC).isoformat()]
+    if isinstance(value, datetime.date | datetime.time):
+        return ["time", value.isoformat()]
+    if isinstance(value, datetime.timedelta):
+        return ["seconds", _number(value.total_seconds())]
+    if isinstance(value, Decimal):
+        text = format(value, "f")
+        return ["decimal", text.rstrip("0").rstrip(".") if "." in text else text]
+    raise TypeError(
+        f"a row holds a {type(value).__name__}, which has no canonical form. Cast the column to text, numbers or images."
+    )

@@ -1,0 +1,213 @@
+"""The published folder under its receipt: digests of every file, written last, and checked by anyone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..files import write_atomically
+from .canonical import content_digest, file_text, read_exactly
+from .forgotten import PRIVATE_FOLDER, PRIVATE_SCHEMA
+from .signing import check_signature, signature_file
+
+SCHEMA = "hf_unlearn/receipt/1"
+RECEIPT_FILE = "unlearning_receipt.json"
+UNSEALED = {RECEIPT_FILE, f"{RECEIPT_FILE}.sig", ".gitattributes"}
+UNSEALED_FOLDERS = {".git", ".cache/huggingface"}
+# What `from_pretrained` would read, or could be made to: weights in any format, configurations, vocabularies, code, templates.
+WEIGHTS = r"\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|onnx|gguf|pkl|pickle|joblib|npz|npy|tflite|pb|ot|index\.json)$"
+READ_AT_LOADING = re.compile(WEIGHTS + r"|\.(json|py|model|jinja)$|(vocab|merges)\.txt$", re.IGNORECASE)
+WEIGHT_FILE = re.compile(WEIGHTS, re.IGNORECASE)
+FIELDS: dict[str, type | tuple[type, ...]] = {
+    "schema": str,
+    "request": dict,
+    "forgotten_rows": dict,
+    "data": dict,
+    "base_model": dict,
+    "method": dict,
+    "arguments": dict,
+    "seeds": dict,
+    "versions": dict,
+    "started": str,
+    "ended": str,
+    "outcome": dict,
+    "metrics": dict,
+    "previous": (str, type(None)),
+    "covers": (list, type(None)),
+    "files": dict,
+    "digest": str,
+}
+
+
+def write_receipt(folder: str | Path, receipt: Mapping[str, Any]) -> dict[str, Any]:
+    """Write `receipt` into `folder` with the digests of the files there, atomically, and return it as written.
+
+    Only what its entry `covers` names (files and folders of `folder`; None: everything) is digested. A signature of the bytes
+    before is removed.
+
+    Raises:
+        ValueError: something private lies among the files that would be published.
+    """
+    folder = Path(folder)
+    files = {}
+    for name, path in published_files(folder, receipt["covers"]):
+        refuse_private(name, path)
+        files[name] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+    sealed = {**receipt, "files": files}
+    sealed["digest"] = content_digest(sealed)
+    target = folder / RECEIPT_FILE
+    text = file_text(sealed)
+    if not target.is_file() or target.read_bytes() != text.encode():
+        signature_file(target).unlink(missing_ok=True)
+        write_atomically(target, text)
+    return sealed
+
+
+def seal(folder: str | Path, whole: bool = True) -> dict[str, Any]:
+    """Bring the receipt in `folder` up to date with every file there: the last thing before a push. Sign after it, not before.
+
+    With `whole=False` only with what it covers already, in the output folder of a run that holds more than is published.
+
+    Raises:
+        ValueError: there is no receipt, it was changed by hand, or something private lies among the files.
+    """
+    receipt = read_receipt(Path(folder) / RECEIPT_FILE)
+    return write_receipt(folder, {**receipt, "covers": None} if whole else receipt)
+
+
+def changed_weights(folder: Path) -> list[str]:
+    """Files of weights in `folder` that are not those of its receipt: that one belongs to another model."""
+    receipt = read_receipt(folder / RECEIPT_FILE)
+    present = {n: path for n, path in published_files(folder, receipt["covers"]) if WEIGHT_FILE.search(n)}
+    listed = {n: file["sha256"] for n, file in receipt["files"].items() if WEIGHT_FILE.search(n)}
+    both = present.keys() & listed.keys()
+    same = {n for n in both if file_digest(present[n]) == listed[n]}
+    return sorted((present.keys() | listed.keys()) - same)
+
+
+def read_receipt(path: str | Path) -> dict[str, Any]:
+    """The receipt at `path`, whole and as it was written.
+
+    Raises:
+        ValueError: it is not.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path.name}: missing")
+    try:
+        receipt = read_exactly(path)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: changed, {error}") from error
+    if receipt.get("schema") != SCHEMA:
+        raise ValueError(f"{path.name}: its `schema` is not {SCHEMA!r}")
+    wrong = [k for k, kind in FIELDS.items() if k not in receipt or not isinstance(receipt[k], kind)]
+    if wrong or content_digest(receipt) != receipt["digest"]:
+        raise ValueError(f"{path.name}: changed, its content has another digest than it says")
+    listed = all(isinstance(f, dict) and f.keys() == {"bytes", "sha256"} for f in receipt["files"].values())
+    if not listed or not {"root", "rows"} <= receipt["forgotten_rows"].keys() or "id" not in receipt["request"]:
+        raise ValueError(f"{path.name}: is no receipt, `files`, `forgotten_rows` or `request` are malformed")
+    return receipt
+
+
+def verify_folder(
+    folder: str | Path, public_key: bytes | None = None, receipt_file: str | Path | None = None
+) -> list[str]:
+    """What differs between a published folder and its receipt, a line each; nothing where all is as it was sealed.
+
+    Args:
+        folder: a copy of the published folder.
+        public_key: 32 bytes of the Ed25519 key that the receipt must be signed with. None: a signature need not be there, but
+            where it is it must fit.
+        receipt_file: a receipt from elsewhere, which the one in the folder must equal; by default the one in the folder.
+
+    Raises:
+        ImportError: there is a signature, and no `cryptography` to check it with.
+    """
+    folder, own = Path(folder), Path(folder) / RECEIPT_FILE
+    path = own if receipt_file is None else Path(receipt_file)
+    problems = []
+    if own.is_file() and path.is_file() and own.read_bytes() != path.read_bytes():
+        problems.append(f"{own.name}: the folder's own is another than {path}")
+    signature = next((s for s in map(signature_file, (path, own)) if s.exists()), None)
+    problems += verify_receipt(path, public_key, signature)
+    try:
+        return problems + _differing_files(folder, read_receipt(path))
+    except ValueError:  # among the problems already
+        return problems
+
+
+def verify_receipt(path: Path, public_key: bytes | None = None, signature: Path | None = None) -> list[str]:
+    """What is wrong with a receipt by itself; `signature`: a file, if not the one beside it. See `verify_folder`."""
+    problems, signature = [], signature or signature_file(path)
+    if public_key is not None or signature.exists():
+        wrong = check_signature(path, signature, public_key)
+        problems += [] if wrong is None else [f"{signature.name}: {wrong}"]
+    try:
+        read_receipt(path)
+    except ValueError as error:
+        problems.append(str(error))
+    return problems
+
+
+def _differing_files(folder: Path, receipt: Mapping[str, Any]) -> list[str]:
+    covers, listed = receipt["covers"], receipt["files"]
+    present = dict(published_files(folder, None))
+    problems = [f"{name}: missing" for name in sorted(listed.keys() - present.keys())]
+    for name, path in sorted(present.items()):
+        if name in listed:
+            digest = file_digest(path)
+            if digest != listed[name]["sha256"] or path.stat().st_size != listed[name]["bytes"]:
+                problems.append(f"{name}: changed, SHA-256 {digest} instead of {listed[name]['sha256']}")
+        elif _is_extra(name, covers):
+            problems.append(f"{name}: extra, not in the receipt")
+        if is_private(name) and (covers is None or _covered(name, covers)):
+            problems.append(f"{name}: private, and must never be published")
+    return problems
+
+
+def _is_extra(name: str, covers: list[str] | None) -> bool:
+    """Whether an unlisted file matters; beside what is covered, only weights that loading the folder would find."""
+    if covers is None or _covered(name, covers):
+        return bool(READ_AT_LOADING.search(name))
+    return "/" not in name and bool(WEIGHT_FILE.search(name))
+
+
+def _covered(name: str, covers: list[str]) -> bool:
+    return name.partition("/")[0] in covers
+
+
+def published_files(folder: Path, covers: list[str] | None) -> Iterator[tuple[str, Path]]:
+    """The files of `folder` with their names in it (`a/b.json`), without the receipt and what the Hub keeps for itself."""
+    for place, folders, names in os.walk(folder):
+        inside = Path(place).relative_to(folder)
+        folders[:] = sorted(f for f in folders if (inside / f).as_posix() not in UNSEALED_FOLDERS)
+        for name in sorted(names):
+            relative = (inside / name).as_posix()
+            covered = relative not in UNSEALED and (covers is None or _covered(relative, covers))
+            if covered and Path(place, name).is_file():
+                yield relative, Path(place, name)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_private(name: str) -> bool:
+    """Whether a file of this name must stay with the owner."""
+    return name.endswith(".private.json") or bool({PRIVATE_FOLDER, "private"} & set(name.split("/")[:-1]))
+
+
+def refuse_private(name: str, path: Path) -> None:
+    """Raise ValueError where the file holds the key of the forgotten rows, or is named as such a file is."""
+    with open(path, "rb") as file:
+        holds_key = f'"{PRIVATE_SCHEMA}"'.encode() in file.read(256)
+    if holds_key or is_private(name):
+        raise ValueError(
+            f"{name} is private: with it anyone can test which rows were forgotten. Move it out of the folder first."
+        )

@@ -1,0 +1,310 @@
+"""The folder that is published: what of a run belongs on the Hub, without pickles, private files and paths of this machine."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..files import write_atomically
+
+logger = logging.getLogger(__name__)
+
+RECEIPT, REPORT, CARD = "unlearning_receipt.json", "report.json", "README.md"
+ADAPTER = "adapter_config.json"
+EVIDENCE = re.compile(rf"{RECEIPT}(\.sig)?|{REPORT}|{CARD}|figures/[\w.-]+\.(png|svg)")
+MODEL = re.compile(
+    r"[\w.-]+\.safetensors|[\w.-]+\.safetensors\.index\.json|(generation_|adapter_|preprocessor_|processor_|tokenizer_)?"
+    r"config\.json|(tokenizer|special_tokens_map|added_tokens|vocab|barycenter)\.json|vocab\.txt|merges\.txt|"
+    r"(spiece|tokenizer|sentencepiece\.bpe)\.model"
+)
+VOCABULARY = re.compile(r"(vocab|tokenizer|added_tokens)\.json|vocab\.txt|merges\.txt|.*\.model")
+LOCAL_STATE = ("is_local", "local_files_only")  # a tokenizer's memory of where it was loaded from
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+MACHINE_PATH = re.compile(
+    r"(^|[\s\"'=(:])(/(home|users|root|tmp|mnt|media|data|var|opt|srv|scratch|work|workspace|content)/|[a-z]:\\|~/|file://)",
+    re.IGNORECASE,
+)
+TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
+HEADER_LIMIT = 100_000_000  # bytes, as safetensors has it
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A folder ready to push.
+
+    Attributes:
+        folder: laid out as on the Hub.
+        left_out: names of what of the run is not in it.
+        original: Hub id and commit of the model that was unlearned, each None where unknown.
+    """
+
+    folder: Path
+    left_out: list[str]
+    original: tuple[str | None, str | None]
+
+
+def is_publishable(path: str) -> bool:
+    """Whether a file of this name, relative to the repository, is on the list of what may be published."""
+    return bool(MODEL.fullmatch(path) or EVIDENCE.fullmatch(path))
+
+
+def inventory(folder: Path) -> tuple[list[str], list[str]]:
+    """Files of `folder` that may be published, and names of the files and folders that may not, both sorted."""
+    taken = sorted(
+        name
+        for path in (*folder.glob("*"), *folder.glob("figures/*"))
+        if path.is_file() and is_publishable(name := path.relative_to(folder).as_posix())
+    )
+    others = {f"{p.name}/" if p.is_dir() else p.name for p in folder.iterdir()} - {*taken, "figures/"}
+    others |= {p.relative_to(folder).as_posix() for p in folder.glob("figures/*")} - {*taken}
+    return taken, sorted(others)
+
+
+@contextmanager
+def prepare_folder(
+    run_folder: str | Path,
+    *,
+    base_model: str | None = None,
+    note: str = "",
+    card: Mapping[str, Any] | None = None,
+    sign_key: str | Path | None = None,
+    repo_id: str | None = None,
+) -> Iterator[Staged]:
+    """A temporary folder with model, card, report, figures and receipt of a run, as they will lie on the Hub.
+
+    The run's own files stay as they are: those that need no change are linked, the others copied and cleaned.
+
+    Args:
+        run_folder: what `hf-unlearn run` wrote (`model/`, `report.json`, ...), or the folder of a model.
+        base_model: Hub id of the model that was unlearned, if that was done on a local copy.
+        note, card: a first paragraph, and fields of the front matter, of a card that is written here.
+        sign_key: PEM file of the Ed25519 key that the receipt, sealed over what is in the folder, is signed with.
+        repo_id: where the folder will be, for the card.
+
+    Raises:
+        ValueError: there is no whole model in safetensors, the base of an adapter is a local folder, a file names a path of
+            this machine or a token, or the receipt is of another model.
+    """
+    run_folder = Path(run_folder)
+    if not run_folder.is_dir():
+        raise ValueError(f"`run_folder`: there is no folder {run_folder}.")
+    source = run_folder / "model" if (run_folder / "model").is_dir() else run_folder
+    model, rest = inventory(source)
+    model = [name for name in model if MODEL.fullmatch(name)]
+    check_model(source, model)
+    evidence, others = inventory(run_folder)
+    evidence = [name for name in evidence if EVIDENCE.fullmatch(name)]
+    left_out = sorted({*others, *rest} - {"model/", *evidence, *(p.name for p in run_folder.glob(".push-*"))})
+    beside = run_folder if os.access(run_folder, os.W_OK) else None  # there a link costs no space
+    folder = Path(tempfile.mkdtemp(prefix=".push-", dir=beside))
+    try:
+        for origin, names in ((source, model), (run_folder, evidence)):
+            for name in names:
+                (folder / name).parent.mkdir(exist_ok=True)
+                _place(origin / name, folder / name)
+        if ADAPTER in model:
+            _set_base(folder / ADAPTER, base_model, find_original(folder))
+        original = find_original(folder)
+        if original[0] is None and base_model:
+            original = (base_model, None)
+        complete(folder, run_folder, original[0], note, card or {}, repo_id)
+        check_private(folder, run_folder)
+        if RECEIPT in evidence:
+            _seal(folder, run_folder, sign_key)
+        elif sign_key is not None:
+            raise ValueError(f"`sign_key`: there is no {RECEIPT} in {run_folder} to sign.")
+        yield Staged(folder, left_out, original)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_model(folder: Path, names: list[str]) -> None:
+    """Raise ValueError where `names` of `folder` are no whole model or adapter in safetensors."""
+    if not {"config.json", ADAPTER} & {*names} or not any(n.endswith(".safetensors") for n in names):
+        raise ValueError(
+            f"`run_folder`: {folder} holds no model to push: it needs config.json (or {ADAPTER}) and weights as *.safetensors. "
+            "Give the output folder of a run, or save the model with `save_pretrained`."
+        )
+    if any(folder.glob(f"patch*/{ADAPTER}")):
+        raise ValueError(
+            f"`run_folder`: {folder} holds patches stacked on each other, and whoever loads it from the Hub gets the first alone, "
+            "without what the others forget. Load it with `hf_unlearn.adapters.load_patches`, merge it (`merge_and_unload()`), and "
+            "push the merged model."
+        )
+    for index in (n for n in names if n.endswith(".index.json")):
+        missing = {*json.loads((folder / index).read_text())["weight_map"].values()} - {*names}
+        if missing:
+            raise ValueError(f"`run_folder`: {folder} lacks {min(missing)}, which {index} names. Save the whole model.")
+
+
+def find_original(folder: Path) -> tuple[str | None, str | None]:
+    """Hub id and commit of the model that was unlearned: from the report, the adapter's base, or the configuration."""
+    told = _read(folder / REPORT).get("run", {}).get("original") or {}
+    if told.get("id"):
+        return told["id"], told.get("revision")
+    adapter, config = _read(folder / ADAPTER), _read(folder / "config.json")
+    name = adapter.get("base_model_name_or_path") or config.get("_name_or_path")
+    return (name, adapter.get("revision")) if name and not is_local(name) else (None, None)
+
+
+def is_local(source: str) -> bool:
+    """Whether `source` is a folder, or could be no Hub id."""
+    return Path(source).expanduser().exists() or not HUB_ID.fullmatch(source)
+
+
+def complete(
+    folder: Path, run_folder: Path, original: str | None, note: str, card: Mapping[str, Any], repo_id: str | None = None
+) -> None:
+    """Write what a prepared folder still lacks: the card. One that is there stays, unless it is the run's own as it was written.
+
+    With a report it is the evaluation card, which then says where the model is; a `note` is for a model that was not measured.
+    """
+    from ..evaluation.report import SCHEMA
+    from .card import card_of
+    from .plain_card import write_plain_card
+
+    measured = not note and _read(run_folder / REPORT).get("schema") == SCHEMA
+    if (folder / CARD).is_file() and not (measured and (folder / CARD).read_text("utf-8") == card_of(run_folder)):
+        return
+    if measured:
+        fields = {"base_model": original, **card}
+        write_atomically(folder / CARD, card_of(run_folder, repo_id=repo_id, fields=fields))
+        return
+    report = run_folder / "report.md"
+    write_plain_card(folder, original, report.read_text() if report.is_file() else "", note, **card)
+
+
+def check_private(folder: Path, run_folder: Path) -> None:
+    """Raise ValueError where a text to be published names a folder of this machine or a token."""
+    from huggingface_hub import get_token
+
+    roots = {Path.home(), Path.cwd(), run_folder.resolve(), Path(tempfile.gettempdir())}
+    secrets = {f"{root}/" for root in roots if root.parent != root} | {get_token() or ""} - {""}
+    for name in inventory(folder)[0]:
+        if name.endswith((".safetensors", ".png")) or VOCABULARY.fullmatch(name):
+            continue
+        text = (folder / name).read_text(errors="replace")
+        if TOKEN.search(text) or any(secret in text for secret in secrets):
+            raise ValueError(
+                f"{name} holds a path of this machine or a token, so it is not published. Remove it there."
+            )
+
+
+def _seal(folder: Path, run_folder: Path, sign_key: str | Path | None) -> None:
+    """The receipt over the files as they are published, cleaned and with their card."""
+    from .sealing import changed_weights, seal
+    from .signing import sign, signature_file
+
+    changed = changed_weights(run_folder)
+    if changed:
+        raise ValueError(
+            f"`run_folder`: {RECEIPT} is not of the weights there: {changed[0]} differs. Push the folder of the run that it is of, "
+            "or remove it to push the model without a receipt."
+        )
+    signed = signature_file(folder / RECEIPT).exists()
+    seal(folder)
+    if sign_key is not None:
+        sign(folder / RECEIPT, sign_key)
+    elif signed and not signature_file(folder / RECEIPT).exists():
+        logger.warning(
+            "The signature is not published: it is of the receipt before its last seal. Sign with `--sign-key`."
+        )
+
+
+def _place(source: Path, target: Path) -> None:
+    """`source` as `target`: cleaned where it holds a path, else linked, or copied where files cannot be linked."""
+    if source.suffix == ".json" and not VOCABULARY.fullmatch(source.name) and source.name != RECEIPT:
+        content = _read(source)
+        cleaned = without_paths({k: v for k, v in content.items() if k not in LOCAL_STATE})
+        if source.name == ADAPTER:  # what becomes of its base is decided later, and said
+            cleaned["base_model_name_or_path"] = content.get("base_model_name_or_path")
+        if cleaned != content:
+            logger.info("%s: local paths are left out of the published copy.", source.name)
+            write_atomically(target, json.dumps(cleaned, indent=2) + "\n")
+            return
+    elif source.suffix == ".safetensors" and _clean_tensors(source, target):
+        return
+    try:
+        if source.suffix != ".safetensors":
+            raise OSError("small files are copied, so that nobody writes through a link")
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def without_paths(value: Any, key: str = "") -> Any:
+    """`value` from JSON without entries that are paths of a machine."""
+    if isinstance(value, Mapping):
+        return {k: without_paths(v, k) for k, v in value.items() if not _is_path(v, k)}
+    if isinstance(value, list):
+        return [without_paths(v, key) for v in value if not _is_path(v, key)]
+    return value
+
+
+def _is_path(value: Any, key: str) -> bool:
+    if not isinstance(value, str):
+        return False
+    return bool(MACHINE_PATH.search(value)) or (key.endswith("name_or_path") and value != "" and is_local(value))
+
+
+def _clean_tensors(source: Path, target: Path) -> bool:
+    """Copy a safetensors file without the paths in its header; False where there are none, and nothing is written."""
+    with source.open("rb") as file:
+        try:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header: dict[str, Any] = json.loads(file.read(length) if length <= HEADER_LIMIT else b"")
+            metadata = header.get("__metadata__", {})
+        except (struct.error, ValueError, AttributeError) as error:
+            raise ValueError(f"{source.name} is no safetensors file. Save the model again.") from error
+        cleaned = without_paths(metadata)
+        if cleaned == metadata:
+            return False
+        logger.info("%s: local paths are left out of the published copy.", source.name)
+        words = json.dumps({**header, "__metadata__": cleaned}, separators=(",", ":")).encode()
+        words += b" " * (-len(words) % 8)  # tensors stay aligned
+        with target.open("wb") as copy:
+            copy.write(struct.pack("<Q", len(words)) + words)
+            shutil.copyfileobj(file, copy, 2**22)
+    return True
+
+
+def _set_base(path: Path, base_model: str | None, original: tuple[str | None, str | None]) -> None:
+    """Name the base of an adapter by its Hub id, and by its commit where that is known."""
+    adapter = _read(path)
+    base = base_model or adapter.get("base_model_name_or_path") or ""
+    if is_local(base):
+        raise ValueError(
+            "`base_model`: unknown base: the adapter names a local folder as the model it belongs to, and without that model "
+            "nobody can load it. Push the base, or find it on the Hub, and give its id: --base-model org/model (in Python `finetuned_from`)."
+        )
+    commit = original[1] if base == original[0] else None
+    changed = {**adapter, "base_model_name_or_path": base, "revision": adapter.get("revision") or commit}
+    if changed != adapter:
+        write_atomically(path, json.dumps(changed, indent=2) + "\n")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, empty where there is no such file.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path.name} is no valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} must hold a JSON object.")
+    return content

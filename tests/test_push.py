@@ -1,0 +1,362 @@
+"""A run on the Hub: what is pushed, where to, and what is refused. The client is the real one, over HTTP."""
+
+import json
+import re
+import shutil
+import time
+from email.utils import formatdate
+
+import pytest
+from hub_runs import RUN_FILES, digests, run_folder, write
+from huggingface_hub import CommitOperationAdd, HfApi, constants, hf_hub_download, snapshot_download
+from loopback_hub import ALWAYS, Fault
+from receipts import write_run_receipt
+
+from hf_unlearn.cli import main
+from hf_unlearn.hub.command import push_run
+from hf_unlearn.hub.patience import Patience, PushError
+from hf_unlearn.hub.push import push_folder
+
+REPO = "alice/unlearned"
+
+
+@pytest.fixture
+def run(tmp_path):
+    return run_folder(tmp_path / "run")
+
+
+@pytest.fixture
+def original(hub):
+    """alice/original, a public model in two formats and with a history; returns its commit."""
+    api = HfApi()
+    api.create_repo("alice/original")
+    for step in ("first", "second"):
+        files = {
+            "model.safetensors": b"1" * 64 + step.encode(),
+            "pytorch_model.bin": b"2" * 64,
+            "onnx/model.onnx": b"3",
+        }
+        files |= {"config.json": b"{}", "README.md": b"---\ntags: []\n---\n", "LICENSE": b"free", "notes.txt": b"kept"}
+        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+        api.create_commit("alice/original", operations, commit_message=step)
+    hub.requests.clear()
+    return hub.repository("alice/original").branches["main"]
+
+
+def tree(hub, repo, branch=None):
+    return sorted(set(hub.repository(repo).tree(branch)) - {".gitattributes"})
+
+
+def sent(hub):
+    """Requests that change something on the Hub."""
+    return [(method, path) for method, path, _ in hub.requests if method != "GET"]
+
+
+@pytest.mark.parametrize("xet", [False, True])
+def test_a_run_becomes_one_commit_of_a_new_private_repository(hub, run, xet, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", not xet)
+    before = digests(run)
+    assert main(["push", str(run), "--repo", REPO]) == 0
+    repository = hub.repository(REPO)
+    assert repository.private
+    assert [c["title"] for c in repository.commits.values()] == ["initial commit", "Unlearned model"]
+    assert tree(hub, REPO) == RUN_FILES
+    assert bool(hub.blobs) != xet
+    got = digests(snapshot_download(REPO, cache_dir=tmp_path / "cache"))
+    local = {name.removeprefix("model/"): content for name, content in before.items()}
+    assert all(got[name] == local[name] for name in RUN_FILES if name != "README.md")
+    assert digests(run) == before
+    assert "private repository alice/unlearned" in capsys.readouterr().out
+
+
+def test_the_card_is_visible(hub, run):
+    push_run(run, REPO)
+    info = HfApi().model_info(REPO)
+    assert "machine-unlearning" in info.tags
+    assert "# Report 0" in hub.content(REPO, "README.md").decode()
+
+
+@pytest.mark.parametrize("xet", [False, True])
+def test_what_is_there_is_not_sent_again(hub, run, xet, monkeypatch, capsys):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", not xet)
+    first = push_run(run, REPO)
+    received, stored = dict(hub.received), {p: p.stat().st_mtime_ns for p in hub.cas.rglob("*.xorb")}
+    assert main(["push", str(run), "--repo", REPO, "--tag", "v1"]) == 0
+    assert "there already" in capsys.readouterr().out
+    assert (dict(hub.received), {p: p.stat().st_mtime_ns for p in hub.cas.rglob("*.xorb")}) == (received, stored)
+    assert hub.repository(REPO).state()["branches"] == {"main": first.commit.oid}
+    assert hub.repository(REPO).tags == {"v1": first.commit.oid}
+
+
+def test_another_card_for_the_same_model_goes_beside_it_alone(hub, run):
+    push_run(run, REPO)
+    write(run / "README.md", "---\nlicense: mit\n---\nBetter words.\n")
+    received = dict(hub.received)
+    pushed = push_run(run, REPO)
+    assert (pushed.revision, pushed.changed, dict(hub.received)) == ("main", True, received)
+    assert hub.content(REPO, "README.md").decode().endswith("Better words.\n")
+
+
+def test_public_only_if_asked_and_a_repository_that_exists_stays_as_it_is(hub, run, original, capsys):
+    assert main(["push", str(run), "--repo", REPO, "--public"]) == 0
+    assert not hub.repository(REPO).private
+    assert main(["push", str(run), "--repo", "alice/original"]) == 0
+    assert "public repository alice/original" in capsys.readouterr().out
+    assert not hub.repository("alice/original").private
+
+
+def test_ones_own_namespace_is_found(hub, run):
+    assert push_run(run, "unlearned").repo_id == REPO
+    assert hub.repository(REPO) is not None
+
+
+# --- the original -----------------------------------------------------------------------------------------------------
+
+
+def test_a_repository_with_a_model_gets_a_new_branch_without_the_original_in_its_history(hub, run, original):
+    pushed = push_run(run, "alice/original")
+    repository = hub.repository("alice/original")
+    assert repository.branches == {"main": original, pushed.revision: pushed.commit.oid}
+    assert pushed.revision.startswith("unlearned-")
+    assert tree(hub, "alice/original", pushed.revision) == RUN_FILES
+    commits = HfApi().list_repo_commits("alice/original", revision=pushed.revision)
+    assert [c.title for c in commits] == ["Unlearned model", "initial commit"]
+    again = push_run(run, "alice/original")
+    assert (again.revision, again.changed) == (pushed.revision, False)
+
+
+def test_another_model_gets_another_branch(hub, tmp_path, original):
+    branches = {push_run(run_folder(tmp_path / str(s), seed=s), "alice/original").revision for s in (0, 1)}
+    assert len(branches) == 2
+    assert {*hub.repository("alice/original").branches} == {"main", *branches}
+
+
+def test_the_branch_is_named_after_the_request_of_the_receipt(hub, run, original):
+    write_run_receipt(run, "gdpr-17")
+    assert push_run(run, "alice/original").revision == "unlearned-gdpr-17"
+
+
+def test_what_is_on_the_hub_is_verified_by_its_receipt(hub, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    write(
+        run / "model/config.json", json.dumps({"model_type": "vit", "_name_or_path": "/home/alice/vit"})
+    )  # is cleaned
+    write_run_receipt(run).save(tmp_path / "own.private.json")
+    before = digests(run)
+    key = str(tmp_path / "key.pem")
+    assert main(["receipt", "keygen", "--output", key]) == 0
+    assert main(["push", str(run), "--repo", REPO, "--sign-key", key]) == 0
+    assert tree(hub, REPO) == sorted([*RUN_FILES, "unlearning_receipt.json", "unlearning_receipt.json.sig"])
+    words = ["receipt", "verify", "--public-key", f"{key}.pub", "--private", str(tmp_path / "own.private.json")]
+    assert main([*words, "--folder", f"{REPO}@main"]) == 0
+    assert digests(run) == before
+    other = [CommitOperationAdd("config.json", b'{"model_type": "vit", "id2label": {}}')]
+    HfApi().create_commit(REPO, other, commit_message="meddle")
+    assert main([*words, "--folder", REPO]) == 1
+    assert "config.json: changed" in capsys.readouterr().out
+    receipt = json.loads(hub.content(REPO, "unlearning_receipt.json"))
+    assert receipt["covers"] is None
+    assert not any("private" in name or "report.html" in name for name in receipt["files"])
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_model_that_is_there_is_replaced_only_by_its_full_name(hub, tmp_path, original, known, capsys):
+    run = run_folder(tmp_path / "run", original=("Alice/Original", original) if known else None)
+    words = ["push", str(run), "--repo", "alice/original"]
+    before = hub.repository("alice/original").state()
+    assert main([*words, "--revision", "main"]) == 2
+    error = capsys.readouterr().err
+    assert ("is the original" if known else "holds a model that was not unlearned") in error
+    assert "--overwrite-original alice/original" in error
+    assert main([*words, "--overwrite-original", "alice/other"]) == 2
+    assert (hub.repository("alice/original").state(), sent(hub)) == (before, [])
+    assert main([*words, "--overwrite-original", "alice/original"]) == 0
+    assert "removed from the branch: onnx/model.onnx, pytorch_model.bin" in capsys.readouterr().out
+    assert tree(hub, "alice/original") == sorted([*RUN_FILES, "LICENSE", "notes.txt"])
+    assert len(hub.repository("alice/original").commits) == 4
+
+
+def test_the_branch_that_a_run_started_from_is_the_original_too(hub, tmp_path, original):
+    HfApi().create_branch("alice/original", branch="release")
+    run = run_folder(tmp_path / "run", original=("alice/original", original))
+    with pytest.raises(PushError, match="`revision='release'` of alice/original is the original"):
+        push_run(run, "alice/original", revision="release")
+
+
+def test_a_branch_of_ones_own_is_updated_and_loses_the_old_model(hub, tmp_path, original):
+    adapter = run_folder(tmp_path / "adapter", adapter="alice/original")
+    push_run(adapter, "alice/original", revision="work")
+    pushed = push_run(run_folder(tmp_path / "whole"), "alice/original", revision="work")
+    assert pushed.removed == ["adapter_config.json", "adapter_model.safetensors"]
+    assert tree(hub, "alice/original", "work") == RUN_FILES
+
+
+def test_tags_are_made_and_never_moved(hub, tmp_path, run, capsys):
+    assert main(["push", str(run), "--repo", REPO, "--tag", "v1", "--tag", "first"]) == 0
+    repository = hub.repository(REPO)
+    assert repository.tags == dict.fromkeys(("v1", "first"), repository.branches["main"])
+    other = run_folder(tmp_path / "other", seed=1)
+    before = repository.state()
+    assert main(["push", str(other), "--repo", REPO, "--tag", "v1"]) == 2
+    assert "`tag='v1'` is taken" in capsys.readouterr().err
+    assert main(["push", str(other), "--repo", REPO, "--revision", "v1"]) == 2
+    assert "`revision='v1'` is a tag" in capsys.readouterr().err
+    assert repository.state() == before
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("token", "repo", "message"),
+    [
+        ("hf_" + "x" * 34, REPO, r"does not accept the token \(401\).*hf auth login"),
+        ("read", "alice/original", r"no right to write to alice/original \(403\)"),
+        ("write", "bob/unlearned", r"no right to write to bob/unlearned \(403\)"),
+        ("", "unlearned", "There is no token|does not accept the token"),
+    ],
+)
+def test_who_may_not_write_is_told_and_nothing_changes(
+    hub, run, original, monkeypatch, tmp_path, capsys, token, repo, message
+):
+    given = hub.token("alice", token) if token in ("read", "write") else token
+    monkeypatch.setenv("HF_TOKEN", given)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    before = hub.repository("alice/original").state()
+    assert main(["push", str(run), "--repo", repo]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ")
+    assert error.count("\n") == 1
+    assert re.search(message, error)
+    assert not given or given not in error
+    assert {name for _, name in hub.repositories} == {"alice/original"}
+    assert hub.repository("alice/original").state() == before
+
+
+def test_offline_is_said(hub, run, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(PushError, match="HF_HUB_OFFLINE"):
+        push_run(run, REPO)
+
+
+def test_a_name_that_is_none_is_refused(hub, run, capsys):
+    assert main(["push", str(run), "--repo", "a/b/c"]) == 2
+    assert "a/b/c" in capsys.readouterr().err
+
+
+def test_a_card_that_the_hub_does_not_take_publishes_nothing(hub, run):
+    write(run / "README.md", "---\nlicense: 3\n---\n")
+    with pytest.raises(PushError, match=r'Invalid metadata in README.md.*"license"'):
+        push_run(run, REPO)
+    assert tree(hub, REPO) == []
+
+
+def test_an_adapter_needs_a_base_that_others_find(hub, tmp_path, original, capsys):
+    run = run_folder(tmp_path / "run", adapter=str(tmp_path / "base"))
+    words = ["push", str(run), "--repo", REPO]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "unknown base" in error
+    assert "--base-model org/model" in error
+    assert str(tmp_path) not in error
+    assert main([*words, "--base-model", "alice/nowhere"]) == 2
+    assert "`base_model`: unknown base: alice/nowhere is not on the Hub" in capsys.readouterr().err
+    assert sent(hub) == []
+    assert main([*words, "--base-model", "alice/original"]) == 0
+    config = json.loads(hub.content(REPO, "adapter_config.json"))
+    assert config["base_model_name_or_path"] == "alice/original"
+    assert "its base is the original model" in hub.content(REPO, "README.md").decode()
+    assert json.loads((run / "model/adapter_config.json").read_text())["base_model_name_or_path"].startswith("/")
+
+
+def test_an_adapter_is_pinned_to_the_commit_of_its_base(hub, tmp_path, original):
+    run = run_folder(tmp_path / "run", adapter="alice/original", original=("alice/original", original))
+    push_run(run, REPO)
+    assert json.loads(hub.content(REPO, "adapter_config.json"))["revision"] == original
+
+
+def test_a_dry_run_lists_and_sends_nothing(hub, run, capsys):
+    assert main(["push", str(run), "--repo", REPO, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {name}  (" in out for name in RUN_FILES)
+    assert "leave out: _private/, checkpoint-3/, private/, report.html, report.md, training_args.bin" in out
+    assert hub.requests == []
+    assert {p.name for p in run.iterdir() if p.name.startswith(".")} == set()
+
+
+def test_what_is_not_on_the_list_is_left_out_of_any_folder_and_named(hub, tmp_path, run, caplog):
+    folder = tmp_path / "folder"
+    shutil.copytree(run / "model", folder)
+    write(folder / "modeling_own.py", "import os")
+    write(folder / "events.out.tfevents", "x")
+    push_folder(folder, REPO)
+    assert tree(hub, REPO) == ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert "left out: events.out.tfevents, modeling_own.py, training_args.bin" in caplog.text
+
+
+# --- waits ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_retry_after_is_respected_by_every_request(hub, run, waits):
+    for number in range(30):
+        waits.clear()
+        hub.faults[:] = [Fault(429, at=number, headers={"Retry-After": "7"})]
+        push_run(run, f"alice/model{number}", tags=["v1"])
+        if not hub.faults[0].hits:
+            break
+        assert min(waits) >= 7
+        assert max(waits) <= 8
+    assert number == 11
+
+
+@pytest.mark.parametrize("step", ["preupload", "refs", "/commit/", "batch", "PUT"])
+def test_a_retry_after_that_is_too_long_ends_the_push_at_once(hub, run, waits, step):
+    hub.faults[:] = [Fault(503, times=ALWAYS, match=step, headers={"Retry-After": "7200"})]
+    with pytest.raises(PushError, match=r"asks to wait 7200 s \(503\)"):
+        push_run(run, REPO)
+    assert waits == []
+    assert hub.faults[0].hits <= 2  # figure and model are uploaded side by side
+
+
+@pytest.mark.parametrize("header", ["Retry-After", "ratelimit"])
+def test_a_date_and_a_rate_limit_are_understood_too(hub, run, waits, header):
+    date = formatdate(time.time() + 40, usegmt=True)
+    headers = {header: date if header == "Retry-After" else '"api";r=0;t=35'}
+    hub.faults[:] = [Fault(429, match="/refs", headers=headers)]
+    push_run(run, REPO)
+    assert 5 < waits[0] <= 41
+
+
+def test_a_busy_hub_is_asked_a_few_times_with_growing_waits(hub, run, waits):
+    hub.faults[:] = [Fault(503, times=ALWAYS, match="/refs")]
+    with pytest.raises(PushError, match="busy or out of reach: 503"):
+        push_run(run, REPO, patience=Patience(tries=4, first_wait=0.5))
+    assert (hub.faults[0].hits, waits) == (4, [0.5, 1.0, 2.0])
+
+
+@pytest.mark.parametrize("step", ["/refs", "preupload", "PUT", "validate-yaml", "/commit/"])
+def test_an_answer_that_never_comes_is_not_waited_for(hub, run, waits, step):
+    hub.hang_seconds = 20
+    hub.faults[:] = [Fault("hang", match=step)]
+    started = time.monotonic()
+    push_run(run, REPO, patience=Patience(timeout=0.3))
+    assert hub.faults[0].hits == 1
+    assert time.monotonic() - started < 15
+
+
+def test_the_session_is_left_as_it_was(hub, run):
+    from huggingface_hub.utils import get_session
+
+    session = get_session()
+    before = session.timeout, {k: list(v) for k, v in session.event_hooks.items()}
+    push_run(run, REPO)
+    assert get_session() is session
+    assert (session.timeout, {k: list(v) for k, v in session.event_hooks.items()}) == before
+
+
+def test_downloads_need_the_token_of_a_private_repository(hub, run, tmp_path, monkeypatch):
+    push_run(run, REPO)
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    with pytest.raises(OSError, match=r"401|404"):
+        hf_hub_download(REPO, "config.json", cache_dir=tmp_path / "cache")

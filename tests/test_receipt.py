@@ -1,0 +1,387 @@
+"""The receipt: nothing of the rows in it, and what runs write."""
+
+import hashlib
+import hmac
+import json
+import os
+import re
+import shutil
+import stat
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import datasets
+import jsonschema
+import pytest
+from conftest import arguments, class_split, image_data, image_processor, text_data, tokenizer, trained, trainer_for
+from huggingface_hub.utils import filter_repo_objects
+from receipts import publish, receipt_for, valid, verify
+
+from hf_unlearn import FeatureInformation, ForgetRequest, JiT, Receipt, UnlearningTrainer
+from hf_unlearn.cli import main
+from hf_unlearn.hub import canonical
+from hf_unlearn.hub.forgotten import PRIVATE_FILE, PRIVATE_FOLDER, ForgottenRows
+from hf_unlearn.hub.merkle import MerkleTree
+from hf_unlearn.hub.receipt import RECEIPT_FILE, seal, verify_folder, write_receipt
+from hf_unlearn.hub.rows import PREFIX, row_digest, row_digests
+
+HOSTILE = (
+    "<img src=x onerror=alert(1)>\n# **x** [a](https://evil.example/u) www.evil.example @someone `b` | \x1b[31m"
+    + ("x" * 10_000)
+)
+
+
+@pytest.fixture
+def published(tmp_path):
+    return publish(tmp_path)
+
+
+# --- what is public ---------------------------------------------------------------------------------------------------
+
+
+def test_the_receipt_follows_its_schema_and_wrong_ones_do_not(published):
+    receipt = valid(json.loads((published / RECEIPT_FILE).read_text()))
+    assert (receipt["started"], receipt["ended"]) == ("2026-01-02T03:04:05+00:00", "2026-01-02T03:05:35+00:00")
+    assert receipt["seeds"] == {"seed": 7, "data_seed": None}
+    assert receipt["forgotten_rows"]["rows"] == 12
+    for change in (
+        {"rows": ["text"]},
+        {"digest": "0" * 63},
+        {"started": "yesterday"},
+        {"forgotten_rows": {**receipt["forgotten_rows"], "leaves": []}},
+        {"request": {**receipt["request"], "values": ["u123"]}},
+        {"base_model": {**receipt["base_model"], "weights": {"/home/me/model.safetensors": "0" * 64}}},
+        {"method": {**receipt["method"], "clamp": "x" * 97}},
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            valid({**receipt, **change})
+
+
+def leaves_of(value, place=()):
+    """(place, value) of everything in a JSON document."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves_of(inner, (*place, key))
+    else:
+        yield place, value
+
+
+KEYED = {("forgotten_rows", "root"), ("data", "sets", "retain", "digest"), ("digest",)}
+
+
+def differing(first, second):
+    first, second = dict(leaves_of(first)), dict(leaves_of(second))
+    assert first.keys() == second.keys()
+    return {place for place in first if first[place] != second[place]}
+
+
+def test_two_requests_that_differ_in_a_row_look_like_one_request_made_twice(tmp_path):
+    """What differs are the keyed values, and they differ as much when no row does: they tell nothing of rows."""
+    data = text_data(40)
+    retain, forget, other = data.select(range(20)), data.select(range(20, 30)), data.select(range(21, 31))
+
+    def write(name, *sides, key=None):
+        (tmp_path / name).mkdir()
+        return write_receipt(tmp_path / name, receipt_for(*sides, key=key)[0])
+
+    first, again, changed = write("a", forget, retain), write("b", forget, retain), write("c", other, retain)
+    assert differing(first, again) == differing(first, changed) == KEYED
+    # ... and under one key the root is bound to the rows of the request, the other to the retain set.
+    key = bytes(range(32))
+    one, same, two = (write(n, f, retain, key=key) for n, f in (("d", forget), ("e", forget), ("f", other)))
+    assert not differing(one, same)
+    assert differing(one, two) == {("forgotten_rows", "root"), ("digest",)}
+    three = write("g", forget, data.select(range(1, 21)), key=key)
+    assert differing(one, three) == KEYED - {("forgotten_rows", "root")}
+
+
+def test_no_value_in_the_receipt_can_be_computed_from_rows(tmp_path):
+    """An attacker with the whole data set and the receipt tries what can be derived without the key."""
+    data = text_data(24)
+    forget, retain = data.select(range(3)), data.select(range(3, 24))
+    receipt = write_receipt(tmp_path, receipt_for(forget, retain)[0])
+    published = {v for _, v in leaves_of(receipt) if isinstance(v, str)}
+    rows = [row_digest(row) for row in data]
+    messages = set(rows)
+    for row in data:
+        for text in (json.dumps(row), json.dumps(row, sort_keys=True), row["text"], str(row)):
+            messages |= {text.encode(), PREFIX + text.encode()}
+    for part in (rows[:3], rows[3:], rows):
+        for order in (part, sorted(part)):
+            messages |= {b"".join(order), MerkleTree(order).root, hashlib.sha256(b"".join(order)).digest()}
+    known = [s.encode() for s in published] + [bytes.fromhex(s) for s in published if re.fullmatch("[0-9a-f]{32,}", s)]
+    keys = {b"", bytes(32), b"row", b"set", b"retain", *known}
+    guesses = set()
+    for message in messages:
+        for name in ("sha256", "sha1", "md5", "sha512", "blake2b", "sha3_256"):
+            guesses.add(hashlib.new(name, message).hexdigest())
+        guesses |= {hmac.digest(key, message, "sha256").hex() for key in keys}
+        guesses.add(message.hex())
+    keyed = [[hmac.digest(k, row, "sha256") for row in rows[:3]] for k in keys]
+    guesses |= {MerkleTree(sorted(leaves)).root.hex() for leaves in keyed}
+    assert not guesses & published
+    assert len(published & {receipt["forgotten_rows"]["root"], receipt["data"]["sets"]["retain"]["digest"]}) == 2
+    text = (tmp_path / RECEIPT_FILE).read_text()
+    assert not any(row["text"] in text for row in data)
+
+
+@pytest.mark.parametrize("place", ["config", "split", "revision"])
+def test_hostile_names_are_inert_and_short(tmp_path, place):
+    data = {"id": HOSTILE, "revision": "main", "config": None, "split": "train", "sets": {}, place: HOSTILE}
+    method = {"method": HOSTILE, "attribute": HOSTILE, HOSTILE: [HOSTILE, Path(HOSTILE)], "object": object()}
+    receipt, _ = receipt_for(text_data(3), data=data, method=method, outcome={"stopped": HOSTILE, "gap": float("nan")})
+    receipt = valid(write_receipt(tmp_path, receipt))
+    text = (tmp_path / RECEIPT_FILE).read_text()
+    for mark in ("<img", "](", "**", "://", "www.", "@", "`", "\x1b", "\\u001b", "| ", "x" * 100):
+        assert mark not in text
+    assert receipt["data"]["id"] == "local"
+    assert receipt["outcome"]["gap"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("/home/jane/prior.safetensors", "local"),
+        ("C:\\Users\\jane\\x", "local"),
+        ("u123.txt", "local"),
+        ("~jane", "local"),
+        ("linear", "linear"),
+        ("last:2", "last:2"),
+        ("_a_ b_c", "?a? b_c"),
+        ("__init__", "?init?"),
+    ],
+)
+def test_paths_are_local_and_settings_are_themselves(text, told):
+    assert canonical.plain({"x": [text]}) == {"x": [told]}
+
+
+def test_a_hub_id_is_told_and_a_folder_is_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org" / "mine").mkdir(parents=True)
+    names = ("org/model", "bert-base", "org/mine", str(tmp_path), "../x", None, "", "a/b/c", "org/mo del")
+    assert [canonical.hub_id(n) for n in names] == ["org/model", "bert-base", *["local"] * 7]
+
+
+# --- the private side -------------------------------------------------------------------------------------------------
+
+
+def test_the_private_file_is_the_owners_alone_and_never_published(published, tmp_path):
+    private = tmp_path / PRIVATE_FILE
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    forgotten = ForgottenRows.load(private)
+    assert not any(
+        secret.hex() in (published / RECEIPT_FILE).read_text() for secret in (forgotten.key, *forgotten.leaves)
+    )
+    assert forgotten.key.hex() not in repr(forgotten)
+    for name in (PRIVATE_FILE, "renamed.json", f"{PRIVATE_FOLDER}/rows.json", "private/rows.json"):
+        copy = published / name
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(private.read_bytes() if "rename" in name or name == PRIVATE_FILE else b"{}")
+        with pytest.raises(ValueError, match="is private"):
+            seal(published)
+        assert any(p.startswith(f"{name}: ") for p in verify_folder(published))
+        copy.unlink()
+    receipt, rows = receipt_for(text_data(3))
+    with pytest.raises(ValueError, match=r"`private=.*to publish"):
+        Receipt(receipt, rows).save(published, published / "at-home.json")
+    pushed = filter_repo_objects([f"{PRIVATE_FOLDER}/{PRIVATE_FILE}", "report.md"], ignore_patterns=["_*"])
+    assert list(pushed) == ["report.md"], "what `Trainer.push_to_hub` leaves out"
+
+
+def test_nobody_can_read_the_private_file_while_it_is_written(tmp_path, monkeypatch):
+    modes = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (modes.append(stat.S_IMODE(os.stat(a).st_mode)), replace(a, b)))
+    before = os.umask(0)
+    try:
+        ForgottenRows.commit(text_data(3)).save(tmp_path / "x" / PRIVATE_FILE)
+    finally:
+        os.umask(before)
+    assert modes == [0o600]
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o700
+
+
+def test_the_key_of_a_former_request_is_kept(tmp_path):
+    first, second = (ForgottenRows.commit(text_data(3), "same-id") for _ in range(2))
+    for rows in (first, second, second):
+        rows.save(tmp_path / PRIVATE_FILE)
+    kept = {ForgottenRows.load(p).key for p in tmp_path.iterdir()}
+    assert kept == {first.key, second.key}
+    assert all(p.name.endswith(".private.json") for p in tmp_path.iterdir())
+
+
+def test_a_broken_private_file_is_refused(tmp_path):
+    ForgottenRows.commit(text_data(3)).save(tmp_path / "p.json")
+    whole = json.loads((tmp_path / "p.json").read_text())
+    changes = ({"root": "0" * 64}, {"leaves": whole["leaves"][::-1]}, {"key": "00"}, {"schema": "x"}, {"leaves": None})
+    for change in (*changes, {"request": "../x"}):
+        (tmp_path / "p.json").write_text(json.dumps({**whole, **change}))
+        with pytest.raises(ValueError, match="`private`"):
+            ForgottenRows.load(tmp_path / "p.json")
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of the command line by user ids, over a data set with hostile names."""
+    root = tmp_path_factory.mktemp("secret-place")
+    column = HOSTILE.replace("x" * 10_000, "y" * 200)
+    trained("vit").save_pretrained(root / "original")
+    image_processor().save_pretrained(root / "original")
+    (root / "data").mkdir()
+    for split, seed in (("train", 0), ("test", 9)):
+        data = image_data(96, seed).rename_column("user", column)
+        data.to_parquet(root / "data" / f"{split}.parquet")
+    (root / "ids.txt").write_text("user-5\nuser-9\nuser-9\n")
+    keys = {
+        "model": root / "original",
+        "dataset": root / "data",
+        "forget_column": column,
+        "forget_ids_file": root / "ids.txt",
+        "output_dir": root / "out",
+        "use_cpu": "true",
+        "disable_tqdm": "true",
+        "figures": "false",
+        "max_steps": "1",
+        "run_name": "for-jane",
+    }
+    code = main(["run", *(str(w) for k, v in keys.items() for w in (f"--{k}", v))])
+    assert code in (0, 1)
+    return root
+
+
+def test_a_run_writes_its_receipt_and_nothing_that_names_rows_or_places(finished):
+    out = finished / "out"
+    text = (out / RECEIPT_FILE).read_text()
+    receipt = valid(json.loads(text))
+    for word in (
+        "user-5",
+        "user-",
+        "secret-place",
+        "ids.txt",
+        "for-jane",
+        "<img",
+        "www.",
+        "yyy",
+        "/tmp",
+        str(finished),
+    ):
+        assert word not in text, word
+    assert receipt["request"]["kind"] == "samples"
+    assert receipt["request"]["selected_by"] == ["column", "ids_file"]
+    assert receipt["forgotten_rows"]["rows"] == 2
+    assert receipt["base_model"]["id"] == receipt["data"]["id"] == "local"
+    assert receipt["base_model"]["weights"] == {
+        "model.safetensors": hashlib.sha256((finished / "original" / "model.safetensors").read_bytes()).hexdigest()
+    }
+    assert receipt["method"]["method"] == "jit"
+    assert receipt["arguments"]["max_steps"] == 1
+    assert {"model/model.safetensors", "model/config.json", "report.json", "report.md"} <= receipt["files"].keys()
+    assert not any("private" in name or "checkpoint" in name for name in receipt["files"])
+    report = json.loads((out / "report.json").read_text())
+    assert receipt["metrics"] == {name: report[name] for name in ("models", "gap", "intervals")}
+    started, ended = (datetime.fromisoformat(receipt[k]) for k in ("started", "ended"))
+    assert timedelta(0) <= ended - started < timedelta(minutes=5)
+    assert abs(datetime.now(UTC) - ended) < timedelta(hours=1)
+
+
+def test_the_receipt_of_a_run_is_verified_with_its_rows_and_published(finished, tmp_path, capsys):
+
+    out, private = finished / "out", finished / "out" / PRIVATE_FOLDER / PRIVATE_FILE
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    assert verify(out, "--private", private) == 0
+    assert "covers README.md, figures, model" in capsys.readouterr().out
+    train = datasets.Dataset.from_parquet(str(finished / "data" / "train.parquet"), cache_dir=str(tmp_path / "cache"))
+    forgotten = ForgottenRows.load(private)
+    assert [i for i, digest in enumerate(row_digests(train)) if forgotten.contains(digest)] == [5, 9]
+    (tmp_path / "rows").mkdir()
+    train.select([9]).to_parquet(tmp_path / "rows" / "train.parquet")
+    assert verify(out, "--private", private, "--rows", f"{tmp_path / 'rows'}") == 0
+    (out / "README.md").write_text("# Written later\n")
+    assert main(["receipt", "seal", "--folder", str(out)]) == 2  # the key is in it
+    assert main(["receipt", "seal", "--folder", str(out), "--run-folder"]) == 0
+    assert verify(out, "--private", private) == 0
+    assert "README.md" in json.loads((out / RECEIPT_FILE).read_text())["files"]
+    (out / "model.safetensors").write_bytes(b"x")  # beside what is covered, but loaded
+    assert verify(out) == 1
+    (out / "model.safetensors").unlink()
+    for name in ("report.json", RECEIPT_FILE):
+        (tmp_path / "hub").mkdir(exist_ok=True)
+        shutil.copy(out / name, tmp_path / "hub")
+    shutil.copytree(out / "model", tmp_path / "hub", dirs_exist_ok=True)
+    sealed = valid(seal(tmp_path / "hub"))
+    assert sealed["covers"] is None
+    assert {"config.json", "model.safetensors", "report.json"} <= sealed["files"].keys()
+    assert verify(tmp_path / "hub", "--private", private) == 0
+
+
+def test_a_second_request_names_the_receipt_before_it(tmp_path):
+    trainer = trainer_for("bert", tmp_path / "run", JiT(), max_steps=1)
+    with pytest.raises(RuntimeError, match="train"):
+        Receipt.from_trainer(trainer)
+    trainer.train()
+    split = class_split("bert")
+    receipt = Receipt.from_trainer(trainer, request=split.request, request_id="case-1")
+    assert receipt.public["request"] == {"id": "case-1", "kind": "class", "classes": [1], "selected_by": ["label"]}
+    trainer.model.save_pretrained(tmp_path / "first")
+    written = receipt.save(tmp_path / "first", private=tmp_path / "home" / PRIVATE_FILE)
+    assert valid(written)["files"].keys() == {"config.json", "model.safetensors"}
+    assert written["previous"] is None
+    assert [receipt.forgotten.contains(row) for row in split.forget] == [True] * len(split.forget)
+    assert not any(receipt.forgotten.contains(row) for row in split.retain)
+    second = Receipt.from_trainer(trainer, model=str(tmp_path / "first")).public
+    assert second["previous"] == hashlib.sha256((tmp_path / "first" / RECEIPT_FILE).read_bytes()).hexdigest()
+    assert second["base_model"]["weights"].keys() == {"model.safetensors"}
+
+
+def test_an_attribute_has_a_receipt_without_rows(tmp_path):
+
+    trainer = UnlearningTrainer(
+        model=trained("bert"),
+        args=arguments(tmp_path / "run", forget_kind="auto"),
+        method=FeatureInformation(attribute="group"),
+        retain_dataset=text_data(40),
+        processing_class=tokenizer(),
+    )
+    trainer.train()
+    (tmp_path / "hub").mkdir()
+    receipt = Receipt.from_trainer(trainer).save(tmp_path / "hub", tmp_path / "home" / PRIVATE_FILE)
+    assert valid(receipt)["request"]["kind"] == "attribute"
+    assert receipt["method"]["attribute"] == "group"
+    assert receipt["forgotten_rows"] == {
+        **receipt["forgotten_rows"],
+        "rows": 0,
+        "root": hashlib.sha256(b"").hexdigest(),
+    }
+    assert receipt["data"]["sets"]["retain"]["rows"] == 40
+
+
+def test_an_adapter_is_told_among_the_arguments(tmp_path):
+    split = class_split("bert")
+    trainer = UnlearningTrainer(
+        model=trained("bert"),
+        args=arguments(tmp_path / "run", max_steps=1),
+        method=JiT(),
+        forget_dataset=split.forget,
+        processing_class=tokenizer(),
+        peft_config="lora",
+    )
+    trainer.train()
+    trainer.model.save_pretrained(tmp_path / "hub")
+    receipt = valid(Receipt.from_trainer(trainer).save(tmp_path / "hub", tmp_path / "home" / PRIVATE_FILE))
+    (adapter,) = receipt["arguments"]["adapters"].values()
+    assert adapter["peft_type"] == "LORA"
+    assert adapter["target_modules"] == sorted(trainer.model.peft_config["default"].target_modules)
+    assert "adapter_model.safetensors" in receipt["files"]
+
+
+def test_the_random_draw_of_a_request_is_not_told(tmp_path):
+    """Seed and share of a draw from a public data set would name its rows."""
+    split = ForgetRequest(fraction=0.3, seed=987654).split(text_data(40))
+    trainer = trainer_for("bert", tmp_path / "run", JiT(), split=split, max_steps=1, forget_kind="samples")
+    trainer.train()
+    public = Receipt.from_trainer(trainer, request=split.request).public
+    assert public["request"]["selected_by"] == ["fraction"]
+    assert not {987654, 0.3} & {v for _, v in leaves_of(public)}

@@ -1,0 +1,194 @@
+"""What of a run's folder may leave the machine, and what the copy that does is cleaned of."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from hub_runs import PRIVATE, RUN_FILES, digests, run_folder, write
+from receipts import write_run_receipt
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from hf_unlearn.hub.receipt import verify_folder
+from hf_unlearn.hub.signing import generate_key, read_public_key, sign
+from hf_unlearn.hub.staging import inventory, is_publishable, prepare_folder, without_paths
+
+PUBLISHED = [
+    *RUN_FILES,
+    "model-00001-of-00002.safetensors",
+    "model.safetensors.index.json",
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "merges.txt",
+    "barycenter.json",
+    "barycenter.safetensors",
+    "unlearning_receipt.json",
+    "unlearning_receipt.json.sig",
+    "figures/attack.svg",
+]
+KEPT = [
+    "training_args.bin",
+    "pytorch_model.bin",
+    "model.pt",
+    "model.pth",
+    "rows.pkl",
+    "optimizer.pt",
+    "checkpoint-3/model.safetensors",
+    "_private/rows.json",
+    "private/report.json",
+    "unlearning_state.json",
+    "trainer_state.json",
+    "rows.json",
+    "train.parquet",
+    "modeling.py",
+    "figures/rows.csv",
+    "figures/more/roc.png",
+    "report.html",
+    ".env",
+    "../config.json",
+]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_what_belongs_to_a_model_is_on_the_list(name):
+    assert is_publishable(name)
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_everything_else_is_not(name):
+    assert not is_publishable(name)
+
+
+def test_the_staged_folder_is_laid_out_as_on_the_hub_and_goes_away(tmp_path):
+    run = run_folder(tmp_path / "run")
+    before = digests(run)
+    with prepare_folder(run) as staged:
+        assert sorted(digests(staged.folder)) == RUN_FILES
+        assert inventory(staged.folder) == (RUN_FILES, [])
+        assert not set(staged.left_out) & set(RUN_FILES)
+        assert all(any(name.startswith(out) for out in staged.left_out) for name in PRIVATE if "/" not in name)
+        assert os.path.samefile(staged.folder / "model.safetensors", run / "model" / "model.safetensors")  # no copy
+    assert not staged.folder.exists()
+    assert digests(run) == before
+
+
+def test_a_folder_of_a_model_alone_will_do(tmp_path):
+    run = run_folder(tmp_path / "run")
+    with prepare_folder(run / "model") as staged:
+        assert sorted(digests(staged.folder)) == [n for n in RUN_FILES if n not in ("figures/roc.png", "report.json")]
+
+
+def test_a_receipt_of_other_weights_or_a_changed_one_is_not_published(tmp_path):
+    run = run_folder(tmp_path / "run")
+    with pytest.raises(ValueError, match="`sign_key`"), prepare_folder(run, sign_key=tmp_path / "key.pem"):
+        pass
+    write_run_receipt(run)
+    with prepare_folder(run) as staged:
+        assert verify_folder(staged.folder) == []
+    weights = (run / "model" / "model.safetensors").read_bytes()
+    for name in ("model.safetensors", "adapter_model.safetensors"):
+        save_file({"w": np.zeros(3)}, run / "model" / name, metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=rf"not of the weights there: model/{name}"), prepare_folder(run):
+            pass
+        (run / "model" / name).unlink()
+        (run / "model" / "model.safetensors").write_bytes(weights)
+    receipt = run / "unlearning_receipt.json"
+    receipt.write_text(receipt.read_text().replace('"rows": 12', '"rows": 13'))
+    with pytest.raises(ValueError, match="changed"), prepare_folder(run):
+        pass
+    assert not list(run.glob(".push-*"))
+
+
+def test_a_signature_that_no_longer_fits_is_told_and_left_out(tmp_path, caplog):
+    run = run_folder(tmp_path / "run")
+    write_run_receipt(run)
+    sign(run / "unlearning_receipt.json", generate_key(tmp_path / "key.pem").with_suffix(""))
+    with prepare_folder(run) as staged:
+        assert not (staged.folder / "unlearning_receipt.json.sig").exists()
+    assert "--sign-key" in caplog.text
+    with prepare_folder(run, sign_key=tmp_path / "key.pem") as staged:
+        assert verify_folder(staged.folder, read_public_key(tmp_path / "key.pem.pub")) == []
+    assert (run / "unlearning_receipt.json.sig").exists()
+
+
+def test_paths_are_cleaned_from_the_copy_and_not_from_the_users_files(tmp_path):
+    run = run_folder(tmp_path / "run")
+    config = {"_name_or_path": "/data/models/vit", "id2label": {"0": "/m/09x0r", "1": "a/b"}, "cache": ["~/x", "y"]}
+    write(run / "model/config.json", json.dumps(config))
+    tokenizer = {"name_or_path": str(tmp_path), "is_local": True, "local_files_only": True, "pad_token": "/"}
+    write(run / "model/tokenizer_config.json", json.dumps(tokenizer))
+    weights = {"w": np.arange(7, dtype=np.float32), "v": np.ones((2, 3), dtype=np.float16)}
+    notes = {"format": "pt", "source": "/home/alice/run", "windows": "C:\\Users\\alice", "license": "mit"}
+    save_file(weights, run / "model/model.safetensors", metadata=notes)
+    before = digests(run)
+    with prepare_folder(run) as staged:
+        read = {n: json.loads((staged.folder / n).read_text()) for n in ("config.json", "tokenizer_config.json")}
+        assert read["config.json"] == {"id2label": config["id2label"], "cache": ["y"]}
+        assert read["tokenizer_config.json"] == {"pad_token": "/"}
+        with safe_open(staged.folder / "model.safetensors", "np") as file:
+            assert file.metadata() == {"format": "pt", "license": "mit"}
+        copied = load_file(staged.folder / "model.safetensors")
+    assert all(np.array_equal(copied[name], weights[name]) for name in weights)
+    assert digests(run) == before
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["/home/alice/x", "C:\\data", "~/model", "file:///tmp/x", "loaded from /tmp/x", "'/mnt/disk/y'", "/workspace/z"],
+)
+def test_paths_of_any_machine_are_found(value):
+    assert without_paths({"a": value, "b": [value, 1], "c": {"d": value}}) == {"b": [1], "c": {}}
+
+
+@pytest.mark.parametrize("value", ["/m/09x0r", "a/b", "https://huggingface.co/data/x", "N/A", "he/she", "/"])
+def test_what_only_looks_like_one_stays(value):
+    assert without_paths({"label": value}) == {"label": value}
+
+
+@pytest.mark.parametrize("text", ["made in {tmp}/out", "token hf_" + "aB3" * 12, "see {cwd}/recipes/x.yaml"])
+def test_a_text_with_a_path_of_this_machine_or_a_token_is_refused(tmp_path, text):
+    run = run_folder(tmp_path / "run")
+    said = text.format(tmp=tmp_path, cwd=os.getcwd())
+    write(run / "README.md", said)
+    with (
+        pytest.raises(ValueError, match=r"README\.md holds a path of this machine or a token") as error,
+        prepare_folder(run),
+    ):
+        pass
+    assert said not in str(error.value)
+    assert not list(run.glob(".push-*"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda m: (m / "model.safetensors").rename(m / "pytorch_model.bin"),
+            r"holds no model to push.*\*\.safetensors",
+        ),
+        (lambda m: (m / "config.json").unlink(), "holds no model to push"),
+        (lambda m: (m / "model.safetensors").write_bytes(b"\x80\x04 a pickle"), "is no safetensors file"),
+        (lambda m: (m / "config.json").write_text("{"), "config.json is no valid JSON"),
+        (
+            lambda m: (m / "model.safetensors.index.json").write_text('{"weight_map": {"w": "model-2.safetensors"}}'),
+            "lacks model-2.safetensors",
+        ),
+    ],
+    ids=["pickle", "no config", "pickle in disguise", "broken config", "shard missing"],
+)
+def test_what_is_no_whole_model_in_safetensors_is_refused(tmp_path, spoil, message):
+    run = run_folder(tmp_path / "run")
+    spoil(run / "model")
+    with pytest.raises(ValueError, match=message), prepare_folder(run):
+        pass
+
+
+def test_no_folder_is_said(tmp_path):
+    with pytest.raises(ValueError, match="there is no folder"), prepare_folder(tmp_path / "nowhere"):
+        pass
