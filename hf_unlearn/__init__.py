@@ -15,6 +15,7 @@ _NAMES = {
     "Audit": "evaluation.auditing",
     "Auditor": "evaluation.auditing",
     "audit_models": "evaluation.auditing",
+    "Receipt": "hub.receipt",
     "UnlearningMethod": "methods",
     "METHODS": "methods",
     "JiT": "methods",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .data import ForgetRequest, Split
     from .evaluation.auditing import Audit, Auditor, audit_models
     from .evaluation.report import UnlearningReport
+    from .hub.receipt import Receipt
     from .methods import (
         METHODS,
         UIB,

@@ -5,8 +5,6 @@ A patch can be saved, loaded, switched off and merged. Beside its base it is no 
 
 from __future__ import annotations
 
-import copy
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
-from .processing import is_text_model, unwrap
-from .scope import find_blocks, find_head, restrict
+from .adapter_config import adapter_config, kind_of
+from .processing import classify, eval_mode, model_inputs, unwrap
+from .scope import find_head, restrict, updated_names
 
 if TYPE_CHECKING:
     from .methods import UnlearningMethod
@@ -26,11 +25,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ADAPTER_FILE = "adapter_model.safetensors"
-SHORTHANDS: dict[str, dict[str, Any]] = {
-    "lora": {"peft_type": "LORA", "r": 8, "lora_alpha": 16},
-    "dora": {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "use_dora": True},
-    "ia3": {"peft_type": "IA3", "feedforward_modules": []},
-}
+ADAPTER = "adapter"  # what `update` is called where one moves
+START = 0.02  # share of the largest logit by which an untrained adapter may move the outputs: rounding, and banks of small numbers
 FLOOR = 1.0  # least root mean square that a trust region's step is relative to: adapters start at zero, and are small beside what they edit
 
 
@@ -39,95 +35,37 @@ def is_adapted(model: nn.Module) -> bool:
     return any(c.__name__ == "PeftModel" for c in type(unwrap(model)).__mro__)
 
 
-def adapter_config(given: Any, model: nn.Module) -> Any:
-    """A `PeftConfig` from one, from a shorthand (`lora`, `dora`, `ia3`), or from its fields as a mapping or JSON.
-
-    Where `target_modules` is not given it becomes `default_targets`; of a `PeftConfig` too.
-
-    Raises:
-        ValueError: no such kind or field, or nothing to adapt.
-        ImportError: PEFT is not installed.
-    """
-    try:
-        from peft import PeftConfig
-        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-    except ImportError as error:
-        raise ImportError("`peft_config` needs PEFT: `pip install 'hf_unlearn[peft]'`.") from error
-
-    if isinstance(given, str):
-        given = SHORTHANDS[given] if given in SHORTHANDS else _parsed(given)
-    if isinstance(given, Mapping):
-        settings = dict(given)
-        kind = str(settings.pop("peft_type", "LORA")).upper()
-        kinds: Mapping[Any, Any] = PEFT_TYPE_TO_CONFIG_MAPPING
-        if kind not in kinds:
-            raise ValueError(f"`peft_config`: `peft_type={kind!r}` is unknown to the installed PEFT.")
-        try:
-            given = kinds[kind](**settings)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"`peft_config` is no {kind} configuration: {error}") from error
-    if not isinstance(given, PeftConfig):
-        raise TypeError(f"`peft_config` must be a `PeftConfig`, a mapping or a name, got {type(given).__name__}.")
-    given = copy.deepcopy(given)  # PEFT writes into it
-    if getattr(given, "task_type", None) and not is_text_model(model):
-        raise ValueError(
-            f"`peft_config.task_type={given.task_type!r}` makes PEFT pass `input_ids`, which an image model does not take. Leave it "
-            "unset; to train the head as well, set `modules_to_save`."
-        )
-    if getattr(given, "target_modules", "") is None:
-        given.target_modules = set(default_targets(model))
-    return given
-
-
-def _parsed(text: str) -> Mapping[str, Any]:
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError:
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError(
-            f"`peft_config={text!r}` is neither {', '.join(SHORTHANDS)} nor a mapping such as "
-            '{"peft_type": "LORA", "r": 8}.'
-        )
-    return found
-
-
-def default_targets(model: nn.Module) -> list[str]:
-    """Names of the modules that are adapted by default, all inside the backbone's blocks; the head is not.
-
-    The square linear layers, which are the projections of attention; without any, all linear layers; without these, all
-    ungrouped convolutions.
-    """
+def below(model: nn.Module) -> Any:
+    """The classifier inside a `PeftModel`, adapter layers and all, or inside other wrappers."""
     inner: Any = unwrap(model)
-    root = inner.base_model.model if is_adapted(inner) else inner
-    blocks = tuple(f"{b}." for b in find_blocks(root))
-    head = find_head(root)
-    inside, adapted = {}, [f"{n}." for n, m in root.named_modules() if hasattr(m, "base_layer")]
-    for name, module in root.named_modules():
-        name = name.removesuffix(".base_layer")
-        within = name.startswith(blocks) if blocks else not f"{name}.".startswith(f"{head}.")
-        if within and not name.startswith(tuple(adapted)):
-            inside[name] = module
-    linear = {n: m for n, m in inside.items() if isinstance(m, nn.Linear)}
-    square = [n for n, m in linear.items() if m.in_features == m.out_features]
-    convolutions = [n for n, m in inside.items() if isinstance(m, nn.Conv2d) and m.groups == 1]
-    found = square or list(linear) or convolutions
-    if not found:
-        raise ValueError("`peft_config.target_modules` is missing, and no layer to adapt was found. Name them.")
-    return found
+    return inner.get_base_model() if is_adapted(inner) else inner
 
 
-def check_patch(method: UnlearningMethod, update: str | None) -> None:
-    """Raise ValueError where `peft_config` contradicts the method or `update`."""
-    name = method.name or type(method).__name__
-    if update is not None:
+def check_patch(model: nn.Module, method: UnlearningMethod, update: str | None, given: bool) -> None:
+    """Raise ValueError where an adapter, `peft_config` if `given` or that of a `PeftModel`, contradicts model, method or `update`."""
+    layers: list[Any] = [m for m in model.modules() if hasattr(m, "_disable_adapters")]
+    if layers and not is_adapted(model):
+        raise ValueError(
+            "`model` holds adapter layers of a `PeftModel` around it, or that `load_adapter` put in, and an update beside them would "
+            "not be saved. Pass that `PeftModel` (after a run, `trainer.model`). Load it with `PeftModel.from_pretrained(base, folder)`, "
+            "or merge it first."
+        )
+    if any(getattr(m, "merged", False) or m._disable_adapters for m in layers):
+        raise ValueError(
+            "`model` is a `PeftModel` whose adapters are merged in place or switched off, so that what is saved would be another "
+            "model. Undo it (`unmerge_adapter()`, `enable_adapter_layers()`), or pass the result of `merge_and_unload()`."
+        )
+    if not given and not is_adapted(model):
+        return
+    name, what = method.name or type(method).__name__, "`peft_config`" if given else "the adapter of `model`"
+    if given and update not in (None, ADAPTER):
         raise ValueError(
             f"`update={update!r}` and `peft_config` both say what may move. Leave `update` out: the adapter moves, and the modules "
             "in `peft_config.modules_to_save`."
         )
-    if name == "retrain" or method.one_shot:
+    if name == "retrain" or (given and method.one_shot):
         why = "starts from fresh weights" if name == "retrain" else "trains no parameter"
-        raise ValueError(f"`peft_config`: `method={name!r}` {why}, so there is nothing that an adapter could restrict.")
+        raise ValueError(f"{what}: `method={name!r}` {why}, so there is nothing that an adapter could restrict.")
 
 
 class Patch:
@@ -137,6 +75,7 @@ class Patch:
         model: a classifier, changed in place; or a `PeftModel`, which gets one more active adapter.
         config: see `adapter_config`.
         seed: of the adapter's initial weights, which are the same in every process and after a resume.
+        probe: a batch on which it is checked that the original is there when the patch is off, and at the start when it is on.
 
     Attributes:
         model: the `PeftModel`.
@@ -147,48 +86,71 @@ class Patch:
         ValueError: the configuration does not fit the model.
     """
 
-    def __init__(self, model: nn.Module, config: Any, seed: int = 0) -> None:
-        config = adapter_config(config, model)
+    def __init__(self, model: Any, config: Any, seed: int = 0, probe: Mapping[str, Any] | None = None) -> None:
+        config = adapter_config(config, below(model))
+        config.revision = config.revision or getattr(below(model).config, "_commit_hash", None)  # of the base
         from peft import PeftModel, get_peft_model
 
-        if getattr(model, "_hf_peft_config_loaded", False) and not isinstance(model, PeftModel):
+        self.before: list[str] = list(model.active_adapters) if isinstance(model, PeftModel) else []
+        copied = [_copied(config), *(_copied(model.peft_config[n]) for n in self.before)]
+        if any(copied[0] & other for other in copied[1:]):
             raise ValueError(
-                "`model` holds an adapter that `load_adapter` put in. Load it with `PeftModel.from_pretrained(base, folder)`, so "
-                "that it can be switched off, or merge it first."
+                f"`peft_config` makes a second copy of {', '.join(sorted(copied[0]))}, and an adapter below has its own: two cannot "
+                "be active together. Leave `modules_to_save` and `task_type` out, or merge the adapter below first."
             )
-        self.before: list[str] = []
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            try:
+        told, size = None if probe is None else _told(model, probe), len(list(model.modules()))
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
                 if isinstance(model, PeftModel):
-                    self.before = list(model.active_adapters)
                     self.name = next(n for i in range(1, 1000) if (n := f"patch{i}") not in model.peft_config)
                     model.add_adapter(self.name, config)
                     model.set_adapter(self.name)
                 else:
                     self.name = "default"
                     model = get_peft_model(model, config)
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"`peft_config` does not fit the model: {error}") from error
-        self.model: Any = model
-        self.names = [n for n, p in model.named_parameters() if p.requires_grad]
-        if not self.names:
-            raise ValueError("`peft_config` leaves nothing to train on this model.")
+            self.model: Any = model
+            self.names = [n for n, p in model.named_parameters() if p.requires_grad]
+            if not self.names:
+                raise ValueError("it leaves nothing to train.")
+            self._switch_on([*self.before, self.name])
+            if told is not None:
+                self._check(probe, told)  # type: ignore[arg-type]
+        except Exception as error:  # PEFT raises all sorts
+            touched = "" if len(list(model.modules())) == size else " `model` was changed: load it again."
+            raise ValueError(f"`peft_config` does not fit the model: {error}{touched}") from error
         if config.task_type and self.trains_head:
             logger.warning(
                 "`peft_config.task_type=%r` makes PEFT train the classification head as well.", config.task_type
             )
-        self._norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        self._switch_on()
+        if kind_of(config) == "ADALORA":
+            logger.warning("AdaLoRA trains all its `init_r` ranks here: none is given up on the way.")
 
-    def _switch_on(self) -> None:
+    def _check(self, probe: Mapping[str, Any], told: Tensor) -> None:
+        """Raise ValueError where the patch, off, is not the original bit for bit, or, on, does not start there or cannot move."""
+        with self.off() as model:
+            off = _told(model, probe)
+        with eval_mode(self.model), torch.enable_grad():
+            logits = classify(self.model, _on_device(self.model, probe))
+        if off is None or not torch.equal(off, told):
+            raise ValueError("switched off, the outputs are not the original's bit for bit.")
+        if not logits.requires_grad:
+            raise ValueError("no output depends on it.")
+        if (logits - told).abs().max() > START * told.abs().max():
+            raise ValueError(
+                "its initial weights change the outputs, so that a run would not start from the original. Choose an initialisation "
+                "at which it does nothing, such as `init_weights=True`."
+            )
+
+    def _switch_on(self, adapters: list[str]) -> None:
         if self.before:
-            self.model.base_model.set_adapter([*self.before, self.name])
+            self.model.base_model.set_adapter(adapters)
         restrict(self.model, self.names)  # PEFT lets everything that is active require a gradient
 
     @contextmanager
     def off(self) -> Iterator[nn.Module]:
         """Inside, the model is what it was before, bit for bit, head included."""
+        active = list(self.model.active_adapters)
         try:
             if self.before:
                 self.model.base_model.set_adapter(self.before)
@@ -197,35 +159,59 @@ class Patch:
                 with self.model.disable_adapter():
                     yield self.model
         finally:
-            self._switch_on()
-
-    def freeze_statistics(self) -> None:
-        """BatchNorm statistics belong to the original: hold them, in training mode too."""
-        for module in self._norms:
-            module.eval()
+            self._switch_on(active)
 
     @property
     def trains_head(self) -> bool:
         """Whether part of the classification head moves."""
-        return any("modules_to_save" in n for n in self.names) or any(
-            f".{find_head(self.model)}." in n for n in self.names
-        )
+        return any(f".{find_head(self.model)}." in f".{n}" for n in self.names)
 
     def describe(self) -> dict[str, Any]:
         """For reports: kind, size and reach of the patch."""
         config = self.model.peft_config[self.name]
         size = sum(p.numel() for n, p in self.model.named_parameters() if n in set(self.names))
-        out = {"kind": str(getattr(config.peft_type, "value", config.peft_type)), "parameters": size}
-        if hasattr(config, "r"):
-            out["rank"] = config.r
-        return {**out, "head": self.trains_head, "stacked_on": len(self.before)}
+        rank = {"rank": config.r} if hasattr(config, "r") else {}
+        return {
+            "kind": kind_of(config),
+            "parameters": size,
+            **rank,
+            "head": self.trains_head,
+            "stacked_on": len(self.before),
+        }
 
 
-def adapter_names(model: nn.Module) -> list[str]:
-    """Of a `PeftModel` the names of the parameters that may move; empty for other models.
+def _copied(config: Any) -> set[str]:
+    """Names of the modules of which an adapter has a copy of its own."""
+    head = {"classifier", "score"} if str(getattr(config.task_type, "value", config.task_type)) == "SEQ_CLS" else set()
+    tokens = {"token embeddings"} if getattr(config, "trainable_token_indices", None) else set()
+    return head | tokens | set(getattr(config, "modules_to_save", None) or ())
+
+
+@torch.no_grad()
+def _told(model: nn.Module, batch: Mapping[str, Any]) -> Tensor | None:
+    """Logits; None where the model cannot run where it is now, as half precision or fused attention on a CPU."""
+    with eval_mode(model):
+        try:
+            return classify(model, _on_device(model, batch))
+        except RuntimeError:
+            return None
+
+
+def _on_device(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+    device = next(model.parameters()).device
+    return {k: v.to(device) for k, v in model_inputs(batch).items()}
+
+
+def norms_to_hold(model: nn.Module) -> list[nn.Module]:
+    """BatchNorms under an adapter: their statistics belong to the original, and no adapter file holds them."""
+    return [m for m in model.modules() if is_adapted(model) and isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+def adapter_names(model: nn.Module, update: str = ADAPTER) -> list[str]:
+    """Of a `PeftModel` the names of the parameters that may move, and that `update` lets; empty for other models.
 
     Raises:
-        ValueError: none may.
+        ValueError: there are none.
     """
     if not is_adapted(model):
         return []
@@ -235,10 +221,15 @@ def adapter_names(model: nn.Module) -> list[str]:
             "`model` is a `PeftModel` none of whose parameters may move. Load it with `is_trainable=True`, or pass `peft_config` to put "
             "a new adapter on top."
         )
-    return names
+    chosen = names if update == ADAPTER else [n for n in updated_names(model, update) if n in set(names)]
+    if not chosen:
+        raise ValueError(
+            f"`update={update!r}` matches no parameter that may move of the adapter of `model`. Leave it out."
+        )
+    return chosen
 
 
-def load_adapters(model: Any, folder: str | Path) -> None:
+def load_adapters(model: Any, folder: str | Path, argument: str = "resume_from_checkpoint") -> None:
     """Write the saved adapters of a `PeftModel` that are active into it, strictly.
 
     Raises:
@@ -250,10 +241,33 @@ def load_adapters(model: Any, folder: str | Path) -> None:
     for name in model.active_adapters:
         file = Path(folder) / ("" if name == "default" else name) / ADAPTER_FILE
         if not file.is_file():
-            raise ValueError(
-                f"`resume_from_checkpoint`: {folder} holds no adapter '{name}' ({ADAPTER_FILE} is missing)."
-            )
+            raise ValueError(f"`{argument}`: {folder} holds no adapter '{name}' ({ADAPTER_FILE} is missing).")
         saved, own = load_file(file), get_peft_model_state_dict(model, adapter_name=name)
         if {n: t.shape for n, t in saved.items()} != {n: t.shape for n, t in own.items()}:
-            raise ValueError(f"`resume_from_checkpoint`: {file} is of another adapter: names or shapes differ.")
+            raise ValueError(f"`{argument}`: {file} is of another adapter: names or shapes differ.")
         set_peft_model_state_dict(model, saved, adapter_name=name)
+
+
+def load_patches(base: nn.Module, source: str | Path, revision: str | None = None) -> Any:
+    """`base` with the adapter in a folder or on the Hub and all patches stacked on it there, active and frozen: a `PeftModel`.
+
+    `PeftModel.from_pretrained` alone takes the first of several patches, and leaves out what the others forget.
+
+    Raises:
+        ValueError: a file holds other tensors than its configuration asks for.
+        OSError: there is no adapter, or not as safetensors.
+    """
+    from peft import PeftModel
+    from transformers.utils import cached_file
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    file = cached_file(str(source), ADAPTER_FILE, revision=revision)
+    model: Any = PeftModel.from_pretrained(base, str(source), revision=revision)
+    names = list(model.active_adapters)
+    while find_adapter_config_file(str(source), revision=revision, subfolder=(name := f"patch{len(names)}")):
+        cached_file(str(source), ADAPTER_FILE, revision=revision, subfolder=name)
+        model.load_adapter(str(source), name, revision=revision, subfolder=name)
+        names.append(name)
+    model.base_model.set_adapter(names)
+    load_adapters(model, Path(str(file)).parent, "source")
+    return model.requires_grad_(False).eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,10 @@ class UnlearningArguments(TrainingArguments):
         default=None, metadata={"help": "Optimiser steps; overrides `num_train_epochs` where positive."}
     )
     per_device_train_batch_size: int | None = field(
-        default=None, metadata={"help": "Forget samples of a step on each device."}
+        default=None,
+        metadata={
+            "help": "Forget samples of a step in each process; left out, the processes share out the method's own number."
+        },
     )
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "Batch size of evaluation on each device."})
     logging_steps: float = field(default=10, metadata={"help": "Steps between two log entries."})
@@ -82,15 +86,28 @@ class UnlearningArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
+            self.use_cpu = True  # or accelerate leaves each process to itself
         super().__post_init__()
         self.dataloader_pin_memory &= torch.cuda.is_available()  # elsewhere it only warns
+        self.batch_rows = 0  # of all processes together; known once `resolved`
         if self.forget_kind not in FORGET_KINDS:
             raise ValueError(f"`forget_kind={self.forget_kind!r}` is not one of {', '.join(map(repr, FORGET_KINDS))}.")
         if self.label_smoothing_factor:
             raise ValueError("`label_smoothing_factor` has no effect on an unlearning objective. Leave it at 0.")
+        if self.push_to_hub and self.hub_strategy in ("checkpoint", "all_checkpoints"):
+            raise ValueError(
+                f"`hub_strategy='{self.hub_strategy.value}'` would publish checkpoints: pickles of optimiser and random states, of a model "
+                "that still knows what it is to forget. Use 'end', or 'every_save' for the model alone."
+            )
         if self.neftune_noise_alpha:
             raise ValueError(
                 "`neftune_noise_alpha` would disturb the outputs that unlearning compares. Leave it unset."
+            )
+        if (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+            raise ValueError(
+                "`gradient_checkpointing_kwargs={'use_reentrant': True}` loses the gradients of a layer above frozen ones. Leave "
+                "it out: the other form is the default and gives the same weights."
             )
         if self.trust_region is not None and not 0 <= self.trust_region < 1:
             raise ValueError(f"`trust_region` is a share of each tensor's norm, in [0, 1), got {self.trust_region}.")
@@ -127,6 +144,10 @@ class UnlearningArguments(TrainingArguments):
         if self.learning_rate is not None and self.trust_region is None:
             defaults["trust_region"] = 0.0  # a learning rate was asked for
         out.forget_kind = kind
+        given, processes = self.per_device_train_batch_size, self.world_size
+        # Without a number of its own, a run takes the same steps in any number of processes.
+        out.batch_rows = defaults["per_device_train_batch_size"] if given is None else given * processes
+        defaults["per_device_train_batch_size"] = -(-out.batch_rows // processes)
         for name, value in defaults.items():
             if getattr(out, name) is None:
                 setattr(out, name, value)

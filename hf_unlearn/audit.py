@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .hub.pins import pinned, split_revision
+
 if TYPE_CHECKING:
     import datasets
     from torch import nn
@@ -19,9 +21,9 @@ READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parque
 
 @dataclass
 class AuditArguments:
-    """The models and the rows. A set is a folder, a Hub id or a file, with `:split` behind it where it has several."""
+    """The models and the rows. A set is a folder, a file or a Hub id (`id@revision`), with `:split` behind it where it has several."""
 
-    original: str = field(metadata={"help": "Folder or Hub id of the model that learned everything."})
+    original: str = field(metadata={"help": "Folder or Hub id (`id@revision`) of the model that learned everything."})
     unlearned: str = field(metadata={"help": "Folder or Hub id of the model to judge, or of an adapter."})
     forget: str = field(metadata={"help": "Training rows that were to be forgotten, such as 'folder:train'."})
     test: str = field(metadata={"help": "Labelled rows that no model was trained on."})
@@ -72,7 +74,8 @@ def load_rows(source: str, argument: str, split: str) -> datasets.Dataset:
             raise ValueError(f"`{argument}={source!r}` is of an unknown kind. Known: {', '.join(READERS)}.")
         return load_dataset(reader, data_files=source, split="train")
     name, _, wanted = source.partition(":") if not Path(source).exists() else (source, "", "")
-    loaded = load_dataset(name)
+    name, revision = split_revision(name, argument=argument)
+    loaded = load_dataset(name, revision=revision)
     chosen = wanted or (split if split in loaded else next(iter(loaded)))
     if chosen not in loaded or (not wanted and chosen != split and len(loaded) > 1):
         raise ValueError(f"`{argument}={source!r}` has no split {wanted or split!r}; it has {', '.join(loaded)}.")
@@ -111,13 +114,14 @@ def load_models(options: AuditArguments, rows: datasets.Dataset) -> tuple[dict[s
     device = "cuda" if torch.cuda.is_available() and not options.use_cpu else "cpu"
     sources = {"original": options.original, "unlearned": options.unlearned}
     sources |= {f"retrained[{i}]": source for i, source in enumerate(options.retrained or ())}
-    models = {}
+    models, pins = {}, {}
     for name, source in sources.items():
         try:
-            models[name] = load_classifier(source, rows).to(device).eval()
+            pins[name] = pinned(source)
+            models[name] = load_classifier(pins[name][0], rows, pins[name][1]).to(device).eval()
         except (OSError, ValueError) as error:
             raise ValueError(f"`{name}`: {error}") from error
-    return models, load_processing_class(options.original, rows)
+    return models, load_processing_class(pins["original"][0], rows, pins["original"][1])
 
 
 def audit(options: AuditArguments) -> Audit:
@@ -148,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError, ArithmeticError) as error:
+    except (ValueError, TypeError, OSError, ArithmeticError, ImportError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     result.print()

@@ -10,7 +10,8 @@ import numpy as np
 from torch import nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .data import check_overlap, find_label_column, read_labels
+from .data import find_label_column, read_labels
+from .overlap import check_overlap
 from .processing import Processor, predict
 from .scope import joint_digest
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from .methods import UnlearningMethod
 
 logger = logging.getLogger(__name__)
+
+STATE_FILE = "unlearning_state.json"  # of a checkpoint, whose presence says that it is whole
 
 
 def check_data(method: UnlearningMethod, processor: Processor, forget: Any | None, retain: Any | None) -> None:
@@ -106,6 +109,20 @@ def check_output(output_dir: str, overwrite: bool) -> None:
             f"`output_dir={output_dir!r}` already holds {held[0].name}. Resume with `resume_from_checkpoint=True`, "
             "choose another folder, or pass `overwrite=True` to replace it."
         )
+
+
+def check_folders(model: str, output_dir: str, overwrite: bool) -> None:
+    """Raise ValueError where a run would overwrite its original, a model that is there already, or somebody's README.md."""
+    from .hub.card import check_readme
+
+    folder, original = Path(output_dir), Path(model).resolve()
+    if original in (folder.resolve(), (folder / "model").resolve()):
+        raise ValueError(f"`output_dir={output_dir!r}` would overwrite the original, `model={model!r}`.")
+    if (folder / "model").exists() and not overwrite:
+        raise ValueError(
+            f"`output_dir={output_dir!r}` already holds a model. Choose another folder or pass --overwrite true."
+        )
+    check_readme(folder, overwrite)
 
 
 def check_original(saved: str | None, prints: dict[str, str]) -> None:

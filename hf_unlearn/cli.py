@@ -1,4 +1,4 @@
-"""`hf-unlearn demo | run | audit`."""
+"""`hf-unlearn demo | run | audit | card | push | receipt`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-USAGE = """usage: hf-unlearn {demo,run,audit} ...
+USAGE = """usage: hf-unlearn {demo,run,audit,card,push,receipt} ...
 
   hf-unlearn demo                      train a small classifier, forget a class and a random 10 %, compare with retraining
-  hf-unlearn run --config RECIPE.yaml  unlearn what a recipe or the command line names
+  hf-unlearn run --config RECIPE.yaml  unlearn what a recipe or the command line names (--num-processes N: in N processes)
   hf-unlearn audit --original … --unlearned … --retrained … --forget … --test …
                                        judge a model made by any tool against retrained ones
+  hf-unlearn card RUN_FOLDER           write the model card again, with the audit that was saved there since
+  hf-unlearn push FOLDER --repo ORG/NAME
+                                       publish what a run wrote on the Hub, privately, beside the original
+  hf-unlearn receipt verify --folder … check a published model against its deletion receipt
 
-`hf-unlearn demo --help`, `hf-unlearn run --help` and `hf-unlearn audit --help` explain every option.
+Each of them explains every option with `--help`.
 """
 
 
@@ -22,13 +26,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     command = words[0] if words else "--help"
     if command == "run":
-        from .run import main as run
+        from .launch import main as run
 
         return run(words[1:])
     if command == "audit":
         from .audit import main as audit
 
         return audit(words[1:])
+    if command == "card":
+        from .hub.card import main as card
+
+        return card(words[1:])
+    if command == "receipt":
+        from .hub.receipt_command import main as receipt
+
+        return receipt(words[1:])
+    if command == "push":
+        from .hub.command import main as push
+
+        return push(words[1:])
     if command == "demo":
         from .demo import main as demo
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback
 
+from .processes import in_any_process
 from .processing import unwrap
 from .scope import Snapshot
+from .sharding import as_held, local, norms, whole
 from .watch import SAMPLES_FLOOR
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 LANDING_LOOKS = 6
 CONTROL_FILE = "unlearning_control.safetensors"
+ONE_PRESS = 1.0  # seconds: a launcher passes on what its processes also get from the terminal
 
 
 @torch.no_grad()
@@ -39,12 +43,12 @@ def relative_step(
     """θ ← θ − ρ max(‖θ‖, κ√n) g/‖g‖ for each tensor θ of n elements, in place; ρ is `length`, κ is `floor`."""
     if not parameters:
         return
-    norms, sizes = torch._foreach_norm(list(parameters)), torch._foreach_norm(list(gradients))
+    lengths, sizes = norms(list(parameters)), norms(list(gradients))
     # A gradient that is zero in theory (a key bias under softmax) is rounding noise: it must not become a full step.
     noise = 1e-6 * torch.stack([s.float() for s in sizes]).max()
-    for p, g, norm, size in zip(parameters, gradients, norms, sizes, strict=True):
+    for p, g, norm, size in zip(parameters, gradients, lengths, sizes, strict=True):
         radius = length * norm.clamp_min(floor * math.sqrt(p.numel()))
-        p.sub_(g * torch.where(size > noise, radius / size, 0.0).to(g.dtype))
+        local(p).sub_(local(g) * torch.where(size > noise, radius / size, 0.0).to(g.dtype))
 
 
 class TrustRegion(torch.optim.Optimizer):
@@ -79,8 +83,8 @@ class ForgettingControl(TrainerCallback):
     """Looks every `check_steps`: stop at the target, go back when the model is being ruined.
 
     With `weight_average` the looks are at an exponential average of the weights, and that is what the run ends with: single
-    weights jump about where a target lies close to the start. Its `path` (one entry a look: step, shares remembered and kept),
-    the last good state and the average travel with checkpoints.
+    weights jump about where a target lies close to the start. Its `path` (one entry a look: step, shares remembered and kept;
+    in the log `forget_remembered` and `retain_accuracy`), the last good state and the average travel with checkpoints.
     """
 
     def __init__(self, trainer: UnlearningTrainer) -> None:
@@ -89,27 +93,41 @@ class ForgettingControl(TrainerCallback):
         self.stopped = ""
         self.good: Snapshot | None = None
         self.average: dict[str, Tensor] = {}
+        self.averaged = False  # whether the model holds the average, and `average` the weights to step from
         self._rates = 0.0  # of all steps together
+        self._ended = False
+        self._save_after_epoch = False
 
-    def start(self, saved: Mapping[str, Any] | None = None, checkpoint: str | None = None) -> None:
+    def start(self, saved: Mapping[str, Any] | None = None, checkpoint: Path | None = None) -> None:
         """Before the first step: where the run starts from, and the state to go back to; `saved` in `checkpoint`, if any."""
         saved = saved or {}
         self.path, self.stopped = saved.get("path", []), saved.get("stopped", "")
+        self.averaged, self._ended = saved.get("averaged", False), False
         self.good = self.trainer.original
         if self.trainer.args.weight_average:  # from where the run starts, which `setup` may have moved
             self.average = {n: p.detach().clone() for n, p in self._moving().items()}
         if checkpoint is not None:
-            self._load(Path(checkpoint))
+            self._load(checkpoint)
         if not self.path:
             with self.trainer.original_weights():  # the first look is at the original
                 self._look(0)
 
-    def save(self, checkpoint: Path) -> dict[str, Any]:
-        """Write the state to go back to and the average into `checkpoint`, and return the rest, JSON-ready."""
+    def save(self, checkpoint: Path) -> None:
+        """Write the state to go back to and the average into `checkpoint`."""
         assert self.good is not None
-        average = {f"average.{n}": t.cpu() for n, t in self.average.items()}
-        save_file({**{f"good.{n}": t for n, t in self.good.tensors.items()}, **average}, checkpoint / CONTROL_FILE)
-        return {"path": self.path, "stopped": self.stopped}
+        average = {f"average.{n}": whole(t).cpu() for n, t in self.average.items()}
+        if self.trainer.args.should_save:
+            save_file({**{f"good.{n}": t for n, t in self.good.tensors.items()}, **average}, checkpoint / CONTROL_FILE)
+
+    def state(self) -> dict[str, Any]:
+        """All but the tensors, JSON-ready; `ended` says that the run would take no further step."""
+        ended = self._ended or (self.trainer.control.should_training_stop and not self.trainer.interrupted)
+        return {"path": self.path, "stopped": self.stopped, "averaged": self.averaged, "ended": ended}
+
+    def size(self) -> int:
+        """Bytes that `save` writes."""
+        assert self.good is not None
+        return sum(t.nbytes for tensors in (self.good.tensors, self.average) for t in tensors.values())
 
     def _load(self, checkpoint: Path) -> None:
         assert self.good is not None
@@ -129,9 +147,41 @@ class ForgettingControl(TrainerCallback):
                 kept = parameter.clone()
                 parameter.copy_(self.average[name])
                 self.average[name] = kept
+            self.averaged = not self.averaged
             self.trainer.watch.model_changed()
 
+    @contextmanager
+    def with_average(self) -> Iterator[None]:
+        """Inside, the model holds the average, which a run ends with, where there is one."""
+        swap = bool(self.average) and not self.averaged
+        if swap:
+            self._swap_average()
+        try:
+            yield
+        finally:
+            if swap:
+                self._swap_average()
+
+    @torch.no_grad()
+    def end_with_average(self, checkpoint: Path | None = None, held: bool = False) -> None:
+        """Leave the model with the average: its own, or that in `checkpoint`, whose weights may already be it (`held`)."""
+        if checkpoint is not None:
+            self.averaged = held
+            if self.average and not held:
+                tensors = load_file(checkpoint / CONTROL_FILE)
+                for name in self.average:
+                    self.average[name].copy_(as_held(tensors[f"average.{name}"], self.average[name]))
+        if self.average and not self.averaged:
+            self._swap_average()
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.averaged:  # a run that had ended takes more steps
+            self._swap_average()
+        # Now the parameters may be in parts.
+        self.average = {n: as_held(self.average[n], p) for n, p in self._moving().items() if n in self.average}
+        model: Any = unwrap(self.trainer.model)
+        if hasattr(model, "_require_grads_hook"):  # set with gradient checkpointing: only its reentrant form needs it
+            model.disable_input_require_grads()
         schedule = getattr(self.trainer.lr_scheduler, "lr_lambdas", None)
         if schedule:
             self._rates = sum(map(schedule[0], range(state.max_steps))) * self.trainer.lr_scheduler.base_lrs[0]
@@ -141,6 +191,18 @@ class ForgettingControl(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # accelerate forgets the epoch of a wrapped sampler when it resumes inside an epoch
         self.trainer.sampler.epoch = int(state.epoch or 0)
+        if state.global_step == 0 and self.path:  # by now every callback has begun
+            self._log(self.path[0])
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._save_after_epoch:
+            control.should_save, self._save_after_epoch = True, False
+        elif self.trainer.interrupted:  # inside an epoch: nothing that the run would not have done there
+            control.should_log = control.should_evaluate = control.should_save = False
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self.trainer.interrupted:
+            self.end_with_average()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.method.adjust_gradients(self.trainer.model)
@@ -150,18 +212,28 @@ class ForgettingControl(TrainerCallback):
         self.trainer.method.after_step(self.trainer.model, rate, rate / self._rates if self._rates else 0.0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer.interrupted:
-            control.should_save = control.should_training_stop = True
         if self.average:
             moving = self._moving()
             with torch.no_grad():
-                torch._foreach_lerp_([self.average[n] for n in moving], list(moving.values()), 1 - args.weight_average)
-        if state.global_step % args.check_steps and state.global_step < state.max_steps:
-            return
-        self._swap_average()
-        self._decide(state, control)
-        if not control.should_training_stop or self.trainer.interrupted:
-            self._swap_average()  # the run goes on from the weights themselves
+                averages, weights = ([local(t[n]) for n in moving] for t in (self.average, moving))
+                torch._foreach_lerp_(averages, weights, 1 - args.weight_average)
+        if state.global_step % args.check_steps == 0 or state.global_step >= state.max_steps:
+            self._swap_average()
+            self._decide(state, control)
+            if not control.should_training_stop:
+                self._swap_average()  # the run goes on from the weights themselves
+        self._ended = control.should_training_stop
+        if self._interrupted():
+            control.should_save = control.should_training_stop = True
+        if control.should_save and args.eval_strategy == "epoch" and float(state.epoch).is_integer():
+            # What is saved here would lack the evaluation, and the random numbers drawn in it, that follow.
+            control.should_save, self._save_after_epoch = False, True
+
+    def _interrupted(self) -> bool:
+        """Whether any process was asked to end: all must stop after the same step."""
+        if in_any_process(bool(self.trainer.interrupted)) and not self.trainer.interrupted:
+            self.trainer.interrupted = signal.SIGTERM
+        return bool(self.trainer.interrupted)
 
     def _decide(self, state: Any, control: Any) -> None:
         """Look, and then stop, go back or go on."""
@@ -210,7 +282,18 @@ class ForgettingControl(TrainerCallback):
         if kept is not None:
             look["retain"] = kept
         self.path.append(look)
+        if step:
+            self._log(look)
         return look
+
+    def _log(self, look: Mapping[str, float]) -> None:
+        """The look as an entry of the log, where there is one; the step's own entry follows if it was due."""
+        if self.trainer.args.logging_strategy == "no":
+            return
+        due = self.trainer.control.should_log
+        names = {"forget": "forget_remembered", "retain": "retain_accuracy"}
+        self.trainer.log({name: look[key] for key, name in names.items() if key in look})
+        self.trainer.control.should_log = due
 
     def _damage(self, look: dict[str, float]) -> str:
         if not math.isfinite(look["forget"]) or not math.isfinite(look.get("retain", 0.0)):
@@ -234,23 +317,34 @@ class ForgettingControl(TrainerCallback):
         return self.trainer.watch.share_remembered() <= target
 
 
+class Interrupted(KeyboardInterrupt):
+    """A run that ended early because it was asked to, by the signal number `signum`, and left a checkpoint."""
+
+    def __init__(self, message: str, signum: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
 @contextmanager
 def graceful_interrupt(trainer: UnlearningTrainer) -> Iterator[None]:
-    """The first Ctrl-C lets the step end and saves a checkpoint; the second one interrupts at once."""
-    trainer.interrupted = False
+    """The first Ctrl-C, or SIGTERM, lets the step end and saves a checkpoint; another Ctrl-C interrupts at once."""
+    trainer.interrupted, first = 0, 0.0
 
     def handler(signum: int, frame: Any) -> None:
-        if trainer.interrupted:
+        nonlocal first
+        if not trainer.interrupted:
+            trainer.interrupted, first = signum, time.monotonic()
+            logger.warning("Interrupted: saving a checkpoint after this step. Press Ctrl-C again to stop at once.")
+        elif signum == signal.SIGINT and time.monotonic() - first > ONE_PRESS:
             raise KeyboardInterrupt
-        trainer.interrupted = True
-        logger.warning("Interrupted: saving a checkpoint after this step. Press Ctrl-C again to stop at once.")
 
     try:
-        former = signal.signal(signal.SIGINT, handler)
+        former = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not the main thread
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, former)
+        for signum, handled in former.items():
+            signal.signal(signum, handled)

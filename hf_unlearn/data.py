@@ -5,21 +5,20 @@ A `ForgetRequest` names the rows, and `split` turns it into two views of the dat
 
 from __future__ import annotations
 
-import hashlib
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .names import shown
+
 if TYPE_CHECKING:
     import datasets
 
-logger = logging.getLogger(__name__)
-
 LABEL_COLUMNS = ("label", "labels")
+LISTED = 50  # classes that an error lists
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,11 @@ class ForgetRequest:
         ```
     """
 
-    label: str | int | Sequence[str | int] | None = None
+    label: str | int | Sequence[str | int] | None = field(default=None, repr=False)  # a log must not name them
     column: str | None = None
-    values: Sequence[Any] | None = None
-    indices: Sequence[int] | None = None
-    ids_file: str | Path | None = None
+    values: Sequence[Any] | None = field(default=None, repr=False)
+    indices: Sequence[int] | None = field(default=None, repr=False)
+    ids_file: str | Path | None = field(default=None, repr=False)
     fraction: float | None = None
     seed: int = 0
     predicate: Callable[[dict[str, Any]], bool] | None = None
@@ -84,9 +83,7 @@ class ForgetRequest:
                 "`fraction` or `predicate`."
             )
         if isinstance(self.values, str):
-            raise ValueError(
-                f"`values` must be a list, got the string {self.values!r}. Write `values=[{self.values!r}]`."
-            )
+            raise ValueError("`values` must be a list, got one string. Write `values=[...]`.")
         if self.fraction is not None and not 0 < self.fraction < 1:
             raise ValueError(f"`fraction` must lie strictly between 0 and 1, got {self.fraction}.")
 
@@ -96,22 +93,25 @@ class ForgetRequest:
     def __and__(self, other: ForgetRequest) -> ForgetRequest:
         return ForgetRequest(intersection=(self, other))
 
-    def describe(self) -> str:
-        """What was asked, in words that reveal no row: counts instead of values, no ids."""
+    def describe(self, classes: Sequence[str] = ()) -> str:
+        """What was asked, in words that reveal no row: counts instead of values, no ids.
+
+        Args:
+            classes: the model's labels, in the order of their ids. Only these are named; other values of `label` are counted.
+        """
         parts = []
         if self.label is not None:
-            labels = [self.label] if isinstance(self.label, str | int) else list(self.label)
-            parts.append(f"{'class' if len(labels) == 1 else 'classes'} {', '.join(map(str, labels))}")
+            parts.append(_class_words([self.label] if isinstance(self.label, str | int) else self.label, classes))
         if self.column is not None:
-            parts.append(f"rows selected by column '{self.column}'")
+            parts.append(f"rows selected by column '{shown(self.column)}'")
         if self.indices is not None or (self.ids_file is not None and self.column is None):
             parts.append("rows given by number")
         if self.predicate is not None:
             parts.append("rows selected by a predicate")
         if self.fraction is not None:
-            parts.append(f"a random {self.fraction:.0%} (seed {self.seed})")
-        parts += [f"({' or '.join(r.describe() for r in self.union)})"] if self.union else []
-        parts += [f"({' and '.join(r.describe() for r in self.intersection)})"] if self.intersection else []
+            parts.append(f"a random {self.fraction:.0%}")  # its seed would name the rows
+        for requests, word in ((self.union, " or "), (self.intersection, " and ")):
+            parts += [f"({word.join(r.describe(classes) for r in requests)})"] if requests else []
         return ", ".join(parts)
 
     def split(self, dataset: datasets.Dataset) -> Split:
@@ -134,14 +134,18 @@ class ForgetRequest:
             )
         mask = self.mask(dataset)
         forget = np.flatnonzero(mask)
-        if len(forget) == 0:
-            raise ValueError(f"The request ({self.describe()}) selects no row of the {len(dataset)} in `dataset`.")
-        if len(forget) == len(dataset):
-            raise ValueError(
-                f"The request ({self.describe()}) selects all {len(dataset)} rows of `dataset`: nothing would be left to "
-                "keep. Forgetting everything means training a new model."
-            )
+        self.check_selection(len(forget), len(dataset))
         return Split(dataset.select(forget), dataset.select(np.flatnonzero(~mask)), forget, self)
+
+    def check_selection(self, selected: int, rows: int) -> None:
+        """Raise ValueError where nothing is selected of so many rows, or everything."""
+        if selected == 0:
+            raise ValueError(f"The request ({self.describe()}) selects no row of the {rows} in `dataset`.")
+        if selected == rows:
+            raise ValueError(
+                f"The request ({self.describe()}) selects all {rows} rows of `dataset`: nothing would be left to keep. "
+                "Forgetting everything means training a new model."
+            )
 
     def mask(self, dataset: datasets.Dataset) -> np.ndarray:
         """Boolean array, one entry per row of `dataset`: true for rows to forget."""
@@ -186,10 +190,10 @@ class ForgetRequest:
         given = [*(self.values or ()), *(self._read_ids() if self.ids_file is not None else ())]
         try:
             values = pa.array(given).cast(column.type)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
             raise ValueError(
                 f"`values` cannot be read as {column.type}, the type of column '{self.column}'. Give values of that type."
-            ) from error
+            ) from None  # the cause would name the value
         known = pc.is_in(values, value_set=pc.unique(column))
         if not pc.all(known).as_py():
             missing = len(values) - pc.sum(known).as_py()
@@ -200,13 +204,28 @@ class ForgetRequest:
         return pc.is_in(column, value_set=values).to_numpy(zero_copy_only=False)
 
 
+def _class_words(labels: Sequence[str | int], classes: Sequence[str]) -> str:
+    """The labels that are among `classes`, by name or id, in words; the number of the others."""
+    known = {**{str(i): name for i, name in enumerate(classes)}, **{name: name for name in classes}}
+    named = [known[str(one)] for one in labels if str(one) in known]
+    names, others = list(dict.fromkeys(map(shown, named))), len(labels) - len(named)
+    if not names:
+        return "one class" if others == 1 else f"{others} classes"
+    return f"{'class' if len(labels) == 1 else 'classes'} {', '.join(names)}" + (
+        f" and {others} more" if others else ""
+    )
+
+
 def _arrow_column(dataset: datasets.Dataset, name: str, argument: str) -> Any:
     """One column as an Arrow array, through the data set's index mapping, nothing decoded."""
     if name not in dataset.column_names:
         raise ValueError(
             f"`{argument}={name!r}` is not a column of the data set; it has {', '.join(dataset.column_names)}."
         )
-    return dataset.select_columns([name]).with_format("arrow")[:].column(name).combine_chunks()
+    column = dataset.data.column(name)
+    if dataset._indices is not None:  # `datasets` itself would gather row by row
+        column = column.take(dataset._indices.column(0))
+    return column.combine_chunks()
 
 
 def find_label_column(dataset: Any, preferred: str | None = None) -> str | None:
@@ -252,6 +271,14 @@ def read_groups(dataset: Any, column: str | None, argument: str = "attribute") -
     return number[encoded.indices.to_numpy(zero_copy_only=False)], [named[v] if named else str(v) for v in ordered]
 
 
+def read_strata(dataset: Any, groups: np.ndarray, preferred: str | None = None) -> np.ndarray:
+    """Label and group, one of `groups`, of every row as one number, (rows,)."""
+    column = find_label_column(dataset, preferred)
+    assert column is not None
+    _, labels = np.unique(read_labels(dataset, column), return_inverse=True)
+    return labels * (groups.max() + 1) + groups
+
+
 def class_ids(
     dataset: datasets.Dataset, label: str | int | Sequence[str | int], label_column: str = "label"
 ) -> list[Any]:
@@ -266,10 +293,11 @@ def class_ids(
             continue
         if present is None:
             present = set(np.unique(read_labels(dataset, label_column)).tolist())
-        value: Any = int(one) if isinstance(one, str) and one.lstrip("-").isdigit() and one not in present else one
+        value: Any = int(one) if isinstance(one, str) and one.lstrip("-").isdecimal() and one not in present else one
         if value not in present:
-            known = ", ".join(names) if names else ", ".join(map(str, sorted(present)))
-            raise ValueError(f"`label={one!r}` is no class of the data set. It has: {known}.")
+            known = names or [str(v) for v in sorted(present)]
+            more = f", and {len(known) - LISTED} more" if len(known) > LISTED else ""
+            raise ValueError(f"`label={one!r}` is no class of the data set. It has: {', '.join(known[:LISTED])}{more}.")
         ids.append(value)
     return ids
 
@@ -277,12 +305,11 @@ def class_ids(
 def _row_mask(rows: Sequence[int] | Sequence[str], n: int, argument: str) -> np.ndarray:
     try:
         index = np.asarray([int(r) for r in rows], dtype=np.int64)
-    except ValueError as error:
-        raise ValueError(f"`{argument}` must hold row numbers: {error}. For other ids give `column` too.") from error
-    if len(index) and (index.min() < 0 or index.max() >= n):
-        raise ValueError(
-            f"`{argument}` holds row {index.max() if index.max() >= n else index.min()}, outside 0..{n - 1}."
-        )
+    except ValueError:
+        raise ValueError(f"`{argument}` must hold row numbers. For other ids give `column` too.") from None
+    outside = int(((index < 0) | (index >= n)).sum())
+    if outside:
+        raise ValueError(f"`{argument}`: {outside} of {len(index)} row numbers lie outside 0..{n - 1}.")
     mask = np.zeros(n, dtype=bool)
     mask[index] = True
     return mask
@@ -294,36 +321,3 @@ def _predicate_mask(dataset: datasets.Dataset, predicate: Callable[[dict[str, An
     return np.fromiter(
         (bool(predicate(row)) for batch in batches for row in batch.to_pylist()), bool, count=len(dataset)
     )
-
-
-def check_overlap(forget: datasets.Dataset, retain: datasets.Dataset, limit: int = 200_000) -> None:
-    """Raise ValueError where rows of the forget set are in the retain set as well.
-
-    Rows are compared by content digest. Real data has honest duplicates, so a few common rows are a warning (a copy that
-    stays in the retain set keeps its influence); half of the forget set or more is an error. At most `limit` retain
-    rows are read.
-    """
-    shared = sorted(set(forget.column_names) & set(retain.column_names))
-    if not shared:
-        return
-    forget_digests = list(_row_digests(forget.select_columns(shared)))
-    kept = retain.select(range(min(len(retain), limit))) if len(retain) > limit else retain
-    retain_digests = set(_row_digests(kept.select_columns(shared)))
-    common = sum(d in retain_digests for d in forget_digests)
-    if common >= 0.5 * len(forget_digests):
-        raise ValueError(
-            f"`forget_dataset` and `retain_dataset` overlap: {common} of {len(forget_digests)} rows to forget are also "
-            "retained. Build both with `ForgetRequest(...).split(dataset)`."
-        )
-    if common:
-        logger.warning(
-            "%d of %d rows to forget have an identical copy in `retain_dataset`; what those copies teach will stay.",
-            common,
-            len(forget_digests),
-        )
-
-
-def _row_digests(dataset: datasets.Dataset) -> Iterator[bytes]:
-    for batch in dataset.with_format("arrow").iter(batch_size=1_000):
-        for row in batch.to_pylist():
-            yield hashlib.blake2b(repr(sorted(row.items())).encode(), digest_size=16).digest()

@@ -35,6 +35,7 @@ TEXT_CONFIG: dict[str, Any] = {
 def main(options: argparse.Namespace) -> int:
     """Train, forget a class and a random 10 %, compare, write reports; 0 when both did what was asked."""
     from .arguments import UnlearningArguments
+    from .evaluation.record import class_names
     from .methods import METHODS
     from .run import RunArguments, prepare, retrain, unlearn
 
@@ -69,7 +70,8 @@ def main(options: argparse.Namespace) -> int:
             job = prepare(run, args)
             if request not in yardsticks:
                 yardsticks[request] = retrain(job)
-            print(f"\nForgetting {run.request().describe()} with {METHODS[key].__name__}", flush=True)
+            asked = run.request().describe(class_names(job.model.config))
+            print(f"\nForgetting {asked} with {METHODS[key].__name__}", flush=True)
             trainer, report = unlearn(job, METHODS[key](), yardsticks[request])
             report.save(folder)
             report.print()

@@ -1,11 +1,57 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and errors that say what could not be written."""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+
+class WriteError(OSError):
+    """Something could not be written: most often the disk is full."""
+
+
+@contextmanager
+def clear_errors(what: str, folder: str | Path, size: int = 0) -> Iterator[None]:
+    """Inside, a write that fails for want of space, by any library, is a `WriteError` that says what was to go where.
+
+    Args:
+        size: bytes that it takes, if known.
+    """
+    folder = Path(folder)
+    free = shutil.disk_usage(next(p for p in (folder, *folder.absolute().parents) if p.exists())).free
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, WriteError) or not _failed_to_write(error):
+            raise
+        cause = f"a file could not be written whole ({error})" if isinstance(error, RuntimeError) else error
+        needed = f"it needs about {_readable(size)}, " if size else ""
+        raise WriteError(
+            f"{what} could not be written to {folder}: {cause}. On that disk {needed}{_readable(free)} were free. Make room "
+            "there, and resume."
+        ) from error
+
+
+def _failed_to_write(error: Exception) -> bool:
+    """A disk that is full or fails, and what safetensors and torch make of it."""
+    from safetensors import SafetensorError
+
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+    writer = ("PytorchStreamWriter", "inline_container")
+    return isinstance(error, SafetensorError) or (
+        isinstance(error, RuntimeError) and any(name in str(error) for name in writer)
+    )
+
+
+def _readable(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
 @contextmanager
@@ -23,7 +69,25 @@ def written_atomically(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write text, as UTF-8, or bytes in one go."""
+def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> None:
+    """Write text, as UTF-8, or bytes in one go; with `mode=0o600` nobody else could read it at any time."""
     with written_atomically(path) as partial:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        partial.unlink(missing_ok=True)  # of a process that died: its permissions would stay
+        with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+
+
+def front_matter(path: Path) -> dict[str, Any]:
+    """The YAML block at the top of a markdown file, as the Hub finds it; {} where there is no file or no such block."""
+    import yaml
+
+    if not path.is_file():
+        return {}
+    found = re.match(
+        r"\s*---[\r\n]+(.*?)[\r\n]+---[ \t]*([\r\n]|$)", path.read_text("utf-8", errors="replace"), re.DOTALL
+    )
+    try:
+        data = yaml.safe_load(found[1]) if found else None
+    except yaml.YAMLError:
+        return {}
+    return data if isinstance(data, dict) else {}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vmap
 
 from .pairing import drawn_rows
-from .pooling import in_parallel, sum_over_processes
+from .processes import in_parallel, sum_over_processes
 from .processing import classify, eval_mode, in_precision, model_inputs, unwrap
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class SampleGradients:
         }
 
     def _part(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        with eval_mode(self.model):
+        with eval_mode(self.model, recompute=False):
             if self.vectorise and self.chunk > 1:
                 try:
                     with plain_attention(self.model):
@@ -203,7 +203,7 @@ def influence(
                 move[n].sub_(g.sum(0), alpha=1 / len(retain))
                 fisher[n].add_(g.float().square_().sum(0), alpha=1 / len(retain))
             del part, g
-    with eval_mode(gradients.model):
+    with eval_mode(gradients.model, recompute=False):
         for batch in forget.batches(device):
             for n, g in gradients.total(batch).items():
                 move[n].add_(g, alpha=1 / len(forget))
@@ -239,7 +239,7 @@ def _hessian(gradients: SampleGradients, rows: Sample, device: torch.device) -> 
 
     vector = torch.cat([p.detach().flatten() for p in parameters.values()])
     total = vector.new_zeros(len(vector), len(vector))
-    with eval_mode(gradients.model), plain_attention(gradients.model):
+    with eval_mode(gradients.model, recompute=False), plain_attention(gradients.model):
         for batch in rows.batches(device):
             total += jacrev(grad(loss), chunk_size=64)(vector, batch).detach()
     return sum_over_processes(total.div_(len(rows)))

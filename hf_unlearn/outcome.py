@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .scope import fingerprints
+from .tables import chunks
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .trainer import UnlearningTrainer
 
 logger = logging.getLogger(__name__)
@@ -42,6 +45,12 @@ class Outcome:
         return asdict(self)
 
 
+def mean_total_variation(a: Tensor, b: Tensor) -> float:
+    """Mean total variation distance, in [0, 1], between the outputs of two models given as logits (n, classes)."""
+    moved = sum((p.softmax(-1) - q.softmax(-1)).abs().sum(dtype=torch.float64) for p, q in chunks(a, b))
+    return 0.5 * float(moved) / len(a)
+
+
 def verify(trainer: UnlearningTrainer) -> Outcome:
     """Compare the model with its original, and say what is wrong.
 
@@ -65,13 +74,14 @@ def verify(trainer: UnlearningTrainer) -> Outcome:
     path, target = trainer.forgetting.path, trainer.watch.target
     out = Outcome(
         steps=trainer.state.global_step,
-        stopped=trainer.forgetting.stopped or "all steps done",
+        stopped=trainer.forgetting.stopped
+        or ("all steps done" if trainer.state.global_step >= trainer.state.max_steps else "ended by a callback"),
         forget_start=path[0]["forget"],
         forget_end=remembered,
         forget_target=target,
         retain_start=path[0].get("retain"),
         retain_end=trainer.watch.share_kept(),
-        outputs_moved=0.5 * (logits.softmax(-1) - reference.logits.softmax(-1)).abs().sum(-1).mean().item(),
+        outputs_moved=mean_total_variation(logits, reference.logits),
         tensors_changed=len(changed),
         target_reached=None if target is None else remembered <= target,
         path=path,

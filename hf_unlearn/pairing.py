@@ -1,21 +1,34 @@
 """How forget and retain rows are drawn together.
 
 `UnlearningDataset` with `EpochSampler` serve training samples whose random draws depend on (seed, epoch, position) only, so
-that a resumed run or another number of processes sees the same samples.
+that a resumed run or another number of processes sees the same samples; `share_out` says how much of a step each batch is, so
+that it weighs the same however the step is cut into processes and micro-batches.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import get_worker_info
+
+READ_AT_ONCE = 64
+ROW_BYTES, TENSOR_BYTES = 256, 640  # what a dictionary and a tensor take beside their numbers
+Key = tuple[int, int, int]  # epoch, position in its order, row
 
 
 class EpochSampler:
     """Yields (epoch, position, index) for every row, in an order drawn from (seed, epoch), or the given order.
+
+    After `cut` the order is laid out for several processes: of each global batch, every process in turn has its part, of the
+    same size up to one row. So that accelerate, which deals out batches of one size, leaves that as it is, parts are filled up
+    with keys whose position p is given as −1 − p: `UnlearningDataset` leaves them out.
 
     With `strata` (rows,) of whole numbers the order is stratified: every stretch of it holds each stratum in about the share
     that it has in the whole, so that a batch lacks only what is too rare for it.
@@ -23,19 +36,39 @@ class EpochSampler:
 
     def __init__(self, size: int, seed: int = 0, shuffle: bool = True, strata: np.ndarray | None = None) -> None:
         self.size, self.seed, self.shuffle, self.strata, self.epoch = size, seed, shuffle, strata, 0
+        self.cut(size)
+
+    def cut(self, rows: int, processes: int = 1) -> None:
+        """Deal out global batches of `rows` to `processes`."""
+        self.rows, self.processes = rows, processes
 
     def __len__(self) -> int:
-        return self.size
+        if self.processes == 1:
+            return self.size
+        return -(-self.size // self.rows) * -(-self.rows // self.processes) * self.processes
 
-    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+    def __iter__(self) -> Iterator[Key]:
+        if self.processes == 1:
+            yield from self._keys()
+            return
+        slots, keys = -(-self.rows // self.processes), self._keys()
+        while batch := list(islice(keys, self.rows)):
+            for process in range(self.processes):
+                first, last = (len(batch) * p // self.processes for p in (process, process + 1))
+                epoch, position, index = batch[min(first, len(batch) - 1)]
+                yield from batch[first:last]
+                yield from [(epoch, -1 - position, index)] * (slots - (last - first))
+
+    def _keys(self) -> Iterator[Key]:
         order = np.arange(self.size)
         if self.shuffle:
             rng = np.random.default_rng((self.seed, self.epoch))
             order = rng.permutation(self.size)
             if self.strata is not None:
                 order = order[np.argsort(_spread(self.strata[order], rng), kind="stable")]
-        for position, index in enumerate(order.tolist()):
-            yield self.epoch, position, index
+        for start in range(0, self.size, 4096):  # a list of all would take five times the memory of the array
+            for position, index in enumerate(order[start : start + 4096].tolist(), start):
+                yield self.epoch, position, index
 
 
 def _spread(strata: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -71,6 +104,10 @@ class Drawn(Sequence[Any]):
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
         return read_rows(self.dataset, self.chosen[list(indices)].tolist())
 
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(0, len(self), READ_AT_ONCE):
+            yield from read_rows(self.dataset, self.chosen[start : start + READ_AT_ONCE].tolist())
+
 
 def read_rows(rows: Any, indices: list[int]) -> Sequence[Any]:
     """Several rows, at once where the data set can."""
@@ -96,7 +133,11 @@ class PreparedRows:
     ) -> None:
         self.rows, self.prepare, self.name = rows, prepare, name
         self._cache: dict[int, dict[str, Any]] = {}
-        self._room = cache_bytes
+        self._size = self._room = cache_bytes
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is sent to a worker of a data loader: not the rows kept so far."""
+        return {**vars(self), "_cache": {}, "_room": self._size}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -105,8 +146,11 @@ class PreparedRows:
         return self.many([index])[0]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for start in range(0, len(self), 64):
-            yield from self.many(range(start, min(start + 64, len(self))))
+        for start in range(0, len(self), READ_AT_ONCE):
+            yield from self.many(range(start, min(start + READ_AT_ONCE, len(self))))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        return self.many(indices)
 
     def many(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Several rows at once: a data set reads a batch several times faster than its rows one by one."""
@@ -120,7 +164,7 @@ class PreparedRows:
             row = self.prepare(raw)
         except ValueError as error:
             raise ValueError(f"`{self.name}`, row {index}: {error}") from error
-        size = sum(getattr(v, "nbytes", 64) for v in row.values())
+        size = ROW_BYTES + sum(TENSOR_BYTES + getattr(v, "nbytes", 0) for v in row.values())
         if size <= self._room:
             self._room -= size
             self._cache[index] = row
@@ -133,8 +177,9 @@ class UnlearningDataset:
     The first side that a method needs drives the epoch (forget, if it needs that); retain rows for a forget row are drawn
     from (seed, epoch, position). A retain stream is read in order, row `position * retain_per_forget` onwards.
 
-    Items are `{"forget": [row], "retain": [row, ...], "index": int, "seed": int}`, sides that are not needed left out; with
-    `groups` (rows of the retain set,), `group` too: those of its retain rows.
+    Items are `{"forget": [row], "retain": [row, ...], "index": int, "seed": int, "position": int}`, sides that are not needed
+    left out; with `groups` (rows of the retain set,), `group` too: those of its retain rows. Of a batch of filling keys alone
+    (negative positions) one item is left, which counts nothing.
     """
 
     def __init__(
@@ -159,17 +204,22 @@ class UnlearningDataset:
                 "`retain_dataset` is a stream, and this method passes over the retain set, so its length must be known. "
                 "Load it without `streaming=True`."
             )
+        self._own_stream = False
         self._stream: tuple[int, int, Iterator[Any]] | None = None  # epoch, rows consumed, iterator
 
     def __len__(self) -> int:
         return len(self.forget if self.forget is not None else self.retain)  # type: ignore[arg-type]
 
-    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
+    def __getitem__(self, key: Key) -> dict[str, Any]:
         return self.__getitems__([key])[0]
 
-    def __getitems__(self, keys: Sequence[tuple[int, int, int]]) -> list[dict[str, Any]]:
+    def __getitems__(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
         """The samples of a batch of keys, each side read at once."""
-        items: list[dict[str, Any]] = [{"index": i, "seed": sample_seed(self.seed, epoch, i)} for epoch, _, i in keys]
+        keys = [key for key in keys if key[1] >= 0] or keys[:1]
+        items: list[dict[str, Any]] = [
+            {"index": i, "seed": sample_seed(self.seed, epoch, i), "position": p} for epoch, p, i in keys
+        ]
+        keys = [(epoch, max(p, -1 - p), i) for epoch, p, i in keys]
         if self.forget is not None:
             for item, row in zip(items, self.forget.many([i for _, _, i in keys]), strict=True):
                 item["forget"] = [row]
@@ -189,12 +239,15 @@ class UnlearningDataset:
     def _retain_indices(self, epoch: int, position: int, index: int) -> list[int]:
         if self.forget is None:
             return [index]
-        drawn = np.random.default_rng((self.seed, epoch, position))
-        return drawn.integers(len(self.retain), size=self.retain_per_forget).tolist()  # type: ignore[arg-type]
+        count: int = len(self.retain)  # type: ignore[arg-type]
+        return [_draw(self.seed, epoch, position, k) % count for k in range(self.retain_per_forget)]
 
     def _stream_rows(self, epoch: int, start: int, count: int) -> list[Any]:
         """Rows start..start+count of the stream's pass number `epoch`, wrapping around at its end."""
         if self._stream is None or self._stream[0] != epoch or self._stream[1] > start:
+            if get_worker_info() is not None and not self._own_stream:
+                # Copies of a stream share their epoch over processes: a worker that is ahead would turn the others' page.
+                self.retain, self._own_stream = copy.deepcopy(self.retain), True
             if hasattr(self.retain, "set_epoch"):
                 self.retain.set_epoch(epoch)  # type: ignore[union-attr]
             self._stream = (epoch, 0, self._endless())
@@ -215,6 +268,57 @@ class UnlearningDataset:
                 raise ValueError("`retain_dataset` is an empty stream.")
 
 
+class PairCollator:
+    """Items of `UnlearningDataset` as a batch: `forget` and `retain` collated, and what the items say of themselves.
+
+    Other items, of an evaluation, go to `flat`, which collates rows of one data set. It holds nothing else: workers of a data
+    loader may be sent a copy.
+    """
+
+    def __init__(self, flat: Callable[[list[Any]], Any]) -> None:
+        self.flat = flat
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        if not {"seed", "index"} <= items[0].keys() or not {"forget", "retain"} & items[0].keys():
+            return self.flat(items)
+        batch: dict[str, Any] = {k: torch.tensor([item[k] for item in items]) for k in ("index", "seed")}
+        batch["positions"] = [item["position"] for item in items]
+        if "group" in items[0]:
+            batch["group"] = torch.tensor([g for item in items for g in item["group"]])
+        sides = {s: [row for item in items for row in item[s]] for s in ("forget", "retain") if s in items[0]}
+        if len(sides) == 1:
+            return batch | {side: dict(self.flat(rows)) for side, rows in sides.items()}
+        # Both in one go: text is padded to one length, so that a method can join the sides in one forward pass.
+        joint = dict(self.flat([row for rows in sides.values() for row in rows]))
+        cut = len(sides["forget"])
+        for side, rows, part in (
+            ("forget", sides["forget"], slice(cut)),
+            ("retain", sides["retain"], slice(cut, None)),
+        ):
+            batch[side] = {k: v[part] for k, v in joint.items()}
+            if "labels" not in joint and all("labels" in row for row in rows):
+                batch[side]["labels"] = torch.stack([torch.as_tensor(row["labels"]) for row in rows])
+        return batch
+
+
+def share_out(batches: Sequence[dict[str, Any]], size: int, rows: int) -> None:
+    """Put into each micro-batch of a step the `share` that it holds of the step's rows, and their `places` among them.
+
+    The shares of all micro-batches in all processes add up to 1: a mean over rows, weighted by them, is the mean over the step.
+
+    Args:
+        batches: of this process, with `positions`; filled in.
+        size: rows of an epoch.
+        rows: of a global batch.
+    """
+    starts = [max(b["positions"][0], -1 - b["positions"][0]) // rows * rows for b in batches]
+    total = sum(min(rows, size - start) for start in starts)
+    for batch in batches:
+        real = [p for p in batch["positions"] if p >= 0]
+        batch["share"] = len(real) / total
+        batch["places"] = torch.tensor([p - starts[0] for p in real], dtype=torch.long)
+
+
 def _whole(stream: Any) -> Iterator[Any]:
     """All rows of a stream, in a worker of the data loader too, where `datasets` would give each one its own shards."""
     if get_worker_info() is None or not hasattr(stream, "iter"):
@@ -226,5 +330,10 @@ def _whole(stream: Any) -> Iterator[Any]:
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:
     """A 63-bit seed for one sample in one epoch, the same in every process and after a resume."""
-    digest = hashlib.blake2b(np.asarray([seed, epoch, index], dtype=np.int64).tobytes(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+    return _draw(seed, epoch, index) >> 1
+
+
+def _draw(*numbers: int) -> int:
+    """A 64-bit draw that depends on these numbers only: far cheaper than a generator for each sample."""
+    digest = hashlib.blake2b(struct.pack(f"<{len(numbers)}q", *numbers), digest_size=8).digest()
+    return int.from_bytes(digest, "little")

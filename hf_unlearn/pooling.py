@@ -10,33 +10,31 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from .processes import sum_over_processes
 
 
 class PooledSums:
     """Totals of per-batch sums (..., C + 1), the last column a count of samples.
 
     [derived] With T the total over all parts and s this part's own sums, a term g(T − sg[s] + s) has the value g(T) and the
-    gradient ∂g/∂T · ∂s; summed over all parts that is the gradient on the whole batch, exactly. Data parallel and accumulation
-    both average gradients over the parts, so `share` multiplies the term's gradient by their number.
+    gradient ∂g/∂T · ∂s; summed over all parts that is the gradient on the whole batch, exactly. The trainer weights a part by
+    its share of the step's rows, as a mean over them wants it, so `term` divides the gradient by that share.
 
     Args:
-        processes: number of processes that hold parts.
         memory: share of the past kept in the totals, in [0, 1): exponentially decayed sums. The gradient is scaled to that
             of the batch, so that a weight means the same with any memory. 0: this batch alone.
     """
 
-    def __init__(self, processes: int = 1, memory: float = 0.0) -> None:
-        self.processes, self.memory = processes, memory
-        self.parts, self.weight = 1, 0.0
+    def __init__(self, memory: float = 0.0) -> None:
+        self.memory, self.weight = memory, 0.0
         self.past: Tensor | None = None  # decayed sums of the steps so far, worth `weight` batches
         self._total: Tensor | None = None
 
     def look_ahead(self, own: Sequence[Tensor]) -> None:
         """Start a step with several micro-batches: `own` holds the sums of each, without gradient."""
-        self.parts = len(own)
-        self._total = sum_over_processes(torch.stack(list(own)).sum(0)) if self.parts > 1 else None
+        self._total = sum_over_processes(torch.stack(list(own)).sum(0)) if len(own) > 1 else None
 
     def __call__(self, own: Tensor) -> Tensor:
         """The totals, with the gradient of `own`, and the past in them."""
@@ -45,15 +43,15 @@ class PooledSums:
         # Means over a long past hardly depend on this batch; the weight gives its gradient the scale of one batch again.
         return self._latest + (1 + self.memory * self.weight) * (own - own.detach())
 
-    def share(self, term: Tensor) -> Tensor:
-        """`term` as it is, its gradient multiplied by the number of parts that will be averaged."""
-        return term.detach() + self.processes * self.parts * (term - term.detach())
+    def term(self, value: Tensor, share: float) -> Tensor:
+        """`value` as it is, its gradient over `share` (`batch["share"]`), by which the trainer multiplies it; 0 for a part of none."""
+        return value.detach() + over_share(value - value.detach(), share)
 
     def end_step(self) -> None:
         """After an optimiser step: this batch joins the past."""
         if self.memory:
             self.past, self.weight = self._latest, 1 + self.memory * self.weight
-        self.parts, self._total = 1, None
+        self._total = None
 
     def state(self) -> dict[str, Any]:
         return {} if self.past is None else {"past": self.past.tolist(), "weight": self.weight}
@@ -63,16 +61,9 @@ class PooledSums:
             self.past, self.weight = torch.tensor(state["past"]), state["weight"]
 
 
-def in_parallel() -> bool:
-    """Whether several processes share the work."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def sum_over_processes(tensor: Tensor) -> Tensor:
-    """`tensor`, in place, summed over all processes; without gradient."""
-    if in_parallel():
-        dist.all_reduce(tensor)
-    return tensor
+def over_share(value: Tensor, share: float) -> Tensor:
+    """`value` / `share`: what enters a step undivided, where the trainer weights a batch by its `share`; 0 for a share of 0."""
+    return value / share if share else 0.0 * value
 
 
 def class_sums(probabilities: Tensor, cells: Tensor, count: int) -> Tensor:

@@ -8,12 +8,16 @@ perturbed and `inputs_embeds` changes the logits of some classifiers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from .tables import Collector
 
 Batch = dict[str, Any]
 Edit = Callable[[Tensor], Tensor]
@@ -178,15 +182,72 @@ class Processor:
 
 
 @contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation behaviour (no dropout, BatchNorm statistics frozen) inside, the former modes afterwards."""
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
+def eval_mode(model: nn.Module, recompute: bool = True) -> Iterator[None]:
+    """Evaluation behaviour (no dropout, BatchNorm statistics frozen) inside, the former modes afterwards.
+
+    Layers with activation checkpointing go on recomputing what the backward pass needs, in evaluation behaviour too, though
+    that pass comes after the end of this context; `recompute=False`: they do not.
+    """
+    states = [vars(m) for m in model.modules()]  # written directly: a step does this for every module several times
+    trained = [s for s in states if s.get("training")]  # a compiled wrapper has none of its own
+    checkpointed: list[tuple[Any, Any]] = []
+    if recompute and torch.is_grad_enabled() and any(s.get("gradient_checkpointing") for s in states):
+        checkpointed = [(layer, layer._gradient_checkpointing_func) for layer in _checkpointing_layers(model)]
+    for state in trained:
+        state["training"] = False
+    for layer, checkpoint in checkpointed:  # a layer checkpoints only where it believes to be trained
+        layer.training = True
+        layer._gradient_checkpointing_func = partial(_in_eval, layer, checkpoint)
+    with _no_cache(model) if checkpointed else nullcontext():
+        try:
+            yield
+        finally:
+            for layer, checkpoint in checkpointed:
+                layer.training = False
+                layer._gradient_checkpointing_func = checkpoint
+            for state in trained:
+                state["training"] = True
+
+
+def _checkpointing_layers(model: nn.Module) -> list[Any]:
+    """The layers of `model` with activation checkpointing switched on; of nested ones the outermost."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    found: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, GradientCheckpointingLayer) and vars(module).get("gradient_checkpointing"):
+            inner = any(name.startswith(f"{outer}.") for outer in found)
+            found |= {} if inner else {name: module}
+    return list(found.values())
+
+
+@contextmanager
+def _no_cache(model: nn.Module) -> Iterator[None]:
+    """No cache of keys and values inside: a decoder's layer would add to it once more when it is computed again."""
+    config: Any = unwrap(model).config
+    config = config.get_text_config()
+    former = getattr(config, "use_cache", None)
+    if former is None:
+        yield
+        return
+    config.use_cache = False
     try:
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        config.use_cache = former
+
+
+def _in_eval(layer: nn.Module, checkpoint: Callable[..., Any], function: Callable[..., Any], *args: Any) -> Any:
+    """`checkpoint(function, *args)`, with `layer` in eval mode when it is computed, and when it is recomputed."""
+
+    def run(*inputs: Any, **named: Any) -> Any:
+        with eval_mode(layer, recompute=False):
+            return function(*inputs, **named)
+
+    learns = any(p.requires_grad for p in layer.parameters()) or any(getattr(a, "requires_grad", False) for a in args)
+    return (
+        checkpoint(run, *args) if learns else run(*args)
+    )  # frozen below all that moves: there is nothing to recompute
 
 
 def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,20 +300,26 @@ def classify(model: nn.Module, inputs: Mapping[str, Any], edit: Edit | None = No
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, dataset: Any, processor: Processor, batch_size: int = 128, limit: int | None = None
+    model: nn.Module,
+    dataset: Any,
+    processor: Processor,
+    batch_size: int = 128,
+    limit: int | None = None,
+    folder: str | Path | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Logits (n, classes) in fp32 and labels (n,), or None where a row has none; eval mode, in order, on the CPU.
 
-    `limit` bounds the rows that are read from a stream or a large set.
+    `limit` bounds the rows that are read from a stream or a large set; very large results lie in `folder` (`new_table`).
     """
     device = next(model.parameters()).device
     rows: list[Any] = []
-    logits, labels = [], []
+    size = min(len(dataset), len(dataset) if limit is None else limit) if hasattr(dataset, "__len__") else None
+    logits, labels = Collector(size, folder), []
 
     def flush() -> None:
         batch = {k: v.to(device) for k, v in processor.collate(rows).items()}
         labels.append(batch["labels"].cpu() if "labels" in batch else None)
-        logits.append(classify(model, model_inputs(batch)).float().cpu())
+        logits.add(classify(model, model_inputs(batch)))
         rows.clear()
 
     with eval_mode(model):
@@ -264,6 +331,6 @@ def predict(
                 flush()
         if rows:
             flush()
-    if not logits:
+    if not labels:
         raise ValueError("`dataset` is empty: there is nothing to predict.")
-    return torch.cat(logits), None if any(x is None for x in labels) else torch.cat(labels)  # type: ignore[arg-type]
+    return logits.table(), None if any(x is None for x in labels) else torch.cat(labels)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from .influence import Sample
-from .pooling import sum_over_processes
+from .processes import sum_over_processes
 from .processing import classify, eval_mode, model_inputs, unwrap
 from .watch import SAMPLES_FLOOR
 

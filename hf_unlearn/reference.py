@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from .pairing import PreparedRows
+from .processes import joined_outputs, own_part, range_over_processes, sums_over_processes
 from .processing import Processor, classify, continuous_input, eval_mode, model_inputs, unwrap
+from .tables import Collector, chunks
 
 if TYPE_CHECKING:
     from .adapters import Patch
@@ -35,7 +38,7 @@ class Reference:
     input_max: float = 0.0
     input_std: float = 0.0
 
-    @property
+    @cached_property
     def predictions(self) -> Tensor:
         """(n,) class ids."""
         return self.logits.argmax(-1)
@@ -77,29 +80,38 @@ class FrozenOriginal:
 
 
 @torch.no_grad()
-def build_reference(model: nn.Module, forget: PreparedRows, processor: Processor, batch_size: int) -> Reference:
-    """One pass of `model`, in eval mode, over the forget rows."""
+def build_reference(
+    model: nn.Module, forget: PreparedRows, processor: Processor, batch_size: int, folder: str | None = None
+) -> Reference:
+    """One pass of `model`, in eval mode, over the forget rows, which several processes share.
+
+    Very large outputs lie in `folder` (`new_table`).
+    """
     device = next(model.parameters()).device
-    logits, labels = [], []
+    labels: list[Tensor | None] = []
     low, high, total, squares, count = float("inf"), -float("inf"), 0.0, 0.0, 0.0
+    own = own_part(len(forget))
+    logits = Collector(len(own), folder)
     with eval_mode(model):
-        for start in range(0, len(forget), batch_size):
-            rows = forget.many(range(start, min(start + batch_size, len(forget))))
+        for start in range(own.start, own.stop, batch_size):
+            rows = forget.many(range(start, min(start + batch_size, own.stop)))
             batch = {k: v.to(device) for k, v in processor.collate(rows).items()}
-            labels.append(batch.get("labels"))
+            labels.append(batch["labels"].cpu() if "labels" in batch else None)
             inputs = model_inputs(batch)
-            logits.append(classify(model, inputs).float().cpu())
+            logits.add(classify(model, inputs))
             x, mask = continuous_input(model, inputs)
             values = x.flatten() if mask.ndim == 0 else x[mask[..., 0] > 0].flatten()
             low, high = min(low, values.min().item()), max(high, values.max().item())
             total += values.sum(dtype=torch.float64).item()
             squares += values.square().sum(dtype=torch.float64).item()
             count += values.numel()
-    out = torch.cat(logits)
-    if not torch.isfinite(out).all():
+    low, high = range_over_processes(low, high)
+    total, squares, count = sums_over_processes([total, squares, count])
+    known = None if any(y is None for y in labels) else torch.cat([torch.zeros(0, dtype=torch.long), *labels])  # type: ignore[list-item]
+    out, known = joined_outputs(logits.table(processor.config.num_labels), known, len(forget), folder)
+    if not all(torch.isfinite(part).all() for (part,) in chunks(out)):
         raise ValueError("`model` gives NaN or infinite logits on the forget set before anything was changed.")
     variance = squares / count - (total / count) ** 2
-    known = None if any(y is None for y in labels) else torch.cat(labels).cpu()  # type: ignore[arg-type]
     return Reference(out, known, (), low, high, max(variance, 0.0) ** 0.5)
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .hub.pins import pinned
+from .launch import answered
+from .recipe import as_words, read_recipe
 
 if TYPE_CHECKING:
     import datasets
@@ -26,10 +30,10 @@ class RunArguments:
     """What to unlearn from what: the keys of a recipe, beside those of `UnlearningArguments` and of the method."""
 
     model: str = field(
-        metadata={"help": "Hub id or folder of the trained classifier: the original, never overwritten."}
+        metadata={"help": "Folder or Hub id (`id@revision`) of the classifier: the original, never overwritten."}
     )
     dataset: str = field(
-        metadata={"help": "Hub id or folder of the data set it was trained on, or 'digits' (scikit-learn's)."}
+        metadata={"help": "Folder or Hub id (`id@revision`) of the data set it learned, or 'digits' (scikit-learn's)."}
     )
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model."})
     model_config: str | None = field(
@@ -50,12 +54,19 @@ class RunArguments:
         },
     )
     train_rows: int | None = field(
-        default=None, metadata={"help": "Use only the first rows of the training split, after a seeded shuffle."}
+        default=None, metadata={"help": "Rows of the training split to use, drawn by seed 0."}
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the training split as a stream that is never stored, from a Hub or a disk; rows to forget and to measure on "
+            "are held in memory."
+        },
     )
     test_rows: int | None = field(default=None, metadata={"help": "Use only the first rows of the test split."})
     image_column: str | None = field(default=None, metadata={"help": "Image column, if not `image` or `img`."})
     text_column: str | None = field(
-        default=None, metadata={"help": "Text column, if not `text`, `sentence` or `content`."}
+        default=None, metadata={"help": "Text column, if not `text`, `sentence`, `content`."}
     )
     label_column: str = field(default="label", metadata={"help": "Column of class ids."})
     forget_class: list[str] | None = field(default=None, metadata={"help": "Classes to forget, by name or id."})
@@ -70,14 +81,10 @@ class RunArguments:
         default=None, metadata={"help": "Share of the (selected) rows to forget, drawn at random."}
     )
     forget_seed: int = field(default=0, metadata={"help": "Seed of that draw."})
-    retrain: bool = field(
-        default=False, metadata={"help": "Also train a model without the forget set, the yardstick of the report."}
-    )
-    train_epochs: float = field(
-        default=10.0, metadata={"help": "Epochs of the original (with `model_config`) and of retraining."}
-    )
+    retrain: bool = field(default=False, metadata={"help": "Also train a model without the forget set, the yardstick."})
+    train_epochs: float = field(default=10.0, metadata={"help": "Epochs of original (`model_config`) and retraining."})
     train_learning_rate: float = field(default=1e-3, metadata={"help": "AdamW learning rate of both."})
-    train_batch_size: int = field(default=64, metadata={"help": "Batch size of both."})
+    train_batch_size: int = field(default=64, metadata={"help": "Batch size of both, over all processes."})
     peft_config: str | None = field(
         default=None,
         metadata={
@@ -90,7 +97,7 @@ class RunArguments:
         default=None, metadata={"help": "The labels its values point to: 'present=3', in a recipe {present: 3}."}
     )
     relearning: bool = field(default=False, metadata={"help": "Count the steps until a forgotten class is relearned."})
-    resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in `output_dir`."})
+    resume: bool = field(default=False, metadata={"help": "Go on where a run in `output_dir` was cut off."})
     figures: bool = field(default=True, metadata={"help": "Draw figures (needs matplotlib)."})
 
     def request(self) -> ForgetRequest:
@@ -144,9 +151,13 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
                 f"`{name}` in the recipe is no field of the run, of `UnlearningArguments` or of `{key}`.{hint}"
             )
     parser = HfArgumentParser(
-        classes, prog="hf-unlearn run", description="Unlearn, measure, report, save.", allow_abbrev=False
+        classes,
+        prog="hf-unlearn run",
+        description="Unlearn, measure, report, save.",
+        epilog="--num-processes N: in N processes of this machine, each with a GPU or its share of the cores.",
+        allow_abbrev=False,
     )
-    from_recipe = [word for name, value in recipe.items() if value is not None for word in _words(name, value)]
+    from_recipe = [word for name, value in recipe.items() if value is not None for word in as_words(name, value)]
     try:
         run, args, method = parser.parse_args_into_dataclasses([*from_recipe, *given])
     except (ValueError, TypeError) as error:
@@ -156,68 +167,13 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
     return run, args, method
 
 
-def read_recipe(path: str | Path) -> dict[str, Any]:
-    """A flat YAML mapping."""
-    import yaml
-
-    if not Path(path).is_file():
-        raise SystemExit(f"`--config` needs a file, a YAML recipe: there is no {path or 'name'}.")
-    try:
-        recipe = yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
-        raise SystemExit(f"`--config`: {path} is no valid YAML: {error}") from error
-    if not isinstance(recipe, dict):
-        raise SystemExit(f"`--config`: {path} must be a mapping of keys to values.")
-    return recipe
-
-
-def _words(name: str, value: Any) -> list[str]:
-    """A recipe's entry as command-line words, so that both are read and checked by the same parser."""
-    if isinstance(value, list):
-        return [f"--{name}", *map(str, value)]
-    return [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
-
-
-def load_splits(
-    run: RunArguments, validate: bool = False
-) -> tuple[datasets.Dataset, datasets.Dataset | None, datasets.Dataset | None]:
-    """Training and test split, cut to `train_rows` and `test_rows`, and with `validate` a held-out split for the stop."""
-    if run.dataset == "digits":
-        from .training import load_digits
-
-        loaded: Mapping[str, Any] = load_digits()
-    else:
-        from datasets import load_dataset
-
-        loaded = load_dataset(run.dataset, run.dataset_config, revision=run.dataset_revision)
-    named = None if run.validation_split == "none" else run.validation_split
-    asked = {"train_split": run.train_split, "test_split": run.test_split, "validation_split": named}
-    for argument, split in asked.items():
-        if split is not None and split not in loaded:
-            raise ValueError(f"`{argument}={split!r}` is not in the data set; it has {', '.join(loaded)}.")
-    train = loaded[run.train_split]
-    test = loaded[run.test_split] if run.test_split else None
-    if run.train_rows:
-        train = train.shuffle(seed=0).select(range(min(run.train_rows, len(train))))
-    if run.test_rows and test is not None:
-        test = test.shuffle(seed=0).select(range(min(run.test_rows, len(test))))
-    if not validate or run.validation_split == "none":
-        return train, test, None
-    if named is not None:
-        return train, test, loaded[named]
-    if test is None:
-        return train, None, None
-    shuffled, fifth = test.shuffle(seed=1), len(test) // 5
-    return train, shuffled.select(range(fifth, len(test))), shuffled.select(range(fifth))
-
-
 @dataclass
 class Job:
     """The parts of a run that demos and benchmarks share."""
 
     run: RunArguments
     args: UnlearningArguments
-    train: datasets.Dataset
+    train: Any  # a data set, or with `streaming` a stream
     test: datasets.Dataset | None
     model: nn.Module
     processing_class: Any
@@ -236,7 +192,7 @@ class Job:
         return {
             "num_train_epochs": run.train_epochs,
             "learning_rate": run.train_learning_rate,
-            "per_device_train_batch_size": run.train_batch_size,
+            "per_device_train_batch_size": -(-run.train_batch_size // self.args.world_size),
             "weight_decay": 0.01,
             "warmup_steps": 50,
             "use_cpu": self.args.use_cpu,
@@ -248,6 +204,7 @@ class Job:
 def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMethod | None = None) -> Job:
     """Load the data and the original; train the original first where the recipe asks for it."""
     from .data import read_groups
+    from .sources import load_splits, split_stream
 
     validate = method is not None and (method.reads_held_out or (method.stops_at_target and method.needs_retain))
     train, test, validation = load_splits(run, validate)
@@ -258,18 +215,19 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
         if run.retrain or any((run.forget_class, run.forget_column, run.forget_ids_file, run.forget_fraction)):
             raise ValueError("An `attribute` is unlearned on all rows: leave out `retrain` and the `forget_*` keys.")
     else:
-        split = run.request().split(train)
-    folder = Path(run.model)
-    if run.model_config is not None and not folder.exists():
+        request = run.request()
+        split = split_stream(request, train, args.seed) if run.streaming else request.split(train)
+    if run.model_config is not None and not Path(run.model).exists():
         _train_original(run, args, train)
     model, processing_class = load_model(run, train)
     return Job(run, args, train, test, model, processing_class, split, validation)
 
 
-def load_model(run: RunArguments, train: datasets.Dataset) -> tuple[nn.Module, Any]:
+def load_model(run: RunArguments, train: Any) -> tuple[nn.Module, Any]:
     """The original, and its image processor or tokenizer."""
     from .training import load_classifier, load_processing_class
 
+    run.model, run.model_revision = pinned(run.model, run.model_revision)
     model = load_classifier(run.model, train, run.model_revision)
     return model, load_processing_class(run.model, train, run.model_revision)
 
@@ -279,6 +237,7 @@ def _train_original(run: RunArguments, args: UnlearningArguments, train: dataset
     from transformers import AutoConfig
 
     from . import mlp  # noqa: F401  registers `pixel_mlp`
+    from .processes import wait_for_all
     from .processing import Processor
     from .training import auto_class, build_processor, label_names, save_model, train_classifier
 
@@ -297,7 +256,9 @@ def _train_original(run: RunArguments, args: UnlearningArguments, train: dataset
     processor = Processor(model, processing_class, **job.columns)
     print(f"Training an original on {len(train)} rows → {run.model}", flush=True)
     train_classifier(model, train, processor, job.train_arguments, Path(args.output_dir or ".") / "original-training")
-    save_model(model, processing_class, run.model)
+    if args.process_index == 0:
+        save_model(model, processing_class, run.model)
+    wait_for_all()
 
 
 def unlearn(
@@ -306,12 +267,15 @@ def unlearn(
     retrained: tuple[nn.Module, float] | None = None,
     keep: Callable[[Any], None] | None = None,
 ) -> tuple[Any, UnlearningReport]:
-    """Unlearn `job.split` from the job's model and measure: (trainer, report).
+    """Unlearn `job.split` from the job's model and measure: (trainer, report). Of several processes the first one measures.
 
     `retrained`: yardstick and its seconds, trained here if None and asked for. `keep` may save what measuring could lose.
     """
     from .checks import check_rows
     from .evaluation.bias import read_pattern
+    from .evaluation.record import record_request
+    from .evaluation.report import UnlearningReport
+    from .saving import go_on
     from .trainer import UnlearningTrainer
 
     if job.args.forget_kind == "auto":
@@ -331,33 +295,37 @@ def unlearn(
     if job.test is not None:
         check_rows(trainer.processor, job.test, "test_split")
     pattern = read_pattern(job.run.bias_column, job.run.bias_labels, trainer.processor, job.test)
-    trainer.train(resume_from_checkpoint=job.run.resume or None)
+    go_on(trainer, job.run.resume)
     if keep is not None and trainer.is_world_process_zero():
         keep(trainer)
     if retrained is None and job.run.retrain:
         retrained = retrain(job)
+    if not trainer.is_world_process_zero():
+        return trainer, UnlearningReport(models={})
     yardstick, seconds = retrained or (None, None)
     report = trainer.report(
         retain, job.test, yardstick, retrained_seconds=seconds, relearning=job.run.relearning, pattern=pattern
     )
-    attribute = getattr(method, "attribute", None)
-    report.run["request"] = job.run.request().describe() if job.split else f"the influence of '{attribute}'"
+    report.run |= record_request(job, trainer)
     return trainer, report
 
 
 def retrain(job: Job) -> tuple[nn.Module, float]:
     """A fresh model trained like the original, without the forget set, and saved as `retrained`: (model, seconds)."""
+    from .adapters import below
     from .arguments import UnlearningArguments
     from .methods import Retrain
+    from .saving import go_on, keep_finished
     from .trainer import UnlearningTrainer
-    from .training import save_model
 
     assert job.split is not None
     print(f"Retraining without the {len(job.split.forget)} rows to forget, for comparison", flush=True)
-    arguments = {**job.train_arguments, "max_steps": -1, "save_strategy": "no", "logging_strategy": "no"}
+    strategy = "epoch" if job.args.save_strategy == "best" else job.args.save_strategy
+    saving = {"save_strategy": strategy, "save_steps": job.args.save_steps, "save_total_limit": 1}
+    arguments = {**job.train_arguments, **saving, "max_steps": -1, "logging_strategy": "no"}
     folder = Path(job.args.output_dir or ".") / "retrained"
     trainer = UnlearningTrainer(
-        model_init=lambda: type(job.model)(job.model.config),
+        model_init=lambda: type(below(job.model))(below(job.model).config),
         args=UnlearningArguments(output_dir=str(folder), seed=job.args.seed + 1, overwrite=True, **arguments),
         method=Retrain(),
         forget_dataset=job.split.forget,
@@ -365,44 +333,62 @@ def retrain(job: Job) -> tuple[nn.Module, float]:
         processing_class=job.processing_class,
         **job.columns,
     )
-    trainer.train()
+    go_on(trainer, job.run.resume)
     if trainer.is_world_process_zero():  # an audit will ask for it
-        save_model(trainer.model, job.processing_class, folder)
+        keep_finished(trainer, job.processing_class, folder)
     return trainer.model, trainer.seconds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`hf-unlearn run`: 0 when the model forgot what was asked, 1 when it did not, 2 for bad input, 130 after Ctrl-C."""
-    from .training import save_model
+    """`hf-unlearn run`: 0 when the model forgot what was asked, 1 when it did not, 2 for bad input or a full disk.
 
+    130 after Ctrl-C and 143 after SIGTERM, as a scheduler sends it.
+    """
+    return answered(lambda: work(sys.argv[1:] if argv is None else argv))
+
+
+def work(argv: Sequence[str]) -> int:
+    """One run: 0 when the model forgot what was asked, else 1; of several processes the first one answers, for all."""
+    from .checkpoints import how_to_go_on
+    from .control import Interrupted
+    from .files import clear_errors
+    from .hub.card import write_card
+    from .hub.command import push_after_run
+    from .hub.receipt import record_run
+    from .saving import keep_finished
+
+    run, args, method = checked(argv)
+    folder = Path(args.output_dir)
     try:
-        run, args, method = parse(sys.argv[1:] if argv is None else argv)
-        _check_output(run, args)
         job = prepare(run, args, method)
-        folder = Path(args.output_dir)
-        trainer, report = unlearn(
-            job, method, keep=lambda t: save_model(t.model, job.processing_class, folder / "model", t.method.save)
-        )
+        trainer, report = unlearn(job, method, keep=lambda t: keep_finished(t, job.processing_class, folder / "model"))
+        if not trainer.is_world_process_zero():
+            return 0
+        with clear_errors("the report", folder):
+            report.save(folder, figures=run.figures)
+            record_run(job, trainer, report)
+            write_card(folder, overwrite=True)
     except KeyboardInterrupt as stop:
-        print(f"\nInterrupted. {f'{stop} with --resume true.' if str(stop) else ''}", file=sys.stderr)
-        return 130
-    except (ValueError, TypeError, OSError, ArithmeticError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    if trainer.is_world_process_zero():
-        report.save(folder, figures=run.figures)
-        report.print()
-        print(f"Model in {folder / 'model'}, report in {folder / 'report.html'}")
-    trainer.end()  # leaves the process group: without it some two-process runs abort at exit
-    return 0 if trainer.outcome.ok else 1
+        raise Interrupted(how_to_go_on(stop, folder), getattr(stop, "signum", signal.SIGINT)) from stop
+    report.print()
+    print(f"Model in {folder / 'model'}, report in {folder / 'report.html'}, card in {folder / 'README.md'}")
+    pushed = push_after_run(trainer, folder)
+    return (0 if trainer.outcome.ok else 1) if pushed else 2
 
 
-def _check_output(run: RunArguments, args: UnlearningArguments) -> None:
-    """Refuse before anything is loaded what would overwrite a model."""
-    folder, original = Path(args.output_dir), Path(run.model).resolve()
-    if original in (folder.resolve(), (folder / "model").resolve()):
-        raise ValueError(f"`output_dir={args.output_dir!r}` would overwrite the original, `model={run.model!r}`.")
-    if (folder / "model").exists() and not args.overwrite:
-        raise ValueError(
-            f"`output_dir={args.output_dir!r}` already holds a model. Choose another folder or pass --overwrite true."
-        )
+def checked(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, UnlearningMethod]:
+    """`parse`, and what else can be refused before anything is loaded.
+
+    Raises:
+        ValueError, SystemExit: the message names the argument.
+    """
+    from .adapter_config import read_config
+    from .backends import check_backend
+    from .checks import check_folders
+
+    run, args, method = parse(argv)
+    check_backend(method, args)
+    check_folders(run.model, args.output_dir, args.overwrite or run.resume or bool(args.resume_from_checkpoint))
+    if run.peft_config is not None:
+        read_config(run.peft_config)
+    return run, args, method

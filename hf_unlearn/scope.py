@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .processing import unwrap
+from .sharding import as_held, whole
 
 
 def find_head(model: nn.Module) -> str:
@@ -94,6 +95,34 @@ def updated_names(model: nn.Module, update: str) -> list[str]:
     return chosen
 
 
+def default_targets(root: nn.Module, norms: bool = False) -> list[str]:
+    """Names of the modules that an adapter adapts by default, all inside the backbone's blocks; the head is not.
+
+    The square linear layers, which are the projections of attention; without any, all linear layers; without these, all
+    ungrouped convolutions. With `norms` the layer norms. Layers that are adapted already count as what they adapt.
+
+    Raises:
+        ValueError: there is none.
+    """
+    blocks = tuple(f"{b}." for b in find_blocks(root))
+    head = find_head(root)
+    inside, adapted = {}, [f"{n}." for n, m in root.named_modules() if hasattr(m, "base_layer")]
+    for name, module in root.named_modules():
+        name = name.removesuffix(".base_layer")
+        within = name.startswith(blocks) if blocks else not f"{name}.".startswith(f"{head}.")
+        if within and not name.startswith(tuple(adapted)):
+            inside[name] = module
+    linear = {n: m for n, m in inside.items() if isinstance(m, nn.Linear)}
+    square = [n for n, m in linear.items() if m.in_features == m.out_features]
+    convolutions = [n for n, m in inside.items() if isinstance(m, nn.Conv2d) and m.groups == 1]
+    found = square or list(linear) or convolutions
+    if norms:
+        found = [n for n, m in inside.items() if type(m).__name__.endswith(("LayerNorm", "RMSNorm"))]
+    if not found:
+        raise ValueError("`peft_config.target_modules` is missing, and no layer to adapt was found. Name them.")
+    return found
+
+
 def layer_groups(model: nn.Module, names: Iterable[str]) -> dict[str, list[str]]:
     """Parameters `names` by layer: `embeddings`, one group for each block, and `head`, all that follows the last block.
 
@@ -132,7 +161,7 @@ def fingerprints(model: nn.Module) -> dict[str, str]:
     """A digest of every parameter and buffer, to tell afterwards what changed; tied ones under their first name."""
 
     def digest(tensor: Tensor) -> str:
-        raw = tensor.detach().contiguous().cpu().view(-1).view(torch.uint8) if tensor.numel() else tensor.new_empty(0)
+        raw = whole(tensor).contiguous().cpu().view(-1).view(torch.uint8) if tensor.numel() else tensor.new_empty(0)
         return hashlib.blake2b(raw.numpy().tobytes(), digest_size=16).hexdigest()
 
     model = unwrap(model)
@@ -145,8 +174,15 @@ def joint_digest(prints: dict[str, str]) -> str:
     return hashlib.blake2b("".join(f"{n}{d}" for n, d in sorted(prints.items())).encode(), digest_size=16).hexdigest()
 
 
+def weights_digest(model: nn.Module) -> str:
+    """One digest of the values of all parameters and buffers, whatever they are called: the same for a saved copy."""
+    return hashlib.blake2b("".join(sorted(fingerprints(model).values())).encode(), digest_size=16).hexdigest()
+
+
 class Snapshot:
     """A copy, on the CPU, of some of a model's tensors: the original to compare with, or a state to go back to.
+
+    Of a sharded model the tensors are whole, so all processes make and restore it together.
 
     Saved buffers (BatchNorm statistics) are always in it: parameters without them would be another model.
     """
@@ -154,9 +190,7 @@ class Snapshot:
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
         state = unwrap(model).state_dict()
         buffers = (n for n, _ in unwrap(model).named_buffers() if n in state)
-        self.tensors = {
-            n: state[n].detach().to("cpu", copy=True).contiguous() for n in dict.fromkeys([*names, *buffers])
-        }
+        self.tensors = {n: whole(state[n]).to("cpu", copy=True).contiguous() for n in dict.fromkeys([*names, *buffers])}
 
     def mixed(self, other: Snapshot, share: float) -> Snapshot:
         """(1 − share) of this one and `share` of `other`; counters are those of `other`."""
@@ -174,4 +208,4 @@ class Snapshot:
         """Write the copy back into `model`."""
         state = unwrap(model).state_dict()
         for name, saved in self.tensors.items():
-            state[name].copy_(saved)
+            state[name].copy_(as_held(saved, state[name]))

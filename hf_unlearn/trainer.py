@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -15,34 +13,38 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
-from transformers import Trainer, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import TrainOutput
 
-from .adapters import FLOOR, Patch, adapter_names, check_patch, is_adapted, load_adapters
+from .adapters import ADAPTER, FLOOR, Patch, adapter_names, check_patch, is_adapted, load_adapters, norms_to_hold
 from .arguments import UnlearningArguments
+from .backends import check_backend, warn_if_whole
+from .checkpoints import check_best, chosen_checkpoint, is_checkpoint, make_room, read_state
 from .checks import check_data, check_original, check_output, find_kind
-from .control import ForgettingControl, TrustRegion, graceful_interrupt
-from .data import find_label_column, read_groups, read_labels
-from .files import write_atomically
+from .control import ForgettingControl, Interrupted, TrustRegion, graceful_interrupt
+from .data import read_groups, read_strata
+from .hub.publishing import Publishing
 from .methods import METHODS, UnlearningMethod
 from .methods.counterfactual import CounterfactualAnchors
 from .outcome import Outcome, verify
-from .pairing import EpochSampler, PreparedRows, UnlearningDataset, draw
+from .pairing import EpochSampler, PairCollator, PreparedRows, UnlearningDataset, draw, share_out
+from .processes import in_any_process, real_rows, sums_over_processes
 from .processing import Processor, unwrap
 from .reference import Reference, build_reference, forgotten_classes
-from .scope import Snapshot, fingerprints, joint_digest, restrict, updated_names
+from .saving import CheckpointedTrainer, check_settings, describe_settings
+from .scope import Snapshot, fingerprints, restrict, updated_names
+from .sharding import sharded_while_training
 from .watch import Watch
 
 if TYPE_CHECKING:
     from .evaluation.report import UnlearningReport
 
-STATE_FILE = "unlearning_state.json"
 WATCHED_ROWS = 1_000  # training rows looked at where there is no forget set
 
 
-class UnlearningTrainer(Trainer):
+class UnlearningTrainer(Publishing, CheckpointedTrainer):
     """Unlearns `forget_dataset` from `model`, in place, by `method`.
 
     Args:
@@ -64,6 +66,9 @@ class UnlearningTrainer(Trainer):
             Everything that can be checked is checked here, before the model is touched.
     """
 
+    model: Any  # of the base class, as is the next
+    is_fsdp_enabled: bool
+
     def __init__(
         self,
         model: nn.Module | None = None,
@@ -84,6 +89,7 @@ class UnlearningTrainer(Trainer):
         text_column: str | None = None,
         label_column: str | None = None,
     ) -> None:
+        self.given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         args = args if args is not None else UnlearningArguments(output_dir="unlearned")
         if not isinstance(args, UnlearningArguments):
             raise TypeError(f"`args` must be `UnlearningArguments`, got {type(args).__name__}.")
@@ -91,6 +97,7 @@ class UnlearningTrainer(Trainer):
             if args.method not in METHODS:
                 raise ValueError(f"`method={args.method!r}` is unknown. Known: {', '.join(METHODS)}.")
             method = METHODS[args.method]()
+        check_backend(method, args)
         if model is None and model_init is None:
             raise ValueError(
                 "`model` is missing: pass the trained classifier, or `model_init` to retrain from scratch."
@@ -101,6 +108,7 @@ class UnlearningTrainer(Trainer):
         self.processor = Processor(
             model, processing_class, image_column=image_column, text_column=text_column, label_column=label_column
         )
+        check_patch(model, method, args.update, peft_config is not None)
         check_data(method, self.processor, forget_dataset, retain_dataset)
         self.forget_dataset, self.retain_dataset = forget_dataset, retain_dataset
         kind = args.forget_kind
@@ -108,12 +116,14 @@ class UnlearningTrainer(Trainer):
             kind = "samples"
         elif kind == "auto":
             kind = find_kind(model, self.processor, forget_dataset, retain_dataset)
+        args = args.resolved(method, kind, ADAPTER if peft_config is not None or is_adapted(model) else None)
+        self.patch = None
         if peft_config is not None:
-            check_patch(method, args.update)
-        args = args.resolved(method, kind, None if peft_config is None else "adapter")
-        self.patch = None if peft_config is None else Patch(model, peft_config, args.seed)
-        model = model if self.patch is None else self.patch.model
-        self.updated = adapter_names(model) or updated_names(model, args.update)  # type: ignore[arg-type]
+            rows: Any = retain_dataset if forget_dataset is None else forget_dataset
+            self.patch = Patch(model, peft_config, args.seed, probe=self.processor.collate([next(iter(rows))]))
+            model = self.patch.model
+        self.held_norms = norms_to_hold(model)
+        self.updated = adapter_names(model, args.update) or updated_names(model, args.update)  # type: ignore[arg-type]
         groups = None
         if method.needs_column and not method.one_shot:
             groups, self.group_names = read_groups(retain_dataset, getattr(method, "attribute", None))
@@ -131,9 +141,8 @@ class UnlearningTrainer(Trainer):
             len(self.unlearning_data),
             args.seed,
             shuffle=args.train_sampling_strategy != "sequential",
-            strata=None if groups is None else self._strata(groups),
+            strata=None if groups is None else read_strata(retain_dataset, groups, self.processor.label_columns[0]),
         )
-        self.flat_collator = data_collator or self.processor.collate
         optimiser: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None
         if args.trust_region:
             optimiser = (TrustRegion, {"lr": args.trust_region, **({"floor": FLOOR} if self.patch is not None else {})})
@@ -145,7 +154,7 @@ class UnlearningTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=self._collate,
+            data_collator=PairCollator(data_collator or self.processor.collate),
             train_dataset=self.unlearning_data,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -154,6 +163,8 @@ class UnlearningTrainer(Trainer):
             optimizers=optimizers,
             optimizer_cls_and_kwargs=None if optimizers[0] is not None else optimiser,
         )
+        warn_if_whole(self)
+        self.shards, self.is_fsdp_enabled = self.is_fsdp_enabled, False  # in training alone
         # Terms are means: the Trainer must divide them by the number of accumulation steps.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
@@ -165,55 +176,30 @@ class UnlearningTrainer(Trainer):
         self.anchors: CounterfactualAnchors | None = None
         self.original: Snapshot | None = None
         self.outcome: Outcome | None = None
-        self.interrupted = False
+        self.interrupted = 0  # the number of the signal
         self.seconds = 0.0
         self.watch: Watch
         self._terms: dict[str, list[float]] = defaultdict(list)
 
     # --- data ---------------------------------------------------------------------------------------------------------
 
-    def _collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
-        if not {"seed", "index"} <= items[0].keys() or not {"forget", "retain"} & items[0].keys():  # evaluation rows
-            return self.flat_collator(items)
-        batch: dict[str, Any] = {k: torch.tensor([item[k] for item in items]) for k in ("index", "seed")}
-        if "group" in items[0]:
-            batch["group"] = torch.tensor([g for item in items for g in item["group"]])
-        sides = {s: [row for item in items for row in item[s]] for s in ("forget", "retain") if s in items[0]}
-        if len(sides) == 1:
-            return batch | {side: dict(self.flat_collator(rows)) for side, rows in sides.items()}
-        # Both in one go: text is padded to one length, so that a method can join the sides in one forward pass.
-        joint = dict(self.flat_collator([row for rows in sides.values() for row in rows]))
-        cut = len(sides["forget"])
-        for side, rows, part in (
-            ("forget", sides["forget"], slice(cut)),
-            ("retain", sides["retain"], slice(cut, None)),
-        ):
-            batch[side] = {k: v[part] for k, v in joint.items()}
-            if "labels" not in joint and all("labels" in row for row in rows):
-                batch[side]["labels"] = torch.stack([torch.as_tensor(row["labels"]) for row in rows])
-        return batch
-
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """The micro-batches of the next optimiser step, shown to the method before the first of them."""
         batches, items = super().get_batch_samples(*args, **kwargs)
         if batches:
+            share_out(batches, len(self.unlearning_data), self.sampler.rows)
             self.method.before_step(self.model, batches)
         return batches, items
 
-    def _strata(self, groups: np.ndarray) -> np.ndarray:
-        """Label and group of every retain row as one number."""
-        retain: Any = self.retain_dataset
-        column = find_label_column(retain, self.processor.label_columns[0])
-        assert column is not None
-        _, labels = np.unique(read_labels(retain, column), return_inverse=True)
-        return labels * len(self.group_names) + groups
-
     def _get_train_sampler(self, train_dataset: Any | None = None) -> Any:
+        processes = self.args.world_size
+        self.sampler.cut(min(self.args.batch_rows, self._train_batch_size * processes), processes)
         return self.sampler
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        raw = ("forget", "retain", "group", "index", "seed", *self.processor.columns, *self.processor.label_columns)
+        own = ("forget", "retain", "group", "index", "seed", "position")
+        raw = (*own, *self.processor.columns, *self.processor.label_columns)
         self._signature_columns += [c for c in raw if c not in self._signature_columns]
 
     # --- the loss -----------------------------------------------------------------------------------------------------
@@ -223,26 +209,33 @@ class UnlearningTrainer(Trainer):
     ) -> Any:
         """Sum of the method's terms on a training batch; ordinary loss on an evaluation batch."""
         if "seed" not in inputs:
-            return super().compute_loss(model, inputs, return_outputs=return_outputs)
-        if self.patch is not None:
-            self.patch.freeze_statistics()
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+            rows = len(inputs["labels"])
+            if 0 < (real := real_rows(rows, self.accelerator.gradient_state)) < rows:
+                loss = F.cross_entropy(outputs["logits"][:real].float(), inputs["labels"][:real])
+            return (loss, outputs) if return_outputs else loss
+        for norm in self.held_norms:
+            norm.eval()
         terms = self.method.loss(model, inputs, self.reference)
         if self.anchors is not None:
             terms["anchors"] = self.method.anchor_weight * self.anchors.loss(model, inputs["seed"], self.processor)
         total = torch.stack(list(terms.values())).sum()
-        if not torch.isfinite(total):
-            bad = ", ".join(k for k, v in terms.items() if not torch.isfinite(v))
+        if in_any_process(not torch.isfinite(total)):
+            bad = ", ".join(k for k, v in terms.items() if not torch.isfinite(v)) or "in another process"
             raise FloatingPointError(
                 f"the loss is NaN or infinite at step {self.state.global_step} (term: {bad}). The run ends and writes no model."
             )
+        # Data parallel averages over the processes, and the base class divides by the number of micro-batches.
+        weight = inputs["share"] * self.args.world_size * self.current_gradient_accumulation_steps
         for name, value in terms.items():
-            self._terms[name].append(value.item())
-        return (total, terms) if return_outputs else total
+            self._terms[name].append(weight * value.item())
+        return (weight * total, terms) if return_outputs else weight * total
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of each term since the last entry, as `loss/<term>`, and what the method measures."""
         if self._terms and "loss" in logs:
-            terms = {f"loss/{name}": float(np.mean(values)) for name, values in self._terms.items()}
+            means = sums_over_processes([float(np.mean(v)) / self.args.world_size for v in self._terms.values()])
+            terms = {f"loss/{name}": mean for name, mean in zip(self._terms, means, strict=True)}
             logs = {**logs, **terms, **self.method.measures()}
             self._terms.clear()
         super().log(logs, start_time)
@@ -260,7 +253,9 @@ class UnlearningTrainer(Trainer):
         self.original = Snapshot(self.model, self.updated)
         self.original_fingerprints = fingerprints(self.model)
         with self._unpatched():
-            self.reference = build_reference(self.model, self.forget_rows, self.processor, self.args.eval_batch_size)
+            self.reference = build_reference(
+                self.model, self.forget_rows, self.processor, self.args.eval_batch_size, self.args.output_dir
+            )
             if self.args.forget_kind == "class":
                 self.reference.forgotten_classes = forgotten_classes(self.reference)
             if self.method.anchors and self.reference.forgotten_classes:
@@ -270,50 +265,52 @@ class UnlearningTrainer(Trainer):
         self.watch = Watch(self)
         self.method.setup(self)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs: Any) -> Any:
         """Unlearn, then check what happened: see `self.outcome`.
 
+        Args:
+            resume_from_checkpoint: a checkpoint, or True for the last whole one in the output folder.
+
         Raises:
-            ValueError: the output folder is taken, or there is nothing to resume from.
+            ValueError: the output folder is taken, there is nothing to resume from, or it is damaged or of another run.
+            OSError: a checkpoint could not be written, as on a full disk; those before it are whole.
             RuntimeError: parameters outside `update` changed.
-            KeyboardInterrupt: after Ctrl-C, once a checkpoint to resume from is written.
+            KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint to resume from is written.
         """
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
-        elif not resume_from_checkpoint:
-            resume_from_checkpoint = None
+        folder = chosen_checkpoint(resume_from_checkpoint, self.args.output_dir)
+        saved: dict[str, Any] = {} if folder is None else read_state(folder)
+        if folder is None:
             check_output(self.args.output_dir, self.args.overwrite)
+        else:
+            check_settings(saved, describe_settings(self))
+        held = folder if folder is not None and is_checkpoint(folder) else None  # with the tensors to go on from
         started = time.perf_counter()
+        self.model.to(self.args.device)  # the base class leaves a model that it will shard where it is
         unfinished = self.outcome is None or self.outcome.stopped == "failed"
-        if self.original is not None and (resume_from_checkpoint or unfinished):
+        if self.original is not None and (folder is not None or unfinished):
             self.original.restore(self.model)  # a run of this trainer left the model half-way
-        self.outcome = None
+        self.outcome = self.measured = None
         self._set_up()
-        saved: dict[str, Any] = {}
-        if resume_from_checkpoint:
-            saved = json.loads((Path(resume_from_checkpoint) / STATE_FILE).read_text())
+        if folder is not None:
             if self.method.needs_forget:  # the others may start from fresh, random weights
-                check_original(saved.get("original"), self.original_fingerprints)
+                check_original(saved["original"], self.original_fingerprints)
             self.method.load_state(saved["method"])
-            self.method.load_checkpoint(Path(resume_from_checkpoint))
+            if held is not None:
+                self.method.load_checkpoint(held)
             started -= saved["seconds"]
-        elif self.args.overwrite and self.is_world_process_zero():
-            for old in Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-                shutil.rmtree(old)
-        self.forgetting.start(saved, resume_from_checkpoint)
+        if self.is_world_process_zero():
+            make_room(self.args.output_dir, folder, self.args.overwrite)
+        self.forgetting.start(saved, held)
         self._started = started
-        if self.forgetting.stopped:  # the checkpoint is of a run at its end: one more step would go past it
-            self._load_from_checkpoint(str(resume_from_checkpoint))
-            self.state = TrainerState.load_from_json(str(Path(str(resume_from_checkpoint)) / TRAINER_STATE_NAME))
-        if self.method.one_shot or self.forgetting.stopped:
+        if self.method.one_shot or (folder is not None and self._go_to_end(folder, saved)):
             self.seconds = time.perf_counter() - started
             self.watch.model_changed()
             self.outcome = verify(self)
             return TrainOutput(self.state.global_step, 0.0, {})
         try:
             gc.freeze()  # the base class collects garbage before the first step: spare it a walk over every module loaded
-            with graceful_interrupt(self):
-                output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            with graceful_interrupt(self), sharded_while_training(self):
+                output = super().train(None if folder is None else str(folder), **kwargs)
         except BaseException:
             self.outcome = Outcome(stopped="failed", warnings=["the run failed; the model is in an undefined state"])
             raise
@@ -321,32 +318,34 @@ class UnlearningTrainer(Trainer):
             gc.unfreeze()
         self.seconds = time.perf_counter() - started
         if self.interrupted:
-            raise KeyboardInterrupt(f"Resume from the checkpoint in {self.args.output_dir}")
+            how = "" if self.args.save_only_model else f"Resume from the checkpoint in {self.args.output_dir}"
+            raise Interrupted(how, self.interrupted)
         self.outcome = verify(self)
         return output
 
-    # --- checkpoints --------------------------------------------------------------------------------------------------
+    def hyperparameter_search(
+        self, hp_space: Any = None, compute_objective: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Search over fields of the method (`"method.sigma"`) and of the arguments, from the original: see `search.search`."""
+        from .search import search
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            seconds = time.perf_counter() - self._started
-            state = {**self.forgetting.save(folder), "seconds": seconds, "method": self.method.state()}
-            self.method.save_checkpoint(folder)
-            state["original"] = joint_digest(self.original_fingerprints)
-            # last, so its presence says that the checkpoint is whole
-            write_atomically(folder / STATE_FILE, json.dumps(state))
+        return search(self, hp_space, compute_objective, *args, **kwargs)
+
+    # --- checkpoints --------------------------------------------------------------------------------------------------
 
     def _save(self, output_dir: str | None = None, state_dict: Any | None = None) -> None:
         super()._save(output_dir, state_dict)
-        self.method.save(unwrap(self.model), output_dir or self.args.output_dir)
+        folder = Path(output_dir or self.args.output_dir)
+        if self.args.should_save:
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle, which nothing reads
+        self.method.save(unwrap(self.model), folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load through `from_pretrained`, strictly: the base class restores wrong weights for ViT-like models."""
         target = self.model if model is None else model
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+            self.watch.model_changed()
             return
         if is_adapted(target):
             load_adapters(target, resume_from_checkpoint)
@@ -356,10 +355,13 @@ class UnlearningTrainer(Trainer):
         self.watch.model_changed()
 
     def _load_best_model(self) -> None:
+        best = check_best(self.state.best_model_checkpoint)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_best_model()
-            return
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+        else:
+            self._load_from_checkpoint(str(best))
+        self.forgetting.end_with_average(best, read_state(best)["averaged"])
+        self.watch.model_changed()
 
     # --- report -------------------------------------------------------------------------------------------------------
 
@@ -392,16 +394,5 @@ class UnlearningTrainer(Trainer):
         if self.outcome is None:
             raise RuntimeError("`report()` needs a finished run: call `train()` first.")
         retain = retain_dataset if retain_dataset is not None else self.retain_dataset
-        return UnlearningReport.measure(self, retain, test_dataset, retrained, **settings)
-
-
-def last_checkpoint(folder: str | Path) -> str:
-    """The newest whole checkpoint in `folder`.
-
-    Raises:
-        ValueError: there is none.
-    """
-    found = [p for p in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if (p / STATE_FILE).is_file()]
-    if not found:
-        raise ValueError(f"`resume_from_checkpoint`: no whole checkpoint in {folder}. Start without it.")
-    return str(max(found, key=lambda p: int(p.name.rsplit("-", 1)[1])))
+        self.measured = UnlearningReport.measure(self, retain, test_dataset, retrained, **settings)
+        return self.measured

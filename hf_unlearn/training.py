@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .files import clear_errors
 from .pairing import PreparedRows
 from .processing import IMAGE_COLUMNS, TEXT_COLUMNS, Processor
 
@@ -91,11 +93,23 @@ def auto_class(dataset: datasets.Dataset) -> Any:
 def load_classifier(source: str, rows: datasets.Dataset, revision: str | None = None) -> nn.Module:
     """The classifier in a folder or on the Hub, of images or texts as `rows` are; safetensors only.
 
+    Where that holds adapters it is a `PeftModel` (see `load_patches`) over the base that they name.
+
     Raises:
         ValueError: some of its weights are missing, and would be drawn at random.
     """
-    from . import mlp  # noqa: F401  registers `pixel_mlp`
+    from transformers.utils.peft_utils import find_adapter_config_file
 
+    from . import mlp  # noqa: F401  registers `pixel_mlp`
+    from .adapters import load_patches
+
+    adapter = find_adapter_config_file(source, revision=revision)
+    if adapter is not None:
+        named = json.loads(Path(adapter).read_text())
+        base = named.get("base_model_name_or_path")
+        if not base:
+            raise ValueError(f"{source} holds an adapter that names no base (`base_model_name_or_path`).")
+        return load_patches(load_classifier(base, rows, named.get("revision")), source, revision)
     settings = {"revision": revision, "use_safetensors": True, "output_loading_info": True}
     model, found = auto_class(rows).from_pretrained(source, **settings)
     if found["missing_keys"]:
@@ -124,9 +138,10 @@ def train_classifier(
     """
     from transformers import Trainer, TrainingArguments
 
-    args = TrainingArguments(
-        output_dir=str(output_dir), save_strategy="no", remove_unused_columns=False, logging_strategy="no", **arguments
-    )
+    fixed: dict[str, Any] = {"save_strategy": "no", "remove_unused_columns": False, "logging_strategy": "no"}
+    # Else several processes would multiply a mean loss by their number.
+    fixed["average_tokens_across_devices"] = False
+    args = TrainingArguments(output_dir=str(output_dir), **fixed, **arguments)
     rows = PreparedRows(train, processor, cache_bytes=2**30)
     started = time.perf_counter()
     Trainer(model=model, args=args, data_collator=processor.collate, train_dataset=rows).train()
@@ -142,8 +157,18 @@ def save_model(
     """`save_pretrained` of both into `folder`, which appears whole or not at all; what was there is replaced last.
 
     `also(model, folder)` writes what else belongs to the model (`UnlearningMethod.save`).
+
+    Raises:
+        OSError: there is no room for it; what was there is still there.
     """
     folder = Path(folder)
+    with clear_errors("the model", folder, sum(t.nbytes for t in model.state_dict().values())):
+        _save_model(model, processing_class, folder, also)
+
+
+def _save_model(
+    model: Any, processing_class: Any | None, folder: Path, also: Callable[[Any, Path], None] | None
+) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

@@ -6,12 +6,15 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .data import find_label_column, read_labels
-from .pairing import draw, drawn_rows
+from .pairing import Drawn, PreparedRows, draw, drawn_rows
+from .processes import in_any_process, joined_outputs, own_part, processes
 from .processing import predict
+from .tables import chunks
 
 if TYPE_CHECKING:
     from .trainer import UnlearningTrainer
@@ -22,6 +25,7 @@ SAMPLES_FLOOR = 0.97  # share of single samples answered as before, under which 
 CLASS_TARGET = 0.01  # share of a forgotten class that may still be put into it
 DATA_EXPONENT = 0.75  # of the power law by which error falls with the rows of a class
 VALIDATION_ROWS = 10_000
+KEPT_BYTES = 2**30  # of prepared rows to keep; more are prepared anew for each look
 
 
 def estimated_target(error: float, forget_counts: Tensor, retain_counts: Tensor) -> float:
@@ -45,6 +49,8 @@ def estimated_target(error: float, forget_counts: Tensor, retain_counts: Tensor)
 class Watch:
     """Looks at a trainer's model; built on the original, whose outputs `trainer.reference` holds.
 
+    Several processes share the rows of a look and come to the same figures, so all of them must look together.
+
     Attributes:
         target: share of the forget set that may still be answered as before; None for no target.
         guards_kept: whether accuracy lost on the kept rows is damage.
@@ -53,7 +59,7 @@ class Watch:
     def __init__(self, trainer: UnlearningTrainer) -> None:
         self.trainer = trainer
         self.guards_kept = False
-        self._kept: tuple[Any, Tensor] | None = None  # rows and labels
+        self._kept: PreparedRows | None = None  # labelled
         self._logits: tuple[int, Tensor] | None = (0, trainer.reference.logits)  # of the last full look, and its step
         self._build_kept_probe()
         self.target = self._find_target()
@@ -73,8 +79,8 @@ class Watch:
         """Share of the forget set (or of `limit` rows drawn by seed) still answered as before; NaN if an output is."""
         forget = self.trainer.forget_rows
         rows = drawn_rows(len(forget), len(forget) if limit is None else limit, self.trainer.args.seed)
-        logits = self.forget_logits() if len(rows) == len(forget) else self._predict(forget.many(rows.tolist()))[0]
-        if not torch.isfinite(logits).all():
+        logits = self.forget_logits() if len(rows) == len(forget) else self._predict(Drawn(forget, rows))[0]
+        if not all(torch.isfinite(part).all() for (part,) in chunks(logits)):
             return math.nan
         return self.trainer.reference.remembered(logits, torch.from_numpy(rows)).float().mean().item()
 
@@ -82,14 +88,20 @@ class Watch:
         """Accuracy on a probe of rows to keep, or None without labelled ones; NaN if an output is."""
         if self._kept is None:
             return None
-        rows, answers = self._kept
-        logits, _ = self._predict(rows)
+        logits, labels = self._predict(self._kept)
+        assert labels is not None  # `_build_kept_probe` saw them all
         if not torch.isfinite(logits).all():
             return math.nan
-        return (logits.argmax(-1) == answers).float().mean().item()
+        return (logits.argmax(-1) == labels).float().mean().item()
 
     def _predict(self, rows: Any) -> tuple[Tensor, Tensor | None]:
-        return predict(self.trainer.model, rows, self.trainer.processor, self.trainer.args.eval_batch_size)
+        """Logits (n, classes) and labels (n,) of all `rows`, of which each process reads its part."""
+        part, trainer, folder = own_part(len(rows)), self.trainer, self.trainer.args.output_dir
+        # As many rows in each process: where parameters are sharded, none can go forward without the others.
+        filled = [*part, *[0] * (-(-len(rows) // processes()) - len(part))]
+        drawn = Drawn(rows, np.array(filled))
+        logits, labels = predict(trainer.model, drawn, trainer.processor, trainer.args.eval_batch_size, folder=folder)
+        return joined_outputs(logits[: len(part)], labels if labels is None else labels[: len(part)], len(rows), folder)
 
     def _build_kept_probe(self) -> None:
         """Rows on which damage shows: held-out ones where single samples are forgotten, else of the retain set."""
@@ -97,9 +109,12 @@ class Watch:
         source = trainer.retain_dataset if held_out is None or trainer.reference.forgotten_classes else held_out
         if source is None:
             return
-        rows = [trainer.processor(row) for row in draw(source, trainer.args.probe_size, trainer.args.seed)]
-        if rows and all("labels" in r for r in rows):
-            self._kept = (rows, torch.stack([r["labels"] for r in rows]))
+        rows = PreparedRows(
+            draw(source, trainer.args.probe_size, trainer.args.seed), trainer.processor, "retain_dataset", KEPT_BYTES
+        )
+        unlabelled = any("labels" not in row for row in rows.many(own_part(len(rows))))
+        if len(rows) and not in_any_process(unlabelled):
+            self._kept = rows
             self.guards_kept = trainer.method.needs_forget or trainer.method.needs_column
 
     def _validation_set(self) -> Any | None:
@@ -152,10 +167,12 @@ class Watch:
         if column is None:
             return None
         if isinstance(retain, list):
-            values: Any = [row[column] for row in retain]
+            rows: Any = [row[column] for row in retain]
         elif hasattr(retain, "features") and hasattr(retain, "__len__"):
-            values = read_labels(retain, column).tolist()
+            rows = read_labels(retain, column)
         else:
             return None
-        labels = [processor.class_id(v, column) for v in values]
-        return torch.tensor(labels).bincount(minlength=self.trainer.reference.logits.shape[-1])
+        counts = torch.zeros(self.trainer.reference.logits.shape[-1], dtype=torch.long)
+        for value, count in zip(*np.unique(rows, return_counts=True), strict=True):
+            counts[processor.class_id(value, column)] += int(count)
+        return counts

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from huggingface_hub.utils import disable_progress_bars
+from loopback_hub import LoopbackHub
 from PIL import Image
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -126,6 +128,11 @@ def build(arch, labels=CLASSES, dropout=0.0):
     }
     if arch == "vit":
         return t.ViTForImageClassification(t.ViTConfig(image_size=SIZE, patch_size=8, **common))
+    if arch == "deit":
+        return t.DeiTForImageClassification(t.DeiTConfig(image_size=SIZE, patch_size=8, **common))
+    if arch == "dinov2":
+        common["mlp_ratio"] = common.pop("intermediate_size") // common["hidden_size"]
+        return t.Dinov2ForImageClassification(t.Dinov2Config(image_size=SIZE, patch_size=8, **common))
     vocabulary = {"vocab_size": len(WORDS) + 4, "pad_token_id": 0, "max_position_embeddings": 32}
     if arch == "bert":
         return t.BertForSequenceClassification(t.BertConfig(**common, **vocabulary))
@@ -313,7 +320,17 @@ def arguments(folder, **changes):
 
 
 def trainer_for(
-    arch, folder, method, *, model=None, split=None, retain=True, callbacks=None, peft_config=None, **changes
+    arch,
+    folder,
+    method,
+    *,
+    model=None,
+    split=None,
+    retain=True,
+    callbacks=None,
+    eval_dataset=None,
+    peft_config=None,
+    **changes,
 ):
     """A trainer on a trained model; the retain set is passed if `retain`."""
     split = class_split(arch) if split is None else split
@@ -323,6 +340,7 @@ def trainer_for(
         method=method,
         forget_dataset=split.forget,
         retain_dataset=split.retain if retain else None,
+        eval_dataset=eval_dataset,
         processing_class=processing_class(arch),
         callbacks=callbacks,
         peft_config=peft_config,
@@ -337,3 +355,41 @@ def forget_batch(arch, n=8, seed=0, dtype=None):
     if dtype is not None and "pixel_values" in batch["forget"]:
         batch["forget"]["pixel_values"] = batch["forget"]["pixel_values"].to(dtype)
     return {**batch, "index": torch.arange(n), "seed": torch.tensor([sample_seed(0, 0, i) for i in range(n)])}
+
+
+# --- the Hub ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def loopback_hub():
+    """A Hub on this machine. With fast retries in hf_xet, which reads its settings once."""
+    os.environ |= {"HF_XET_CLIENT_RETRY_BASE_DELAY": "1ms", "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2"}
+    with LoopbackHub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(loopback_hub, monkeypatch):
+    """That Hub, empty, as the one that everything in this process talks to, as alice and over LFS."""
+    from huggingface_hub import constants
+
+    here = {
+        "ENDPOINT": loopback_hub.endpoint,
+        "HUGGINGFACE_CO_URL_TEMPLATE": loopback_hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+    }
+    for name, value in here.items():
+        monkeypatch.setattr(constants, name, value)
+    disable_progress_bars()  # which transformers may have switched on again
+    loopback_hub.reset()
+    monkeypatch.setenv("HF_TOKEN", loopback_hub.token("alice"))
+    return loopback_hub
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """Seconds that somebody wanted to sleep; nobody does."""
+    asked = []
+    monkeypatch.setattr("time.sleep", asked.append)
+    return asked

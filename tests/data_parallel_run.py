@@ -1,61 +1,231 @@
-"""One run, alone or under torchrun. Arguments: method, architecture, batch size of a process, output folder."""
+"""Every method once, one run after another, alone or under torchrun. Arguments: the folder for the results, and `zero` for ZeRO-2.
+
+A step has the same rows in both: alone it is one batch, two processes halve it, and where `parts` is 2 each takes its half in
+two micro-batches. No set divides evenly: the 17 forget rows end with a batch of one row, of which one process has none.
+"""
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from conftest import class_split, processing_class, trained
+from accelerate.state import DistributedType, PartialState
+from conftest import SGD, KillAt, Killed, class_split, data_for, processing_class, state, trained
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
 
-from hf_unlearn import METHODS, UnlearningArguments, UnlearningTrainer
+from hf_unlearn import METHODS, ForgetRequest, UnlearningArguments, UnlearningMethod, UnlearningTrainer
 
-method, arch, batch, folder = sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
-settings = {
-    "jit-sum": {"num_perturbations": 3, "reduction": "sum"},
-    "feature_information": {"attribute": "group"},
-    "marginal_information": {"gamma": 2.0, "memory": 0.5},
-}.get(method, {})
-split = class_split(arch, 128)
-trainer = UnlearningTrainer(
-    trained(arch),
-    UnlearningArguments(
-        output_dir=str(folder),
-        use_cpu=True,
-        save_strategy="no",
-        disable_tqdm=True,
-        max_steps=3,
-        per_device_train_batch_size=batch,
-        per_device_eval_batch_size=48,  # divides the 96 rows: the base class pads uneven shards with repeated rows
-        forget_target=-1.0,
-        max_retain_drop=1.0,
-        logging_steps=1,
-        update="all",
-        trust_region=0.0,
-        optim="sgd",
-        learning_rate=0.05,
-        max_grad_norm=0.0,
-        dataloader_pin_memory=False,
+ROWS = 68  # 17 of each class
+
+
+@dataclass
+class Poison(UnlearningMethod):
+    """Breaks on one row of the forget set, which one process has."""
+
+    def loss(self, model, batch, reference):
+        logits = model(**{k: v for k, v in batch["forget"].items() if k != "labels"}).logits
+        return {"any": logits.mean() * (float("nan") if 3 in batch["index"].tolist() else 1.0)}
+
+
+# name: method, architecture, settings of the method, arguments of the run
+CASES = {
+    "jit": ("jit", "vit", {"num_perturbations": 3}, {}),
+    "jit: head, until the target": ("jit", "bert", {}, {"update": "head", "forget_target": None, "max_steps": 40, "trust_region": 0.05}),
+    "jit: sum, as published": (
+        "jit", "vit", {"num_perturbations": 3, "reduction": "sum", "clamp": "batch", "relative": False, "anchors": False},
+        {"parts": 2, "learning_rate": 0.005},
     ),
-    METHODS[method.removesuffix("-sum")](**settings),
-    split.forget,
-    split.retain,
-    processing_class=processing_class(arch),
-)
-trainer.train()
-test_loss = trainer.evaluate(split.retain)["eval_loss"]
-if trainer.is_world_process_zero():
-    losses = [e["loss"] for e in trainer.state.log_history if "loss" in e]
-    torch.save(
-        {
-            "weights": trainer.model.state_dict(),
-            "losses": losses,
-            "eval_loss": test_loss,
-            "processes": trainer.args.world_size,
-            "path": trainer.outcome.path,
-        },
-        folder / "result.pt",
+    "counterfactual_distillation": ("counterfactual_distillation", "vit", {}, {"parts": 2}),
+    "marginal_information": ("marginal_information", "bert", {"gamma": 2.0, "memory": 0.5}, {}),
+    "marginal_information: accumulated": ("marginal_information", "vit", {"utility": "kl"}, {"parts": 2}),
+    "marginal_information: averaged": (
+        "marginal_information", "vit", {"gamma": 2.0}, {"max_steps": 6, "weight_average": 0.5, "check_steps": 2},
+    ),
+    "feature_information": ("feature_information", "vit", {"attribute": "group"}, {"batch": 20}),
+    "wasserstein_barycenter": ("wasserstein_barycenter", "vit", {"attribute": "group"}, {}),
+    "uib": ("uib", "vit", {}, {}),
+    "uib: over marginal_information": ("uib", "vit", {"base": "marginal_information"}, {"parts": 2}),
+    "uib: over gradient_ascent": ("uib", "bert", {"base": "gradient_ascent", "refresh": 2}, {}),
+    "retrain": ("retrain", "vit", {}, {"batch": 20, "learning_rate": 0.5}),
+    "fine_tune": ("fine_tune", "bert", {}, {"batch": 20, "parts": 2, "learning_rate": 0.5}),
+    "gradient_ascent": ("gradient_ascent", "resnet", {}, {"retain_per_forget": 3}),
+    "gradient_ascent: lands on its target": (
+        "gradient_ascent", "vit", {}, {"forget_kind": "samples", "forget_target": 0.5, "trust_region": 0.02, "max_steps": 40},
+    ),
+    "gradient_difference": ("gradient_difference", "bert", {"anchors": True}, {"retain_per_forget": 2, "parts": 2}),
+    "trust region": ("gradient_difference", "vit", {}, {"trust_region": 0.01}),
+}  # fmt: skip
+
+
+def trainer_of(name, folder, callbacks=(), **more):
+    key, arch, settings, changes = CASES[name]
+    changes = {"batch": 8, "parts": 1, **changes, **more}
+    batch, parts = changes.pop("batch"), changes.pop("parts")
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    single = changes.get("forget_kind") == "samples"
+    split = ForgetRequest(fraction=0.26).split(data_for(arch, ROWS)) if single else class_split(arch, ROWS)
+    settings = {**settings, "base": METHODS[settings["base"]]()} if "base" in settings else settings
+    arguments = {
+        "output_dir": str(folder),
+        "use_cpu": True,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "max_steps": 4,
+        "per_device_train_batch_size": batch // (parts * processes if processes > 1 else 1),
+        "gradient_accumulation_steps": parts if processes > 1 else 1,
+        "per_device_eval_batch_size": 8,
+        "forget_target": -1.0,
+        "forget_kind": "class",
+        "max_retain_drop": 1.0,
+        "logging_steps": 1,
+        "update": "all",
+        "dataloader_pin_memory": False,
+        **SGD,
+        "learning_rate": 0.05,
+        **changes,
+    }
+    return UnlearningTrainer(
+        trained(arch),
+        UnlearningArguments(**arguments),
+        METHODS[key](**settings),
+        split.forget,
+        split.retain,
+        eval_dataset=data_for(arch, 30, 9),
+        processing_class=processing_class(arch),
+        callbacks=list(callbacks),
+        compute_metrics=lambda p: {"accuracy": float((p.predictions.argmax(-1) == p.label_ids).mean())},
     )
-trainer.accelerator.wait_for_everyone()
-trainer.end()
-sys.stdout.flush()
-os._exit(0)  # gloo's threads now and then abort an interpreter that shuts down in order
+
+
+SHARDED = (
+    "marginal_information: averaged",
+    "feature_information",
+    "wasserstein_barycenter",
+    "retrain",
+    "fine_tune",
+    "gradient_ascent: lands on its target",
+    "gradient_difference",
+)
+ZERO = (
+    "jit",
+    "marginal_information: accumulated",
+    "marginal_information: averaged",
+    "feature_information",
+    "retrain",
+    "fine_tune",
+    "gradient_ascent",
+    "gradient_difference",
+)
+RESUMED = ("uib: over marginal_information",)
+LAYERS = {"vit": "ViTLayer", "bert": "BertLayer"}
+
+
+def sharded_trainer_of(name, *args, **settings):
+    """The same under FSDP2: accelerate's own code on gloo, once it is told that it may shard on a CPU."""
+    os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "false"}
+    os.environ |= {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}
+    os.environ |= {"FSDP_TRANSFORMER_CLS_TO_WRAP": LAYERS[CASES[name][1]]}
+    resolved = UnlearningArguments.resolved
+
+    def told(self, *given):
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        return resolved(self, *given)
+
+    UnlearningArguments.resolved = told
+    try:
+        return trainer_of(name, *args, **settings)
+    finally:
+        UnlearningArguments.resolved = resolved
+
+
+def zero_trainer_of(name, *args, **settings):
+    """The same under DeepSpeed, which accelerate too would have on GPUs alone."""
+    os.environ |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
+    os.environ |= {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "auto"}
+    PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_CPU)
+    torch.accelerator.is_available = lambda: True
+    return trainer_of(name, *args, use_cpu=False, **settings)
+
+
+class SeesShards(TrainerCallback):
+    """Asserts that the run it belongs to does shard."""
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        assert any(isinstance(p, DTensor) for p in model.parameters())
+
+
+def result_of(trainer):
+    return {
+        "weights": state(trainer.model),
+        "log": [{k: v for k, v in e.items() if "loss" in k} for e in trainer.state.log_history if "loss" in e],
+        "evaluation": {k: v for k, v in trainer.evaluate().items() if k in ("eval_loss", "eval_accuracy")},
+        "outcome": trainer.outcome.as_dict(),
+        "processes": trainer.args.world_size,
+    }
+
+
+def killed_and_resumed(make, name, key, results, folder):
+    """The same run whole, and killed after its partial batch and resumed."""
+    trainer = make(name, folder / f"whole-{len(results)}", max_steps=5)
+    trainer.train()
+    where, saving = folder / f"killed-{len(results)}", {"save_strategy": "steps", "save_steps": 1, "max_steps": 5}
+    results[f"whole: {key}"] = result_of(trainer)
+    try:
+        make(name, where, [KillAt(4)], **saving).train()
+    except Killed:
+        trainer = make(name, where, **saving)
+        trainer.train(resume_from_checkpoint=True)
+        results[f"resumed: {key}"] = result_of(trainer)
+
+
+def every_case(folder, results):
+    for name in CASES:
+        trainer = trainer_of(name, folder / str(len(results)))
+        trainer.train()
+        results[name] = result_of(trainer)
+    for name in RESUMED:
+        killed_and_resumed(trainer_of, name, name, results, folder)
+    CASES["poison"] = ("poison", "vit", {}, {})
+    METHODS["poison"] = Poison
+    try:
+        trainer_of("poison", folder / "poison").train()
+    except FloatingPointError as error:
+        results["poison"] = str(error)
+
+
+def sharded_cases(folder, results):
+    for name in SHARDED:
+        trainer = sharded_trainer_of(name, folder / f"sharded-{len(results)}", [SeesShards()])
+        trainer.train()
+        results[f"fsdp: {name}"] = result_of(trainer)
+    killed_and_resumed(sharded_trainer_of, "trust region", "fsdp: trust region", results, folder)
+    # Resumed where nothing is left to do: the model is read from the whole weights beside the parts.
+    name, saving = "gradient_ascent: lands on its target", {"save_strategy": "steps", "save_steps": 1}
+    sharded_trainer_of(name, folder / "landed", **saving).train()
+    trainer = sharded_trainer_of(name, folder / "landed", **saving)
+    trainer.train(resume_from_checkpoint=True)
+    results[f"resumed: fsdp: {name}"] = result_of(trainer)
+
+
+def zero_cases(folder, results):
+    for name in ZERO:
+        trainer = zero_trainer_of(name, folder / f"zero-{len(results)}")
+        assert trainer.is_deepspeed_enabled
+        trainer.train()
+        results[f"zero: {name}"] = result_of(trainer)
+    killed_and_resumed(zero_trainer_of, "gradient_difference", "zero: gradient_difference", results, folder)
+
+
+if __name__ == "__main__":
+    where, found = Path(sys.argv[1]), {}
+    if "zero" in sys.argv:
+        zero_cases(where, found)
+    else:
+        every_case(where, found)
+        if "RANK" in os.environ:
+            sharded_cases(where, found)
+    torch.save(found, where / f"results-{os.environ.get('RANK', '0')}.pt")
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads now and then abort an interpreter that shuts down in order

@@ -1,11 +1,12 @@
 import time
+import traceback
 
 import datasets
 import numpy as np
 import pytest
 
 from hf_unlearn import ForgetRequest
-from hf_unlearn.data import check_overlap
+from hf_unlearn.overlap import check_overlap
 
 NAMES = ["cat", "dog", "horse"]
 
@@ -150,8 +151,8 @@ def test_fraction_draws_from_the_rows_that_other_criteria_leave(pets):
         (ForgetRequest(column="person", values=["u1"]), r"`column='person'`.*label, user, id, age"),
         (ForgetRequest(column="user", values=["u1", "u9"]), r"`values`: 1 of 2 are in no row"),
         (ForgetRequest(column="id", values=["x"]), r"`values` cannot be read as int64"),
-        (ForgetRequest(indices=[30]), r"`indices` holds row 30, outside 0\.\.29"),
-        (ForgetRequest(indices=[-1]), r"`indices` holds row -1, outside 0\.\.29"),
+        (ForgetRequest(indices=[30]), r"`indices`: 1 of 1 row numbers lie outside 0\.\.29"),
+        (ForgetRequest(indices=[-1]), r"`indices`: 1 of 1 row numbers lie outside 0\.\.29"),
         (ForgetRequest(indices=[]), r"selects no row"),
         (ForgetRequest(predicate=lambda r: False), r"selects no row"),
         (ForgetRequest(label="cat") & ForgetRequest(label="dog"), r"selects no row"),
@@ -210,14 +211,52 @@ def test_describe_reveals_no_value(pets, tmp_path):
     file.write_text("secret-two\n17\n")
     requests = ForgetRequest(column="user", values=["secret-one"]) | ForgetRequest(column="user", ids_file=file)
     requests |= ForgetRequest(indices=[17]) & ForgetRequest(label="dog", fraction=0.25, seed=3)
-    text = requests.describe()
-    assert "secret" not in text
-    assert "17" not in text
+    text = requests.describe(NAMES)
+    assert "secret" not in text + repr(requests)
+    assert "17" not in text + repr(requests)
     for part in ("column 'user'", "rows given by number", "class dog", "25%", " or ", " and "):
         assert part in text
+    assert "one class, a random 25%" in requests.describe()
     with pytest.raises(ValueError, match="`values`: 1 of 1") as error:
         ForgetRequest(column="user", values=["secret-one"]).split(pets)
     assert "secret-one" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("dog", "class dog"),
+        (1, "class dog"),
+        ("1", "class dog"),
+        ([0, "dog"], "classes cat, dog"),
+        (["cat", "u-7731"], "classes cat and 1 more"),
+        ("u-7731", "one class"),
+        (["u-7731", 7731], "2 classes"),
+        ("9" * 5000, "one class"),
+    ],
+)
+def test_only_the_models_labels_are_named(label, words):
+    assert ForgetRequest(label=label).describe(NAMES) == words
+
+
+def test_errors_name_no_value_of_a_column(pets, tmp_path):
+    file = tmp_path / "ids.txt"
+    file.write_text("u-7731\n")
+    requests = (
+        lambda: ForgetRequest(ids_file=file).split(pets),
+        lambda: ForgetRequest(column="user", ids_file=file).split(pets),
+        lambda: ForgetRequest(column="id", values=["u-7731"]).split(pets),
+        lambda: ForgetRequest(column="user", values="u-7731"),
+        lambda: ForgetRequest(column="id", values=[100], predicate=lambda r: False, ids_file=file).split(pets),
+    )
+    for request in requests:
+        with pytest.raises(ValueError, match="`") as error:
+            request()
+        assert "7731" not in "".join(traceback.format_exception(error.value.with_traceback(None)))
+    many = datasets.Dataset.from_dict({"label": [f"n{i:03}" for i in range(300)]})
+    with pytest.raises(ValueError, match=r"n000, .*n049, and 250 more\.$") as error:
+        ForgetRequest(label="n300").split(many)
+    assert "n123" not in str(error.value)
 
 
 def test_a_million_rows_are_split_without_copies():

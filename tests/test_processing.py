@@ -1,7 +1,13 @@
+import copy
+import warnings
+from functools import partial
+
 import datasets
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+import transformers
 from conftest import (
     CLASSES,
     SIZE,
@@ -19,6 +25,8 @@ from conftest import (
     trained,
 )
 from PIL import Image
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_unlearn.processing import (
     Processor,
@@ -31,6 +39,7 @@ from hf_unlearn.processing import (
     replace_by,
     unwrap,
 )
+from hf_unlearn.scope import restrict, updated_names
 
 
 def batch_of(arch, n=6):
@@ -249,3 +258,127 @@ def test_half_precision_models_take_full_precision_inputs(arch):
         x, _ = continuous_input(model, inputs)
         assert torch.equal(classify(model, inputs, replace_by(x.float())), plain)
     assert plain.dtype == torch.bfloat16
+
+
+# --- activation checkpointing -----------------------------------------------------------------------------------------
+
+
+def decoder(kind):
+    """A classifier whose layers have dropout of their own, or keep keys and values."""
+    torch.manual_seed(1)
+    if kind == "gpt2":
+        config = transformers.GPT2Config(
+            vocab_size=28, n_embd=16, n_layer=2, n_head=2, n_positions=32, num_labels=CLASSES, pad_token_id=0,
+            bos_token_id=2, eos_token_id=3,
+        )  # fmt: skip
+        return transformers.GPT2ForSequenceClassification(config)
+    config = transformers.BartConfig(
+        vocab_size=28, d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=32, num_labels=CLASSES, dropout=0.3,
+        activation_dropout=0.2, pad_token_id=0, bos_token_id=2, eos_token_id=3, decoder_start_token_id=3,
+    )  # fmt: skip
+    return transformers.BartForSequenceClassification(config)
+
+
+def saved_bytes(compute):
+    """What `compute` returns, and the bytes that autograd keeps for its backward pass outside of checkpoints."""
+    total = 0
+
+    def pack(tensor):
+        nonlocal total
+        total += tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        return compute(), total
+
+
+@pytest.mark.parametrize("update", ["all", "last:1", "head"])
+@pytest.mark.parametrize("arch", ["vit", "swin", "bert", "distilbert", "bart", "gpt2"])
+def test_checkpointed_layers_recompute_in_eval_mode_and_give_the_same_gradients(arch, update):
+    dropped = {"dropout": 0.3} if arch in ("vit", "bert", "distilbert") else {}
+    model = decoder(arch) if arch in ("bart", "gpt2") else build(arch, **dropped)
+    restrict(model, updated_names(model, update))
+    checkpointed = copy.deepcopy(model)
+    checkpointed.gradient_checkpointing_enable()
+    checkpointed.disable_input_require_grads()
+    if arch in ("bart", "gpt2"):
+        batch = Processor(build("bert"), tokenizer()).collate(list(text_data(6)))
+    else:
+        batch = batch_of(arch)
+
+    def loss(m):
+        with eval_mode(m):
+            logits = classify(m, model_inputs(batch))
+            with torch.no_grad():
+                assert torch.allclose(classify(m, model_inputs(batch)), logits, atol=1e-5)
+        return F.cross_entropy(logits, batch["labels"])
+
+    results = []
+    for m in (model, checkpointed):
+        m.train()
+        calls = []
+        hooks = [
+            x.register_forward_hook(lambda *_, c=calls: c.append(1))
+            for n, x in m.named_modules()
+            if "attention" in n or n.endswith("attn")
+        ]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            value, kept = saved_bytes(lambda m=m: loss(m))
+            forward = len(calls)
+            value.backward()
+        assert all(x.training for x in m.modules())
+        results.append((value.item(), kept, len(calls) - forward, {n: p.grad for n, p in m.named_parameters()}))
+        for hook in hooks:
+            hook.remove()
+    (plain, all_kept, none, expected), (value, kept, recomputed, found) = results
+    assert value == plain
+    assert {n for n, g in expected.items() if g is not None} == {n for n, g in found.items() if g is not None}
+    assert all(torch.equal(g, found[n]) for n, g in expected.items() if g is not None)
+    assert none == 0
+    if update == "head":
+        assert (kept, recomputed) == (all_kept, 0)
+    else:
+        assert recomputed > 0
+        assert kept < 0.5 * all_kept
+    assert checkpointed.config.to_dict() == model.config.to_dict()
+
+
+def test_eval_mode_leaves_a_checkpointed_model_as_it_was_after_an_error():
+    model = build("vit").train()
+    model.gradient_checkpointing_enable()
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    functions = [layer._gradient_checkpointing_func for layer in layers]
+    with eval_mode(model):
+        assert [m for m in model.modules() if m.training] == layers
+    with pytest.raises(ArithmeticError), eval_mode(model):
+        raise ArithmeticError
+    assert [layer._gradient_checkpointing_func for layer in layers] == functions
+    with torch.no_grad(), eval_mode(model):
+        assert not any(m.training for m in model.modules())
+    with eval_mode(model, recompute=False):
+        assert not any(m.training for m in model.modules())
+    assert all(m.training for m in model.modules())
+
+
+def test_statistics_of_batches_do_not_move_in_a_recomputed_layer():
+    class Normed(GradientCheckpointingLayer):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(4)
+
+        def forward(self, x):
+            return self.norm(x) ** 2
+
+    model = transformers.PreTrainedModel(transformers.PretrainedConfig())
+    model.layer = Normed()
+    model.layer.gradient_checkpointing = True
+    model.layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+    model.train()
+    before = model.layer.norm.running_mean.clone()
+    with eval_mode(model):
+        loss = model.layer(torch.randn(8, 4) + 3).sum()
+    loss.backward()
+    assert torch.equal(model.layer.norm.running_mean, before)
+    assert model.layer.norm.weight.grad is not None

@@ -17,8 +17,8 @@ from hf_unlearn import ForgetRequest, GradientAscent, JiT, UnlearningReport
 from hf_unlearn.evaluation import fairness, intervals
 from hf_unlearn.evaluation.bias import Pattern, bias_measures, read_pattern
 from hf_unlearn.evaluation.membership import threshold_attack
-from hf_unlearn.evaluation.page import inert
 from hf_unlearn.evaluation.relearning import relearning_path, relearning_steps
+from hf_unlearn.names import inert
 from hf_unlearn.processing import predict
 
 HOSTILE = "x|</td><script>alert(1)</script>\n# **b** `c` [l](http://evil.example/a) ![i](http://evil.example) www.evil.example"
@@ -312,8 +312,11 @@ def test_hostile_names_are_inert(run):
 def test_inert_text_keeps_what_it_says():
     assert inert("plain words, 97.1 % and gradient_ascent") == "plain words, 97.1 % and gradient_ascent"
     assert inert("a\n\n# b") == "a \\# b"
+    assert inert("__x__ a_b") == "\\_\\_x\\_\\_ a_b"
     assert inert("_x_ | <i> &amp;") == "\\_x\\_ \\| &lt;i&gt; &amp;amp;"
-    assert inert("@someone www.x.org") == "&#64;someone www&#46;x.org"
+    assert inert("@someone www.x.org 97.1 et al.") == "@&#8288;someone www.x.&#8288;org 97.1 et al."
+    assert inert("http://x \\(y\\)") == "http:/&#8288;/x &#92;(y&#92;)"
+    assert inert("a\x1b[31m\u202eb\ud800") == "a�\\[31m�b�"
 
 
 def test_the_terminal_shows_names_as_they_are(run, capsys):
@@ -348,6 +351,17 @@ def test_relearning_has_a_curve_that_ends_where_the_steps_do(tmp_path):
 
 
 # --- both ways --------------------------------------------------------------------------------------------------------
+
+
+def test_more_right_than_the_retrained_model_is_under_forgetting():
+    def warned(ours, theirs):
+        limits = {"unlearned": {"forget_accuracy": ours}, "retrained": {"forget_accuracy": theirs}}
+        models = {name: {"forget_accuracy": sum(pair["forget_accuracy"]) / 2} for name, pair in limits.items()}
+        return [w.split(":")[0] for w in UnlearningReport(models=models, intervals=limits).warnings]
+
+    assert warned([0.97, 1.0], [0.91, 0.96]) == ["under-forgetting"]
+    assert warned([0.95, 1.0], [0.91, 0.96]) == []
+    assert warned([0.1, 0.2], [0.91, 0.96]) == ["over-forgetting"]
 
 
 def side(**limits):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..files import write_atomically
 from ..pairing import drawn_rows
 from ..processing import Processor
+from ..scope import weights_digest
 from .equivalence import Estimate, Evidence, compare, settle
 from .outputs import Outputs, adapter_layers, adapters_off, quantised, run_model, unchanged_share
 from .probing import feature_similarity
@@ -41,6 +42,7 @@ class Measured:
     similarity: float
     unchanged: float
     switched_off: Outputs | None = None
+    weights: str = ""
     probes: dict[str, Estimate] = field(default_factory=dict)
 
 
@@ -54,7 +56,7 @@ class Audit:
         lines: all the evidence.
         limits: what cannot be concluded.
         curves: model -> (steps, accuracy) while the forgotten classes are relearned.
-        run: kind of request, rows of each set, number of retrained models, level.
+        run: kind of request, rows of each set, number of retrained models, level, digest of the weights judged.
     """
 
     verdict: str
@@ -226,6 +228,7 @@ class Auditor:
             feature_similarity(outputs["forget"].features, original["forget"].features),
             unchanged_share(model, self.original_model),
             switched_off,
+            weights_digest(model),
         )
 
     def _relearn(self, model: nn.Module, original: Outputs) -> list[list[tuple[int, float]]]:
@@ -263,6 +266,7 @@ class Auditor:
                 "rows": sizes,
                 "retrained": len(retrained),
                 "alpha": alpha,
+                "weights": unlearned.weights,
             },
         )
 

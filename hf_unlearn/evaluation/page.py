@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..names import inert, plain, shown
 from .reading import NOTES, limits, reading
 
 if TYPE_CHECKING:
     from .report import UnlearningReport
-
-
-def inert(text: object) -> str:
-    """`text` on one line, without meaning to markdown: no markup, HTML, table cell, link or mention."""
-    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    line = re.sub(r"([\\`*{}\[\]|~#!$]|(?<!\w)_|_(?!\w))", r"\\\1", line)  # inside a word `_` is itself
-    line = line.replace("://", "&#58;//").replace("@", "&#64;")
-    return re.sub(r"(?i)\bwww\.", lambda match: match.group()[:-1] + "&#46;", line)
 
 
 def to_markdown(report: UnlearningReport) -> str:
@@ -49,6 +41,7 @@ def to_html(report: UnlearningReport, figures: bool = True) -> str:
         ImportError: `figures` without matplotlib.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
     pictures = []
     if figures:
@@ -61,6 +54,7 @@ def to_html(report: UnlearningReport, figures: bool = True) -> str:
     environment = Environment(
         loader=PackageLoader("hf_unlearn.evaluation"),
         autoescape=True,
+        finalize=lambda value: value if isinstance(value, Markup) else shown(value, 2000),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -87,18 +81,21 @@ def print_table(report: UnlearningReport) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(report.run.get("request") or "Unlearning report"), title_justify="left")
+    def safe(text: str) -> str:
+        return escape(plain(text))
+
+    table = Table(title=safe(report.run.get("request") or "Unlearning report"), title_justify="left")
     table.add_column("")
     for name in report.models:
-        table.add_column(escape(name), justify="right")
+        table.add_column(safe(name), justify="right")
     for title, cells in report.rows():
-        table.add_row(escape(title), *map(escape, cells))
+        table.add_row(safe(title), *map(safe, cells))
     console = Console(width=None if Console().is_terminal else 140)  # a log need not be wrapped
     console.print(table)
     if "ratio" in report.seconds:
         console.print(_time(report))
     for warning in report.warnings:
-        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
+        console.print(f"[yellow]Warning:[/yellow] {safe(warning)}")
 
 
 def _done(report: UnlearningReport) -> str:
@@ -116,7 +113,7 @@ def _settings(report: UnlearningReport) -> list[tuple[str, str]]:
     for key in ("method", "arguments", "rows", "versions", "patch", "bias"):
         entries = run.get(key) or {}
         out += [
-            (name if name == key else f"{key}: {name}", _plain(value))
+            (name if name == key else f"{key}: {shown(name)}", _plain(value))
             for name, value in entries.items()
             if value is not None
         ]
@@ -128,9 +125,9 @@ def _settings(report: UnlearningReport) -> list[tuple[str, str]]:
 
 def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{k}: {_plain(v)}" for k, v in value.items())
+        return ", ".join(f"{shown(k)}: {_plain(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(_plain, value))
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10_000:
         return f"{value:,}"
-    return str(value)
+    return shown(value, 200)

@@ -72,7 +72,7 @@ def drawings(report: UnlearningReport) -> dict[str, Drawing]:
     return {n: Drawing(draw, size, words[n], alts[n]) for n, (draw, size, data) in wanted.items() if data}
 
 
-def save_figures(report: UnlearningReport, folder: Path) -> list[Path]:
+def save_figures(report: UnlearningReport, folder: Path, dpi: int = 150) -> list[Path]:
     """Draw what the report holds into `folder` as PNG files; returns their paths.
 
     Raises:
@@ -83,7 +83,7 @@ def save_figures(report: UnlearningReport, folder: Path) -> list[Path]:
     for name, drawing in drawings(report).items():
         written.append(folder / f"{name}.png")
         with written_atomically(written[-1]) as partial:
-            _draw(report, drawing).savefig(partial, dpi=150)
+            _draw(report, drawing).savefig(partial, dpi=dpi)
     return written
 
 

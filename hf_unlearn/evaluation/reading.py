@@ -45,7 +45,7 @@ PATCH_LIMIT = (
 
 def limits(report: UnlearningReport) -> list[str]:
     """What the figures do not prove, of this run."""
-    return [PATCH_LIMIT, *LIMITS] if report.run.get("patch") else LIMITS
+    return [PATCH_LIMIT, *LIMITS] if report.run.get("patch") or report.run.get("adapter") else LIMITS
 
 
 def reading(report: UnlearningReport) -> list[str]:

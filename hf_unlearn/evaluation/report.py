@@ -12,23 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from ..files import write_atomically
-from ..information import audit
-from ..pairing import PreparedRows, draw, drawn_rows
-from ..processing import predict
-from . import measures
-from .bias import Pattern, bias_measures, read_values
-from .fairness import group_accuracies
 from .intervals import Estimate, mean_distance, share
-from .measures import Outputs
-from .relearning import relearning_path, steps_of
 from .table import rows
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what is measured needs torch; what is read, and shown, does not
+    from torch import Tensor, nn
+
+    from ..pairing import PreparedRows
     from ..trainer import UnlearningTrainer
+    from .bias import Pattern
+    from .measures import Outputs
 
 SCHEMA = "hf_unlearn/report/2"
 RELEARNING_LIMIT = 200
@@ -95,6 +90,11 @@ class UnlearningReport:
             pattern: a column of `test` and the labels that its values point to (`read_pattern` checks them): how far each model
                 goes by it is measured too.
         """
+        from ..processing import predict
+        from . import measures
+        from .bias import read_values
+        from .record import record_run
+
         sets: dict[str, PreparedRows] = {}
         for name, data in (("forget", trainer.forget_dataset), ("retain", retain), ("test", test)):
             if data is not None:
@@ -140,7 +140,7 @@ class UnlearningReport:
         if retrained_seconds:
             report.seconds |= {"retraining": retrained_seconds, "ratio": trainer.seconds / retrained_seconds}
         report.outcome = trainer.outcome.as_dict() if trainer.outcome is not None else {}
-        report.run |= _describe_run(trainer, {k: len(v) for k, v in sets.items()})
+        report.run |= record_run(trainer, retain, {k: len(v) for k, v in sets.items()})
         return report
 
     def _add(self, name: str, figures: Mapping[str, Estimate]) -> None:
@@ -152,6 +152,8 @@ class UnlearningReport:
         return self.models[name][measure], low, high
 
     def _compare(self, outputs: Mapping[str, Outputs]) -> None:
+        from . import measures
+
         yardstick = outputs["retrained"]["forget"][0]
         for name in ("original", "unlearned"):
             self._add(name, measures.distances(outputs[name]["forget"][0], yardstick))
@@ -169,6 +171,10 @@ class UnlearningReport:
         sets: Mapping[str, PreparedRows],
         original_test: tuple[Tensor, Tensor | None],
     ) -> None:
+        import torch
+
+        from .relearning import relearning_path, steps_of
+
         logits, labels = original_test
         if labels is None:
             return
@@ -190,6 +196,9 @@ class UnlearningReport:
         trainer: UnlearningTrainer,
         max_rows: int,
     ) -> None:
+        from ..pairing import drawn_rows
+        from .bias import bias_measures
+
         drawn = [values[i] for i in drawn_rows(len(values), max_rows, trainer.args.seed)]  # the rows that `_rows` takes
         for name, out in outputs.items():
             logits, labels = out["test"]
@@ -200,6 +209,10 @@ class UnlearningReport:
         self.run["bias"] = {"column": pattern.column, "labels": labels_named}
 
     def _tell_forgotten(self, outputs: Mapping[str, Outputs]) -> None:
+        import torch
+
+        from ..information import audit
+
         for name, out in outputs.items():
             retain, forget = out["retain"][0].softmax(-1), out["forget"][0].softmax(-1)
             origin = ["retain"] * len(retain) + ["forget"] * len(forget)
@@ -211,6 +224,9 @@ class UnlearningReport:
         attribute: str,
         groups: list[Any] | None,
     ) -> None:
+        from ..information import audit
+        from .fairness import group_accuracies
+
         if groups is None or len(set(groups)) < 2:
             return  # nothing to tell apart
         for name, out in outputs.items():
@@ -231,6 +247,11 @@ class UnlearningReport:
         ours, yardstick = self.models.get("unlearned", {}), self.models.get("retrained")
         if yardstick and ours.get("forget_accuracy", 0.0) < yardstick.get("forget_accuracy", 0.0) - 0.05:
             out.append("over-forgetting: accuracy on the forget set is below the retrained model's")
+        limits = [self.intervals.get(n, {}).get("forget_accuracy") for n in ("unlearned", "retrained")]
+        if limits[0] and limits[1] and limits[0][0] > limits[1][1]:
+            out.append(
+                "under-forgetting: accuracy on the forget set is above the retrained model's, beyond both intervals"
+            )
         out += self._attacks_that_turn()
         if yardstick and "relearning_steps" in ours and ours["relearning_steps"] < 0.5 * yardstick["relearning_steps"]:
             out.append(
@@ -311,39 +332,18 @@ class UnlearningReport:
 
 def _rows(trainer: UnlearningTrainer, data: Any, limit: int, name: str) -> PreparedRows:
     """Prepared rows of `data`, at most `limit`; every model sees the same."""
+    from ..pairing import PreparedRows, draw
+
     return PreparedRows(draw(data, limit, trainer.args.seed), trainer.processor, f"{name}_dataset", cache_bytes=2**29)
 
 
 def _column(trainer: UnlearningTrainer, data: Any, name: str, limit: int) -> list[Any] | None:
     """The column of the rows that `_rows` takes, or None where some row lacks it."""
+    from ..pairing import draw
+
     if data is not None and name in (getattr(data, "column_names", None) or ()):
         data = data.select_columns([name])  # or every image would be decoded for it
     values: list[Any] = [row.get(name) for row in draw(data, limit, trainer.args.seed)] if data is not None else [None]
     values = [v.item() if hasattr(v, "item") else v for v in values]
     names = getattr((getattr(data, "features", None) or {}).get(name), "names", None)
     return None if any(v is None for v in values) else [names[v] if names else v for v in values]
-
-
-def _describe_run(trainer: UnlearningTrainer, sizes: Mapping[str, int]) -> dict[str, Any]:
-    import transformers
-
-    args = trainer.args
-    names = (
-        "update",
-        "trust_region",
-        "learning_rate",
-        "max_steps",
-        "num_train_epochs",
-        "per_device_train_batch_size",
-        "seed",
-    )
-    return {
-        "method": trainer.method.describe(),
-        "arguments": {n: getattr(args, n) for n in names},
-        "model_type": getattr(trainer.model.config, "model_type", ""),
-        "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        "rows": dict(sizes),
-        "forgotten_classes": list(trainer.reference.forgotten_classes),
-        **({} if trainer.patch is None else {"patch": trainer.patch.describe()}),
-        "versions": {"torch": torch.__version__.split("+")[0], "transformers": transformers.__version__},
-    }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..names import shown
+
 if TYPE_CHECKING:
     from .report import UnlearningReport
 
@@ -51,8 +53,8 @@ def title(report: UnlearningReport, measure: str) -> str:
     text = PERCENT.get(measure) or PLAIN[measure]
     unit = " (%)" if measure in PERCENT and "(points)" not in text else ""
     bias = report.run.get("bias", {"column": "", "labels": {}})
-    named = ", ".join(dict.fromkeys(f"'{name}'" for name in bias["labels"].values()))
-    return text.format(column=f"'{bias['column']}'", label=named) + unit
+    named = ", ".join(dict.fromkeys(f"'{shown(name)}'" for name in bias["labels"].values()))
+    return text.format(column=f"'{shown(bias['column'])}'", label=named) + unit
 
 
 def cell(measure: str, value: float | None, limits: list[float] | None = None) -> str:
@@ -62,12 +64,12 @@ def cell(measure: str, value: float | None, limits: list[float] | None = None) -
     if measure == "relearning_steps":
         return f"{value:.0f}"
     scale = 1 if measure in DIGITS else 100
-    shown = [f"{scale * v:.{DIGITS.get(measure, 1)}f}" for v in (value, *(limits or ()))]
-    return f"{shown[0]} [{shown[1]}, {shown[2]}]" if limits else shown[0]
+    figures = [f"{scale * v:.{DIGITS.get(measure, 1)}f}" for v in (value, *(limits or ()))]
+    return f"{figures[0]} [{figures[1]}, {figures[2]}]" if limits else figures[0]
 
 
 def rows(report: UnlearningReport) -> list[tuple[str, list[str]]]:
-    """Title and cells of each row. Names from the data are in them as they are: whoever shows them makes them inert."""
+    """Title and cells of each row. Names from the data are in them, shortened: whoever shows them makes them inert."""
     names = list(report.models)
     out = []
     for measure in ORDER:
@@ -81,7 +83,7 @@ def rows(report: UnlearningReport) -> list[tuple[str, list[str]]]:
             out.append((title(report, measure), cells))
     out += _information(report, names)
     for group in next(iter(report.groups.values()), {}):
-        what = f"accuracy where '{report.run['attribute']}' is {group} (%)"
+        what = f"accuracy where '{shown(report.run['attribute'])}' is {shown(group)} (%)"
         limits = [report.group_intervals.get(n, {}).get(group) for n in names]
         out.append((what, [cell("", report.groups[n][group], i) for n, i in zip(names, limits, strict=True)]))
     if "unlearning" in report.seconds:
@@ -95,7 +97,7 @@ def _information(report: UnlearningReport, names: list[str]) -> list[tuple[str, 
     if not report.information:
         return []
     told = [report.information[n] for n in names]
-    what = f"'{report.run['attribute']}'" if "attribute" in report.run else "the forget set"
+    what = f"'{shown(report.run['attribute'])}'" if "attribute" in report.run else "the forget set"
     what += " given the label" if told[0]["conditional"] else ""
     scaled = [[1e3 * i[key] for key in ("value", "low", "high")] for i in told]
     return [

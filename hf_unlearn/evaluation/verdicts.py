@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .equivalence import Evidence
+if TYPE_CHECKING:
+    from .equivalence import Evidence
 
 SAME = "indistinguishable from retraining"
 LESS = "forgotten less than retraining"

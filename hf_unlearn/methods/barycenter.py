@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -60,6 +61,11 @@ class WassersteinBarycenter(UnlearningMethod):
     needs_retain: ClassVar[bool] = True
     needs_column: ClassVar[bool] = True
     one_shot: ClassVar[bool] = True
+    loads_with: ClassVar[str] = "hf_unlearn.WassersteinBarycenter.from_pretrained"
+    backends: ClassVar[frozenset[str]] = frozenset({"single", "ddp", "fsdp"})
+    reasons: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"deepspeed": "it trains nothing, and without training DeepSpeed evaluates nothing"}
+    )
 
     attribute: str | None = setting(None, "Column whose value the outputs must not depend on.")
     strength: float = setting(1.0, "t in (1−t) x + t x̂: 0 leaves the features as they are, 1 removes the attribute.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, dataclass, fields
@@ -56,6 +57,18 @@ class UnlearningMethod:
     """End the run once the forget set is at its target, rather than after all steps."""
     reads_held_out: ClassVar[bool] = False
     """Uses labelled rows of `eval_dataset`, where there are any, without stopping at a target."""
+    loads_with: ClassVar[str] = ""
+    """What loads a saved model, such as `hf_unlearn.X.from_pretrained`, where `from_pretrained` alone would lose a part of it."""
+    backends: ClassVar[frozenset[str]] = frozenset({"single", "ddp"})
+    """Where its steps can be taken: keys of `backends.BACKENDS`. On the others a run is refused before a model is loaded."""
+    reasons: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "fsdp": "a method is not taken to work on parameters in parts unless it says so in `backends`",
+            "deepspeed": "a method is not taken to work with an optimiser that keeps weights and gradients to itself unless it says "
+            "so in `backends`",
+        }
+    )
+    """Why not on one of the others, in a line."""
     arguments: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """What the fields of `UnlearningArguments` that were left at None become."""
 
@@ -67,6 +80,10 @@ class UnlearningMethod:
     def arguments_for(self, update: str | None, kind: str) -> Mapping[str, Any]:
         """`arguments`, where they depend on what may move (None: left open) and on what is forgotten (`class`, `samples`)."""
         return self.arguments
+
+    def why_not(self, backend: str) -> str:
+        """Why `backend` is not one of `backends`."""
+        return {**UnlearningMethod.reasons, **self.reasons}[backend]
 
     def reads_labels(self, side: str) -> bool:
         """Whether labels of the `forget` or the `retain` set are needed, under the settings of this instance."""
@@ -124,6 +141,22 @@ class UnlearningMethod:
     def describe(self) -> dict[str, Any]:
         """Name and hyper-parameters, for reports."""
         return {"method": self.name or type(self).__name__, **{f.name: getattr(self, f.name) for f in fields(self)}}
+
+    @classmethod
+    def about(cls) -> dict[str, Any]:
+        """What the method is, for a card: from the docstring its first paragraph and its formulas (what is indented), and the paper."""
+        doc = inspect.cleandoc(cls.__doc__ or "")
+        doc = (
+            "" if doc.startswith(f"{cls.__name__}(") else doc.partition("\n\nExample:")[0]
+        )  # or a dataclass's signature
+        formula = "\n".join(line[4:] for line in doc.splitlines() if line.startswith("    "))
+        return {
+            "class": cls.__name__,
+            "summary": " ".join(doc.partition("\n\n")[0].split()),
+            "formula": formula,
+            "paper": None if cls.paper is None else {"title": cls.paper.title, "url": cls.paper.url},
+            "loads_with": cls.loads_with,
+        }
 
     @classmethod
     def help(cls) -> dict[str, tuple[Any, str]]:

@@ -14,14 +14,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..control import relative_step
-from ..pooling import in_parallel, sum_over_processes
-from ..processing import classify, continuous_input, eval_mode, model_inputs, replace_by
+from ..processes import sum_over_processes, sums_over_processes
+from ..processing import Edit, classify, continuous_input, eval_mode, model_inputs, replace_by
 from .base import UnlearningMethod, setting
 
 if TYPE_CHECKING:
@@ -178,9 +177,14 @@ class CounterfactualAnchors:
         device = seeds.device
         chosen = [int(s % len(self.rows)) for s in seeds.tolist()]
         inputs = {k: v.to(device) for k, v in processor.collate([self.rows[i] for i in chosen]).items()}
-        edit = None
+        edit: Edit | None = None
         if self.inputs:
-            edit = replace_by(self._padded(chosen, inputs["attention_mask"]))
+            held = self._padded(chosen, inputs["attention_mask"])
+
+            # Data parallel takes parameters that a forward leaves out for done, and other terms do use the embeddings.
+            def edit(embedded: Tensor) -> Tensor:
+                return held + 0.0 * embedded
+
         with eval_mode(model):
             logits = classify(model, inputs, edit)
         return kl_to_target(self.targets[chosen].to(device), logits)
@@ -216,6 +220,12 @@ class CounterfactualDistillation(UnlearningMethod):
     """
 
     name: ClassVar[str] = "counterfactual_distillation"
+    reasons: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "fsdp": "its simulated attack moves whole weights and takes gradients outside of the step that FSDP gathers",
+            "deepspeed": "its simulated attack adds to gradients that DeepSpeed keeps to itself",
+        }
+    )
     arguments: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {"update": "all", "trust_region": 0.002, "max_steps": 120, "check_steps": 20}
     )
@@ -250,28 +260,33 @@ class CounterfactualDistillation(UnlearningMethod):
                 "`fp16=True` scales gradients, and the simulated attack adds its own unscaled. Use `bf16=True`, or "
                 "`relearning_steps=0`."
             )
-        self._targets = reference.struck_out(reference.logits).softmax(-1)
+        self._reference = reference
         classes = torch.tensor(reference.forgotten_classes)
         self._relearned = classes[reference.logits[:, classes].argmax(-1)]  # what an attacker would teach again
-        self._seen: list[tuple[dict[str, Any], Tensor]] = []
+        self._seen: list[tuple[dict[str, Any], Tensor]] = []  # inputs and rows of this step
+        self._held: list[tuple[dict[str, Any], Tensor]] = []  # those that the attacker has
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
         inputs, index = model_inputs(batch["forget"]), batch["index"].cpu()
-        if self.relearning_steps:
+        if self.relearning_steps and batch.get("share", 1.0):
             self._seen.append((inputs, index))
+            # The attacker holds part of the forget set: every second row of the step, wherever it is.
+            held = batch.get("places", torch.arange(len(index))) % 2 == 0
+            if held.any():
+                self._held.append(({k: v[held.to(v.device)] for k, v in inputs.items()}, index[held.cpu()]))
         return {"forget": self._distil(model, inputs, index)}
 
     def _distil(self, model: nn.Module, inputs: Mapping[str, Any], index: Tensor) -> Tensor:
         with eval_mode(model):
             logits = classify(model, inputs)
-        return kl_to_target(self._targets[index].to(logits.device), logits)
+        told = self._reference.struck_out(self._reference.logits[index].to(logits.device))
+        return kl_to_target(told.softmax(-1), logits)
 
     def _relearn(self, model: nn.Module, inputs: Mapping[str, Any], index: Tensor) -> Tensor:
-        """Cross-entropy of the forgotten class on every second row: the attacker holds part of the forget set."""
-        half = {k: v[::2] for k, v in inputs.items()}
+        """Cross-entropy of the forgotten class."""
         with eval_mode(model):
-            logits = classify(model, half)
-        return F.cross_entropy(logits.float(), self._relearned[index[::2]].to(logits.device))
+            logits = classify(model, inputs)
+        return F.cross_entropy(logits.float(), self._relearned[index].to(logits.device))
 
     def adjust_gradients(self, model: nn.Module) -> None:
         """Add the gradient at the weights that a relearning attack would reach from here."""
@@ -280,23 +295,30 @@ class CounterfactualDistillation(UnlearningMethod):
         moved = [p for p in model.parameters() if p.requires_grad and p.grad is not None]
         saved = [p.detach().clone() for p in moved]
         for _ in range(self.relearning_steps):
-            relative_step(moved, self._gradient(self._relearn, model, moved), self.relearning_length)
-        after = self._gradient(self._distil, model, moved)
+            relative_step(moved, self._gradient(self._relearn, self._held, model, moved), self.relearning_length)
+        after = self._gradient(self._distil, self._seen, model, moved)
         with torch.no_grad():
             for p, before, g in zip(moved, saved, after, strict=True):
                 p.copy_(before)
                 p.grad.add_(g, alpha=self.relearning_weight)  # type: ignore[union-attr]
         self._seen.clear()
+        self._held.clear()
 
-    def _gradient(self, objective: Callable[..., Tensor], model: nn.Module, moved: list[nn.Parameter]) -> list[Tensor]:
-        """Gradient of `objective` over all that this step has seen, in every micro-batch and process."""
+    def _gradient(
+        self,
+        objective: Callable[..., Tensor],
+        rows: list[tuple[dict[str, Any], Tensor]],
+        model: nn.Module,
+        moved: list[nn.Parameter],
+    ) -> list[Tensor]:
+        """Gradient of the mean `objective` over `rows` of all micro-batches and processes."""
+        (count,) = sums_over_processes([sum(len(index) for _, index in rows)])
         total = [torch.zeros_like(p) for p in moved]
-        for inputs, index in self._seen:
+        for inputs, index in rows:
             gradients = torch.autograd.grad(objective(model, inputs, index), moved, allow_unused=True)
             for sum_, g in zip(total, gradients, strict=True):
                 if g is not None:
-                    sum_.add_(g, alpha=1 / len(self._seen))
-        if in_parallel():
-            for sum_ in total:
-                sum_over_processes(sum_.div_(dist.get_world_size()))
+                    sum_.add_(g, alpha=len(index) / count)
+        for sum_ in total:
+            sum_over_processes(sum_)
         return total

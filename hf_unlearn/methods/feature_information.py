@@ -86,14 +86,14 @@ class FeatureInformation(PooledInformation):
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
         logits = self.logits(model, batch)
-        mean, count = means(self._sums(self.own_sums(logits, batch)))
+        mean, count = means(self.pooled(logits, batch))
         if self.balance:
             weight = torch.where(count > 0, count.detach().clamp_min(1e-12) ** (1 - self.balance), 0.0)
             count = weight * count.sum(-1, keepdim=True) / weight.sum(-1, keepdim=True).clamp_min(1e-12)
         information = conditional_information(mean, count) if self.conditional else group_information(mean, count)
         return {
             "retain": F.cross_entropy(logits, batch["retain"]["labels"]),
-            "information": self.weight * self._sums.share(information),
+            "information": self.weight * self.term(information, batch),
         }
 
     def logits(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:

@@ -36,6 +36,7 @@ class FineTune(UnlearningMethod):
     name: ClassVar[str] = "fine_tune"
     needs_forget: ClassVar[bool] = False
     needs_retain: ClassVar[bool] = True
+    backends: ClassVar[frozenset[str]] = frozenset({"single", "ddp", "fsdp", "deepspeed"})
     arguments: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {"update": "all", "trust_region": 0.0, "learning_rate": 1e-4, "num_train_epochs": 1.0, "max_steps": -1}
     )

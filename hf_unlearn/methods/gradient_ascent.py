@@ -27,6 +27,7 @@ class GradientAscent(UnlearningMethod):
     name: ClassVar[str] = "gradient_ascent"
     needs_labels: ClassVar[bool] = True
     stops_at_target: ClassVar[bool] = True
+    backends: ClassVar[frozenset[str]] = frozenset({"single", "ddp", "fsdp", "deepspeed"})
     arguments: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {"update": "all", "trust_region": 0.002, "max_steps": 100, "check_steps": 1}
     )

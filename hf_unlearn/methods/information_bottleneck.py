@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 
 from ..influence import CURVATURES, TINY, Sample, influence
 from ..pairing import PreparedRows
-from ..processing import classify, eval_mode, model_inputs, predict, unwrap
+from ..processing import classify, eval_mode, model_inputs, unwrap
 from ..reach import OutputProbe, Ray, farthest
 from ..scope import Snapshot, layer_groups
+from ..tables import chunks
 from .base import Paper, UnlearningMethod, setting
 from .counterfactual import kl_to_target
 from .fine_tune import cross_entropy
@@ -88,6 +89,12 @@ class UIB(UnlearningMethod):
     needs_retain: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = True
     reads_held_out: ClassVar[bool] = True
+    reasons: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "fsdp": "its prior is taken from gradients of single rows, and pulls on weights, that must be whole in every process",
+            "deepspeed": "its prior pulls on weights of which DeepSpeed keeps a copy of its own to step on",
+        }
+    )
     arguments: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {
             "update": "all",
@@ -150,7 +157,8 @@ class UIB(UnlearningMethod):
         vars(self).update({name: getattr(self._base, name) for name in asked if hasattr(self._base, name)})
         # A batch is led by the rows to forget, or by those of a column; without a prior, the base ends as it does alone.
         ends = not self.beta and self._base.stops_at_target
-        vars(self).update(needs_forget=not self.needs_column, stops_at_target=ends)
+        backends = self.backends & self._base.backends
+        vars(self).update(needs_forget=not self.needs_column, stops_at_target=ends, backends=backends)
         if self._base.anchors:
             self.anchors, self.anchor_weight = self._base.anchors, self._base.anchor_weight
         self._steps, self._refreshed, self._resting = 0, False, self.base is None
@@ -185,10 +193,6 @@ class UIB(UnlearningMethod):
             raise ValueError(
                 "`method='uib'` compares gradients of the rows to forget and of the rows to keep, and needs both sets, of known "
                 "length. Pass `forget_dataset` and `retain_dataset`, without `streaming=True`."
-            )
-        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-            raise ValueError(
-                "`method='uib'` needs whole parameters in every process. Run it with plain data parallelism."
             )
         self._names = self._held_names(trainer.model)
         self._offset = self._read_offset(trainer.model)
@@ -266,8 +270,10 @@ class UIB(UnlearningMethod):
         trainer = self._trainer
         trainer.watch.model_changed()
         if self.needs_forget and self.hold:
-            logits, _ = predict(model, trainer.forget_rows, trainer.processor, trainer.args.eval_batch_size)
-            self._told = logits.softmax(-1)
+            self._told = trainer.watch.forget_logits()
+            trainer.watch.model_changed()  # what it saw is the prior's, not the start's
+            for (part,) in chunks(self._told):
+                part.copy_(part.softmax(-1))
 
     def save_prior(self, path: str | Path) -> None:
         """Write μ and Λ as safetensors, for the next request of a stream. It is made from the forget set: keep it private."""

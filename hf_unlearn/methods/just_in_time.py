@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..pooling import over_share
+from ..processes import in_parallel, range_over_processes
 from ..processing import classify, continuous_input, eval_mode, model_inputs, repeat_inputs, replace_by, unwrap
 from .base import Paper, UnlearningMethod, setting
 
@@ -49,6 +51,12 @@ class JiT(UnlearningMethod):
     name: ClassVar[str] = "jit"
     paper: ClassVar[Paper | None] = Paper("An Information Theoretic Approach to Machine Unlearning", "2402.01401")
     stops_at_target: ClassVar[bool] = True
+    backends: ClassVar[frozenset[str]] = frozenset({"single", "ddp", "deepspeed"})
+    reasons: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "fsdp": "only rows that are still remembered are perturbed, so that processes go forward unequally often and would hang"
+        }
+    )
     arguments: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {"update": "head", "trust_region": 0.05, "max_steps": 60, "check_steps": 2, "per_device_train_batch_size": 8}
     )
@@ -175,8 +183,7 @@ class JiT(UnlearningMethod):
                 "image processor's output."
             )
         self._sigma = self.sigma * (reference.input_std if self.relative else 1.0)
-        self._range = (reference.input_min, reference.input_max)
-        self._processes = self._parts = float(trainer.args.world_size)
+        self._range = None if self.clamp == "batch" else (reference.input_min, reference.input_max)
         self._half: HalfCopy | None = None
         if self.precision == "bfloat16" or (self.precision == "auto" and self._half_is_safe(trainer)):
             self._half = HalfCopy(trainer.model)
@@ -203,8 +210,9 @@ class JiT(UnlearningMethod):
         return abs(losses[1] - losses[0]) <= 0.01 * losses[0]
 
     def before_step(self, model: nn.Module, batches: Sequence[Mapping[str, Any]]) -> None:
-        # A sum must not be averaged over processes and accumulation steps; an epoch's last group may hold fewer of them.
-        self._parts = self._processes * len(batches)
+        if self.clamp == "batch" and "pixel_values" in batches[0]["forget"]:
+            ends = [b["forget"]["pixel_values"].aminmax() for b in batches]
+            self._range = range_over_processes(min(e.min.item() for e in ends), max(e.max.item() for e in ends))
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
         inputs, seeds = model_inputs(batch["forget"]), batch["seed"]
@@ -223,7 +231,9 @@ class JiT(UnlearningMethod):
             total = self.flatness(clean, noisy, distance)
         else:
             total = self.restricted_flatness(clean, noisy, distance, reference.forgotten_classes)
-        return {"flatness": total / len(logits) if self.reduction == "mean" else total * self._parts}
+        if self.reduction == "mean":
+            return {"flatness": total / len(logits)}
+        return {"flatness": over_share(total, batch.get("share", 1.0))}
 
     def flatness(self, clean: Tensor, noisy: Tensor, distance: Tensor) -> Tensor:
         """(1/N) Σ_j Σ_i ‖f(x_i) − f(x'_ij)‖ / d_ij of logits (B, classes), (N, B, classes) and distances (N, B)."""
@@ -258,20 +268,21 @@ class JiT(UnlearningMethod):
         With `relative`, a distance of 1 is the expected length of the noise, σ√d.
         """
         x, mask = continuous_input(model, inputs)
-        low, high = (x.min().item(), x.max().item()) if self.clamp == "batch" else self._range
+        low, high = self._range or (x.min().item(), x.max().item())
         unit = self._sigma * mask.expand_as(x).flatten(1).sum(-1).sqrt() if self.relative else 1.0
         if self._half is not None:
             self._half.refresh(model)
-        runner = model if self._half is None else self._half.model
+        # Not through a data-parallel wrapper, whose forwards must be as many in every process.
+        runner = (unwrap(model) if in_parallel() else model) if self._half is None else self._half.model
         generators = [torch.Generator(device=x.device).manual_seed(s) for s in seeds.tolist()]
         # In train mode a forward is one copy of the batch, as the authors' is: BatchNorm sees what it is given.
         copies_at_once = 1 if self.mode == "train" else max(1, self.rows_per_forward // len(x))
         logits, distances = [], []
         for start in range(0, self.num_perturbations, copies_at_once):
             copies = min(copies_at_once, self.num_perturbations - start)
-            shifted = x + self._sigma * torch.stack([gaussian_like(x, mask, generators) for _ in range(copies)])
+            shifted = torch.stack([gaussian_like(x, mask, generators) for _ in range(copies)]).mul_(self._sigma).add_(x)
             if "pixel_values" in inputs:
-                shifted = shifted.clamp(low, high)
+                shifted.clamp_(low, high)
             distances.append(torch.linalg.vector_norm((x - shifted).flatten(2), dim=-1) / unit)
             flat = shifted.flatten(0, 1).to(next(runner.parameters()).dtype)
             logits.append(classify(runner, repeat_inputs(inputs, copies), replace_by(flat)).float())
@@ -306,9 +317,11 @@ def gaussian_like(x: Tensor, mask: Tensor, generators: Sequence[torch.Generator]
 
     So a sample's noise depends on its own seed, not on its batch, its padding or the process that holds it.
     """
-    if mask.ndim == 0:
-        return torch.stack([torch.randn(x.shape[1:], generator=g, device=x.device, dtype=x.dtype) for g in generators])
     noise = torch.zeros_like(x)
+    if mask.ndim == 0:
+        for row, g in zip(noise, generators, strict=True):
+            row.normal_(generator=g)
+        return noise
     for row, real, g in zip(noise, mask[..., 0] > 0, generators, strict=True):
         row[real] = torch.randn((int(real.sum()), x.shape[-1]), generator=g, device=x.device, dtype=x.dtype)
     return noise

@@ -99,10 +99,9 @@ class MarginalInformation(PooledInformation):
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
         logits = self.logits(model, batch)
-        total = self._sums(self.own_sums(logits, batch))
-        information = self._information(total)
+        information = self._information(self.pooled(logits, batch))
         utility = self._utility(logits[: _size(batch["retain"])], batch["retain"])
-        return {"retain": utility, "information": self.gamma * self._sums.share(information)}
+        return {"retain": utility, "information": self.gamma * self.term(information, batch)}
 
     def logits(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """(retain rows, then forget rows; classes), in fp32: one forward pass."""

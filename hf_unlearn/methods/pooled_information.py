@@ -25,6 +25,7 @@ class PooledInformation(UnlearningMethod):
 
     paper: ClassVar[Paper | None] = IT_REG
     needs_retain: ClassVar[bool] = True
+    backends: ClassVar[frozenset[str]] = frozenset({"single", "ddp", "fsdp", "deepspeed"})
 
     memory: float = setting(0.0, "Share of past steps in the mean outputs, in [0, 1); 0: of this batch alone.")
 
@@ -41,12 +42,25 @@ class PooledInformation(UnlearningMethod):
         raise NotImplementedError(f"{type(self).__name__} must define `own_sums`.")
 
     def setup(self, trainer: UnlearningTrainer) -> None:
-        self._sums = PooledSums(trainer.args.world_size, self.memory)
+        self._sums = PooledSums(self.memory)
+
+    def pooled(self, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """The sums of the whole step, and of the past, with the gradient of this batch."""
+        return self._sums(self._counted(logits, batch))
+
+    def term(self, value: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """A term of the pooled sums as the trainer wants it: it weights a batch by its share."""
+        return self._sums.term(value, batch.get("share", 1.0))
+
+    def _counted(self, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """`own_sums`, or zeros for a batch that only fills up."""
+        own = self.own_sums(logits, batch)
+        return own if batch.get("share", 1.0) else 0.0 * own
 
     def before_step(self, model: nn.Module, batches: Sequence[Mapping[str, Any]]) -> None:
         if len(batches) > 1:
             with torch.no_grad():
-                self._sums.look_ahead([self.own_sums(self.logits(model, b), b) for b in batches])
+                self._sums.look_ahead([self._counted(self.logits(model, b), b) for b in batches])
 
     def adjust_gradients(self, model: nn.Module) -> None:
         self._sums.end_step()

@@ -1,0 +1,101 @@
+"""Where a run takes its steps, and whether its method can take them there; asked before a model is loaded."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from .processes import in_parallel
+
+if TYPE_CHECKING:
+    from .arguments import UnlearningArguments
+    from .methods import UnlearningMethod
+    from .trainer import UnlearningTrainer
+
+logger = logging.getLogger(__name__)
+
+BACKENDS = {
+    "single": "one process",
+    "ddp": "data parallelism",
+    "fsdp": "FSDP2",
+    "deepspeed": "DeepSpeed (ZeRO-1 and ZeRO-2)",
+}
+
+
+def backend_of(args: UnlearningArguments) -> str:
+    """The key in `BACKENDS` that the arguments, or the environment that `accelerate launch` makes, ask for."""
+    if args.deepspeed or _is_on("ACCELERATE_USE_DEEPSPEED"):
+        return "deepspeed"
+    if args.fsdp or _is_on("ACCELERATE_USE_FSDP"):
+        return "fsdp"
+    return "ddp" if args.world_size > 1 else "single"
+
+
+def check_backend(method: UnlearningMethod, args: UnlearningArguments) -> None:
+    """Raise ValueError where `method` cannot take its steps on the backend of `args`: which, why, and what to use."""
+    from .methods import METHODS
+
+    backend, name = backend_of(args), method.name or type(method).__name__
+    if in_parallel() and args.world_size == 1:
+        raise ValueError(
+            "Several processes were started, and accelerate takes each for the only one. On a CPU pass `--use_cpu true`."
+        )
+    if backend not in method.backends:
+        able = [key for key, other in METHODS.items() if backend in other.backends]
+        raise ValueError(
+            f"`method={name!r}` does not run under {BACKENDS[backend]}: {method.why_not(backend)}. Use data parallelism "
+            f"(`--num-processes N`, or `accelerate launch --config_file recipes/accelerate/ddp.yaml`)"
+            + (f", or a method that can: {', '.join(able)}." if able else ".")
+        )
+    if args.accelerator_config.split_batches or args.accelerator_config.dispatch_batches:
+        raise ValueError(
+            "`accelerator_config`: `split_batches` and `dispatch_batches` would cut batches anew that are cut for the processes "
+            "already, so that rows weigh alike. Leave them off."
+        )
+    if backend == "fsdp":
+        _check_fsdp(args)
+    if backend == "deepspeed":
+        _check_deepspeed(method, args)
+
+
+def warn_if_whole(trainer: UnlearningTrainer) -> None:
+    """Say so where accelerate did not take up what was asked for, as on a CPU."""
+    backend = backend_of(trainer.args)
+    if backend in ("fsdp", "deepspeed") and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        logger.warning("%s needs GPUs: the run goes on with data parallelism.", BACKENDS[backend])
+
+
+def _check_fsdp(args: UnlearningArguments) -> None:
+    given = args.fsdp_config if args.fsdp else {}
+    version = given.get("version", 2) if args.fsdp else os.environ.get("FSDP_VERSION", "1")
+    if str(version) != "2":
+        raise ValueError("`fsdp_version`: FSDP1 renames and flattens parameters. Set `fsdp_version: 2`.")
+    if _is_on("FSDP_CPU_RAM_EFFICIENT_LOADING"):
+        raise ValueError(
+            "`fsdp_cpu_ram_efficient_loading` gives the weights to the first process alone, and what the original says is asked "
+            "in all. Set it to false."
+        )
+    kind = given.get("state_dict_type", "FULL_STATE_DICT") if args.fsdp else os.environ.get("FSDP_STATE_DICT_TYPE", "")
+    if "FULL" in kind.upper():
+        raise ValueError(
+            "`fsdp_state_dict_type: FULL_STATE_DICT`: torch does not read an optimiser without a state, as a trust region is, back "
+            "from it. Set SHARDED_STATE_DICT; the weights are written whole beside it."
+        )
+
+
+def _check_deepspeed(method: UnlearningMethod, args: UnlearningArguments) -> None:
+    if args.deepspeed_plugin.hf_ds_config.is_zero3():
+        raise ValueError(
+            "`zero_stage: 3` holds weights in parts that only DeepSpeed puts together. Use ZeRO-2, or FSDP2, which does the same "
+            "(recipes/accelerate/fsdp2.yaml)."
+        )
+    if args.resolved(method, "class").trust_region:
+        raise ValueError(
+            "`trust_region` measures a step tensor by tensor, and ZeRO joins and cuts the tensors. Pass `--trust_region 0` with a "
+            "`--learning_rate` and `--optim`."
+        )
+
+
+def _is_on(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes")

@@ -1,0 +1,206 @@
+"""What a report says of the run itself: all that a card needs, and nothing that names a row, a value, a user or a path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..files import front_matter
+from ..names import shown
+
+if TYPE_CHECKING:
+    from ..run import Job
+    from ..trainer import UnlearningTrainer
+
+SHOWN_ARGUMENTS = (
+    "update", "trust_region", "learning_rate", "max_steps", "num_train_epochs", "per_device_train_batch_size", "seed",
+)  # fmt: skip
+# Of a recipe only these keys are recorded, and of the others, where they were given, that they were.
+RUN_KEYS = (
+    "dataset_config", "train_split", "test_split", "validation_split", "train_rows", "test_rows", "image_column",
+    "text_column", "label_column", "forget_column", "forget_fraction", "retrain", "train_epochs",
+    "train_learning_rate", "train_batch_size", "peft_config", "bias_column", "relearning",
+)  # fmt: skip
+ARGUMENT_KEYS = (
+    "update", "trust_region", "forget_kind", "forget_target", "max_retain_drop", "check_steps", "weight_average",
+    "probe_size", "retain_per_forget", "momentum", "learning_rate", "num_train_epochs", "max_steps",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "optim", "lr_scheduler_type", "warmup_steps",
+    "weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon", "seed", "data_seed", "fp16", "bf16",
+    "train_sampling_strategy", "use_cpu",
+)  # fmt: skip
+NO_MATTER = ("resume", "figures")  # to what comes out
+COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def record_run(trainer: UnlearningTrainer, retain: Any | None, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """What any trainer knows. `sizes`: rows of each set that were measured."""
+    import torch
+    import transformers
+
+    from ..adapters import is_adapted
+    from ..scope import weights_digest
+
+    sets: dict[str, Any] = {"forget": trainer.forget_dataset, "retain": retain}
+    labels, classes = class_names(trainer.model.config), trainer.reference.forgotten_classes
+    return {
+        "task": "text-classification" if trainer.processor.text else "image-classification",
+        "method": trainer.method.describe(),
+        "about": trainer.method.about(),
+        "kind": trainer.args.forget_kind,
+        "arguments": {n: getattr(trainer.args, n) for n in SHOWN_ARGUMENTS},
+        "model_type": getattr(trainer.model.config, "model_type", ""),
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "adapter": is_adapted(trainer.model),
+        **({} if trainer.patch is None else {"patch": trainer.patch.describe()}),
+        **origin(trainer.model),
+        **data_source(trainer.forget_dataset if trainer.forget_dataset is not None else retain),
+        "sets": {name: len(data) for name, data in sets.items() if hasattr(data, "__len__")},
+        "rows": dict(sizes),
+        "forgotten_classes": list(classes),
+        "forgotten_labels": [shown(labels[c]) for c in classes if c < len(labels)],
+        "versions": {"torch": torch.__version__.split("+")[0], "transformers": transformers.__version__},
+        "device": trainer.args.device.type,
+        "weights": weights_digest(trainer.model),
+    }
+
+
+def record_request(job: Job, trainer: UnlearningTrainer) -> dict[str, Any]:
+    """What only a run from a recipe knows: the request in words, where model and data come from, and the recipe's keys."""
+    from ..hub.staging import is_local
+
+    run, labels = job.run, class_names(job.model.config)
+    attribute = getattr(trainer.method, "attribute", None)
+    found = origin(job.model, run.model_revision or "main", fetch=True) | data_source(job.train)
+    if run.dataset == "digits":
+        found["dataset_name"] = "scikit-learn's digits"
+    elif not is_local(run.dataset):
+        commit = run.dataset_revision or (found["dataset"] or {}).get("revision")
+        found |= {"dataset": {"id": run.dataset, "revision": commit}, "dataset_config": run.dataset_config}
+    recipe = dict(_recipe(job, trainer, labels)) | ({"dataset": "digits"} if run.dataset == "digits" else {})
+    for key, source in (("model", found["original"]), ("dataset", found["dataset"])):
+        recipe |= {} if source is None else {key: source["id"], f"{key}_revision": source["revision"]}
+    given = [name for part in (run, trainer.method) for name, _ in _changed(part)]
+    given += ["forget_seed"] if run.forget_fraction and "forget_seed" not in given else []  # with it the rows are known
+    splits = {"train": run.train_split, "test": run.test_split, "validation": run.validation_split}
+    return {
+        **found,
+        "request": run.request().describe(labels) if job.split else f"the influence of '{shown(attribute)}'",
+        "splits": {k: shown(v) for k, v in splits.items() if v},
+        "recipe": {k: v for k, v in recipe.items() if v is not None},
+        "left_out": [name for name in given if name not in recipe and name not in NO_MATTER],
+    }
+
+
+def class_names(config: Any) -> list[str]:
+    """The model's labels, in the order of their ids."""
+    names = getattr(config, "id2label", None) or {}
+    return [str(name) for _, name in sorted((int(i), name) for i, name in names.items())]
+
+
+def origin(model: Any, revision: str | None = None, fetch: bool = False) -> dict[str, Any]:
+    """`original`: Hub id and commit of what `model` was loaded from, None for a folder; `original_card`: its licence and language.
+
+    Args:
+        revision: what was loaded; without it the commit is known where only one is in the cache.
+        fetch: ask the Hub for a card that is not in the cache.
+    """
+    adapters = getattr(model, "peft_config", None)
+    adapter = next(iter(adapters.values())) if adapters else None
+    name = adapter.base_model_name_or_path if adapter else getattr(model.config, "_name_or_path", "")
+    local = bool(name) and Path(name).is_dir()
+    folder = Path(name) if local else _snapshot(name or "", adapter.revision if adapter else revision)
+    if folder is None:  # no proof that it is a name on the Hub and not of a folder that is gone
+        return {"original": None, "original_card": {}}
+    commit = folder.name if COMMIT.fullmatch(folder.name) and not local else None
+    if fetch and commit and not (folder / "README.md").is_file():
+        _download(name, commit)
+    card = _card_fields(folder / "README.md")
+    return {"original": None if local else {"id": name, "revision": commit}, "original_card": card}
+
+
+def _snapshot(name: str, revision: str | None) -> Path | None:
+    """The folder of a model in the Hub's cache: that of `revision`, or the only one; with several, what they are in."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "snapshots"
+    held = list(folder.iterdir()) if folder.is_dir() else []
+    if not held:
+        return None
+    if revision is None:
+        return held[0] if len(held) == 1 else folder
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else folder
+
+
+def _download(name: str, revision: str) -> None:
+    """The card of a model on the Hub into the cache, where it can be had."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        hf_hub_download(name, "README.md", revision=revision)
+    except (HfHubHTTPError, OSError):  # no card, or no network: its licence stays unknown
+        return
+
+
+def _card_fields(path: Path) -> dict[str, Any]:
+    """`license` and `language` of a model card, where it has them in the form that the Hub documents."""
+    known, out = front_matter(path), {}
+    for key in ("license", "language"):
+        values = known.get(key)
+        values = values if isinstance(values, list) else [values]
+        if all(isinstance(v, str) and re.fullmatch(r"[a-zA-Z0-9.+-]{2,40}", v) for v in values):
+            out[key] = values[0] if len(values) == 1 else values
+    return out
+
+
+def data_source(dataset: Any) -> dict[str, Any]:
+    """`dataset`: Hub id and commit of a `datasets.Dataset`, else None, read off its place in the cache; `dataset_config`.
+
+    The place is `…/user___name/config/version/commit/file`.
+    """
+    found = set()
+    for file in getattr(dataset, "cache_files", None) or ():
+        *_, name, config, _version, commit, _file = ("", "", "", "", *Path(file["filename"]).parts)
+        found.add((name.replace("___", "/"), commit, config))
+    name, commit, config = found.pop() if len(found) == 1 else ("", "", "")
+    if not COMMIT.fullmatch(commit):
+        return {"dataset": None, "dataset_config": None}
+    return {
+        "dataset": {"id": name, "revision": commit},
+        "dataset_config": None if config.startswith("default") else config,
+    }
+
+
+def _recipe(job: Job, trainer: UnlearningTrainer, labels: list[str]) -> Iterator[tuple[str, Any]]:
+    """Keys that were not left at their defaults, with values that are numbers or short, clean words."""
+    known = {*labels, *map(str, range(len(labels)))}
+    yield "method", trainer.method.name
+    if job.run.forget_class and all(c in known and shown(c) == c for c in job.run.forget_class):
+        yield "forget_class", list(job.run.forget_class)
+    for source, keys in ((job.run, RUN_KEYS), (job.args, ARGUMENT_KEYS)):
+        for name, value in _changed(source):
+            if name in keys and _clean(value):
+                yield name, value
+    for name, value in _changed(trainer.method):
+        if _clean(value):
+            yield name, value
+
+
+def _changed(source: Any) -> Iterator[tuple[str, Any]]:
+    for f in fields(source):
+        default = f.default if f.default_factory is MISSING else f.default_factory()
+        value = getattr(source, f.name)
+        value = getattr(value, "value", getattr(value, "name", value))  # of a choice, of UIB's base
+        if f.init and value != default and f.name not in ("model_revision", "dataset_revision"):
+            yield f.name, "none" if value is None else value
+
+
+def _clean(value: Any) -> bool:
+    """Whether a value may be shown: a number, or a word that is neither long, nor hides something, nor is a path."""
+    return isinstance(value, bool | int | float) or (
+        isinstance(value, str) and shown(value) == value and "/" not in value and ":\\" not in value
+    )
