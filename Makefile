@@ -17,10 +17,10 @@ demo: install
 	$(BIN)/hf-unlearn demo --output demo-output
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 quick: install
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
 lint: install
 	$(BIN)/ruff check .

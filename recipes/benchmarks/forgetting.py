@@ -141,7 +141,7 @@ class Lab:
     def cell(self, arch: str, seed: int, request: str, method: str, retrain: bool) -> dict[str, Any]:
         """One run of `method` for `request` (a class id, or `random`), measured."""
         from hf_unlearn import METHODS, UnlearningArguments, UnlearningTrainer
-        from hf_unlearn.adapters import SHORTHANDS
+        from hf_unlearn.adapter_config import SHORTHANDS
         from hf_unlearn.evaluation.relearning import relearning_steps
 
         if request == "random":

@@ -66,7 +66,7 @@ def main() -> None:
             sigma=options.sigma, num_perturbations=options.copies, relative=False, remembered_only=False, reduction="sum",
             outputs="all", clamp="batch", rows_per_forward=options.batch,
         )  # fmt: skip
-        method._sigma, method._range, method._parts = options.sigma, (-1.0, 1.0), 1.0
+        method._sigma, method._range = options.sigma, None
         method._half = HalfCopy(model) if bfloat16_is_fast(model) else None
         batch = {
             "forget": {"pixel_values": x},
