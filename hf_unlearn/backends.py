@@ -59,6 +59,17 @@ def check_backend(method: UnlearningMethod, args: UnlearningArguments) -> None:
         _check_deepspeed(method, args)
 
 
+def use_one_gpu(args: UnlearningArguments) -> None:
+    """Keep the base class from spreading one process over several GPUs (`nn.DataParallel`), which splits a batch unseen."""
+    if args.n_gpu > 1:
+        logger.warning(
+            "There are %d GPUs, and one process uses one of them. `--num-processes %d` uses all.",
+            args.n_gpu,
+            args.n_gpu,
+        )
+        args._n_gpu = 1
+
+
 def warn_if_whole(trainer: UnlearningTrainer) -> None:
     """Say so where accelerate did not take up what was asked for, as on a CPU."""
     backend = backend_of(trainer.args)

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from accelerate.state import PartialState
+from torch import Tensor, nn
 
 from .tables import chunk_rows, chunks, new_table
 
@@ -93,6 +94,26 @@ def joined_outputs(
     return whole, None if in_any_process(labels is None) else joined(labels[:, None], rows)[:, 0]  # type: ignore[index]
 
 
+def together(own: list[Any]) -> list[Any]:
+    """The lists of all processes, one after another."""
+    if not in_parallel():
+        return own
+    lists: list[Any] = [None] * processes()
+    dist.all_gather_object(lists, own)
+    return [item for each in lists for item in each]
+
+
+@torch.no_grad()
+def share_statistics(model: nn.Module) -> None:
+    """BatchNorm statistics as they are in the first process, whose model is saved: in training each has its own."""
+    if in_parallel():
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                held = buffer.to(_device())
+                dist.broadcast(held, 0)
+                buffer.copy_(held)
+
+
 def real_rows(rows: int, loader: Any) -> int:
     """How many of the `rows` of this process's evaluation batch count: accelerate fills up the last ones with rows from the start.
 
@@ -105,4 +126,4 @@ def real_rows(rows: int, loader: Any) -> int:
 
 def _device() -> torch.device:
     """Where the process group wants its tensors."""
-    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    return torch.device("cpu") if "gloo" in dist.get_backend() else PartialState().device

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Arguments that the weights at the end depend on.
+# Arguments that the weights at the end depend on. The number of processes is none, given the rows of all of them.
 ARGUMENTS = (
     "update", "trust_region", "learning_rate", "lr_scheduler_type", "optim", "momentum", "weight_decay", "max_grad_norm",
-    "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "retain_per_forget",
-    "weight_average", "check_steps", "probe_size", "forget_kind", "forget_target", "max_retain_drop", "seed", "world_size",
+    "max_steps", "num_train_epochs", "batch_rows", "gradient_accumulation_steps", "retain_per_forget",
+    "weight_average", "check_steps", "probe_size", "forget_kind", "forget_target", "max_retain_drop", "seed",
 )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from transformers.trainer_utils import TrainOutput
 
 from .adapters import ADAPTER, FLOOR, Patch, adapter_names, check_patch, is_adapted, load_adapters, norms_to_hold
 from .arguments import UnlearningArguments
-from .backends import check_backend, warn_if_whole
+from .backends import check_backend, use_one_gpu, warn_if_whole
 from .checkpoints import check_best, chosen_checkpoint, is_checkpoint, make_room, read_state
 from .checks import check_data, check_original, check_output, find_kind
 from .control import ForgettingControl, Interrupted, TrustRegion, graceful_interrupt
@@ -98,6 +98,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
                 raise ValueError(f"`method={args.method!r}` is unknown. Known: {', '.join(METHODS)}.")
             method = METHODS[args.method]()
         check_backend(method, args)
+        use_one_gpu(args)
         if model is None and model_init is None:
             raise ValueError(
                 "`model` is missing: pass the trained classifier, or `model_init` to retrain from scratch."

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .data import find_label_column, read_labels
 from .pairing import Drawn, PreparedRows, draw, drawn_rows
-from .processes import in_any_process, joined_outputs, own_part, processes
+from .processes import in_any_process, joined_outputs, own_part, processes, share_statistics
 from .processing import predict
 from .tables import chunks
 
@@ -100,6 +100,7 @@ class Watch:
         # As many rows in each process: where parameters are sharded, none can go forward without the others.
         filled = [*part, *[0] * (-(-len(rows) // processes()) - len(part))]
         drawn = Drawn(rows, np.array(filled))
+        share_statistics(trainer.model)
         logits, labels = predict(trainer.model, drawn, trainer.processor, trainer.args.eval_batch_size, folder=folder)
         return joined_outputs(logits[: len(part)], labels if labels is None else labels[: len(part)], len(rows), folder)
 

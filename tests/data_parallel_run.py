@@ -187,6 +187,11 @@ def every_case(folder, results):
         results[name] = result_of(trainer)
     for name in RESUMED:
         killed_and_resumed(trainer_of, name, name, results, folder)
+    # BatchNorm moves by each process's own rows: not what one process does, but the same in both.
+    CASES["batch norm"] = ("fine_tune", "resnet", {}, {"check_steps": 2})
+    trainer = trainer_of("batch norm", folder / "batch-norm")
+    trainer.train()
+    results["batch norm"] = result_of(trainer)
     CASES["poison"] = ("poison", "vit", {}, {})
     METHODS["poison"] = Poison
     try:

@@ -96,6 +96,15 @@ def test_the_trainer_refuses_before_it_touches_the_model(monkeypatch, tmp_path):
     assert all(p.requires_grad for p in model.parameters())
 
 
+def test_one_process_uses_one_gpu(tmp_path, caplog):
+    args, split = arguments(tmp_path), class_split("vit")
+    args._n_gpu = 4  # what the base class finds where there are four
+    trainer = UnlearningTrainer(trained("vit"), args, JiT(), split.forget, processing_class=processing_class("vit"))
+    assert trainer.args.n_gpu == 1
+    assert trainer._train_batch_size == args.per_device_train_batch_size
+    assert "`--num-processes 4`" in caplog.text
+
+
 def test_a_run_refuses_before_it_loads_the_model(monkeypatch, tmp_path, capsys):
     for name, value in FSDP.items():
         monkeypatch.setenv(name, value)

@@ -110,6 +110,12 @@ def test_a_run_of_two_processes_that_was_killed_resumes_to_the_same_weights(resu
             assert resumed["outcome"]["path"] == whole["outcome"]["path"]
 
 
+def test_batch_norm_statistics_are_those_of_the_first_process_in_both(results):
+    one, two = (found["batch norm"] for found in results[1])
+    assert torch.equal(flat(one["weights"]), flat(two["weights"]))
+    assert one["outcome"] == two["outcome"]
+
+
 def test_a_broken_loss_in_one_process_ends_all_of_them(results):
     for of in results:
         for found in of:

@@ -58,7 +58,7 @@ def job(name, folder):
         model="-",
         dataset="-",
         retrain=not method.needs_column,
-        relearning=not single,
+        relearning=key == "counterfactual_distillation",
         resume=True,
         train_epochs=1,
         train_batch_size=16,

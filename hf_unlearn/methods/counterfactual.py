@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..control import relative_step
-from ..processes import sum_over_processes, sums_over_processes
+from ..processes import own_part, sum_over_processes, sums_over_processes, together
 from ..processing import Edit, classify, continuous_input, eval_mode, model_inputs, replace_by
 from .base import UnlearningMethod, setting
 
@@ -99,11 +99,13 @@ class CounterfactualAnchors:
         trainable = [p for p in model.parameters() if p.requires_grad]
         for p in trainable:
             p.requires_grad_(False)
-        targets = []
+        targets: list[Tensor] = []
         self.rows, self.inputs = [], []
+        batches = range(0, self.count, batch_size)
+        own = own_part(len(batches))
         try:
             with eval_mode(model):
-                for at in tqdm(range(0, self.count, batch_size), "Counterfactual anchors", disable=not progress):
+                for at in tqdm(batches[own.start : own.stop], "Counterfactual anchors", disable=not progress):
                     rows = forget.many(starts[at : at + batch_size])
                     batch = {k: v.to(device) for k, v in processor.collate(rows).items()}
                     inputs, goal = model_inputs(batch), goals[at : at + batch_size]
@@ -115,7 +117,8 @@ class CounterfactualAnchors:
         finally:
             for p in trainable:
                 p.requires_grad_(True)
-        self.targets = torch.cat(targets)
+        self.rows, self.inputs = together(self.rows), together(self.inputs)
+        self.targets = torch.cat([torch.empty(0, classes), *together(targets)])
         if not len(self.targets):
             raise ValueError(
                 "No counterfactual anchor arrived in a kept class. Run with `anchors=False`, or give a retain set."

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..pooling import over_share
-from ..processes import in_parallel, range_over_processes
+from ..processes import in_any_process, in_parallel, range_over_processes
 from ..processing import classify, continuous_input, eval_mode, model_inputs, repeat_inputs, replace_by, unwrap
 from .base import Paper, UnlearningMethod, setting
 
@@ -185,7 +185,9 @@ class JiT(UnlearningMethod):
         self._sigma = self.sigma * (reference.input_std if self.relative else 1.0)
         self._range = None if self.clamp == "batch" else (reference.input_min, reference.input_max)
         self._half: HalfCopy | None = None
-        if self.precision == "bfloat16" or (self.precision == "auto" and self._half_is_safe(trainer)):
+        if self.precision == "bfloat16" or (
+            self.precision == "auto" and not in_any_process(not self._half_is_safe(trainer))
+        ):
             self._half = HalfCopy(trainer.model)
 
     def _half_is_safe(self, trainer: UnlearningTrainer) -> bool:
@@ -276,10 +278,11 @@ class JiT(UnlearningMethod):
         runner = (unwrap(model) if in_parallel() else model) if self._half is None else self._half.model
         generators = [torch.Generator(device=x.device).manual_seed(s) for s in seeds.tolist()]
         # In train mode a forward is one copy of the batch, as the authors' is: BatchNorm sees what it is given.
-        copies_at_once = 1 if self.mode == "train" else max(1, self.rows_per_forward // len(x))
+        at_once = 1 if self.mode == "train" else max(1, self.rows_per_forward // len(x))
+        forwards = -(-self.num_perturbations // at_once)
         logits, distances = [], []
-        for start in range(0, self.num_perturbations, copies_at_once):
-            copies = min(copies_at_once, self.num_perturbations - start)
+        for turn in range(forwards):  # as even as they can be
+            copies = (self.num_perturbations + turn) // forwards
             shifted = torch.stack([gaussian_like(x, mask, generators) for _ in range(copies)]).mul_(self._sigma).add_(x)
             if "pixel_values" in inputs:
                 shifted.clamp_(low, high)
