@@ -359,6 +359,7 @@ def test_an_original_on_the_hub_is_named_with_its_commit(tmp_path, monkeypatch, 
         "Forgetful",
     )
     assert meta["tags"].count("mine") == 1
+    assert head(render_card(report, fields={"base_model": None}))["base_model"] == "alice/vit"
     assert problems(meta) == []
     assert '"bob/forgetful"' in render_card(report, repo_id="bob/forgetful")
 
@@ -431,7 +432,7 @@ def test_somebodys_own_readme_is_not_lost(run, tmp_path, capsys):
     words = [w if w != run.folder else tmp_path for w in run.words]
     assert main(["run", *map(str, words)]) == 2  # before anything is trained
     assert (tmp_path / "README.md").read_text() == "# My project\n"
-    assert main(["card", str(tmp_path), "--overwrite", "--repo_id", "bob/forgetful"]) == 0
+    assert main(["card", str(tmp_path), "--overwrite", "--repo", "bob/forgetful"]) == 0
     assert head((tmp_path / "README.md").read_text())["model-index"][0]["name"] == "forgetful"
     assert write_card(tmp_path).read_text().startswith("---\n")
 
@@ -443,8 +444,8 @@ def test_somebodys_own_readme_is_not_lost(run, tmp_path, capsys):
         ("{", [], "is no valid JSON"),
         ("[]", [], "must hold a JSON object"),
         ('{"schema": "hf_unlearn/report/1"}', [], "'hf_unlearn/report/1'"),
-        ('{"schema": "hf_unlearn/report/2", "models": {}}', ["--repo_id", "a/b/c"], "`repo_id='a/b/c'`"),
-        ('{"schema": "hf_unlearn/report/2", "models": {}}', ["--repo_id", "../b"], "`repo_id='../b'`"),
+        ('{"schema": "hf_unlearn/report/2", "models": {}}', ["--repo", "a/b/c"], "`repo_id='a/b/c'`"),
+        ('{"schema": "hf_unlearn/report/2", "models": {}}', ["--repo", "../b"], "`repo_id='../b'`"),
     ],
 )
 def test_bad_input_ends_with_2_and_writes_nothing(tmp_path, capsys, content, words, message):
@@ -491,7 +492,7 @@ def test_the_receipt_is_sealed_over_the_card_and_a_signature_of_the_old_one_goes
     signature.write_text("of the old one")
     assert main(["card", str(folder)]) == 0
     assert signature.exists(), "nothing changed"
-    assert main(["card", str(folder), "--repo_id", "bob/forgetful"]) == 0
+    assert main(["card", str(folder), "--repo", "bob/forgetful"]) == 0
     assert "sign it once more" in capsys.readouterr().out
     assert not signature.exists()
     assert verify_folder(folder) == []

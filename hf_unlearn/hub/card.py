@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..files import front_matter, write_atomically
 from ..names import inert, plain, shown, visible
 from .commands import audit_command, run_command, snippet
-from .metadata import library, metadata, model_name
+from .metadata import metadata, model_name
 from .sealing import RECEIPT_FILE, read_receipt, seal
 from .signing import signature_file
 
@@ -83,7 +83,6 @@ def render_card(
         request=run.get("request") or _request(run),
         attribute="attribute" in run,
         failed=bool(read.outcome.get("warnings")),
-        library=library(run),
         head_only=run.get("arguments", {}).get("update") == "head",
         rows=_rows(read),
         groups=_groups(read),
@@ -148,16 +147,18 @@ def check_readme(folder: str | Path, overwrite: bool = False) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """`hf-unlearn card`: 0 when the card is written, 2 for bad input."""
     parser = argparse.ArgumentParser(
-        prog="hf-unlearn card", description="Write the card of a run again, with the audit and the receipt beside it."
+        prog="hf-unlearn card",
+        description="Write the card of a run again, with the audit and the receipt beside it.",
+        allow_abbrev=False,
     )
     parser.add_argument("folder", metavar="RUN_FOLDER", help="output folder of a run, with its report.json")
-    parser.add_argument("--repo_id", help="where the model is on the Hub, such as my-org/classifier")
+    parser.add_argument("--repo", help="where the model is on the Hub, such as my-org/classifier")
     parser.add_argument("--overwrite", action="store_true", help="replace a README.md that is somebody's own")
     options = parser.parse_args(argv)
     signature = signature_file(Path(options.folder) / RECEIPT_FILE)
     signed = signature.exists()
     try:
-        path = write_card(options.folder, repo_id=options.repo_id, overwrite=options.overwrite)
+        path = write_card(options.folder, repo_id=options.repo, overwrite=options.overwrite)
     except (ValueError, TypeError, KeyError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
@@ -181,7 +182,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _check_repo(repo_id: str | None) -> None:
     if repo_id is not None and not re.fullmatch(r"(?!\W)([\w.-]{1,96}/)?[\w.-]{1,96}", repo_id, re.ASCII):
-        raise ValueError(f"`repo_id={plain(repo_id)[:200]!r}` is no name on the Hub. Give it as owner/name.")
+        raise ValueError(f"`repo_id={shown(repo_id)!r}` is no name on the Hub. Give it as owner/name.")
 
 
 def _request(run: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ def metadata(
         fields: that win over those found; `tags` are added, `model_name` is that of the results.
     """
     original, data, known = (run.get(key) or {} for key in ("original", "dataset", "original_card"))
-    given = dict(fields or {})
+    given = {key: value for key, value in (fields or {}).items() if value is not None}
     tags, named = given.pop("tags", None) or (), given.pop("model_name", None)
     base = given.get("base_model") or original.get("id")
     task, method = run.get("task"), run.get("method", {}).get("method")
@@ -41,9 +41,7 @@ def metadata(
         "datasets": [data["id"]] if data.get("id") else None,
         "metrics": list(METRICS),
         "tags": ["machine-unlearning", "hf_unlearn", *([shown(method)] if method else [])],
-        "model-index": [{"name": named or model_name(run, repo_id), "results": results(run, measures)}]
-        if task
-        else None,
+        "model-index": task and [{"name": named or model_name(run, repo_id), "results": results(run, measures)}],
     }
     found["tags"] = list(dict.fromkeys([*found["tags"], *([tags] if isinstance(tags, str) else tags)]))
     return {key: value for key, value in (found | given).items() if value}

@@ -15,7 +15,6 @@ What it is good for, and against whom:
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -210,6 +209,8 @@ class Receipt:
 
 def record_run(job: Job, trainer: UnlearningTrainer, report: UnlearningReport) -> dict[str, Any]:
     """Write the receipt of `hf-unlearn run` into its output folder, and the owner's key into `_private` there."""
+    from ..evaluation.record import data_source
+
     run, folder = job.run, Path(job.args.output_dir or ".")
     receipt = Receipt.from_trainer(
         trainer,
@@ -221,7 +222,7 @@ def record_run(job: Job, trainer: UnlearningTrainer, report: UnlearningReport) -
         model_revision=run.model_revision,
         dataset={
             "id": run.dataset,
-            "revision": dataset_revision(job.train) or run.dataset_revision,
+            "revision": (data_source(job.train)["dataset"] or {}).get("revision") or run.dataset_revision,
             "config": run.dataset_config,
             "split": run.train_split,
         },
@@ -284,13 +285,6 @@ def _cached(source: str, revision: str | None) -> Path | None:
         return Path(snapshot_download(source, revision=revision, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError):
         return None
-
-
-def dataset_revision(dataset: Any) -> str | None:
-    """The commit that `dataset` was loaded from on the Hub, by which its cache is named; None where there is none."""
-    folders = {Path(entry["filename"]).parent.name for entry in getattr(dataset, "cache_files", None) or ()}
-    commits = [name for name in folders if re.fullmatch("[0-9a-f]{40}", name)]
-    return commits[0] if len(commits) == 1 else None
 
 
 def _arguments(trainer: UnlearningTrainer) -> dict[str, Any]:
