@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..names import inert, plain, shown
-from .reading import NOTES, limits, reading
+from .reading import limits, notes, reading
 
 if TYPE_CHECKING:
     from .report import UnlearningReport
@@ -27,7 +27,7 @@ def to_markdown(report: UnlearningReport) -> str:
     lines += ["", *(f"- **Warning:** {inert(w)}" for w in report.warnings)] if report.warnings else []
     for head, sentences in (
         ("In plain words", reading(report)),
-        ("How to read it", NOTES),
+        ("How to read it", notes(report)),
         ("What this does not prove", limits(report)),
     ):
         lines += ["", f"## {head}", "", *(f"- {inert(sentence)}" for sentence in sentences)]
@@ -69,7 +69,7 @@ def to_html(report: UnlearningReport, figures: bool = True) -> str:
         reading=reading(report),
         figures=pictures,
         settings=_settings(report),
-        notes=NOTES,
+        notes=notes(report),
         limits=limits(report),
         schema=report.schema,
     )

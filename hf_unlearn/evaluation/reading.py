@@ -19,14 +19,18 @@ SENTENCES = {
     "loss_attack_auc": ("The AUC of the loss attack", "it still remembers", "it over-forgets"),
     "bias_following": ("The share that follows the pattern", "the bias is still there", "it avoids the pattern"),
 }
-NOTES = [
-    "Read every figure against the retrained model: distance to it is what counts, in either direction.",
-    "Brackets hold 95 % intervals over the rows measured: exact for shares, DeLong's for the AUC, bootstrap for F1 and divergence. "
-    "Where all rows agree a bootstrap has no width. No interval says what another seed would have given.",
+INTERVALS = (
+    "Brackets hold 95 % intervals over the rows measured: exact for shares, DeLong's for the AUC, bootstrap for F1, divergence and "
+    "information. Where all rows agree a bootstrap has no width. No interval says what another seed would have given."
+)
+INFORMATION = (
+    "An estimate of information from samples lies above the truth. The brackets have that taken off, so an estimate can lie above "
+    "its own; one under the line below it is not told apart from none."
+)
+LOSS_ATTACK = (
     "The loss attack compares forget rows with test rows of the same labels. With fewer than 100 (1,000) of these, 1 % (0.1 %) "
-    "of false alarms means none at all.",
-    "The table holds many figures: some intervals miss their true value by chance.",
-]
+    "of false alarms means none at all."
+)
 LIMITS = [
     "It is a measurement of one run on the rows at hand, no proof that the model holds nothing of what was forgotten.",
     "Only outputs are attacked here, and by simple attacks; a stronger one, or one that reads the weights, may find more. "
@@ -41,6 +45,18 @@ PATCH_LIMIT = (
     "The update is a patch: an adapter beside its base, which is unchanged and still knows everything. Whoever has both has the "
     "original, so publishing a patch is no erasure; merge it into the weights, and keep the base to yourself."
 )
+
+
+def notes(report: UnlearningReport) -> list[str]:
+    """How to read the figures that this report has."""
+    attacked = any("loss_attack_auc" in measured for measured in report.models.values())
+    return [
+        "Read every figure against the retrained model: distance to it is what counts, in either direction.",
+        INTERVALS,
+        *([INFORMATION] if report.information else []),
+        *([LOSS_ATTACK] if attacked else []),
+        "The table holds many figures: some intervals miss their true value by chance.",
+    ]
 
 
 def limits(report: UnlearningReport) -> list[str]:

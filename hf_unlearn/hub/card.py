@@ -49,7 +49,7 @@ def render_card(
     from jinja2 import ChainableUndefined, Environment, PackageLoader
     from markupsafe import Markup
 
-    from ..evaluation.reading import NOTES, limits, reading
+    from ..evaluation.reading import limits, notes, reading
     from ..evaluation.report import UnlearningReport
 
     _check_repo(repo_id)
@@ -87,7 +87,7 @@ def render_card(
         rows=_rows(read),
         groups=_groups(read),
         reading=reading(read),
-        notes=NOTES,
+        notes=notes(read),
         limits=limits(read),
         figures=list(_figures(read, figures)),
         audit=_audit(audit, run),
