@@ -80,7 +80,9 @@ class RunArguments:
     forget_fraction: float | None = field(
         default=None, metadata={"help": "Share of the (selected) rows to forget, drawn at random."}
     )
-    forget_seed: int = field(default=0, metadata={"help": "Seed of that draw."})
+    forget_seed: int = field(
+        default=0, metadata={"help": "Seed of that draw: whoever has the data and the seed knows the rows."}
+    )
     retrain: bool = field(default=False, metadata={"help": "Also train a model without the forget set, the yardstick."})
     train_epochs: float = field(default=10.0, metadata={"help": "Epochs of original (`model_config`) and retraining."})
     train_learning_rate: float = field(default=1e-3, metadata={"help": "AdamW learning rate of both."})

@@ -1,5 +1,6 @@
 """Every figure of a report against a plain recomputation."""
 
+import dataclasses
 import json
 import math
 from types import SimpleNamespace
@@ -34,6 +35,7 @@ from hf_unlearn import (
 from hf_unlearn.evaluation.distance import jensen_shannon
 from hf_unlearn.evaluation.membership import entropy_attack, prediction_entropy
 from hf_unlearn.evaluation.report import write_atomically
+from hf_unlearn.outcome import Outcome
 from hf_unlearn.processing import Processor, predict
 
 
@@ -288,3 +290,11 @@ def test_groups_have_the_names_of_their_column(tmp_path):
     report = trainer.report(test_dataset=data)
     assert set(report.groups["unlearned"]) == {"left", "right"} == set(report.information["unlearned"]["counts"])
     assert "information on 'group' given the label" in report.to_markdown()
+
+
+def test_a_published_mean_of_few_rows_has_one_digit():
+    """With all of them, anyone with both models could tell from the mean which rows it is of."""
+    moved = Outcome(outputs_moved=0.0123456789)
+    assert moved.as_dict()["outputs_moved"] == 0.01
+    assert Outcome(outputs_moved=0.0).as_dict()["outputs_moved"] == 0.0
+    assert moved.as_dict().keys() == {f.name for f in dataclasses.fields(Outcome)}

@@ -37,6 +37,8 @@ LIMITS = [
     "The command hf-unlearn audit looks further.",
     "Outputs that look right can hide weights that still know: the relearning steps, where measured, tell of it.",
     "Equal averages do not mean that every single row was forgotten.",
+    "Whoever holds the original too can compare the two models on rows of their own, and find that some of them were likely "
+    "forgotten (Chen et al., arXiv 2005.02205); figures of a small forget set narrow such a guess further.",
     "One retrained model is one draw: others, trained with other seeds, differ among themselves.",
 ]
 

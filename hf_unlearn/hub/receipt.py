@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from importlib import metadata
@@ -176,7 +176,7 @@ class Receipt:
         seconds = time.perf_counter() - trainer._started  # since it began; of a resumed run without the pause
         started = datetime.now(UTC) - timedelta(seconds=seconds)
         outcome = {
-            k: v for k, v in asdict(trainer.outcome).items() if k not in ("warnings", "path")
+            k: v for k, v in trainer.outcome.as_dict().items() if k not in ("warnings", "path")
         }  # warnings may quote names
         public = build_receipt(
             forgotten,
