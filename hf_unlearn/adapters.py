@@ -207,6 +207,20 @@ def norms_to_hold(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if is_adapted(model) and isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
+def configurations(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """name -> configuration of each adapter of a `PeftModel`, JSON-ready, without where its base came from; empty for others."""
+    configs: Any = unwrap(model).peft_config if is_adapted(model) else {}
+    passing = ("inference_mode", "base_model_name_or_path", "revision", "auto_mapping", "peft_version")
+    return {
+        name: {
+            key: sorted(map(str, value)) if isinstance(value, set) else value
+            for key, value in config.to_dict().items()
+            if key not in passing and value is not None
+        }
+        for name, config in configs.items()
+    }
+
+
 def adapter_names(model: nn.Module, update: str = ADAPTER) -> list[str]:
     """Of a `PeftModel` the names of the parameters that may move, and that `update` lets; empty for other models.
 

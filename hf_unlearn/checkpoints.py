@@ -207,23 +207,38 @@ def is_checkpoint(folder: Path) -> bool:
     return (folder / STATE_FILE).is_file()
 
 
+def is_inside(place: Path | None, folder: str | Path) -> bool:
+    """Whether what a run goes on from lies in its own output folder."""
+    return place is not None and place.resolve().is_relative_to(Path(folder).resolve())
+
+
 def make_room(folder: str | Path, place: Path | None, overwrite: bool) -> None:
     """Before a run that goes on from `place`: remove what killed ones left unfinished in its folder, and claims that end now.
 
-    None of them holds for a run that starts anew, which with `overwrite` takes the checkpoints away too; and one that goes on
-    from a checkpoint will have another end.
+    None of them holds for a run that starts anew, or from elsewhere, which with `overwrite` takes the checkpoints away too; and
+    one that goes on from a checkpoint will have another end. What no run of this library wrote stays.
     """
-    folder = Path(folder)
+    folder, goes_on = Path(folder), is_inside(place, folder)
     own = [claim_of(folder / "model"), claim_of(folder)]
-    claims = [*own, *folder.glob(f"*{FINISHED}")] if place is None else own if is_checkpoint(place) else []
+    claims = [*own, claim_of(folder / "retrained")] if not goes_on else own if is_checkpoint(place) else []  # type: ignore[arg-type]
     for claim in claims:
-        claim.unlink(missing_ok=True)
+        if _is_claim(claim):
+            claim.unlink()
     for left in (folder / ASIDE, *folder.glob(".model-*"), *folder.glob(".retrained-*")):
         shutil.rmtree(left, ignore_errors=True)
     for partial in folder.glob(".*.partial.*"):
         partial.unlink(missing_ok=True)
-    for old in _checkpoints(folder) if place is None and overwrite else ():
-        _remove(old)
+    for old in _checkpoints(folder) if overwrite and not goes_on else ():
+        if is_checkpoint(old):
+            _remove(old)
+
+
+def _is_claim(path: Path) -> bool:
+    """Whether a file is one that `keep_finished` wrote, and not somebody's of the same name."""
+    try:
+        return {"files", "digest", "ended"} <= set(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _remove(checkpoint: Path) -> None:
@@ -255,8 +270,8 @@ def publish(staged: Path, place: Path, limit: int | None, best: str | None) -> N
     if not limit or limit < 1:
         return
     kept = {place.name, Path(best).name if best else ""}
-    others = [p for p in reversed(_checkpoints(place.parent)) if p.name not in kept]
-    surplus = len(_checkpoints(place.parent)) - limit
+    held = [p for p in reversed(_checkpoints(place.parent)) if is_checkpoint(p)]
+    others, surplus = [p for p in held if p.name not in kept], len(held) - limit
     if surplus > 0 and others:
         _flush(place)
     for old in others[: max(surplus, 0)]:

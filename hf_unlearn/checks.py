@@ -10,6 +10,8 @@ import numpy as np
 from torch import nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from .adapters import below
+from .checkpoints import ASIDE, NAME, is_checkpoint
 from .data import find_label_column, read_labels
 from .overlap import check_overlap
 from .processing import Processor, predict
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STATE_FILE = "unlearning_state.json"  # of a checkpoint, whose presence says that it is whole
+WRITTEN = ("model", "retrained", "original-training", ASIDE)  # what a run makes in its folder, beside checkpoints
 
 
 def check_data(method: UnlearningMethod, processor: Processor, forget: Any | None, retain: Any | None) -> None:
@@ -100,14 +102,23 @@ def check_labels(labels: np.ndarray, column: str, argument: str, classes: int, n
         )
 
 
-def check_output(output_dir: str, overwrite: bool) -> None:
-    """Raise ValueError where a folder already holds a model or checkpoints, unless it may be overwritten."""
+def check_output(model: nn.Module, output_dir: str, overwrite: bool) -> None:
+    """Raise ValueError where a run would write over its original, or over what a folder holds that may not be replaced."""
     out = Path(output_dir)
-    held = [*out.glob("*.safetensors"), *out.glob("model/*.safetensors"), *out.glob(f"{PREFIX_CHECKPOINT_DIR}-*")]
+    source = getattr(below(model).config, "_name_or_path", None)
+    if source and Path(source).is_dir():
+        _check_source(Path(source), out)
+    checkpoints = [p for p in out.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if NAME.fullmatch(p.name)]
+    held = [*out.glob("*.safetensors"), *out.glob("model/*.safetensors"), *checkpoints]
     if held and not overwrite:
         raise ValueError(
             f"`output_dir={output_dir!r}` already holds {held[0].name}. Resume with `resume_from_checkpoint=True`, "
             "choose another folder, or pass `overwrite=True` to replace it."
+        )
+    if strange := [p.name for p in checkpoints if not is_checkpoint(p)]:
+        raise ValueError(
+            f"`output_dir={output_dir!r}` holds {strange[0]}, which another trainer wrote and `overwrite=True` does not remove. "
+            "Choose another folder."
         )
 
 
@@ -115,14 +126,23 @@ def check_folders(model: str, output_dir: str, overwrite: bool) -> None:
     """Raise ValueError where a run would overwrite its original, a model that is there already, or somebody's README.md."""
     from .hub.card import check_readme
 
-    folder, original = Path(output_dir), Path(model).resolve()
-    if original in (folder.resolve(), (folder / "model").resolve()):
-        raise ValueError(f"`output_dir={output_dir!r}` would overwrite the original, `model={model!r}`.")
+    folder = Path(output_dir)
+    _check_source(Path(model), folder)
     if (folder / "model").exists() and not overwrite:
         raise ValueError(
             f"`output_dir={output_dir!r}` already holds a model. Choose another folder or pass --overwrite true."
         )
     check_readme(folder, overwrite)
+
+
+def _check_source(original: Path, folder: Path) -> None:
+    """Raise ValueError where a run into `folder` would write to the place of its original."""
+    there, out = original.resolve(), folder.resolve()
+    inside = there.relative_to(out).parts[:1] if there.is_relative_to(out) else ("elsewhere",)
+    if not inside or inside[0] in WRITTEN or NAME.fullmatch(inside[0]):
+        raise ValueError(
+            f"`output_dir={str(folder)!r}` would overwrite the original, {str(original)!r}. Choose another folder."
+        )
 
 
 def check_original(saved: str | None, prints: dict[str, str]) -> None:

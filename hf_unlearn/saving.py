@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,10 @@ from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from .adapters import configurations
 from .checkpoints import ASIDE, claim_of, find_damage, is_checkpoint, last_checkpoint, publish, resumable, seal
 from .files import clear_errors
+from .overlap import fingerprint
 from .scope import joint_digest
 from .sharding import whole_state
 
@@ -31,8 +34,9 @@ logger = logging.getLogger(__name__)
 
 # Arguments that the weights at the end depend on. The number of processes is none, given the rows of all of them.
 ARGUMENTS = (
-    "update", "trust_region", "learning_rate", "lr_scheduler_type", "optim", "momentum", "weight_decay", "max_grad_norm",
-    "max_steps", "num_train_epochs", "batch_rows", "gradient_accumulation_steps", "retain_per_forget",
+    "update", "trust_region", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args",
+    "adam_beta1", "adam_beta2", "adam_epsilon", "momentum", "weight_decay", "max_grad_norm", "bf16", "fp16",
+    "max_steps", "num_train_epochs", "batch_rows", "gradient_accumulation_steps", "retain_per_forget", "dataloader_drop_last",
     "weight_average", "check_steps", "probe_size", "forget_kind", "forget_target", "max_retain_drop", "seed",
 )  # fmt: skip
 
@@ -45,28 +49,42 @@ def describe_settings(trainer: Any) -> dict[str, Any]:
     described = {
         "method_name": trainer.method.name or type(trainer.method).__name__,
         "rows": {name: len(rows) if hasattr(rows, "__len__") else None for name, rows in sets.items()},
+        "contents": trainer.contents,
+        "adapters": configurations(trainer.model),
         "settings": settings,
     }
     return json.loads(json.dumps(described, default=str))
 
 
-def check_settings(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Compare the settings of a run with those that it is resumed with: rows and method must be the same.
+def check_settings(saved: Mapping[str, Any], now: Mapping[str, Any], ended: bool = False) -> None:
+    """Compare the settings of a run with those that it is resumed with: rows, method and adapters must be the same.
+
+    Of a run that has ended everything must: it goes on with its report, which tells of the settings.
 
     Raises:
         ValueError: they are not.
     """
-    for key, what in (("rows", "numbers of rows"), ("method_name", "the method")):
+    for key, what in (("rows", "numbers of rows"), ("method_name", "the method"), ("adapters", "the adapters")):
         if saved[key] != now[key]:
             raise ValueError(
                 f"`resume_from_checkpoint`: the run began with {what} {saved[key]}, and now {now[key]} is given, so what it "
                 "has done and what it reports would not belong together. Resume with the same, or start anew."
             )
+    if saved["contents"] != now["contents"]:
+        raise ValueError(
+            "`resume_from_checkpoint`: the run began with other rows to forget or to keep, as many of them as now, so what it has "
+            "done and what it reports would not belong together. Resume with the same request and data, or start anew."
+        )
     old, new = saved["settings"], now["settings"]
-    other = [f"{n} ({old.get(n)} → {new.get(n)})" for n in {**old, **new} if old.get(n) != new.get(n)]
+    other = ", ".join(f"{n} ({old.get(n)} → {new.get(n)})" for n in {**old, **new} if old.get(n) != new.get(n))
+    if other and ended:
+        raise ValueError(
+            f"`resume_from_checkpoint`: the run has ended, with other settings than are given now: {other}. Resume with the same, "
+            "name the checkpoint to go on from, or start anew."
+        )
     if other:
         told = "Resumed with other settings than the run began with: %s. The optimiser goes on with its own, such as its rate."
-        logger.warning(told, ", ".join(other))
+        logger.warning(told, other)
 
 
 class CheckpointedTrainer(Trainer):
@@ -81,6 +99,12 @@ class CheckpointedTrainer(Trainer):
     shards = False  # whether the base class shards the model over processes while it trains
     _started = 0.0
     _aside = False  # whether a checkpoint is being written
+    _from: Path | None = None  # what the run goes on from
+
+    @cached_property
+    def contents(self) -> dict[str, str | None]:
+        """A digest of the rows of each set: requests of the same size must not be taken for each other."""
+        return {"forget": fingerprint(self.forget_dataset), "retain": fingerprint(self.retain_dataset)}
 
     def checkpoint_state(self) -> dict[str, Any]:
         """What a resumed run needs beside tensors and what the base class saves, JSON-ready."""
@@ -147,8 +171,11 @@ class CheckpointedTrainer(Trainer):
         return out
 
     def _find_best(self) -> None:
-        """The best checkpoint is in the output folder, which may have been moved since it was written."""
-        best = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+        """The best checkpoint is beside the one that the run goes on from, wherever these were moved to since."""
+        folder = (
+            self._from.parent if self._from is not None and is_checkpoint(self._from) else Path(self.args.output_dir)
+        )
+        best = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
         if best.is_dir():
             self.state.best_model_checkpoint = str(best)
 

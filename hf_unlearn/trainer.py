@@ -21,7 +21,7 @@ from transformers.trainer_utils import TrainOutput
 from .adapters import ADAPTER, FLOOR, Patch, adapter_names, check_patch, is_adapted, load_adapters, norms_to_hold
 from .arguments import UnlearningArguments
 from .backends import check_backend, use_one_gpu, warn_if_whole
-from .checkpoints import check_best, chosen_checkpoint, is_checkpoint, make_room, read_state
+from .checkpoints import check_best, chosen_checkpoint, is_checkpoint, is_inside, make_room, read_state
 from .checks import check_data, check_original, check_output, find_kind
 from .control import ForgettingControl, Interrupted, TrustRegion, graceful_interrupt
 from .data import read_groups, read_strata
@@ -280,10 +280,11 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         """
         folder = chosen_checkpoint(resume_from_checkpoint, self.args.output_dir)
         saved: dict[str, Any] = {} if folder is None else read_state(folder)
-        if folder is None:
-            check_output(self.args.output_dir, self.args.overwrite)
-        else:
-            check_settings(saved, describe_settings(self))
+        if not is_inside(folder, self.args.output_dir):
+            check_output(self.model, self.args.output_dir, self.args.overwrite)
+        if folder is not None:
+            check_settings(saved, describe_settings(self), ended=not is_checkpoint(folder))
+        self._from = folder
         held = folder if folder is not None and is_checkpoint(folder) else None  # with the tensors to go on from
         started = time.perf_counter()
         self.model.to(self.args.device)  # the base class leaves a model that it will shard where it is
@@ -293,7 +294,9 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         self.outcome = self.measured = None
         self._set_up()
         if folder is not None:
-            if self.method.needs_forget:  # the others may start from fresh, random weights
+            if self.method.needs_forget or (
+                self.model_init_fn is None and self.method.name != "retrain"
+            ):  # no fresh weights
                 check_original(saved["original"], self.original_fingerprints)
             self.method.load_state(saved["method"])
             if held is not None:
