@@ -9,7 +9,6 @@ import pytest
 from conftest import text_data
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
-from huggingface_hub import constants
 from receipts import publish, receipt_for, sign, valid, verify
 
 from hf_unlearn.cli import main
@@ -251,26 +250,3 @@ def test_a_receipt_from_elsewhere_and_one_alone(published, tmp_path, capsys):
 def test_bad_input_exits_with_2(published, tmp_path, capsys, words, message):
     assert main(["receipt", "verify", *(w.replace("{tmp}", str(tmp_path)) for w in words)]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_a_repository_of_the_hub_is_verified_at_its_revision(published, tmp_path, monkeypatch, capsys):
-    """From the Hub's cache as it lies on disk: links to blobs, the Hub's `.gitattributes`, a branch that names a commit."""
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    repository = tmp_path / "hub" / "models--org--gone"
-    for commit, branch in (("a" * 40, "main"), ("b" * 40, "changed")):
-        for file in (p for p in published.rglob("*") if p.is_file()):
-            blob, link = repository / "blobs" / f"{commit}-{file.name}", repository / "snapshots" / commit
-            link = link / file.relative_to(published)
-            blob.parent.mkdir(parents=True, exist_ok=True)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            blob.write_bytes(file.read_bytes() + (b" " if branch == "changed" and file.name == "config.json" else b""))
-            link.symlink_to(blob)
-        (repository / "snapshots" / commit / ".gitattributes").write_text("*.png filter=lfs")
-        (repository / "refs").mkdir(exist_ok=True)
-        (repository / "refs" / branch).write_text(commit)
-    assert verify("org/gone") == 0
-    assert verify("org/gone@main", "--public-key", tmp_path / "key.pem.pub") == 0
-    assert verify("org/gone@changed") == 1
-    assert "config.json: changed" in capsys.readouterr().out
-    assert verify("org/gone@other") == 2

@@ -12,6 +12,7 @@ from typing import Any
 from ..files import write_atomically
 from .canonical import words
 from .forgotten import ForgottenRows, verify_inclusion
+from .pins import TIMEOUT
 from .sealing import RECEIPT_FILE, read_receipt, seal, verify_folder, verify_receipt
 from .signing import generate_key, read_public_key, sign, signature_file
 
@@ -104,17 +105,26 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _find_folder(name: str) -> Path:
-    """A folder, or the files of a Hub repository."""
+    """A folder, or the files of a Hub repository at the commit that its revision stands for now.
+
+    The commit is asked of the Hub first: the client library would take a copy from before without a word where the Hub is out of
+    reach.
+    """
     if Path(name).is_dir():
         return Path(name)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HTTPError
 
     source, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(source, revision=revision or None))
-    except (HFValidationError, OSError) as error:
-        raise ValueError(f"`--folder={name!r}` is no folder, and no repository to be had: {error}") from error
+        commit = HfApi().repo_info(source, revision=revision or None, timeout=TIMEOUT).sha
+        folder = Path(snapshot_download(source, revision=commit))
+    except (HTTPError, OSError, ValueError) as error:
+        raise ValueError(
+            f"`--folder={name!r}` is no folder, and what the Hub holds under this name now could not be had: {error}"
+        ) from error
+    print(f"{source} at commit {commit}.")
+    return folder
 
 
 def _load_rows(source: str) -> Any:
