@@ -9,7 +9,8 @@ import pytest
 from conftest import text_data
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
-from receipts import publish, receipt_for, sign, valid, verify
+from hub_runs import run_folder
+from receipts import publish, receipt_for, sign, valid, verify, write_run_receipt
 
 from hf_unlearn.cli import main
 from hf_unlearn.hub import canonical, sealing
@@ -89,6 +90,40 @@ def test_missing_and_extra_files_are_named_and_the_hubs_own_are_not(published):
         "old.json: extra, not in the receipt",
         "sub/pytorch_model.bin: extra, not in the receipt",
     ]
+
+
+def test_links_to_folders_are_refused_and_links_to_files_are_the_files(published, tmp_path):
+    (published / "config.json").rename(tmp_path / "blob")
+    (published / "config.json").symlink_to(tmp_path / "blob")
+    assert verify_folder(published) == []
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "model.safetensors").write_bytes(b"x")
+    (published / "onnx").symlink_to(tmp_path / "elsewhere")
+    assert verify_folder(published) == ["onnx: is a link to a folder, whose files are not sealed"]
+    with pytest.raises(ValueError, match="onnx is a link to a folder"):
+        seal(published)
+    (published / "onnx").unlink()
+    (published / "figures").rename(tmp_path / "figures")
+    (published / "figures").symlink_to(tmp_path / "figures")
+    assert verify_folder(published)[0] == "figures/roc.png: missing"
+
+
+def test_the_model_of_a_run_is_no_link_to_another_place(tmp_path):
+    """Its weights could be exchanged without the receipt knowing of any."""
+    run = run_folder(tmp_path / "run")
+    (run / "model").rename(tmp_path / "disk")
+    (run / "model").symlink_to(tmp_path / "disk")
+    with pytest.raises(ValueError, match="model is a link to a folder"):
+        write_run_receipt(run)
+    (run / "model").unlink()
+    write_run_receipt(run)
+    assert not any("safetensors" in name for name in sealing.read_receipt(run / RECEIPT_FILE)["files"])
+    with pytest.raises(ValueError, match="lists no weights"):
+        sealing.changed_weights(run)
+    (run / "model").symlink_to(tmp_path / "disk")
+    with pytest.raises(ValueError, match="model is a link to a folder"):
+        sealing.changed_weights(run)
+    assert "model: is a link to a folder, whose files are not sealed" in verify_folder(run)
 
 
 def test_a_receipt_names_no_file_outside_its_folder(published, tmp_path):

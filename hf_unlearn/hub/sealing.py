@@ -22,6 +22,7 @@ UNSEALED_FOLDERS = {".git", ".cache/huggingface"}
 WEIGHTS = r"\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|onnx|gguf|pkl|pickle|joblib|npz|npy|tflite|pb|ot|index\.json)$"
 READ_AT_LOADING = re.compile(WEIGHTS + r"|\.(json|py|model|jinja)$|(vocab|merges)\.txt$", re.IGNORECASE)
 WEIGHT_FILE = re.compile(WEIGHTS, re.IGNORECASE)
+LINKED_FOLDER = "is a link to a folder, whose files are not sealed"
 FIELDS: dict[str, type | tuple[type, ...]] = {
     "schema": str,
     "request": dict,
@@ -50,7 +51,7 @@ def write_receipt(folder: str | Path, receipt: Mapping[str, Any]) -> dict[str, A
     before is removed.
 
     Raises:
-        ValueError: something private lies among the files that would be published.
+        ValueError: something private, or a link to a folder, lies among the files that would be published.
     """
     folder = Path(folder)
     files = {}
@@ -80,10 +81,16 @@ def seal(folder: str | Path, whole: bool = True) -> dict[str, Any]:
 
 
 def changed_weights(folder: Path) -> list[str]:
-    """Files of weights in `folder` that are not those of its receipt: that one belongs to another model."""
+    """Files of weights in `folder` that are not those of its receipt: that one belongs to another model.
+
+    Raises:
+        ValueError: there are none in what the receipt covers, neither there nor in the receipt: it says nothing of the model.
+    """
     receipt = read_receipt(folder / RECEIPT_FILE)
     present = {n: path for n, path in published_files(folder, receipt["covers"]) if WEIGHT_FILE.search(n)}
     listed = {n: file["sha256"] for n, file in receipt["files"].items() if WEIGHT_FILE.search(n)}
+    if not present and not listed:
+        raise ValueError(f"{RECEIPT_FILE} lists no weights, so it is not of a model here. Remove it, or seal it anew.")
     both = present.keys() & listed.keys()
     same = {n for n in both if file_digest(present[n]) == listed[n]}
     return sorted((present.keys() | listed.keys()) - same)
@@ -155,10 +162,12 @@ def verify_receipt(path: Path, public_key: bytes | None = None, signature: Path 
 
 def _differing_files(folder: Path, receipt: Mapping[str, Any]) -> list[str]:
     covers, listed = receipt["covers"], receipt["files"]
-    present = dict(published_files(folder, None))
+    present = dict(_entries(folder, None))
     problems = [f"{name}: missing" for name in sorted(listed.keys() - present.keys())]
     for name, path in sorted(present.items()):
-        if name in listed:
+        if path.is_dir():
+            problems += [f"{name}: {LINKED_FOLDER}"] if covers is None or _covered(name, covers) else []
+        elif name in listed:
             digest = file_digest(path)
             if digest != listed[name]["sha256"] or path.stat().st_size != listed[name]["bytes"]:
                 problems.append(f"{name}: changed, SHA-256 {digest} instead of {listed[name]['sha256']}")
@@ -181,15 +190,29 @@ def _covered(name: str, covers: list[str]) -> bool:
 
 
 def published_files(folder: Path, covers: list[str] | None) -> Iterator[tuple[str, Path]]:
-    """The files of `folder` with their names in it (`a/b.json`), without the receipt and what the Hub keeps for itself."""
+    """The files of `folder` with their names in it (`a/b.json`), without the receipt and what the Hub keeps for itself.
+
+    Links to files count as the files.
+
+    Raises:
+        ValueError: a folder among them is a link: not all who read the folder would follow it.
+    """
+    for name, path in _entries(folder, covers):
+        if path.is_dir():
+            raise ValueError(f"{name} {LINKED_FOLDER}. Put the folder itself in its place.")
+        yield name, path
+
+
+def _entries(folder: Path, covers: list[str] | None) -> Iterator[tuple[str, Path]]:
+    """`published_files`, and among them the links to folders."""
     for place, folders, names in os.walk(folder):
         inside = Path(place).relative_to(folder)
         folders[:] = sorted(f for f in folders if (inside / f).as_posix() not in UNSEALED_FOLDERS)
-        for name in sorted(names):
-            relative = (inside / name).as_posix()
+        for name in sorted(names + [f for f in folders if Path(place, f).is_symlink()]):
+            relative, path = (inside / name).as_posix(), Path(place, name)
             covered = relative not in UNSEALED and (covers is None or _covered(relative, covers))
-            if covered and Path(place, name).is_file():
-                yield relative, Path(place, name)
+            if covered and (path.is_file() or path.is_dir()):
+                yield relative, path
 
 
 def file_digest(path: Path) -> str:
