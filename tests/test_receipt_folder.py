@@ -256,6 +256,30 @@ def test_a_third_party_checks_proofs_without_anything_private(published, tmp_pat
     assert verify(published, *proofs, "--rows", tmp_path / "in.jsonl") == 2
 
 
+def test_one_forgotten_row_stands_for_one_row(published, tmp_path, capsys):
+    """Given more often than it was forgotten, a row is not shown to have been, whatever the proofs say."""
+    twice = [*text_data(12), text_data(12)[3]]
+    receipt, forgotten = receipt_for(twice)
+    write_receipt(published, receipt)
+    forgotten.save(tmp_path / PRIVATE_FILE)
+    private = ("--private", tmp_path / PRIVATE_FILE)
+    for name, numbers in (("two", [3, 5, 3]), ("three", [3, 3, 5, 3])):
+        text_data(12).select(numbers).to_json(tmp_path / f"{name}.jsonl")
+    assert verify(published, *private, "--rows", tmp_path / "two.jsonl") == 0
+    assert verify(published, *private, "--rows", tmp_path / "three.jsonl") == 1
+    assert "1 of 4 not shown to be in the request, numbers 3" in capsys.readouterr().out
+    file = tmp_path / "proofs.json"
+    words = ["receipt", "prove", *map(str, private), "--output", str(file)]
+    assert main([*words, "--rows", str(tmp_path / "three.jsonl")]) == 1
+    assert main([*words, "--rows", str(tmp_path / "two.jsonl")]) == 0
+    proofs = ("--proofs", file)
+    assert verify(published, *proofs, "--rows", tmp_path / "two.jsonl") == 0
+    first, other, second = json.loads(file.read_text())
+    for forged in ([first, other, first], [second, other, second]):
+        file.write_text(json.dumps(forged))
+        assert verify(published, *proofs, "--rows", tmp_path / "two.jsonl") == 1
+
+
 def test_a_receipt_from_elsewhere_and_one_alone(published, tmp_path, capsys):
     copy = tmp_path / "copy.json"
     copy.write_bytes((published / RECEIPT_FILE).read_bytes())

@@ -115,21 +115,24 @@ class ForgottenRows:
     def set_key(self, name: str) -> bytes:
         return _keyed(self.key, b"set", name.encode())
 
-    def contains(self, row: Mapping[str, Any] | bytes) -> bool:
-        """Whether `row` (or the row of this digest) is in the request."""
-        return self._find(row) is not None
+    def contains(self, row: Mapping[str, Any] | bytes, copy: int = 0) -> bool:
+        """Whether `row` (or the row of this digest) is in the request, beside `copy` rows that are equal to it."""
+        return self._find(row, copy) is not None
 
-    def _find(self, row: Mapping[str, Any] | bytes) -> tuple[bytes, int] | None:
+    def _find(self, row: Mapping[str, Any] | bytes, copy: int) -> tuple[bytes, int] | None:
         """Key and place of the row's leaf."""
         digest = row if isinstance(row, bytes) else row_digest(row)
-        key = _row_key(self.key, digest, 0)
+        key = _row_key(self.key, digest, copy)
         leaf = _keyed(key, digest)
         index = bisect_left(self.leaves, leaf)
         return (key, index) if index < len(self.leaves) and self.leaves[index] == leaf else None
 
-    def prove(self, row: Mapping[str, Any] | bytes) -> dict[str, Any] | None:
-        """A proof, JSON-ready, that `row` is in the request, for `verify_inclusion`; None where it is not."""
-        found = self._find(row)
+    def prove(self, row: Mapping[str, Any] | bytes, copy: int = 0) -> dict[str, Any] | None:
+        """A proof, JSON-ready, that `row` is in the request, for `verify_inclusion`; None where it is not.
+
+        Each of several equal rows has a leaf and a proof: that of `copy` 0, 1, ...
+        """
+        found = self._find(row, copy)
         if found is None:
             return None
         key, index = found
@@ -183,7 +186,7 @@ def _row_key(key: bytes, digest: bytes, copy: int) -> bytes:
 def verify_inclusion(row: Mapping[str, Any] | bytes, proof: Mapping[str, Any], receipt: Mapping[str, Any]) -> bool:
     """Whether `proof` shows that `row` (or the row of this digest) is among those whose root `receipt` holds.
 
-    Needs nothing private.
+    Needs nothing private. That two proofs are of two rows, their `index` has to tell.
     """
     digest = row if isinstance(row, bytes) else row_digest(row)
     try:

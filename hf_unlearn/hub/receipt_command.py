@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..files import write_atomically
 from .canonical import words
 from .forgotten import ForgottenRows, verify_inclusion
 from .pins import TIMEOUT
+from .rows import row_digests
 from .sealing import RECEIPT_FILE, read_receipt, seal, verify_folder, verify_receipt
 from .signing import generate_key, read_public_key, sign, signature_file
 
@@ -169,15 +171,18 @@ def _check_rows(private: ForgottenRows, rows: Any) -> list[str]:
             f"rows: they have columns {', '.join(map(words, rows.column_names))}, those of the request "
             f"{', '.join(map(words, private.columns))}: none of them was in it"
         ]
-    return _tell([private.contains(digest) for digest in _digests(rows)])
+    return _tell([private.contains(digest, copy) for digest, copy in _numbered(rows)])
 
 
 def _check_proofs(proofs: list[Any], rows: Any, receipt: dict[str, Any]) -> list[str]:
     if len(proofs) != len(rows):
         return [f"proofs: {len(proofs)} for {len(rows)} rows"]
-    return _tell(
-        [verify_inclusion(digest, proof, receipt) for digest, proof in zip(_digests(rows), proofs, strict=True)]
-    )
+    found, leaves = [], set()
+    for digest, proof in zip(row_digests(rows), proofs, strict=True):
+        shown = verify_inclusion(digest, proof, receipt)
+        found.append(shown and proof["index"] not in leaves)  # a leaf stands for one row
+        leaves |= {proof["index"]} if shown else set()
+    return _tell(found)
 
 
 def _tell(found: list[bool]) -> list[str]:
@@ -189,10 +194,12 @@ def _tell(found: list[bool]) -> list[str]:
     return [f"rows: {len(missing)} of {len(found)} not shown to be in the request, numbers {named}"]
 
 
-def _digests(rows: Any) -> Any:
-    from .rows import row_digests
-
-    return row_digests(rows)
+def _numbered(rows: Any) -> Iterator[tuple[bytes, int]]:
+    """The digest of every row, and how many rows before it are equal."""
+    copies: Counter[bytes] = Counter()
+    for digest in row_digests(rows):
+        yield digest, copies[digest]
+        copies[digest] += 1
 
 
 def _conclude(problems: list[str]) -> int:
@@ -205,7 +212,7 @@ def _conclude(problems: list[str]) -> int:
 
 def _prove(options: argparse.Namespace) -> int:
     private, rows = ForgottenRows.load(options.private), _load_rows(options.rows)
-    proofs = [private.prove(digest) for digest in _digests(rows)]
+    proofs = [private.prove(digest, copy) for digest, copy in _numbered(rows)]
     problems = _tell([proof is not None for proof in proofs])
     if problems:
         return _conclude(problems)
