@@ -75,21 +75,18 @@ def test_missing_and_extra_files_are_named_and_the_hubs_own_are_not(published):
     (published / ".gitattributes").write_text("*.safetensors filter=lfs\n")
     (published / ".cache" / "huggingface").mkdir(parents=True)
     (published / ".cache" / "huggingface" / "x.json").write_text("{}")
-    (published / "LICENSE").write_text("x")
-    (published / "notes.md").write_text("x")
+    for name in (".gitignore", "LICENSE", "LICENSE-MIT.md", "notice.txt"):
+        (published / name).write_text("x")
     assert verify_folder(published) == []
     (published / "config.json").rename(published / "old.json")
     (published / "sub").mkdir()
-    for name in ("adapter_model.safetensors", "sub/pytorch_model.bin", "model.safetensors.index.json", "modeling_x.py"):
+    extra = {"adapter_model.safetensors", "sub/pytorch_model.bin", "model.safetensors.index.json", "modeling_x.py"}
+    extra |= {"model.keras", "sub/original.hdf5", "original.tar.gz", "forgotten_rows.csv", "notes.md", "sub/LICENSE"}
+    extra |= {"LICENSE.py", "NOTICE.safetensors", "original.safetensors.bak"}
+    for name in extra:
         (published / name).write_bytes(b"x")
-    assert verify_folder(published) == [
-        "config.json: missing",
-        "adapter_model.safetensors: extra, not in the receipt",
-        "model.safetensors.index.json: extra, not in the receipt",
-        "modeling_x.py: extra, not in the receipt",
-        "old.json: extra, not in the receipt",
-        "sub/pytorch_model.bin: extra, not in the receipt",
-    ]
+    wanted = [f"{name}: extra, not in the receipt" for name in sorted({*extra, "old.json"})]
+    assert verify_folder(published) == ["config.json: missing", *wanted]
 
 
 def test_links_to_folders_are_refused_and_links_to_files_are_the_files(published, tmp_path):

@@ -18,10 +18,13 @@ SCHEMA = "hf_unlearn/receipt/1"
 RECEIPT_FILE = "unlearning_receipt.json"
 UNSEALED = {RECEIPT_FILE, f"{RECEIPT_FILE}.sig", ".gitattributes"}
 UNSEALED_FOLDERS = {".git", ".cache/huggingface"}
-# What `from_pretrained` would read, or could be made to: weights in any format, configurations, vocabularies, code, templates.
-WEIGHTS = r"\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|onnx|gguf|pkl|pickle|joblib|npz|npy|tflite|pb|ot|index\.json)$"
-READ_AT_LOADING = re.compile(WEIGHTS + r"|\.(json|py|model|jinja)$|(vocab|merges)\.txt$", re.IGNORECASE)
-WEIGHT_FILE = re.compile(WEIGHTS, re.IGNORECASE)
+# What a repository may hold beside what was sealed: all that the Hub's first commit, or its owner, adds without touching the model.
+FURNITURE = re.compile(r"\.git(attributes|ignore)|(LICEN[SC]E|NOTICE)([-_]\w+)?(\.(md|txt))?", re.IGNORECASE)
+WEIGHT_FILE = re.compile(
+    r"\.(safetensors|bin|pt|pt2|pth|ckpt|pkl|pickle|joblib|h5|hdf5|keras|msgpack|onnx|onnx_data|gguf|ggml|tflite|pb|npz|npy|ot"
+    r"|mlmodel|index\.json)$",
+    re.IGNORECASE,
+)
 LINKED_FOLDER = "is a link to a folder, whose files are not sealed"
 FIELDS: dict[str, type | tuple[type, ...]] = {
     "schema": str,
@@ -181,7 +184,7 @@ def _differing_files(folder: Path, receipt: Mapping[str, Any]) -> list[str]:
 def _is_extra(name: str, covers: list[str] | None) -> bool:
     """Whether an unlisted file matters; beside what is covered, only weights that loading the folder would find."""
     if covers is None or _covered(name, covers):
-        return bool(READ_AT_LOADING.search(name))
+        return not FURNITURE.fullmatch(name)
     return "/" not in name and bool(WEIGHT_FILE.search(name))
 
 
