@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 import json
-import os
 import re
 import shutil
 import stat
@@ -14,7 +13,6 @@ import datasets
 import jsonschema
 import pytest
 from conftest import arguments, class_split, image_data, image_processor, text_data, tokenizer, trained, trainer_for
-from huggingface_hub.utils import filter_repo_objects
 from receipts import publish, receipt_for, valid, verify
 
 from hf_unlearn import FeatureInformation, ForgetRequest, JiT, Receipt, UnlearningTrainer
@@ -22,7 +20,7 @@ from hf_unlearn.cli import main
 from hf_unlearn.hub import canonical
 from hf_unlearn.hub.forgotten import PRIVATE_FILE, PRIVATE_FOLDER, ForgottenRows
 from hf_unlearn.hub.merkle import MerkleTree
-from hf_unlearn.hub.receipt import RECEIPT_FILE, seal, verify_folder, write_receipt
+from hf_unlearn.hub.receipt import RECEIPT_FILE, seal, write_receipt
 from hf_unlearn.hub.rows import PREFIX, row_digest, row_digests
 
 HOSTILE = (
@@ -160,64 +158,6 @@ def test_a_hub_id_is_told_and_a_folder_is_not(tmp_path, monkeypatch):
     (tmp_path / "org" / "mine").mkdir(parents=True)
     names = ("org/model", "bert-base", "org/mine", str(tmp_path), "../x", None, "", "a/b/c", "org/mo del")
     assert [canonical.hub_id(n) for n in names] == ["org/model", "bert-base", *["local"] * 7]
-
-
-# --- the private side -------------------------------------------------------------------------------------------------
-
-
-def test_the_private_file_is_the_owners_alone_and_never_published(published, tmp_path):
-    private = tmp_path / PRIVATE_FILE
-    assert stat.S_IMODE(private.stat().st_mode) == 0o600
-    forgotten = ForgottenRows.load(private)
-    assert not any(
-        secret.hex() in (published / RECEIPT_FILE).read_text() for secret in (forgotten.key, *forgotten.leaves)
-    )
-    assert forgotten.key.hex() not in repr(forgotten)
-    for name in (PRIVATE_FILE, "renamed.json", f"{PRIVATE_FOLDER}/rows.json", "private/rows.json"):
-        copy = published / name
-        copy.parent.mkdir(exist_ok=True)
-        copy.write_bytes(private.read_bytes() if "rename" in name or name == PRIVATE_FILE else b"{}")
-        with pytest.raises(ValueError, match="is private"):
-            seal(published)
-        assert any(p.startswith(f"{name}: ") for p in verify_folder(published))
-        copy.unlink()
-    receipt, rows = receipt_for(text_data(3))
-    with pytest.raises(ValueError, match=r"`private=.*to publish"):
-        Receipt(receipt, rows).save(published, published / "at-home.json")
-    pushed = filter_repo_objects([f"{PRIVATE_FOLDER}/{PRIVATE_FILE}", "report.md"], ignore_patterns=["_*"])
-    assert list(pushed) == ["report.md"], "what `Trainer.push_to_hub` leaves out"
-
-
-def test_nobody_can_read_the_private_file_while_it_is_written(tmp_path, monkeypatch):
-    modes = []
-    replace = os.replace
-    monkeypatch.setattr(os, "replace", lambda a, b: (modes.append(stat.S_IMODE(os.stat(a).st_mode)), replace(a, b)))
-    before = os.umask(0)
-    try:
-        ForgottenRows.commit(text_data(3)).save(tmp_path / "x" / PRIVATE_FILE)
-    finally:
-        os.umask(before)
-    assert modes == [0o600]
-    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o700
-
-
-def test_the_key_of_a_former_request_is_kept(tmp_path):
-    first, second = (ForgottenRows.commit(text_data(3), "same-id") for _ in range(2))
-    for rows in (first, second, second):
-        rows.save(tmp_path / PRIVATE_FILE)
-    kept = {ForgottenRows.load(p).key for p in tmp_path.iterdir()}
-    assert kept == {first.key, second.key}
-    assert all(p.name.endswith(".private.json") for p in tmp_path.iterdir())
-
-
-def test_a_broken_private_file_is_refused(tmp_path):
-    ForgottenRows.commit(text_data(3)).save(tmp_path / "p.json")
-    whole = json.loads((tmp_path / "p.json").read_text())
-    changes = ({"root": "0" * 64}, {"leaves": whole["leaves"][::-1]}, {"key": "00"}, {"schema": "x"}, {"leaves": None})
-    for change in (*changes, {"request": "../x"}):
-        (tmp_path / "p.json").write_text(json.dumps({**whole, **change}))
-        with pytest.raises(ValueError, match="`private`"):
-            ForgottenRows.load(tmp_path / "p.json")
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 from ..files import write_atomically
 from .canonical import content_digest, file_text, read_exactly
-from .forgotten import PRIVATE_FOLDER, PRIVATE_SCHEMA
+from .forgotten import PRIVATE_FOLDER, PRIVATE_SCHEMA, PROOF_SCHEMA
 from .signing import check_signature, signature_file
 
 SCHEMA = "hf_unlearn/receipt/1"
@@ -25,6 +26,8 @@ WEIGHT_FILE = re.compile(
     r"|mlmodel|index\.json)$",
     re.IGNORECASE,
 )
+PRIVATE_SCHEMAS = (PRIVATE_SCHEMA, PROOF_SCHEMA)
+SEARCHED = 2**26  # bytes of a file that are searched for something private
 LINKED_FOLDER = "is a link to a folder, whose files are not sealed"
 FIELDS: dict[str, type | tuple[type, ...]] = {
     "schema": str,
@@ -230,10 +233,23 @@ def is_private(name: str) -> bool:
 
 
 def refuse_private(name: str, path: Path) -> None:
-    """Raise ValueError where the file holds the key of the forgotten rows, or is named as such a file is."""
+    """Raise ValueError where a file holds a key, the owner's side of a receipt or proofs, or is named as such a file is."""
     with open(path, "rb") as file:
-        holds_key = f'"{PRIVATE_SCHEMA}"'.encode() in file.read(256)
-    if holds_key or is_private(name):
-        raise ValueError(
-            f"{name} is private: with it anyone can test which rows were forgotten. Move it out of the folder first."
-        )
+        if not is_private(name) and not _holds_private(name, file.read(SEARCHED)):
+            return
+    raise ValueError(
+        f"{name} is private: it signs in the owner's name, or tells which rows were forgotten. Move it out of the folder first."
+    )
+
+
+def _holds_private(name: str, raw: bytes) -> bool:
+    if any(mark in raw for mark in (b"PRIVATE KEY-----", *(f'"{schema}"'.encode() for schema in PRIVATE_SCHEMAS))):
+        return True
+    if not name.lower().endswith(".json") or len(raw) == SEARCHED:
+        return False
+    schemas: list[Any] = []
+    try:  # parsed, for JSON may write the same name in many ways
+        json.loads(raw, object_pairs_hook=lambda pairs: schemas.extend(v for k, v in pairs if k == "schema"))
+    except (ValueError, RecursionError):  # no JSON
+        return False
+    return any(schema in PRIVATE_SCHEMAS for schema in schemas)
