@@ -86,6 +86,23 @@ def test_the_key_of_a_former_request_is_kept(tmp_path):
     assert all(p.name.endswith(".private.json") for p in tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("ids", [["r-1", "r-2", "r-3", "r-4"], ["same-id"] * 4])
+def test_the_keys_of_requests_without_rows_are_kept_each(tmp_path, ids):
+    """Their roots are all the same."""
+    requests = [ForgottenRows.commit((), name) for name in ids]
+    for rows in requests:
+        rows.save(tmp_path / PRIVATE_FILE)
+    assert {ForgottenRows.load(p).key for p in tmp_path.iterdir()} == {rows.key for rows in requests}
+
+
+def test_a_file_that_was_set_aside_is_never_replaced(tmp_path):
+    key = bytes(range(32))
+    sides = [ForgottenRows.commit(text_data(n), "same-id", key) for n in (3, 4, 5)]
+    for rows in sides:
+        rows.save(tmp_path / PRIVATE_FILE)
+    assert sorted(len(ForgottenRows.load(p).leaves) for p in tmp_path.iterdir()) == [3, 4, 5]
+
+
 def test_a_broken_private_file_is_refused(tmp_path):
     ForgottenRows.commit(text_data(3)).save(tmp_path / "p.json")
     whole = json.loads((tmp_path / "p.json").read_text())

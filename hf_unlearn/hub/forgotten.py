@@ -26,7 +26,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +145,8 @@ class ForgottenRows:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.exists():
             former = self.load(path)
-            if former.key != self.key:
-                os.replace(path, path.with_name(f"forgotten_rows.{former.tree.root.hex()[:16]}.private.json"))
+            if former != self:
+                os.replace(path, former._place_aside(path.parent))
         content = {
             "schema": PRIVATE_SCHEMA,
             "request": self.request,
@@ -156,6 +156,12 @@ class ForgottenRows:
             "leaves": [leaf.hex() for leaf in self.leaves],
         }
         write_atomically(path, json.dumps(content, indent=1) + "\n", mode=0o600)
+
+    def _place_aside(self, folder: Path) -> Path:
+        """A name that no file there has; roots would not do, for all requests without rows share one."""
+        name = f"forgotten_rows.{self.request}-{sha256(self.key).hexdigest()[:8]}"
+        places = (folder / f"{name}{f'-{i}' if i else ''}.private.json" for i in count())
+        return next(place for place in places if not place.exists())
 
     @classmethod
     def load(cls, path: str | Path) -> ForgottenRows:
