@@ -138,6 +138,43 @@ def test_a_value_without_canonical_form_is_refused():
         row_digest({"x": 1j})
 
 
+def test_names_that_are_one_name_are_refused():
+    """One of the two cells would not count."""
+    for row in ({"\u00e9": "x", "e\u0301": "y"}, {"x": {"\u00e9": 1, "e\u0301": 2}}, {"x": {1: "a", "1": "b"}}):
+        with pytest.raises(TypeError, match="same name"):
+            row_digest(row)
+
+
+def test_integers_beyond_the_exact_ones_of_floats_count_among_floats():
+    big = 2**53
+    assert all_differ([[0.5, big], [0.5, big + 1], [0.5, big + 2], [0.5, -big - 1], [0.5, -big - 2]])
+    assert all_differ([[[0.5], [2**60]], [[0.5], [2**60 + 1]], [[0.5], np.array([2**60 + 2])]])
+    assert all_differ([[2**63, -1], [2**63 + 1, -1], [np.uint64(2**63 + 2), np.int64(-1)]])
+    floats = [0.5, 1e300, float("nan"), float(big)]
+    assert row_digest({"x": floats}) == row_digest({"x": np.array(floats)})
+
+
+@pytest.mark.parametrize("suffix", ["tiff", "gif", "png"])
+def test_every_page_of_a_picture_counts(tmp_path, suffix):
+    stills = [Image.new("L", (4, 4), shade) for shade in (10, 90, 200)]
+    names = []
+    for number, pages in enumerate(([0], [0, 1], [0, 2], [0, 1, 2])):
+        names.append(str(tmp_path / f"{number}.{suffix}"))
+        stills[0].save(names[-1], save_all=True, append_images=[stills[p] for p in pages[1:]])
+    data = datasets.Dataset.from_dict({"x": names}).cast_column("x", datasets.Image())
+    digests = list(row_digests(data))
+    assert len(set(digests)) == 4
+    assert (
+        list(map(row_digest, data))
+        == list(map(row_digest, data.cast_column("x", datasets.Image(decode=False))))
+        == digests
+    )
+    picture = Image.open(names[3])
+    picture.seek(1)
+    assert row_digest({"x": picture}) == row_digest({"x": picture}) == digests[3]
+    assert picture.tell() == 1
+
+
 def all_differ(values):
     digests = [row_digest({"x": value}) for value in values]
     return len(set(digests)) == len(digests)

@@ -9,7 +9,7 @@ A row is one JSON object, keys sorted by code point, no white space, ASCII with 
 - lists and arrays of numbers of any type: `["array", shape, SHA-256 of the values as little-endian float64]`; other lists, and
   integers beyond 2⁵³: `["list", …]`; structures: objects.
 - images: `["image", mode, [width, height], SHA-256 of the decoded pixels]`, turned as their EXIF says; palettes are resolved. The
-  name and the encoding of the file do not count. Lossy files decode alike under one version of the JPEG library.
+  name and the encoding of the file do not count. Several pages or frames: `["frames", …]`, an image each. Lossy files decode alike under one version of the JPEG library.
 - bytes, and files that are no image: `["bytes", SHA-256]`; times: `["time", ISO 8601]`, in UTC where they have a zone.
 """
 
@@ -37,10 +37,11 @@ def row_digest(row: Mapping[str, Any]) -> bytes:
     """SHA-256 of the canonical form of `row`, 32 bytes.
 
     Raises:
-        TypeError: a cell of a kind that has no canonical form.
+        TypeError: a cell of a kind that has no canonical form, or two columns of one name in NFC.
     """
-    cells = {_text(name): canonical(value) for name, value in row.items()}
-    return sha256(PREFIX + json.dumps(cells, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).digest()
+    return sha256(
+        PREFIX + json.dumps(_object(row), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    ).digest()
 
 
 def row_digests(rows: Iterable[Mapping[str, Any]], pixels: bool = True) -> Iterator[bytes]:
@@ -98,8 +99,17 @@ def canonical(value: Any) -> Any:
     if isinstance(value, Mapping):
         if value.keys() == FILE_KEYS and any(v is not None for v in value.values()):
             return _file(value)
-        return {_text(key): canonical(v) for key, v in value.items()}
+        return _object(value)
     return _rare(value)
+
+
+def _object(value: Mapping[Any, Any]) -> dict[str, Any]:
+    cells = {_text(key): canonical(v) for key, v in value.items()}
+    if len(cells) < len(value):
+        raise TypeError(
+            "a row holds two columns or keys of the same name, or of one in Unicode NFC. Rename one of them."
+        )
+    return cells
 
 
 def _text(value: Any) -> str:
@@ -114,10 +124,7 @@ def _number(value: float) -> Any:
 
 def _sequence(value: Any) -> list[Any]:
     array = value if isinstance(value, np.ndarray) else _as_array(value)
-    exact = array is not None and (
-        array.dtype.kind in "bf" or (array.dtype.kind in "iu" and (not array.size or _largest(array) <= EXACT))
-    )
-    if array is None or not exact:
+    if array is None or array.dtype.kind not in "bfiu" or (_exceeds(array, EXACT - 1) and _holds_large_integer(value)):
         return ["list", *map(canonical, value)]
     numbers = array.astype("<f8") + 0.0  # −0 becomes 0
     numbers[np.isnan(numbers)] = np.nan
@@ -137,8 +144,17 @@ def _as_array(value: list[Any] | tuple[Any, ...]) -> np.ndarray | None:
         return None
 
 
-def _largest(array: np.ndarray) -> int:
-    return max(abs(int(array.max())), abs(int(array.min())))
+def _holds_large_integer(value: Any) -> bool:
+    """Whether float64 would round an integer in `value`, an array or nested lists."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "iu" and _exceeds(value, EXACT)
+    if isinstance(value, list | tuple):
+        return any(map(_holds_large_integer, value))
+    return isinstance(value, int | np.integer) and abs(int(value)) > EXACT
+
+
+def _exceeds(array: np.ndarray, limit: int) -> bool:
+    return array.dtype.itemsize >= 8 and bool(np.any((array > limit) | (array < -limit)))
 
 
 def _file(cell: Mapping[str, Any]) -> list[Any]:
@@ -153,6 +169,17 @@ def _file(cell: Mapping[str, Any]) -> list[Any]:
 
 
 def _picture(image: Any) -> list[Any]:
+    if getattr(image, "n_frames", 1) == 1:
+        return _still(image)
+    from PIL import ImageSequence
+
+    shown = image.tell()
+    frames = [_still(frame) for frame in ImageSequence.Iterator(image)]
+    image.seek(shown)
+    return ["frames", *frames]
+
+
+def _still(image: Any) -> list[Any]:
     from PIL import ImageOps
 
     image = ImageOps.exif_transpose(image)
