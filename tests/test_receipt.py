@@ -13,7 +13,9 @@ import datasets
 import jsonschema
 import pytest
 from conftest import arguments, class_split, image_data, image_processor, text_data, tokenizer, trained, trainer_for
+from huggingface_hub import constants
 from receipts import publish, receipt_for, valid, verify
+from transformers import AutoModelForSequenceClassification
 
 from hf_unlearn import FeatureInformation, ForgetRequest, JiT, Receipt, UnlearningTrainer
 from hf_unlearn.cli import main
@@ -49,6 +51,7 @@ def test_the_receipt_follows_its_schema_and_wrong_ones_do_not(published):
         {"forgotten_rows": {**receipt["forgotten_rows"], "leaves": []}},
         {"request": {**receipt["request"], "values": ["u123"]}},
         {"base_model": {**receipt["base_model"], "weights": {"/home/me/model.safetensors": "0" * 64}}},
+        {"base_model": {**receipt["base_model"], "weights": {"jane.safetensors": "0" * 64}}},
         {"method": {**receipt["method"], "clamp": "x" * 97}},
     ):
         with pytest.raises(jsonschema.ValidationError):
@@ -158,6 +161,17 @@ def test_a_hub_id_is_told_and_a_folder_is_not(tmp_path, monkeypatch):
     (tmp_path / "org" / "mine").mkdir(parents=True)
     names = ("org/model", "bert-base", "org/mine", str(tmp_path), "../x", None, "", "a/b/c", "org/mo del")
     assert [canonical.hub_id(n) for n in names] == ["org/model", "bert-base", *["local"] * 7]
+
+
+def test_files_of_the_original_with_names_of_their_own_are_numbered(tmp_path):
+    usual = ["model.safetensors", "model-00001-of-00002.safetensors", "adapter_model.safetensors"]
+    weights = {name: f"{i:064}" for i, name in enumerate([*usual, "user-9.safetensors", "<b>jane.safetensors"])}
+    receipt, _ = receipt_for(
+        text_data(3), base_model={"id": None, "revision": None, "weights": weights, "tensors": "0" * 32}
+    )
+    shown = valid(write_receipt(tmp_path, receipt))["base_model"]["weights"]
+    numbered = {"weights-1.safetensors": f"{4:064}", "weights-2.safetensors": f"{3:064}"}
+    assert shown == {name: weights[name] for name in usual} | numbered
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
@@ -274,6 +288,26 @@ def test_a_second_request_names_the_receipt_before_it(tmp_path):
     second = Receipt.from_trainer(trainer, model=str(tmp_path / "first")).public
     assert second["previous"] == hashlib.sha256((tmp_path / "first" / RECEIPT_FILE).read_bytes()).hexdigest()
     assert second["base_model"]["weights"].keys() == {"model.safetensors"}
+
+
+def test_a_folder_that_looks_like_an_id_is_not_told_from_another_working_directory(tmp_path, monkeypatch):
+    trained("bert").save_pretrained(tmp_path / "here" / "jane" / "secret")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path / "here")
+    model = AutoModelForSequenceClassification.from_pretrained("jane/secret")
+    trainer = trainer_for("bert", tmp_path / "run", JiT(), model=model, max_steps=1)
+    trainer.train()
+    monkeypatch.chdir(tmp_path)
+    for name in (None, "jane/secret"):
+        told = Receipt.from_trainer(trainer, model=name).public["base_model"]
+        assert (told["id"], told["revision"]) == ("local", None)
+    commit = "a" * 40
+    folder = tmp_path / "cache" / "models--jane--secret"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(commit)
+    trained("bert").save_pretrained(folder / "snapshots" / commit)
+    told = Receipt.from_trainer(trainer).public["base_model"]
+    assert (told["id"], told["revision"]) == ("jane/secret", commit)
 
 
 def test_an_attribute_has_a_receipt_without_rows(tmp_path):

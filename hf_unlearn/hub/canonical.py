@@ -86,7 +86,10 @@ def is_path(text: str) -> bool:
 
 
 def hub_id(name: str | None) -> str:
-    """A Hub id as it is; `local` for a folder, or anything that is no id."""
+    """A Hub id as it is; `local` for a folder, or anything that is no id.
+
+    A folder of another working directory cannot be told from an id: whoever publishes a name needs more than its form.
+    """
     part = r"[A-Za-z0-9][\w.-]{0,95}"
     if not name or not re.fullmatch(rf"{part}(/{part})?", name, re.ASCII) or Path(name).exists():
         return "local"

@@ -15,6 +15,7 @@ What it is good for, and against whom:
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -63,6 +64,7 @@ RUN_COVERS = ["README.md", "figures", "model", "report.html", "report.json", "re
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "numpy", "pillow", "safetensors")
 NAMED_CHOICES = {"method", "update", "forget_kind", "train_sampling_strategy"}  # text that is no place, name or token
 METRICS = ("models", "gap", "intervals")  # of a report
+USUAL_WEIGHTS = re.compile(r"(adapter_|pytorch_)?model(-\d{5}-of-\d{5})?\.safetensors")
 SET_ROWS = 100_000  # rows of a kept set that are digested
 
 
@@ -107,7 +109,11 @@ def build_receipt(
         "request": {"id": forgotten.request, **clear["request"]},
         "forgotten_rows": {"rows": len(forgotten.leaves), "root": forgotten.tree.root.hex(), "scheme": SCHEME},
         "data": {**clear["data"], "id": hub_id(data.get("id"))},
-        "base_model": {**base_model, "id": hub_id(base_model.get("id"))},
+        "base_model": {
+            **base_model,
+            "id": hub_id(base_model.get("id")),
+            "weights": _without_names(base_model.get("weights", {})),
+        },
         "seeds": {name: clear["arguments"].get(name) for name in ("seed", "data_seed")},
         "started": _utc(started),
         "ended": _utc(ended),
@@ -154,7 +160,8 @@ class Receipt:
             request: what was asked, for the words of it.
             request_id: an id that says nothing about a person; by default random.
             retain_dataset, test_dataset: the sets of the report; by default the trainer's retain set and none.
-            model: Hub id or folder that the original came from; by default what its configuration says.
+            model: Hub id or folder that the original came from; by default what its configuration says. An id is told only where
+                the Hub's cache holds a model of this name.
             dataset: `id` on the Hub, `revision`, `config`, `split` of the training set.
             previous: SHA-256 of the receipt file before this one; by default of the one beside `model`.
 
@@ -209,9 +216,11 @@ class Receipt:
 
 def record_run(job: Job, trainer: UnlearningTrainer, report: UnlearningReport) -> dict[str, Any]:
     """Write the receipt of `hf-unlearn run` into its output folder, and the owner's key into `_private` there."""
-    from ..evaluation.record import data_source
+    from ..evaluation.record import COMMIT, data_source
 
     run, folder = job.run, Path(job.args.output_dir or ".")
+    commit = (data_source(job.train)["dataset"] or {}).get("revision") or run.dataset_revision
+    known = run.dataset == "digits" or COMMIT.fullmatch(commit or "")  # else it may be a folder
     receipt = Receipt.from_trainer(
         trainer,
         report,
@@ -221,8 +230,8 @@ def record_run(job: Job, trainer: UnlearningTrainer, report: UnlearningReport) -
         model=run.model,
         model_revision=run.model_revision,
         dataset={
-            "id": run.dataset,
-            "revision": (data_source(job.train)["dataset"] or {}).get("revision") or run.dataset_revision,
+            "id": run.dataset if known else None,
+            "revision": commit,
             "config": run.dataset_config,
             "split": run.train_split,
         },
@@ -264,16 +273,32 @@ def describe_base(
     config: Any = unwrap(trainer.model).config
     source = model or getattr(config, "_name_or_path", None) or ""
     revision = getattr(config, "_commit_hash", None) or revision
-    folder: Path | None = Path(source) if source and Path(source).is_dir() else _cached(source, revision)
+    local = bool(source) and Path(source).is_dir()
+    folder = Path(source) if local else _cached(source, revision)
     if folder is not None and folder.parent.name == "snapshots":
         revision = folder.name  # the commit
     weights = {} if folder is None else {p.name: file_digest(p) for p in sorted(folder.glob("*.safetensors"))}
+    name = hub_id(source) if not local and _came_from_hub(source) else "local"
     return folder, {
-        "id": source,
-        "revision": None if hub_id(source) == "local" else words(revision or "main"),
+        "id": name,
+        "revision": None if name == "local" else words(revision or "main"),
         "weights": weights,
         "tensors": joint_digest(trainer.original_fingerprints),
     }
+
+
+def _without_names(weights: Mapping[str, str]) -> dict[str, str]:
+    """`weights` (file -> SHA-256) with the usual names; files of others, which may say anything, are numbered."""
+    others = sorted(name for name in weights if not USUAL_WEIGHTS.fullmatch(name))
+    shown = {name: f"weights-{number}.safetensors" for number, name in enumerate(others, 1)}
+    return {shown.get(name, name): digest for name, digest in weights.items()}
+
+
+def _came_from_hub(source: str) -> bool:
+    """Whether the cache holds a model of this name; if not, it may be a folder that is gone, or of another working directory."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE, f"models--{source.replace('/', '--')}", "snapshots").is_dir()
 
 
 def _cached(source: str, revision: str | None) -> Path | None:
