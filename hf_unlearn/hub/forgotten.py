@@ -180,7 +180,7 @@ class ForgottenRows:
                 raise ValueError("its key, leaves and root do not belong together")
             if not REQUEST_ID.fullmatch(rows.request):
                 raise ValueError("its request id is none")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"`private`: {path} is no private file of a receipt: {error}.") from error
         return rows
 

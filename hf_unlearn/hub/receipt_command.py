@@ -14,7 +14,7 @@ from ..files import write_atomically
 from .canonical import words
 from .forgotten import ForgottenRows, verify_inclusion
 from .pins import TIMEOUT
-from .rows import row_digests
+from .rows import refuse_other_files, row_digests
 from .sealing import RECEIPT_FILE, read_receipt, seal, verify_folder, verify_receipt
 from .signing import generate_key, read_public_key, sign, signature_file
 
@@ -130,15 +130,37 @@ def _find_folder(name: str) -> Path:
 
 
 def _load_rows(source: str) -> Any:
+    """The rows of a file, a folder or a Hub id, which name no files but those that came with them."""
+    from datasets.config import HF_DATASETS_CACHE
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HTTPError
+
     from ..audit import load_rows
 
-    return load_rows(source, "rows", "train")
+    try:
+        rows = load_rows(source, "rows", "train")
+    except (DatasetsError, HTTPError, ValueError, StopIteration) as error:
+        cause = error.__cause__ or error  # of what `datasets` raises
+        raise ValueError(f"`--rows={source!r}` could not be read: {str(cause) or 'it is empty'}") from error
+    if not len(rows):
+        raise ValueError(f"`--rows={source!r}` holds no rows.")
+    place = next((p for p in (Path(source), Path(source.partition(":")[0])) if p.exists()), None)
+    if place is None:  # from the Hub
+        folders: list[str | Path] = [constants.HF_HUB_CACHE, HF_DATASETS_CACHE]
+    else:
+        folders = [place if place.is_dir() else place.parent]
+    try:
+        refuse_other_files(rows, *folders)
+    except ValueError as error:
+        raise ValueError(f"`--rows={source!r}`: {error}") from error
+    return rows
 
 
 def _load_proofs(path: Path) -> list[Any]:
     try:
         proofs = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"`--proofs`: {path} is no JSON: {error}.") from error
     if not isinstance(proofs, list):
         raise ValueError(f"`--proofs`: {path} must hold a list, one proof for each row.")

@@ -77,6 +77,33 @@ def _stored(cell: Mapping[str, Any]) -> bytes:
     return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
 
 
+def refuse_other_files(rows: Any, *folders: str | Path) -> None:
+    """Raise ValueError where a cell of a data set names a file outside of `folders`, which its digest would open.
+
+    Rows from a stranger may name any place of this machine, or an address. Links count as what they lead to.
+    """
+    known = [Path(folder).resolve() for folder in folders]
+    for table in rows.with_format("arrow").iter(batch_size=BATCH):
+        for column in (c for c in table.columns if "path" in str(c.type)):
+            for path in _named_files(column.to_pylist()):
+                if not (Path(path).is_absolute() and any(Path(path).resolve().is_relative_to(k) for k in known)):
+                    raise ValueError(
+                        f"a row names the file {path[:200]!r}, and only those in {known[0]} are opened, named by their whole path. "
+                        "Put it there, or its bytes into the row."
+                    )
+
+
+def _named_files(value: Any) -> Iterator[str]:
+    """Files in a nested cell that would be read by their path."""
+    if isinstance(value, Mapping):
+        if value.keys() == FILE_KEYS and value["bytes"] is None and value["path"] is not None:
+            yield str(value["path"])
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            yield from _named_files(inner)
+
+
 def canonical(value: Any) -> Any:
     """A cell as JSON; see the module's docstring."""
     if value is None:
