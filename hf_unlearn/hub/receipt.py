@@ -2,10 +2,12 @@
 
 What it is good for, and against whom:
 
-- **A reader of the receipt** learns the number of forgotten rows and one Merkle root over keyed digests of them, and can test no
-  guess of a row, not even with the whole data set at hand: every value that depends on rows is keyed with a secret of the
-  owner (`forgotten.py`). Digests of the kept sets are keyed too: a plain one could be tried out against guesses. The draw of a random
-  request (its seed), row numbers, column names and values are left out, for they would name the rows; no path is in it.
+- **A reader of the receipt** learns the number of forgotten rows and one Merkle root over keyed digests of them. No digest in it
+  can test a guess of a row, not even with the whole data set at hand: every digest of rows, of the kept sets too, is keyed with a
+  secret of the owner (`forgotten.py`). Row numbers, seed and share of a random request, column names and values are left out, for
+  they would name the rows; no path is in it. Numbers remain: counts and metrics, with data and models at hand, can speak against a
+  guess of the whole request. A request that a small or a usual seed drew has few candidates, and anyone can redo the draw: take
+  a random seed, and keep it.
 - **The owner**, with the private file, proves that a row was in the request, to a third party for one row without the others.
 - **A changed file** shows: the receipt holds the SHA-256 of every published file and one of itself (`sealing.py`). Who can change files
   can write another receipt as well; only a signature (`signing.py`) keeps them from it.
