@@ -6,24 +6,61 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+NULL = "tag:yaml.org,2002:null"
+
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """A flat YAML mapping."""
-    import yaml
+    """The entries of a flat YAML mapping: text, lists of texts, mappings.
 
+    Text stays as it was written: YAML itself would read an id `0123` as 83 and `yes` as true. In a mapping that holds for
+    the keys; its values are YAML's.
+
+    Raises:
+        SystemExit: no such file, no valid YAML, a key that stands twice or has no value.
+    """
     if not Path(path).is_file():
         raise SystemExit(f"`--config` needs a file, a YAML recipe: there is no {path or 'name'}.")
     try:
-        recipe = yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
+        root = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        if not isinstance(root, yaml.MappingNode):
+            raise SystemExit(f"`--config`: {path} must be a mapping of keys to values.")
+        return {name: _value(name, node) for name, node in _entries(root).items()}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SystemExit(f"`--config`: {path} is no valid YAML: {error}") from error
-    if not isinstance(recipe, dict):
-        raise SystemExit(f"`--config`: {path} must be a mapping of keys to values.")
-    return recipe
 
 
-def as_words(name: str, value: Any) -> list[str]:
+def _entries(mapping: yaml.MappingNode) -> dict[str, yaml.Node]:
+    out: dict[str, yaml.Node] = {}
+    for key, value in mapping.value:
+        if key.value in out:
+            raise SystemExit(
+                f"`{key.value}` stands twice in the recipe, again in line {key.start_mark.line + 1}. Keep one."
+            )
+        out[key.value] = value
+    return out
+
+
+def _value(name: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return {key: _typed(value) for key, value in _entries(node).items()}
+    texts = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    if not texts or any(text.tag == NULL for text in texts):
+        raise SystemExit(
+            f"`{name}` has no value in the recipe. Leave the line out for its default; put a text such as 'null' in quotes."
+        )
+    if not all(isinstance(text, yaml.ScalarNode) for text in texts):
+        raise SystemExit(f"`{name}` in the recipe must be a value or a flat list of values.")
+    return node.value if isinstance(node, yaml.ScalarNode) else [text.value for text in texts]
+
+
+def _typed(node: yaml.Node) -> Any:
+    return yaml.safe_load(yaml.serialize(node))
+
+
+def as_words(name: str, value: str | list[str] | dict[str, Any]) -> list[str]:
     """A recipe's entry as command-line words, so that both are read and checked by the same parser."""
     if isinstance(value, list):
-        return [f"--{name}", *map(str, value)]
-    return [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
+        return [f"--{name}", *value]
+    return [f"--{name}", json.dumps(value) if isinstance(value, dict) else value]

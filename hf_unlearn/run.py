@@ -159,7 +159,7 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
         epilog="--num-processes N: in N processes of this machine, each with a GPU or its share of the cores.",
         allow_abbrev=False,
     )
-    from_recipe = [word for name, value in recipe.items() if value is not None for word in as_words(name, value)]
+    from_recipe = [word for name, value in recipe.items() for word in as_words(name, value)]
     try:
         run, args, method = parser.parse_args_into_dataclasses([*from_recipe, *given])
     except (ValueError, TypeError) as error:

@@ -51,6 +51,53 @@ def test_a_wrong_key_or_value_is_named(tmp_path, keys, match):
         parse(["--config", recipe(tmp_path, **keys)])
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("[0123, 12:30, yes, 1_0, 2020-01-01, 1.50]", ["0123", "12:30", "yes", "1_0", "2020-01-01", "1.50"]),
+        ("['0123', \"null\"]", ["0123", "null"]),
+        ("0123", ["0123"]),
+    ],
+)
+def test_identifiers_in_a_recipe_stay_what_was_written(tmp_path, written, read):
+    config = recipe(tmp_path, forget_column="no", forget_values=written, save_strategy="no")
+    run, args, _ = parse(["--config", config])
+    assert (run.forget_column, run.forget_values, args.save_strategy) == ("no", read, "no")
+
+
+def test_mappings_in_a_recipe_have_numbers_and_texts(tmp_path):
+    adapter = "{peft_type: LORA, r: 4, lora_dropout: 0.5, use_dora: true, target_modules: [query, value]}"
+    run, _, _ = parse(["--config", recipe(tmp_path, peft_config=adapter, bias_column="p", bias_labels="{010: 2}")])
+    expected = {
+        "peft_type": "LORA",
+        "r": 4,
+        "lora_dropout": 0.5,
+        "use_dora": True,
+        "target_modules": ["query", "value"],
+    }
+    assert json.loads(run.peft_config) == expected
+    assert json.loads(run.bias_labels[0]) == {"010": 2}
+
+
+@pytest.mark.parametrize(
+    ("lines", "match"),
+    [
+        ("max_steps: 2\nmax_steps: 3\n", "`max_steps` stands twice.*line 6"),
+        ("bias_labels: {a: 1, a: 2}\n", "`a` stands twice"),
+        ("retrain:\n", "`retrain` has no value"),
+        ("retrain: ~\n", "`retrain` has no value"),
+        ("forget_values: []\n", "`forget_values` has no value"),
+        ("forget_values: [u1, null]\n", "`forget_values` has no value"),
+        ("forget_values: [[u1]]\n", "`forget_values`.*flat list"),
+    ],
+)
+def test_a_recipe_that_says_a_thing_twice_or_not_at_all_is_refused(tmp_path, lines, match):
+    config = Path(recipe(tmp_path))
+    config.write_text(config.read_text() + lines)
+    with pytest.raises(SystemExit, match=match):
+        parse(["--config", str(config)])
+
+
 def test_a_wrong_type_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse(["--config", recipe(tmp_path, learning_rate="fast")])
