@@ -63,7 +63,7 @@ class RunArguments:
             "are held in memory."
         },
     )
-    test_rows: int | None = field(default=None, metadata={"help": "Use only the first rows of the test split."})
+    test_rows: int | None = field(default=None, metadata={"help": "Rows of the test split to use, drawn by seed 0."})
     image_column: str | None = field(default=None, metadata={"help": "Image column, if not `image` or `img`."})
     text_column: str | None = field(
         default=None, metadata={"help": "Text column, if not `text`, `sentence`, `content`."}
@@ -190,13 +190,15 @@ class Job:
     @property
     def train_arguments(self) -> dict[str, Any]:
         """Fields of `TrainingArguments` with which original and retrained model are trained."""
-        run = self.run
+        from .training import warmup_steps
+
+        run, rows = self.run, self.train if self.split is None else self.split.retain
         return {
             "num_train_epochs": run.train_epochs,
             "learning_rate": run.train_learning_rate,
             "per_device_train_batch_size": -(-run.train_batch_size // self.args.world_size),
             "weight_decay": 0.01,
-            "warmup_steps": 50,
+            "warmup_steps": warmup_steps(len(rows), run.train_batch_size, run.train_epochs),
             "use_cpu": self.args.use_cpu,
             "disable_tqdm": self.args.disable_tqdm,
             "dataloader_pin_memory": self.args.dataloader_pin_memory,
@@ -319,6 +321,7 @@ def retrain(job: Job) -> tuple[nn.Module, float]:
     from .methods import Retrain
     from .saving import go_on, keep_finished
     from .trainer import UnlearningTrainer
+    from .training import warn_if_untrained
 
     assert job.split is not None
     print(f"Retraining without the {len(job.split.forget)} rows to forget, for comparison", flush=True)
@@ -336,6 +339,7 @@ def retrain(job: Job) -> tuple[nn.Module, float]:
         **job.columns,
     )
     go_on(trainer, job.run.resume)
+    warn_if_untrained(trainer.fresh_model(), trainer.model, "retrained model")
     if trainer.is_world_process_zero():  # an audit will ask for it
         keep_finished(trainer, job.processing_class, folder)
     return trainer.model, trainer.seconds

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import logging
+import math
 import os
 import shutil
 import tempfile
@@ -18,6 +21,9 @@ from .processing import IMAGE_COLUMNS, TEXT_COLUMNS, Processor
 if TYPE_CHECKING:
     import datasets
     from torch import nn
+
+
+logger = logging.getLogger(__name__)
 
 
 def load_digits() -> dict[str, datasets.Dataset]:
@@ -134,7 +140,7 @@ def train_classifier(
 ) -> float:
     """Train `model` in place on all of `train` with the plain HF Trainer; returns the seconds it took.
 
-    `arguments` are fields of `TrainingArguments`.
+    `arguments` are fields of `TrainingArguments`. Warns where the model is afterwards what it was.
     """
     from transformers import Trainer, TrainingArguments
 
@@ -143,9 +149,26 @@ def train_classifier(
     fixed["average_tokens_across_devices"] = False
     args = TrainingArguments(output_dir=str(output_dir), **fixed, **arguments)
     rows = PreparedRows(train, processor, cache_bytes=2**30)
-    started = time.perf_counter()
+    start, started = copy.deepcopy(model), time.perf_counter()
     Trainer(model=model, args=args, data_collator=processor.collate, train_dataset=rows).train()
-    return time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    warn_if_untrained(start, model, "original")
+    return seconds
+
+
+def warmup_steps(rows: int, batch: int, epochs: float) -> int:
+    """Steps in which the learning rate rises: 50, or a tenth of a shorter training, which would else end before it has risen."""
+    return min(50, int(math.ceil(rows / batch) * epochs / 10))
+
+
+def warn_if_untrained(start: nn.Module, model: nn.Module, name: str) -> None:
+    """Warn where no parameter of `model` differs from its `start`: it has learned nothing, and no other can be judged by it."""
+    pairs = zip(start.parameters(), model.parameters(), strict=True)
+    if all(before.equal(after.to(before.device)) for before, after in pairs):
+        logger.warning(
+            "The %s is what it was before its training: random weights. Raise `train_learning_rate` or `train_epochs`.",
+            name,
+        )
 
 
 def save_model(
