@@ -42,7 +42,7 @@ class ForgetRequest:
     (`label=3, fraction=0.75`: three quarters of the threes). `a | b` forgets the rows of either request, `a & b` of both.
 
     Args:
-        label: one class or several, by name or id.
+        label: one class or several, by name or id; where a number is both, an int or `"id:3"` is the id, `"name:3"` the name.
         column: a column whose `values` select rows, such as a user id.
         values: the values of `column` to forget.
         indices: row numbers.
@@ -206,8 +206,9 @@ class ForgetRequest:
 
 def _class_words(labels: Sequence[str | int], classes: Sequence[str]) -> str:
     """The labels that are among `classes`, by name or id, in words; the number of the others."""
-    known = {**{str(i): name for i, name in enumerate(classes)}, **{name: name for name in classes}}
-    named = [known[str(one)] for one in labels if str(one) in known]
+    known: dict[str | int, str] = {key: name for i, name in enumerate(classes) for key in (i, str(i), f"id:{i}")}
+    known |= {key: name for name in classes for key in (name, f"name:{name}")}
+    named = [known[one] for one in labels if one in known]
     names, others = list(dict.fromkeys(map(shown, named))), len(labels) - len(named)
     if not names:
         return "one class" if others == 1 else f"{others} classes"
@@ -282,24 +283,44 @@ def read_strata(dataset: Any, groups: np.ndarray, preferred: str | None = None) 
 def class_ids(
     dataset: datasets.Dataset, label: str | int | Sequence[str | int], label_column: str = "label"
 ) -> list[Any]:
-    """Resolve class names or ids to the values stored in `label_column`; unknown ones raise ValueError."""
+    """Resolve class names or ids to the values stored in `label_column`; unknown and ambiguous ones raise ValueError."""
     feature = dataset.features.get(label_column)
     names = list(getattr(feature, "names", None) or [])
     present = None
     ids: list[Any] = []
     for one in [label] if isinstance(label, str | int) else label:
-        if one in names:
-            ids.append(names.index(one))
+        number = _id_of_name(one, names)
+        if number is not None:
+            ids.append(number)
             continue
         if present is None:
             present = set(np.unique(read_labels(dataset, label_column)).tolist())
-        value: Any = int(one) if isinstance(one, str) and one.lstrip("-").isdecimal() and one not in present else one
+        digits = one.removeprefix("id:") if isinstance(one, str) else ""
+        value: Any = int(digits) if digits.lstrip("-").isdecimal() and one not in present else one
         if value not in present:
             known = names or [str(v) for v in sorted(present)]
             more = f", and {len(known) - LISTED} more" if len(known) > LISTED else ""
             raise ValueError(f"`label={one!r}` is no class of the data set. It has: {', '.join(known[:LISTED])}{more}.")
         ids.append(value)
     return ids
+
+
+def _id_of_name(label: str | int, names: Sequence[str]) -> int | None:
+    """The id of the class that is called `label` or, with `name:` before it, that; None where none is.
+
+    Raises:
+        ValueError: the name is the id of another class.
+    """
+    if label not in names:
+        name = label.removeprefix("name:") if isinstance(label, str) else label
+        return names.index(name) if name in names else None
+    number = names.index(label)
+    if label != str(number) and label in map(str, range(len(names))):
+        raise ValueError(
+            f"`label={label!r}` is the name of class {number}, and the id of another, which is called "
+            f"{names[int(label)]!r}. Write 'name:{label}' or 'id:{label}'."
+        )
+    return number
 
 
 def _row_mask(rows: Sequence[int] | Sequence[str], n: int, argument: str) -> np.ndarray:

@@ -69,7 +69,9 @@ class RunArguments:
         default=None, metadata={"help": "Text column, if not `text`, `sentence`, `content`."}
     )
     label_column: str = field(default="label", metadata={"help": "Column of class ids."})
-    forget_class: list[str] | None = field(default=None, metadata={"help": "Classes to forget, by name or id."})
+    forget_class: list[str] | None = field(
+        default=None, metadata={"help": "Classes to forget, by name or id (`name:3`, `id:3` where 3 is both)."}
+    )
     forget_column: str | None = field(
         default=None, metadata={"help": "Column whose `forget_values` select rows, such as a user id."}
     )

@@ -32,6 +32,32 @@ def pets():
     return datasets.Dataset.from_dict(rows, features=features)
 
 
+@pytest.fixture
+def numbered():
+    """Eight rows of four classes whose names are ids of others."""
+    features = datasets.Features({"label": datasets.ClassLabel(names=["3", "2", "1", "x"])})
+    return datasets.Dataset.from_dict({"label": [0, 1, 2, 3] * 2}, features=features)
+
+
+@pytest.mark.parametrize(
+    ("label", "expected", "told"),
+    [(3, 3, "class x"), ("id:3", 3, "class x"), ("name:3", 0, "class 3"), ("x", 3, "class x"), ("0", 0, "class 3")],
+)
+def test_a_number_is_an_id_or_a_name_as_it_is_written(numbered, label, expected, told):
+    request = ForgetRequest(label=label)
+    assert set(request.split(numbered).forget["label"]) == {expected}
+    assert request.describe(["3", "2", "1", "x"]) == told
+
+
+def test_a_number_that_may_be_a_name_or_an_id_is_refused(numbered):
+    with pytest.raises(
+        ValueError, match=r"`label='3'` is the name of class 0, and the id of another.*'x'.*'name:3' or 'id:3'"
+    ):
+        ForgetRequest(label="3").split(numbered)
+    same = numbered.cast_column("label", datasets.ClassLabel(names=["0", "1", "2", "3"]))
+    assert set(ForgetRequest(label=["3", 1]).split(same).forget["label"]) == {1, 3}
+
+
 def brute_force(dataset, wanted):
     return [i for i, row in enumerate(dataset) if wanted(row)]
 
