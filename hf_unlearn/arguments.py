@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainingArguments
 
+from .ranges import check_counts, check_positive
+
 if TYPE_CHECKING:
     from .methods import UnlearningMethod
 
@@ -113,12 +115,26 @@ class UnlearningArguments(TrainingArguments):
             raise ValueError(f"`trust_region` is a share of each tensor's norm, in [0, 1), got {self.trust_region}.")
         if self.forget_target is not None and self.forget_target > 1:
             raise ValueError(f"`forget_target` is a share in [0, 1], got {self.forget_target}. Write 5 % as 0.05.")
-        if self.check_steps is not None and self.check_steps < 1:
-            raise ValueError(f"`check_steps` must be at least 1, got {self.check_steps}.")
         if self.weight_average is not None and not 0 <= self.weight_average < 1:
             raise ValueError(f"`weight_average` is a decay, in [0, 1), got {self.weight_average}.")
-        if self.retain_per_forget is not None and self.retain_per_forget < 1:
-            raise ValueError(f"`retain_per_forget` must be at least 1, got {self.retain_per_forget}.")
+        if not 0 <= self.max_retain_drop <= 1:
+            raise ValueError(f"`max_retain_drop` is a share in [0, 1], got {self.max_retain_drop}. Write 5 % as 0.05.")
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(f"`momentum` lies in [0, 1], got {self.momentum}.")
+        if self.dataloader_drop_last:
+            raise ValueError(
+                "`dataloader_drop_last` would leave rows of the last batch out, in one process though not in several, and from "
+                "evaluation too; of fewer rows than a batch it would leave no step. Leave it off."
+            )
+        check_counts(
+            self,
+            "check_steps",
+            "probe_size",
+            "retain_per_forget",
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+        )
+        check_positive(self, "num_train_epochs")
 
     def resolved(self, method: UnlearningMethod, kind: str, update: str | None = None) -> UnlearningArguments:
         """A copy in which what was left at None has the method's value for a request of this kind (`class`, `samples`).

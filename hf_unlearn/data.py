@@ -315,7 +315,7 @@ def _id_of_name(label: str | int, names: Sequence[str]) -> int | None:
         name = label.removeprefix("name:") if isinstance(label, str) else label
         return names.index(name) if name in names else None
     number = names.index(label)
-    if label != str(number) and label in map(str, range(len(names))):
+    if label != str(number) and label in [str(i) for i in range(len(names))]:
         raise ValueError(
             f"`label={label!r}` is the name of class {number}, and the id of another, which is called "
             f"{names[int(label)]!r}. Write 'name:{label}' or 'id:{label}'."

@@ -202,3 +202,29 @@ def test_bias_arguments_are_read_checked_and_reported(tmp_path, words, capsys):
     assert report["run"]["bias"] == {"column": "pattern", "labels": {"present": "LABEL_2"}}
     assert {"bias_following", "bias_without", "cramers_v"} <= report["models"]["unlearned"].keys()
     assert "bias following" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("max_retain_drop", "5", "a share in .0, 1., got 5.0. Write 5 % as 0.05"),
+        ("max_retain_drop", "nan", "a share"),
+        ("probe_size", "0", "at least 1, got 0"),
+        ("probe_size", "-3", "at least 1, got -3"),
+        ("check_steps", "0", "at least 1"),
+        ("per_device_train_batch_size", "0", "at least 1"),
+        ("per_device_eval_batch_size", "0", "at least 1"),
+        ("num_train_epochs", "0", "above 0"),
+        ("momentum", "7", ".0, 1., got 7.0"),
+        ("dataloader_drop_last", "true", "Leave it off"),
+        ("train_batch_size", "0", "at least 1"),
+        ("train_epochs", "-1", "above 0, got -1.0"),
+        ("train_learning_rate", "0", "above 0"),
+        ("train_rows", "0", "at least 1"),
+        ("test_rows", "0", "at least 1"),
+        ("label_column", "", "is empty"),
+    ],
+)
+def test_values_that_switch_something_off_or_fail_late_are_refused(tmp_path, key, value, told):
+    with pytest.raises(SystemExit, match=f"`{key}`.*{told}"):
+        parse(["--config", recipe(tmp_path), f"--{key}", value])

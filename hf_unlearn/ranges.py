@@ -1,0 +1,29 @@
+"""Values of arguments that would switch something off without a word, or fail only later."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+
+def check_counts(arguments: Any, *names: str) -> None:
+    """Raise ValueError where one of the fields is neither None nor at least 1."""
+    for name in names:
+        given = getattr(arguments, name)
+        if given is not None and given < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {given}.")
+
+
+def check_positive(arguments: Any, *names: str) -> None:
+    """Raise ValueError where one of the fields is neither None nor above 0."""
+    for name in names:
+        given = getattr(arguments, name)
+        if given is not None and not given > 0:
+            raise ValueError(f"`{name}` must be above 0, got {given}.")
+
+
+def check_not_empty(arguments: Any) -> None:
+    """Raise ValueError where a field of a dataclass is an empty text."""
+    for name in (f.name for f in fields(arguments)):
+        if getattr(arguments, name) == "":
+            raise ValueError(f"`{name}` is empty. Give it a value, or leave it out for its default.")
