@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import IO, TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 30.0  # seconds that the others have to end by themselves after a process failed
 SPOKEN = (2, 130, 143)  # exit codes after which the first process has said what there is to say
+UNEXPECTED = 70  # exit code of an error that nobody foresaw: 1 is an answer
 TOLD = 4_000  # characters that a failed process is quoted with
 
 
@@ -34,9 +36,10 @@ TOLD = 4_000  # characters that a failed process is quoted with
 
 
 def answered(work: Callable[[], int]) -> int:
-    """What `work` returns, or the exit code of its failure: 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM.
+    """What `work` returns, or the exit code of its failure: 2 for bad input, 70 for an error that nobody foresaw, 130 after
+    Ctrl-C, 143 after SIGTERM.
 
-    The message goes to stderr. One of several processes does not return: it ends here, with that code.
+    The message, or the whole traceback of the unforeseen, goes to stderr. One of several processes does not return: it ends here, with that code.
     """
     if int(os.environ.get("RANK", "0")):
         _be_quiet()
@@ -52,6 +55,10 @@ def answered(work: Callable[[], int]) -> int:
         if isinstance(stop.code, str):
             print(f"Error: {stop.code}", file=sys.stderr)
         code = 2 if isinstance(stop.code, str) else stop.code or 0
+    except Exception as error:
+        told = _told(error)
+        print(f"Error: {told}" if told else traceback.format_exc(), file=sys.stderr)
+        code = 2 if told else UNEXPECTED
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # Threads of the process group now and then abort an interpreter that shuts down in order.
         atexit._run_exitfuncs()
@@ -59,6 +66,20 @@ def answered(work: Callable[[], int]) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _told(error: Exception) -> str | None:
+    """What to say of files that cannot be read, and of a model that must not be used; None for what nobody foresaw."""
+    from datasets.exceptions import DatasetsError
+    from safetensors import SafetensorError
+
+    from .outcome import StrayChange
+
+    if isinstance(error, DatasetsError):
+        return f"`dataset`: a file of it cannot be read. {error.__cause__ or error} Correct it, or copy it again."
+    if isinstance(error, SafetensorError):
+        return f"A file of weights is damaged or not whole: {error}. Copy or download it again."
+    return str(error) if isinstance(error, StrayChange) else None
 
 
 def _be_quiet() -> None:

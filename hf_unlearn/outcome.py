@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+class StrayChange(RuntimeError):
+    """Parameters changed that a run was not allowed to change."""
+
+
 @dataclass
 class Outcome:
     """What a run did, checked after it: the answer to "did it really work?"."""
@@ -56,7 +60,7 @@ def verify(trainer: UnlearningTrainer) -> Outcome:
     """Compare the model with its original, and say what is wrong.
 
     Raises:
-        RuntimeError: parameters outside `update` changed.
+        StrayChange: parameters outside `update` changed.
     """
     method, reference = trainer.method, trainer.reference
     before, after = trainer.original_fingerprints, fingerprints(trainer.model)
@@ -66,9 +70,10 @@ def verify(trainer: UnlearningTrainer) -> Outcome:
     if not method.needs_forget:
         strays -= buffers  # ordinary training moves BatchNorm statistics
     if strays:
-        raise RuntimeError(
+        raise StrayChange(
             f"`update={trainer.args.update!r}` allows {len(trainer.updated)} tensors to change, and others did: "
-            f"{', '.join(sorted(strays)[:5])}. The model must not be used."
+            f"{', '.join(sorted(strays)[:5])}. The model must not be used. Load the original again, "
+            "and give an `update` that names these if they may move."
         )
     logits = trainer.watch.forget_logits()
     remembered = reference.remembered(logits, torch.arange(len(logits))).float().mean().item()

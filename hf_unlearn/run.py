@@ -251,7 +251,7 @@ def retrain(job: Job) -> tuple[nn.Module, float]:
 def main(argv: Sequence[str] | None = None) -> int:
     """`hf-unlearn run`: 0 when the model forgot what was asked, 1 when it did not, 2 for bad input or a full disk.
 
-    130 after Ctrl-C and 143 after SIGTERM, as a scheduler sends it.
+    70 with a traceback for an error that nobody foresaw, 130 after Ctrl-C and 143 after SIGTERM, as a scheduler sends it.
     """
     return answered(lambda: work(sys.argv[1:] if argv is None else argv))
 

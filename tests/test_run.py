@@ -1,10 +1,12 @@
 """Recipes and the command line: every key is checked, and bad input ends before anything is loaded."""
 
 import json
+import os
 from pathlib import Path
 
 import datasets
 import pytest
+import torch
 from conftest import image_data, image_processor, trained
 
 from hf_unlearn import UnlearningReport, UnlearningTrainer
@@ -172,6 +174,54 @@ def test_a_test_split_that_cannot_be_measured_on_is_refused_before_training(tmp_
     monkeypatch.setattr(UnlearningTrainer, "train", lambda *_, **__: pytest.fail("trained"))
     assert main(words) == 2
     assert "`test_split`: 6 labels in column 'label' are outside" in capsys.readouterr().err
+
+
+def malformed_row(folder):
+    for split in ("train", "test"):
+        (folder / "data" / f"{split}.parquet").unlink()
+    (folder / "data" / "train.jsonl").write_text('{"text": "a", "label": 0}\n{"text": \n')
+    return "`dataset`: a file of it cannot be read"
+
+
+def cut_off_weights(folder):
+    os.truncate(folder / "original" / "model.safetensors", 3000)
+    return "A file of weights is damaged or not whole"
+
+
+@pytest.mark.parametrize("spoil", [malformed_row, cut_off_weights])
+def test_files_that_cannot_be_read_exit_with_2_and_a_message(tmp_path, words, capsys, spoil):
+    told = spoil(tmp_path)
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert "Traceback" not in error
+
+
+def test_a_change_outside_update_exits_with_2_and_writes_no_model(tmp_path, words, monkeypatch, capsys):
+    original = UnlearningTrainer.training_step
+
+    def stray(self, model, *args, **kwargs):
+        with torch.no_grad():
+            model.vit.embeddings.cls_token.add_(1.0)
+        return original(self, model, *args, **kwargs)
+
+    monkeypatch.setattr(UnlearningTrainer, "training_step", stray)
+    assert main([*words, "--update", "head", "--max_steps", "1"]) == 2
+    error = capsys.readouterr().err
+    assert "vit.embeddings.cls_token. The model must not be used. Load the original again" in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_an_error_that_nobody_foresaw_has_its_traceback_and_an_exit_code_of_its_own(words, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise KeyError("unforeseen")
+
+    monkeypatch.setattr(UnlearningTrainer, "train", fail)
+    assert main(words) == 70
+    error = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in error
+    assert "KeyError: 'unforeseen'" in error
 
 
 @pytest.mark.parametrize(
