@@ -121,6 +121,11 @@ class UnlearningArguments(TrainingArguments):
             raise ValueError(f"`max_retain_drop` is a share in [0, 1], got {self.max_retain_drop}. Write 5 % as 0.05.")
         if not 0 <= self.momentum <= 1:
             raise ValueError(f"`momentum` lies in [0, 1], got {self.momentum}.")
+        if self.dataloader_persistent_workers:
+            raise ValueError(
+                "`dataloader_persistent_workers` draws a number in the first epoch alone, so that a resumed run would not be the "
+                "run that nothing cut off. Leave it off: the workers then start with each epoch."
+            )
         if self.dataloader_drop_last:
             raise ValueError(
                 "`dataloader_drop_last` would leave rows of the last batch out, in one process though not in several, and from "

@@ -76,7 +76,7 @@ def _told(error: Exception) -> str | None:
     from .outcome import StrayChange
 
     if isinstance(error, DatasetsError):
-        return f"`dataset`: a file of it cannot be read. {error.__cause__ or error} Correct it, or copy it again."
+        return f"`dataset`: a file of it cannot be read ({error.__cause__ or error}). Correct it, or copy it again."
     if isinstance(error, SafetensorError):
         return f"A file of weights is damaged or not whole: {error}. Copy or download it again."
     return str(error) if isinstance(error, StrayChange) else None

@@ -116,7 +116,7 @@ def test_streams_from_disk_are_paired_in_their_own_order(disk, tmp_path, kind):
     expected = [data.prepare(row)["pixel_values"] for row in islice(stream, 20)]
     assert all(torch.equal(a, b) for a, b in zip(served, expected, strict=True))
     assert len({tuple(x[:, ::5, ::5].flatten().tolist()) for x in served}) > 15
-    runs = [trainer("alone"), trainer("workers", dataloader_num_workers=2, dataloader_persistent_workers=True)]
+    runs = [trainer("alone"), trainer("workers", dataloader_num_workers=2)]
     for run in runs:
         run.train()
         assert run.state.global_step == 5  # two epochs
@@ -275,9 +275,7 @@ def shuffled_stream(data):
 @pytest.mark.parametrize("retain", [None, shuffled_stream], ids=["map", "stream"])
 def test_workers_change_nothing(tmp_path, retain):
     alone = worked(tmp_path / "0", retain)
-    for i, changes in enumerate(
-        ({}, {"dataloader_persistent_workers": True, "dataloader_prefetch_factor": 4, "gradient_accumulation_steps": 1})
-    ):
+    for i, changes in enumerate(({}, {"dataloader_prefetch_factor": 4, "gradient_accumulation_steps": 1})):
         run = worked(tmp_path / f"w{i}", retain, dataloader_num_workers=2, **changes)
         assert not changed(state(alone.model), state(run.model))
     assert changed(state(trained("vit")), state(alone.model))
@@ -289,7 +287,7 @@ def test_workers_change_nothing(tmp_path, retain):
 def test_workers_of_fresh_processes_change_nothing(tmp_path, retain):
     if "dataloader_multiprocessing_context" not in arguments(tmp_path).to_dict():
         pytest.skip("this version of transformers starts workers in the platform's own way")
-    changes = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    changes = {"dataloader_num_workers": 1}
     spawned = worked(tmp_path / "1", retain, dataloader_multiprocessing_context="spawn", **changes)
     assert not changed(state(worked(tmp_path / "0", retain).model), state(spawned.model))
 

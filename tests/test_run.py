@@ -267,6 +267,7 @@ def test_bias_arguments_are_read_checked_and_reported(tmp_path, words, capsys):
         ("num_train_epochs", "0", "above 0"),
         ("momentum", "7", ".0, 1., got 7.0"),
         ("dataloader_drop_last", "true", "Leave it off"),
+        ("dataloader_persistent_workers", "true", "Leave it off"),
         ("train_batch_size", "0", "at least 1"),
         ("train_epochs", "-1", "above 0, got -1.0"),
         ("train_learning_rate", "0", "above 0"),
