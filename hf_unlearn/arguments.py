@@ -86,6 +86,12 @@ class UnlearningArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Hide NaN losses from the log. Off: they end the run."}
     )
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True,
+        metadata={
+            "help": "Go on with what callbacks such as EarlyStoppingCallback had counted when a run was cut off."
+        },
+    )
 
     def __post_init__(self) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():

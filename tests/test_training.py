@@ -1,12 +1,13 @@
-"""Saving a model: whole or not at all, and what was there is not lost."""
+"""Saving a model: whole or not at all, and what was there is not lost; ordinary training; callbacks of a resumed run."""
 
 import os
 
 import pytest
 import torch
-from conftest import build, changed, image_data, image_processor, state
+from conftest import KillAt, Killed, build, changed, data_for, image_data, image_processor, state, trainer_for
+from transformers import EarlyStoppingCallback
 
-from hf_unlearn import UnlearningArguments
+from hf_unlearn import GradientAscent, UnlearningArguments
 from hf_unlearn.processing import Processor
 from hf_unlearn.run import RunArguments, load_model, prepare, retrain
 from hf_unlearn.training import save_model, train_classifier, warmup_steps
@@ -89,3 +90,25 @@ def test_a_model_that_training_did_not_move_is_called_that(few_rows, tmp_path, c
         model, job.train, processor, {"learning_rate": 0.0, "use_cpu": True, "max_steps": 1}, tmp_path / "x"
     )
     assert "The original is what it was before its training" in caplog.text
+
+
+@pytest.mark.parametrize("best", [False, True], ids=["last", "best"])
+def test_a_resumed_run_is_stopped_early_where_the_undisturbed_one_is(tmp_path, best):
+    """It gets worse with every step, and a patience of three is up after four evaluations."""
+
+    def run(folder, *callbacks, resume=None):
+        trainer = trainer_for(
+            "vit", tmp_path / folder, GradientAscent(), callbacks=[EarlyStoppingCallback(3), *callbacks], save_steps=1,
+            save_strategy="steps", eval_strategy="steps", eval_steps=1, max_steps=10, load_best_model_at_end=best,
+            eval_dataset=data_for("vit", 32, 3), metric_for_best_model="eval_loss", trust_region=0.05,
+        )  # fmt: skip
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    whole = run("whole")
+    assert whole.outcome.steps == 4
+    with pytest.raises(Killed):
+        run("killed", KillAt(3))
+    resumed = run("killed", resume=True)
+    assert resumed.outcome == whole.outcome
+    assert not changed(state(whole.model), state(resumed.model))
