@@ -26,7 +26,8 @@ class UnlearningArguments(TrainingArguments):
     update: str | None = field(
         default=None,
         metadata={
-            "help": "Parameters that may move: 'all', 'head', 'last:n' (the last n blocks and the head) or a regular expression of names."
+            "help": "Parameters that may move: 'all', 'head', 'last:n' (the last n blocks and the head) or a regular expression of names. "
+            "It alone decides: parameters that were frozen before (`requires_grad=False`) move too where it names them."
         },
     )
     trust_region: float | None = field(
