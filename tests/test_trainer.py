@@ -213,7 +213,7 @@ def test_every_own_argument_has_help_and_unset_ones_take_the_methods_value(tmp_p
     assert unset.update is None
 
 
-@pytest.mark.parametrize("held", ["model.safetensors", "checkpoint-3/model.safetensors"])
+@pytest.mark.parametrize("held", ["model.safetensors", "checkpoint-3/unlearning_state.json"])
 def test_output_folder_that_holds_a_model_is_refused_unless_overwritten(tmp_path, held):
     (tmp_path / held).parent.mkdir(exist_ok=True)
     (tmp_path / held).write_bytes(b"precious")
