@@ -10,9 +10,10 @@ from receipts import write_run_receipt
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from hf_unlearn.hub.cleaning import without_paths
 from hf_unlearn.hub.receipt import verify_folder
 from hf_unlearn.hub.signing import generate_key, read_public_key, sign
-from hf_unlearn.hub.staging import inventory, is_publishable, prepare_folder, without_paths
+from hf_unlearn.hub.staging import inventory, is_publishable, prepare_folder
 
 PUBLISHED = [
     *RUN_FILES,
@@ -132,7 +133,7 @@ def test_paths_are_cleaned_from_the_copy_and_not_from_the_users_files(tmp_path):
         assert read["config.json"] == {"id2label": config["id2label"], "cache": ["y"]}
         assert read["tokenizer_config.json"] == {"pad_token": "/"}
         with safe_open(staged.folder / "model.safetensors", "np") as file:
-            assert file.metadata() == {"format": "pt", "license": "mit"}
+            assert file.metadata() == {"format": "pt"}
         copied = load_file(staged.folder / "model.safetensors")
     assert all(np.array_equal(copied[name], weights[name]) for name in weights)
     assert digests(run) == before
@@ -140,10 +141,59 @@ def test_paths_are_cleaned_from_the_copy_and_not_from_the_users_files(tmp_path):
 
 @pytest.mark.parametrize(
     "value",
-    ["/home/alice/x", "C:\\data", "~/model", "file:///tmp/x", "loaded from /tmp/x", "'/mnt/disk/y'", "/workspace/z"],
-)
+    [
+        "/home/alice/x", "C:\\data", "D:/Users/alice/vocab.txt", "~/model", "file:///tmp/x", "'/mnt/disk/y'", "/workspace/z",
+        "/nfs/alice.smith/bert", "/Volumes/alice/x", "/gpfs/users/alice/my runs", "\\\\server\\alice\\m", "../alice/secret",
+        "/home/alice",
+    ],
+)  # fmt: skip
 def test_paths_of_any_machine_are_found(value):
-    assert without_paths({"a": value, "b": [value, 1], "c": {"d": value}}) == {"b": [1], "c": {}}
+    assert without_paths({"a": value, "b": [value, 1], "c": {"d": value}, value: 1}) == {"b": [1], "c": {}}
+
+
+@pytest.mark.parametrize(
+    "path", ["/tmp/x", "/nfs/é.smith/run-1/", "D:/a/b", "~/x", "file:///tmp/x", "\\\\nas\\alice\\m"]
+)
+def test_within_a_text_a_path_becomes_local(path):
+    for text in ("loaded from {}", "see '{}'!", "(in {})"):
+        assert without_paths({"a": [text.format(path)]}) == {"a": [text.format("local")]}
+
+
+@pytest.mark.parametrize("label", ["mail in /data/ folder", "/m/09x0r", "/home/alice/x", "C:\\data", "a/b"])
+def test_a_class_may_be_called_anything(tmp_path, label):
+    run = run_folder(tmp_path / "run")
+    config = {"model_type": "vit", "id2label": {"0": "cat", "1": label}, "label2id": {"cat": 0, label: 1}}
+    write(run / "model/config.json", json.dumps(config))
+    told = {"forgotten_labels": [label], "request": f"class '{label}'", "recipe": {"forget_class": [label]}}
+    write(run / "report.json", json.dumps({"run": told, "groups": {"original": {label: 1.0}}}))
+    with prepare_folder(run) as staged:
+        assert json.loads((staged.folder / "config.json").read_text()) == config
+        assert json.loads((staged.folder / "report.json").read_text())["run"] == told
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_the_folder_of_a_run_is_found_however_json_writes_it(tmp_path, ascii_only):
+    run = run_folder(tmp_path / "josé" / "run")
+    config = {"model_type": "vit", "note": f"trained in;{run}/model", str(run): 1, "at": [f"in_{run}"]}
+    write(run / "model/config.json", json.dumps(config, ensure_ascii=ascii_only))
+    with pytest.raises(ValueError, match=r"config\.json holds a path"), prepare_folder(run):
+        pass
+    write(run / "model/config.json", json.dumps({**config, "at": []}, ensure_ascii=ascii_only))
+    with prepare_folder(run) as staged:
+        assert json.loads((staged.folder / "config.json").read_text()) == {
+            "model_type": "vit",
+            "note": "trained in;local",
+            "at": [],
+        }
+
+
+def test_a_header_of_tensors_keeps_its_format_alone(tmp_path):
+    run, weights = run_folder(tmp_path / "run"), {"w": np.arange(5, dtype=np.float32)}
+    notes = {"format": "pt", "hub_token": "hf_" + "A" * 34, "src": "/nfs/alice.smith/run", "rows": "17,99"}
+    save_file(weights, run / "model/model.safetensors", metadata=notes)
+    with prepare_folder(run) as staged, safe_open(staged.folder / "model.safetensors", "np") as file:
+        assert file.metadata() == {"format": "pt"}
+        assert np.array_equal(file.get_tensor("w"), weights["w"])
 
 
 @pytest.mark.parametrize("value", ["/m/09x0r", "a/b", "https://huggingface.co/data/x", "N/A", "he/she", "/"])

@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import shutil
-import struct
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_atomically
+from .cleaning import Secrets, clean_tensors, without_paths
 
 logger = logging.getLogger(__name__)
 
@@ -30,12 +30,6 @@ MODEL = re.compile(
 VOCABULARY = re.compile(r"(vocab|tokenizer|added_tokens)\.json|vocab\.txt|merges\.txt|.*\.model")
 LOCAL_STATE = ("is_local", "local_files_only")  # a tokenizer's memory of where it was loaded from
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-MACHINE_PATH = re.compile(
-    r"(^|[\s\"'=(:])(/(home|users|root|tmp|mnt|media|data|var|opt|srv|scratch|work|workspace|content)/|[a-z]:\\|~/|file://)",
-    re.IGNORECASE,
-)
-TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
-HEADER_LIMIT = 100_000_000  # bytes, as safetensors has it
 
 
 @dataclass(frozen=True)
@@ -186,15 +180,11 @@ def complete(
 
 def check_private(folder: Path, run_folder: Path) -> None:
     """Raise ValueError where a text to be published names a folder of this machine or a token."""
-    from huggingface_hub import get_token
-
-    roots = {Path.home(), Path.cwd(), run_folder.resolve(), Path(tempfile.gettempdir())}
-    secrets = {f"{root}/" for root in roots if root.parent != root} | {get_token() or ""} - {""}
+    secrets = Secrets(run_folder)
     for name in inventory(folder)[0]:
         if name.endswith((".safetensors", ".png")) or VOCABULARY.fullmatch(name):
             continue
-        text = (folder / name).read_text(errors="replace")
-        if TOKEN.search(text) or any(secret in text for secret in secrets):
+        if secrets.are_in(folder / name):
             raise ValueError(
                 f"{name} holds a path of this machine or a token, so it is not published. Remove it there."
             )
@@ -232,7 +222,8 @@ def _place(source: Path, target: Path) -> None:
             logger.info("%s: local paths are left out of the published copy.", source.name)
             write_atomically(target, json.dumps(cleaned, indent=2) + "\n")
             return
-    elif source.suffix == ".safetensors" and _clean_tensors(source, target):
+    elif source.suffix == ".safetensors" and clean_tensors(source, target):
+        logger.info("%s: the notes in its header are left out of the published copy.", source.name)
         return
     try:
         if source.suffix != ".safetensors":
@@ -240,42 +231,6 @@ def _place(source: Path, target: Path) -> None:
         os.link(source.resolve(), target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def without_paths(value: Any, key: str = "") -> Any:
-    """`value` from JSON without entries that are paths of a machine."""
-    if isinstance(value, Mapping):
-        return {k: without_paths(v, k) for k, v in value.items() if not _is_path(v, k)}
-    if isinstance(value, list):
-        return [without_paths(v, key) for v in value if not _is_path(v, key)]
-    return value
-
-
-def _is_path(value: Any, key: str) -> bool:
-    if not isinstance(value, str):
-        return False
-    return bool(MACHINE_PATH.search(value)) or (key.endswith("name_or_path") and value != "" and is_local(value))
-
-
-def _clean_tensors(source: Path, target: Path) -> bool:
-    """Copy a safetensors file without the paths in its header; False where there are none, and nothing is written."""
-    with source.open("rb") as file:
-        try:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header: dict[str, Any] = json.loads(file.read(length) if length <= HEADER_LIMIT else b"")
-            metadata = header.get("__metadata__", {})
-        except (struct.error, ValueError, AttributeError) as error:
-            raise ValueError(f"{source.name} is no safetensors file. Save the model again.") from error
-        cleaned = without_paths(metadata)
-        if cleaned == metadata:
-            return False
-        logger.info("%s: local paths are left out of the published copy.", source.name)
-        words = json.dumps({**header, "__metadata__": cleaned}, separators=(",", ":")).encode()
-        words += b" " * (-len(words) % 8)  # tensors stay aligned
-        with target.open("wb") as copy:
-            copy.write(struct.pack("<Q", len(words)) + words)
-            shutil.copyfileobj(file, copy, 2**22)
-    return True
 
 
 def _set_base(path: Path, base_model: str | None, original: tuple[str | None, str | None]) -> None:

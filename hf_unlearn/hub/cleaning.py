@@ -1,0 +1,112 @@
+"""What a published file must not hold: paths of a machine, tokens, notes of whoever trained. What classes are called stays."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+# Names of classes and of an attribute's values, which may look like anything: a model without one of them is another model.
+LABELS = re.compile(
+    r"id2label|label2id|(\w+_)?(labels?|class(es)?)|(class|label)_names|request|values|groups?(_\w+)?|counts|per_class\w*"
+    r"|added_tokens_decoder|\w+_token"
+)
+_START, _PART = r"(?<![^\s\"'=(\[{<:;,|])", r"[\w.@+~%-]+"
+# A path within a text: absolute and of two parts or more, of a drive, of a network, of somebody's home, or an address of a file.
+PATH = re.compile(
+    rf"{_START}(?:/{_PART}(?:/{_PART})+/?|~\w*/[^\s\"')]+|[a-z]:[\\/][^\s\"')]+|\\\\[\w.$-]+\\[^\s\"')]+|file:/[^\s\"')]+)",
+    re.IGNORECASE,
+)
+# A text that is nothing else; it may hold spaces.
+WHOLE = re.compile(
+    r"[\"']?(/[^/\n]+(/[^/\n]+)+/?|(~\w*|\.\.)/.+|[a-z]:[\\/].+|\\\\[\w.$-]+\\.+|file:/.+)", re.IGNORECASE
+)
+TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
+HEADER_LIMIT = 100_000_000  # bytes, as safetensors has it
+
+
+def without_paths(value: Any) -> Any:
+    """`value` from JSON without the entries whose key or value is a path of a machine; within a text one becomes `local`.
+
+    What is below a key of `LABELS` stays as it is.
+    """
+    if isinstance(value, Mapping):
+        return {
+            k: v if LABELS.fullmatch(k) else without_paths(v)
+            for k, v in value.items()
+            if not _is_path(k) and (LABELS.fullmatch(k) or not _is_path(v, k))
+        }
+    if isinstance(value, list):
+        return [without_paths(v) for v in value if not _is_path(v)]
+    return PATH.sub("local", value) if isinstance(value, str) else value
+
+
+def _is_path(value: Any, key: str = "") -> bool:
+    from .staging import is_local
+
+    if not isinstance(value, str):
+        return False
+    return bool(WHOLE.fullmatch(value)) or (key.endswith("name_or_path") and value != "" and is_local(value))
+
+
+class Secrets:
+    """What no published text may hold: tokens, and the folders of this machine."""
+
+    def __init__(self, run_folder: Path) -> None:
+        from huggingface_hub import get_token
+
+        roots = {Path.home(), Path.cwd(), run_folder.absolute(), run_folder.resolve(), Path(tempfile.gettempdir())}
+        # A root of one part, such as /data, is an ordinary word until something follows it.
+        ends = {str(r): r"(?![\w-])" if len(r.parts) > 2 else r"/[\w.]" for r in roots if r.parent != r}
+        words = [re.escape(root) + end for root, end in ends.items()]
+        self.pattern = re.compile(
+            "|".join([*words, TOKEN.pattern, *([re.escape(own)] if (own := get_token()) else [])])
+        )
+
+    def are_in(self, path: Path) -> bool:
+        """Whether one is in a file of text; in JSON in any key or value, however it is escaped there."""
+        text = path.read_text("utf-8", errors="replace")
+        texts = [text, *_strings(json.loads(text))] if path.suffix == ".json" else [text]
+        return any(map(self.pattern.search, texts))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every key and every text in a value from JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, content in value.items():
+            yield key
+            yield from _strings(content)
+    elif isinstance(value, list):
+        for content in value:
+            yield from _strings(content)
+
+
+def clean_tensors(source: Path, target: Path) -> bool:
+    """Copy a safetensors file with nothing but `format` among its notes; False where it has no others, and nothing is written.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    with source.open("rb") as file:
+        try:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header: dict[str, Any] = json.loads(file.read(length) if length <= HEADER_LIMIT else b"")
+            notes = header.get("__metadata__", {})
+            kept = {k: v for k, v in notes.items() if k == "format" and v in ("pt", "tf", "flax", "np", "mlx")}
+        except (struct.error, ValueError, AttributeError) as error:
+            raise ValueError(f"{source.name} is no safetensors file. Save the model again.") from error
+        if kept == notes:
+            return False
+        words = json.dumps({**header, "__metadata__": kept}, separators=(",", ":")).encode()
+        words += b" " * (-len(words) % 8)  # tensors stay aligned
+        with target.open("wb") as copy:
+            copy.write(struct.pack("<Q", len(words)) + words)
+            shutil.copyfileobj(file, copy, 2**22)
+    return True
