@@ -9,11 +9,14 @@ from hub_runs import PRIVATE, RUN_FILES, digests, run_folder, write
 from receipts import write_run_receipt
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from transformers import AutoTokenizer, BertweetTokenizer
 
+from hf_unlearn.evaluation.plots import drawings
+from hf_unlearn.evaluation.report import UnlearningReport
 from hf_unlearn.hub.cleaning import without_paths
 from hf_unlearn.hub.receipt import verify_folder
 from hf_unlearn.hub.signing import generate_key, read_public_key, sign
-from hf_unlearn.hub.staging import inventory, is_publishable, prepare_folder
+from hf_unlearn.hub.staging import FIGURES, inventory, is_publishable, prepare_folder
 
 PUBLISHED = [
     *RUN_FILES,
@@ -31,7 +34,12 @@ PUBLISHED = [
     "barycenter.safetensors",
     "unlearning_receipt.json",
     "unlearning_receipt.json.sig",
-    "figures/attack.svg",
+    "bpe.codes",
+    "spm.model",
+    "sentencepiece.model",
+    "entity_vocab.json",
+    "word_shape.json",
+    "word_pronunciation.json",
 ]
 KEPT = [
     "training_args.bin",
@@ -49,6 +57,12 @@ KEPT = [
     "train.parquet",
     "modeling.py",
     "figures/rows.csv",
+    "figures/forgotten_row_17_alice.png",
+    "forgotten_rows_embeddings.safetensors",
+    "unlearning_control.safetensors",
+    "model-own.safetensors",
+    "rows.safetensors.index.json",
+    "rows.model",
     "figures/more/roc.png",
     "report.html",
     ".env",
@@ -64,6 +78,30 @@ def test_what_belongs_to_a_model_is_on_the_list(name):
 @pytest.mark.parametrize("name", KEPT)
 def test_everything_else_is_not(name):
     assert not is_publishable(name)
+
+
+def test_every_figure_of_a_report_is_on_the_list():
+    curve = {"path": [{"retain": 1}, {}]}
+    report = UnlearningReport({}, roc={"a": {}}, per_class={"a": []}, confidence={"a": {}}, outcome=curve)
+    report.relearning = {"a": [1.0]}
+    assert {f"figures/{name}.png" for name in drawings(report)} == {f"figures/{name}.png" for name in FIGURES}
+    assert all(is_publishable(f"figures/{name}.png") for name in drawings(report))
+
+
+def test_a_tokenizer_with_its_own_file_names_arrives_whole(tmp_path):
+    run = run_folder(tmp_path / "run")
+    write(tmp_path / "vocab.txt", "hello 1\nworld 1\n")
+    write(tmp_path / "bpe.codes", "h e 1\n")
+    tokenizer = BertweetTokenizer(str(tmp_path / "vocab.txt"), str(tmp_path / "bpe.codes"))
+    tokenizer.save_pretrained(run / "model")
+    config = {"model_type": "roberta", "architectures": ["RobertaForSequenceClassification"]}
+    write(run / "model/config.json", json.dumps(config))
+    expected = AutoTokenizer.from_pretrained(run / "model")
+    with prepare_folder(run) as staged:
+        arrived = AutoTokenizer.from_pretrained(staged.folder)
+    assert type(arrived) is type(expected) is BertweetTokenizer
+    assert arrived.bpe_ranks == expected.bpe_ranks != {}
+    assert arrived.tokenize("hello world") == expected.tokenize("hello world")
 
 
 def test_the_staged_folder_is_laid_out_as_on_the_hub_and_goes_away(tmp_path):

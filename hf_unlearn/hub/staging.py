@@ -21,13 +21,17 @@ logger = logging.getLogger(__name__)
 
 RECEIPT, REPORT, CARD = "unlearning_receipt.json", "report.json", "README.md"
 ADAPTER = "adapter_config.json"
-EVIDENCE = re.compile(rf"{RECEIPT}(\.sig)?|{REPORT}|{CARD}|figures/[\w.-]+\.(png|svg)")
-MODEL = re.compile(
-    r"[\w.-]+\.safetensors|[\w.-]+\.safetensors\.index\.json|(generation_|adapter_|preprocessor_|processor_|tokenizer_)?"
-    r"config\.json|(tokenizer|special_tokens_map|added_tokens|vocab|barycenter)\.json|vocab\.txt|merges\.txt|"
-    r"(spiece|tokenizer|sentencepiece\.bpe)\.model"
+FIGURES = ("roc", "per_class_accuracy", "confidence", "path", "relearning")  # as `evaluation.plots` names them
+EVIDENCE = re.compile(rf"{RECEIPT}(\.sig)?|{REPORT}|{CARD}|figures/({'|'.join(FIGURES)})\.png")
+VOCABULARY = re.compile(
+    r"(vocab|tokenizer|added_tokens|entity_vocab|word_shape|word_pronunciation)\.json|(vocab|merges|dict)\.txt|bpe\.codes"
+    r"|(spiece|spm|tokenizer|sentencepiece|sentencepiece\.bpe)\.model"
 )
-VOCABULARY = re.compile(r"(vocab|tokenizer|added_tokens)\.json|vocab\.txt|merges\.txt|.*\.model")
+MODEL = re.compile(
+    r"(model|adapter_model|barycenter)(-\d{5}-of-\d{5})?\.safetensors|(model|adapter_model)\.safetensors\.index\.json"
+    r"|(generation_|adapter_|preprocessor_|processor_|tokenizer_)?config\.json|(special_tokens_map|barycenter)\.json|"
+    + VOCABULARY.pattern
+)
 LOCAL_STATE = ("is_local", "local_files_only")  # a tokenizer's memory of where it was loaded from
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
