@@ -28,7 +28,7 @@ from peft import LoraConfig, get_peft_model
 from hf_unlearn import GradientAscent, JiT, UnlearningReport, WassersteinBarycenter
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation.record import data_source, origin
-from hf_unlearn.hub.card import render_card, write_card
+from hf_unlearn.hub.card import MARK, is_rendered, render_card, write_card
 from hf_unlearn.hub.receipt import RECEIPT_FILE, verify_folder
 from hf_unlearn.hub.signing import signature_file
 from hf_unlearn.run import parse
@@ -149,7 +149,11 @@ def test_a_run_writes_its_card_and_the_report_gives_the_same_bytes(run):
     receipt = json.loads((run.folder / RECEIPT_FILE).read_text())
     assert render_card(report_of(run), figures=figures_of(run.folder), receipt=receipt) == run.text
     alone = render_card(report_of(run), figures=figures_of(run.folder))
-    assert re.sub(r"## Receipt\n.*?(?=## Cost)", "", run.text, flags=re.DOTALL) == alone
+    without = re.sub(r"## Receipt\n.*?(?=## Cost)", "", run.text, flags=re.DOTALL)
+    assert MARK.sub("", without) == MARK.sub("", alone)
+    assert is_rendered(run.text)
+    assert is_rendered(alone)
+    assert not is_rendered(without)
     assert verify_folder(run.folder) == []
     (run.folder / "README.md").unlink()
     assert main(["card", str(run.folder)]) == 0

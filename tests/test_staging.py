@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +14,14 @@ from transformers import AutoTokenizer, BertweetTokenizer
 
 from hf_unlearn.evaluation.plots import drawings
 from hf_unlearn.evaluation.report import UnlearningReport
+from hf_unlearn.evaluation.verdicts import MEANING
+from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.cleaning import without_paths
 from hf_unlearn.hub.receipt import verify_folder
 from hf_unlearn.hub.signing import generate_key, read_public_key, sign
 from hf_unlearn.hub.staging import FIGURES, inventory, is_publishable, prepare_folder
 
+ROOT = Path(__file__).parents[1]
 PUBLISHED = [
     *RUN_FILES,
     "model-00001-of-00002.safetensors",
@@ -121,6 +125,53 @@ def test_a_folder_of_a_model_alone_will_do(tmp_path):
     run = run_folder(tmp_path / "run")
     with prepare_folder(run / "model") as staged:
         assert sorted(digests(staged.folder)) == [n for n in RUN_FILES if n not in ("figures/roc.png", "report.json")]
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """A run with a report that a card is rendered from, and its card."""
+    run = run_folder(tmp_path / "run")
+    report = json.loads((ROOT / "model_cards/digits-vit/jit/report.json").read_text())
+    write(run / "report.json", json.dumps(report))
+    write_card(run)
+    return run
+
+
+def audit_of(run):
+    report = json.loads((run / "report.json").read_text())
+    about = {"weights": report["run"]["weights"], "retrained": 1}
+    found = {"verdict": [*MEANING][-1], "lines": [], "because": [], "limits": [], "run": about}
+    return {"schema": "hf_unlearn/audit/1", **found}
+
+
+def test_a_card_as_it_was_rendered_is_rendered_again(measured, caplog):
+    before = (measured / "README.md").read_text()
+    write_card(measured, repo_id="alice/elsewhere")
+    write(measured / "audit.json", json.dumps(audit_of(measured)))
+    with prepare_folder(measured, repo_id="alice/here") as staged:
+        text = (staged.folder / "README.md").read_text()
+    assert "No audit was made" in before
+    assert "No audit was made" not in text
+    assert f"An audit says: {audit_of(measured)['verdict']}" in text
+    assert 'model="alice/here"' in text
+    assert "alice/elsewhere" not in text
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("edit", [lambda t: t.replace("# ", "# My ", 1), lambda t: t + "\nMore.\n", lambda t: t[:-80]])
+def test_a_card_that_was_edited_stays_and_what_it_lacks_is_told(measured, caplog, edit):
+    card = measured / "README.md"
+    write(card, edit(card.read_text()))
+    with prepare_folder(measured, repo_id="alice/here") as staged:
+        assert (staged.folder / "README.md").read_bytes() == card.read_bytes()
+    assert caplog.text == ""
+    write(measured / "audit.json", json.dumps(audit_of(measured)))
+    with prepare_folder(measured, repo_id="alice/here") as staged:
+        assert (staged.folder / "README.md").read_bytes() == card.read_bytes()
+    assert (
+        f"README.md was edited by hand and stays as it is, without what audit.json says: {[*MEANING][-1]}"
+        in caplog.text
+    )
 
 
 def test_a_receipt_of_other_weights_or_a_changed_one_is_not_published(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import sys
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from ..evaluation.report import UnlearningReport
 
 CARD, REPORT, AUDIT = "README.md", "report.json", "audit.json"
+MARK = re.compile(
+    r"\[//\]: # \(hf_unlearn card, SHA-256 of the text above: [0-9a-f]{64}\)\n\Z"
+)  # markdown shows no such line
 
 
 def render_card(
@@ -99,7 +103,18 @@ def render_card(
         run_command=run_command(run),
         settings={"method": run.get("method", {}), "arguments": run.get("arguments", {})},
     )
-    return re.sub(r"\n{3,}", "\n\n", text)
+    return _marked(re.sub(r"\n{3,}", "\n\n", text))
+
+
+def is_rendered(text: str) -> bool:
+    """Whether a README is a card as it was rendered: by its mark no hand has touched it, and it may be rendered again."""
+    body = text[: match.start()] if (match := MARK.search(text)) else ""
+    return bool(body) and _marked(body) == text
+
+
+def _marked(body: str) -> str:
+    body = body.rstrip("\n") + "\n\n"
+    return f"{body}[//]: # (hf_unlearn card, SHA-256 of the text above: {hashlib.sha256(body.encode()).hexdigest()})\n"
 
 
 def card_of(folder: str | Path, *, repo_id: str | None = None, fields: Mapping[str, Any] | None = None) -> str:

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import write_atomically
+from ..files import front_matter, write_atomically
+from ..names import visible
 from .cleaning import Secrets, clean_tensors, without_paths
 
 logger = logging.getLogger(__name__)
 
-RECEIPT, REPORT, CARD = "unlearning_receipt.json", "report.json", "README.md"
+RECEIPT, REPORT, CARD, AUDIT = "unlearning_receipt.json", "report.json", "README.md", "audit.json"
 ADAPTER = "adapter_config.json"
 FIGURES = ("roc", "per_class_accuracy", "confidence", "path", "relearning")  # as `evaluation.plots` names them
 EVIDENCE = re.compile(rf"{RECEIPT}(\.sig)?|{REPORT}|{CARD}|figures/({'|'.join(FIGURES)})\.png")
@@ -163,16 +164,18 @@ def is_local(source: str) -> bool:
 def complete(
     folder: Path, run_folder: Path, original: str | None, note: str, card: Mapping[str, Any], repo_id: str | None = None
 ) -> None:
-    """Write what a prepared folder still lacks: the card. One that is there stays, unless it is the run's own as it was written.
+    """Write the card, unless somebody wrote or edited the one that is there.
 
-    With a report it is the evaluation card, which then says where the model is; a `note` is for a model that was not measured.
+    With a report it is the evaluation card, as report, audit and receipt are now, which then says where the model is; a `note`
+    is for a model that was not measured.
     """
     from ..evaluation.report import SCHEMA
-    from .card import card_of
+    from .card import card_of, is_rendered
     from .plain_card import write_plain_card
 
     measured = not note and _read(run_folder / REPORT).get("schema") == SCHEMA
-    if (folder / CARD).is_file() and not (measured and (folder / CARD).read_text("utf-8") == card_of(run_folder)):
+    if (folder / CARD).is_file() and not (measured and is_rendered((folder / CARD).read_text("utf-8", "replace"))):
+        _tell_of_audit(folder / CARD, run_folder)
         return
     if measured:
         fields = {"base_model": original, **card}
@@ -180,6 +183,16 @@ def complete(
         return
     report = run_folder / "report.md"
     write_plain_card(folder, original, report.read_text() if report.is_file() else "", note, **card)
+
+
+def _tell_of_audit(card: Path, run_folder: Path) -> None:
+    """Log where a card of ours that was edited by hand does not tell the verdict of the audit beside it."""
+    verdict = str(_read(run_folder / AUDIT).get("verdict") or "")
+    if "hf_unlearn" in (front_matter(card).get("tags") or ()) and verdict.lower() not in card.read_text().lower():
+        logger.warning(
+            "%s was edited by hand and stays as it is, without what %s says: %s. Write that into it, or remove it for a new one.",
+            CARD, AUDIT, visible(verdict),
+        )  # fmt: skip
 
 
 def check_private(folder: Path, run_folder: Path) -> None:
