@@ -91,7 +91,7 @@ def test_a_card_takes_the_nine_arguments(tmp_path):
         "language": "en",
         "license": "mit",
         "library_name": "transformers",
-        "tags": ["machine-unlearning", "a", "b"],
+        "tags": ["machine-unlearning", "hf_unlearn", "a", "b"],
         "base_model": "org/vit",
         "datasets": "org/digits",
         "pipeline_tag": "image-classification",

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..files import write_atomically
 
-TAG = "machine-unlearning"
+TAG, OURS = "machine-unlearning", "hf_unlearn"
 OF_ADAPTERS = (
     "This is an adapter: with it switched off, its base is the original model, which knows what was to be forgotten."
 )
@@ -42,7 +42,7 @@ def write_plain_card(
     data = ModelCardData(
         base_model=original,
         library_name="peft" if adapter else "transformers",
-        tags=[TAG, *(t for t in given if t != TAG)],
+        tags=[TAG, OURS, *(t for t in given if t not in (TAG, OURS))],
         **metadata,
     )
     source = f"[{original}](https://huggingface.co/{original})" if original else "a classifier that is not on the Hub"

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..names import visible
+from .occupied import FURNITURE, WEIGHTS, evidence_in, is_evidence, is_free, is_tagged, names_of, same_files
 from .patience import CONFLICT, Patience, PushError, bounded, explained, is_passing, patiently, status, wait
-from .plain_card import TAG
-from .staging import ADAPTER, RECEIPT, REPORT, inventory, is_publishable
+from .staging import ADAPTER, RECEIPT, inventory, is_publishable
+from .targets import check_targets
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -27,17 +30,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MESSAGE = "Unlearned model"
-FURNITURE = {".gitattributes", ".gitignore", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE"}  # no model
 IS_ORIGINAL = "`revision='{branch}'` of {repo} is the original, which stays. "
-IS_ANOTHER = "`revision='{branch}'` of {repo} holds a model that was not unlearned. "
-REMEDY = (
-    "Leave out `revision` for a new branch, name another, or, to replace that model, say so with its full name: "
-    "--overwrite-original {repo} (in Python `overwrite_original`)."
+IS_ANOTHER = "`revision='{branch}'` of {repo} holds what hf_unlearn did not push, and {file} of it would be lost. "
+HAS_HISTORY = (
+    "A new branch of {repo} would start from its first commit, which holds {file}: the original could be had from the history. "
+    "Push to a new repository."
 )
-WEIGHTS = re.compile(
-    r".*\.(safetensors|bin|pt|pth|ckpt|pkl|pickle|joblib|h5|hdf5|keras|msgpack|onnx|onnx_data|gguf|ggml|tflite|pb|npz|npy|ot"
-    r"|mlmodel|index\.json)",
-    re.IGNORECASE,
+REMEDY = (
+    "Leave out `revision` for a new branch, name another, or, to replace what is there, say so with its full name: "
+    "--overwrite-original {repo} (in Python `overwrite_original`)."
 )
 
 
@@ -126,25 +127,23 @@ class _Push:
         overwrite_original: str | None,
         message: str,
     ) -> Pushed:
-        if overwrite_original is not None and overwrite_original != self.repo_id:
-            raise PushError(
-                f"`overwrite_original={overwrite_original!r}` is not the repository that is pushed to, {self.repo_id!r}."
-            )
+        check_targets(self.repo_id, revision, tags, overwrite_original)
         self._check_base()
         main = self._look_or_make(private)
         refs = self._ask(self.api.list_repo_refs, self.repo_id)
-        heads = {ref.name: ref.target_commit for ref in refs.branches}
+        heads = {ref.name for ref in refs.branches}
         taken = {ref.name: ref.target_commit for ref in refs.tags}
-        free = not _content(main) or (self._is_same_model(main) and not self._is_original(original))
+        free = is_free(main) or (self._is_same_model(main) and not self._is_original(original))
         branch = revision or ("main" if overwrite_original or free else self._branch_name())
         if branch in taken:
             raise PushError(f"`revision={branch!r}` is a tag of {self.repo_id}, and a push needs a branch.")
+        there = self._first() if branch not in heads else main if branch == "main" else self._look(branch)
         if overwrite_original is None and branch in heads:
-            self._refuse_to_replace(branch, heads[branch], original)
-        self._check_tags(tags, taken, heads.get(branch))
-        with self._branch(branch, heads):
-            pushed = self._commit(branch, message, main.private)
-        self._tag(tags, taken, pushed)
+            self._refuse_to_replace(branch, there, original)
+        self._check_tags(tags, taken, there)
+        with self._branch(branch, there.sha, exists=branch in heads):
+            pushed = self._commit(branch, there, message, main.private)
+        self._tag([tag for tag in tags if tag not in taken], pushed)
         return pushed
 
     def _check_base(self) -> None:
@@ -160,12 +159,24 @@ class _Push:
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
         try:
-            return self._ask(self.api.model_info, self.repo_id, files_metadata=True)
+            return self._look()
         except GatedRepoError:
             raise
         except RepositoryNotFoundError:
             self._ask(self.api.create_repo, self.repo_id, private=private, exist_ok=True)
-            return self._ask(self.api.model_info, self.repo_id, files_metadata=True)
+            return self._look()
+
+    def _look(self, revision: str | None = None) -> Any:
+        """What is on a branch, by default `main`: its files and its head, which a commit that follows must still find there."""
+        return self._ask(self.api.model_info, self.repo_id, revision=revision, files_metadata=True)
+
+    def _first(self) -> Any:
+        """The repository's first commit, for a branch without the original in its history."""
+        first = self._look(self._ask(self.api.list_repo_commits, self.repo_id)[-1].commit_id)
+        held = sorted(names_of(first) - FURNITURE)
+        if held:
+            raise PushError(HAS_HISTORY.format(repo=self.repo_id, file=visible(held[0])))
+        return first
 
     def _branch_name(self) -> str:
         """`unlearned-` and the id of the request, or eight digits of the weights' digest: the same model, the same branch."""
@@ -193,26 +204,34 @@ class _Push:
     def _is_original(self, original: tuple[str | None, str | None]) -> bool:
         return (original[0] or "").casefold() == self.repo_id.casefold()
 
-    def _refuse_to_replace(self, branch: str, head: str, original: tuple[str | None, str | None]) -> None:
-        """Raise PushError where `branch` is the original's, or holds a model that was not pushed from here."""
-        if self._is_original(original) and (branch == "main" or head == original[1]):
+    def _refuse_to_replace(self, branch: str, there: Any, original: tuple[str | None, str | None]) -> None:
+        """Raise PushError where `branch` is the original's, or holds a file that was not pushed from here and would be lost."""
+        if self._is_original(original) and (branch == "main" or there.sha == original[1]):
             raise PushError(IS_ORIGINAL.format(branch=branch, repo=self.repo_id) + REMEDY.format(repo=self.repo_id))
-        there = self._ask(self.api.model_info, self.repo_id, revision=branch)
-        names = {file.rfilename for file in there.siblings}
-        if any(map(WEIGHTS.fullmatch, names)) and not {REPORT, RECEIPT} & names and TAG not in (there.tags or ()):
-            raise PushError(IS_ANOTHER.format(branch=branch, repo=self.repo_id) + REMEDY.format(repo=self.repo_id))
+        lost = sorted(name for name in names_of(there) if name in self.files or self._is_stale(name))
+        if lost and not (self._is_same_model(there) or is_tagged(there) or self._has_evidence(there)):
+            lost_first = IS_ANOTHER.format(branch=branch, repo=self.repo_id, file=visible(lost[0]))
+            raise PushError(lost_first + REMEDY.format(repo=self.repo_id))
+
+    def _has_evidence(self, there: Any) -> bool:
+        """Whether a report or a receipt there is one of hf_unlearn."""
+        with tempfile.TemporaryDirectory() as folder:
+            settings = {"revision": there.sha, "local_dir": folder}
+            return any(
+                is_evidence(Path(self._ask(self.api.hf_hub_download, self.repo_id, name, **settings)))
+                for name in evidence_in(there)
+            )
 
     @contextmanager
-    def _branch(self, branch: str, heads: dict[str, str]) -> Iterator[None]:
+    def _branch(self, branch: str, first: str, exists: bool) -> Iterator[None]:
         """Inside, the branch exists; one that was made for nothing is taken back."""
-        if branch in heads:
+        if exists:
             yield
             return
-        first = self._ask(self.api.list_repo_commits, self.repo_id)[-1].commit_id
         try:
             self._ask(self.api.create_branch, self.repo_id, branch=branch, revision=first, exist_ok=True)
             yield
-        except Exception:
+        except BaseException:  # an interruption too
             self._take_back(branch, first)
             raise
 
@@ -226,8 +245,8 @@ class _Push:
                 "%s may now have a branch '%s' without a model (%s).", self.repo_id, branch, type(error).__name__
             )
 
-    def _commit(self, branch: str, message: str, private: bool) -> Pushed:
-        """One commit with all files; what lies there already is not sent again.
+    def _commit(self, branch: str, there: Any, message: str, private: bool) -> Pushed:
+        """One commit with all files, upon the head that was checked; what lies there already is not sent again.
 
         After an answer that was lost, or another commit, the branch is looked at anew: the client library leaves out files that
         are there, so that a commit that did arrive is recognised, and one of somebody else's is never overwritten.
@@ -235,10 +254,9 @@ class _Push:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
         from huggingface_hub.errors import HTTPError
 
-        parent, conflicts = None, 0
+        parent, conflicts = there.sha, 0
         for attempt in range(self.patience.tries):
-            there = self._ask(self.api.model_info, self.repo_id, revision=branch)
-            parent = parent or there.sha
+            there = self._look(branch) if attempt else there
             gone = [file.rfilename for file in there.siblings if self._is_stale(file.rfilename)]
             additions = [CommitOperationAdd(name, str(self.folder / name)) for name in self.files]
             with bounded(self.patience):  # these requests are repeated by the client library
@@ -263,21 +281,33 @@ class _Push:
         """Whether a file on the branch is of another model: loaded beside the pushed ones it would do harm."""
         return path not in self.files and (is_publishable(path) or WEIGHTS.fullmatch(path) is not None)
 
-    def _check_tags(self, tags: Sequence[str], taken: dict[str, str], head: str | None) -> None:
-        for tag in tags:
-            if taken.get(tag, head) != head:
+    def _check_tags(self, tags: Sequence[str], taken: dict[str, str], there: Any) -> None:
+        """Raise PushError for a tag that would have to move."""
+        known = [tag for tag in tags if tag in taken]
+        stays = not any(map(self._is_stale, names_of(there))) and same_files(
+            there, self.folder, self.files if known else []
+        )
+        for tag in known:
+            if taken[tag] != there.sha or not stays:
                 raise PushError(f"`tag={tag!r}` is taken in {self.repo_id}, and tags are not moved. Choose another.")
 
-    def _tag(self, tags: Sequence[str], taken: dict[str, str], pushed: Pushed) -> None:
-        self._check_tags(tags, taken, pushed.commit.oid)
-        for tag in (t for t in tags if t not in taken):
+    def _tag(self, tags: Sequence[str], pushed: Pushed) -> None:
+        for tag in tags:
             try:
-                self._ask(self.api.create_tag, self.repo_id, tag=tag, revision=pushed.commit.oid, exist_ok=True)
-            except Exception as error:
-                logger.warning("The model is on '%s' of %s, but not tagged.", pushed.revision, self.repo_id)
-                raise error
+                with explained(self.repo_id):
+                    self._make_tag(tag, pushed.commit.oid)
+            except OSError as error:
+                arrived = f"The model is on '{pushed.revision}' of {self.repo_id}, commit {pushed.commit.oid[:8]}"
+                raise PushError(f"{arrived}, but without the tag {tag!r}: {error}") from error
 
+    def _make_tag(self, tag: str, commit: str) -> None:
+        from huggingface_hub.errors import HfHubHTTPError
 
-def _content(info: Any) -> list[str]:
-    """Files of a repository that make it more than an empty one."""
-    return [file.rfilename for file in info.siblings if file.rfilename not in FURNITURE]
+        try:
+            self._ask(self.api.create_tag, self.repo_id, tag=tag, revision=commit)
+        except HfHubHTTPError as error:
+            if status(error) != 409:
+                raise
+            refs = self._ask(self.api.list_repo_refs, self.repo_id)
+            if (tag, commit) not in {(ref.name, ref.target_commit) for ref in refs.tags}:  # else an answer was lost
+                raise PushError(f"`tag={tag!r}` is taken, and tags are not moved. Choose another.") from error

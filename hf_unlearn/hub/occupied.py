@@ -1,0 +1,63 @@
+"""What a branch on the Hub holds already: nothing that matters, what was pushed from here, or what is somebody's own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from .plain_card import OURS
+from .staging import CARD, RECEIPT, REPORT
+
+FURNITURE = {".gitattributes", ".gitignore", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE"}  # no model
+WEIGHTS = re.compile(
+    r".*\.(safetensors|bin|pt|pth|ckpt|pkl|pickle|joblib|h5|hdf5|keras|msgpack|onnx|onnx_data|gguf|ggml|tflite|pb|npz|npy|ot"
+    r"|mlmodel|nemo|mar|engine|params|index\.json|data-\d+-of-\d+)|.*\.ckpt[\w.-]*",
+    re.IGNORECASE,
+)
+
+
+def names_of(info: Any) -> set[str]:
+    """Paths of the files on a branch (`ModelInfo`)."""
+    return {file.rfilename for file in info.siblings}
+
+
+def is_tagged(info: Any) -> bool:
+    """Whether the card there says that it is of hf_unlearn."""
+    return OURS in {*(info.tags or ()), *(getattr(info.card_data, "tags", None) or ())}
+
+
+def is_free(info: Any) -> bool:
+    """Whether there is no more than what a new repository may come with; a README of somebody's own is more."""
+    return names_of(info) <= FURNITURE and (CARD not in names_of(info) or is_tagged(info))
+
+
+def is_evidence(path: Path) -> bool:
+    """Whether a file called `report.json`, or as a receipt is, is one of hf_unlearn."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except ValueError:
+        return False
+    kind = "report" if path.name == REPORT else "receipt"
+    return isinstance(content, dict) and str(content.get("schema")).startswith(f"hf_unlearn/{kind}/")
+
+
+def evidence_in(info: Any) -> list[str]:
+    """The files there whose schema tells whether hf_unlearn made them."""
+    return sorted({REPORT, RECEIPT} & names_of(info))
+
+
+def same_files(info: Any, folder: Path, names: list[str]) -> bool:
+    """Whether every one of `names` is there with the bytes that it has in `folder`."""
+    there = {file.rfilename: file for file in info.siblings}
+    return all(name in there and _is_same(there[name], folder / name) for name in names)
+
+
+def _is_same(file: Any, path: Path) -> bool:
+    if file.lfs is not None:
+        with path.open("rb") as content:
+            return bool(hashlib.file_digest(content, "sha256").hexdigest() == file.lfs.sha256)
+    data = path.read_bytes()  # a small file, which git names by this digest
+    return bool(hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() == file.blob_id)

@@ -1,0 +1,38 @@
+"""Where a push goes: names of repositories, branches and tags, checked before anything is sent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ..names import visible
+from .patience import PushError
+
+# What `git check-ref-format --branch` refuses, and what stands for a commit.
+NO_REF = re.compile(
+    r"|-.*|refs/.*|HEAD|@|[0-9a-f]{40}|[0-9a-f]{64}|.*([\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//).*|/.*|(.*/)?\..*|.*[/.]|.*\.lock(/.*)?",
+    re.DOTALL,
+)
+
+
+def check_targets(
+    repo_id: str, revision: str | None = None, tags: Sequence[str] = (), overwrite_original: str | None = None
+) -> None:
+    """Raise PushError for a name that the Hub or git would not take, or an `overwrite_original` that is not `repo_id`."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        words = visible(" ".join(str(error).split()))
+        raise PushError(f"`repo_id={visible(repo_id)!r}` is no name on the Hub: {words}") from error
+    for argument, name in (("revision", revision), *(("tag", tag) for tag in tags)):
+        if name is not None and NO_REF.fullmatch(name):
+            raise PushError(
+                f"`{argument}={visible(name)!r}` is no name that git takes for a branch or a tag. Choose one without spaces, "
+                "`..`, `~^:?*[\\` or a dot or slash at its ends, which is no commit."
+            )
+    if overwrite_original is not None and overwrite_original != repo_id:
+        raise PushError(
+            f"`overwrite_original={visible(overwrite_original)!r}` is not the repository that is pushed to, {visible(repo_id)!r}."
+        )
