@@ -69,7 +69,7 @@ def record_run(trainer: UnlearningTrainer, retain: Any | None, sizes: Mapping[st
 
 def record_request(job: Job, trainer: UnlearningTrainer) -> dict[str, Any]:
     """What only a run from a recipe knows: the request in words, where model and data come from, and the recipe's keys."""
-    from ..hub.staging import is_local
+    from ..hub.cleaning import is_local
 
     run, labels = job.run, class_names(job.model.config)
     attribute = getattr(trainer.method, "attribute", None)

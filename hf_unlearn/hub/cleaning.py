@@ -26,6 +26,7 @@ PATH = re.compile(
 WHOLE = re.compile(
     r"[\"']?(/[^/\n]+(/[^/\n]+)+/?|(~\w*|\.\.)/.+|[a-z]:[\\/].+|\\\\[\w.$-]+\\.+|file:/.+)", re.IGNORECASE
 )
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 HEADER_LIMIT = 100_000_000  # bytes, as safetensors has it
 
@@ -47,11 +48,14 @@ def without_paths(value: Any) -> Any:
 
 
 def _is_path(value: Any, key: str = "") -> bool:
-    from .staging import is_local
-
     if not isinstance(value, str):
         return False
     return bool(WHOLE.fullmatch(value)) or (key.endswith("name_or_path") and value != "" and is_local(value))
+
+
+def is_local(source: str) -> bool:
+    """Whether `source` is a folder, or could be no Hub id."""
+    return not HUB_ID.fullmatch(source) or Path(source).expanduser().exists()
 
 
 class Secrets:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .push import MESSAGE, Pushed, push_folder
+from ..names import visible
+from .push import MESSAGE, Pushed, full_name, push_folder
 from .staging import inventory, prepare_folder
+from .targets import check_key, check_targets
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +31,11 @@ def push_run(
     **settings: Any,
 ) -> Pushed:
     """Prepare the folder of a run and push it; `settings` as in `push_folder`, the others as in `prepare_folder`."""
+    names = (settings.get("revision"), settings.get("tags", ()))
+    check_targets(repo_id, *names)
+    check_key(sign_key)
+    repo_id = full_name(repo_id, settings.get("token"), settings.get("patience"))  # the card says where the model is
+    check_targets(repo_id, *names, settings.get("overwrite_original"))
     given: dict[str, Any] = {
         "base_model": base_model,
         "note": note,
@@ -41,7 +51,7 @@ def push_run(
 def tell_left_out(names: Sequence[str]) -> None:
     """Log what stays here."""
     if names:
-        logger.warning("Left out: %s.", ", ".join(names))
+        logger.warning("Left out: %s.", ", ".join(map(visible, names)))
 
 
 def describe(pushed: Pushed) -> str:
@@ -96,17 +106,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="list what would be pushed; nothing is sent")
     given = parser.parse_args(list(sys.argv[1:] if argv is None else argv))
     try:
-        if given.dry_run:
-            return _dry_run(given)
-        settings = {
-            "revision": given.revision,
-            "private": not given.public,
-            "tags": given.tag,
-            "message": given.message,
-        }
-        settings["overwrite_original"] = given.overwrite_original
-        settings |= {"base_model": given.base_model, "sign_key": given.sign_key}
-        pushed = push_run(given.run_folder, given.repo, **settings)
+        with stopped_by_sigterm():
+            if given.dry_run:
+                return _dry_run(given)
+            settings = {
+                "revision": given.revision,
+                "private": not given.public,
+                "tags": given.tag,
+                "message": given.message,
+            }
+            settings["overwrite_original"] = given.overwrite_original
+            settings |= {"base_model": given.base_model, "sign_key": given.sign_key}
+            pushed = push_run(given.run_folder, given.repo, **settings)
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on where this one stopped.", file=sys.stderr)
         return 130
@@ -117,10 +128,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM ends the process as an exit with 143 does: what is half done is taken back first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise SystemExit(143)
+
+    former = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
 def _dry_run(given: argparse.Namespace) -> int:
+    """List what a push would send, after the checks that need no answer of the Hub."""
+    whole = "/" in given.repo  # else the Hub knows whose it is
+    check_targets(given.repo, given.revision, given.tag, given.overwrite_original if whole else None)
+    check_key(given.sign_key)
     with prepare_folder(given.run_folder, base_model=given.base_model) as staged:
-        print(f"Would push to {given.repo}:")
+        own = "" if whole else " in your own namespace"
+        print(f"Would push to {given.repo}{own}:")
         for name in inventory(staged.folder)[0]:
             print(f"  {name}  ({(staged.folder / name).stat().st_size:,} bytes)")
-        print(f"Would leave out: {', '.join(staged.left_out) or 'nothing'}")
+        print(f"Would leave out: {', '.join(map(visible, staged.left_out)) or 'nothing'}")
     return 0

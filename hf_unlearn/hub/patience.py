@@ -150,7 +150,8 @@ def explained(repo_id: str) -> Iterator[None]:
             if isinstance(cause, HTTPError | ConnectionError | json.JSONDecodeError):
                 raise PushError(_message(cause, repo_id)) from error
             cause = cause.__cause__
-        raise
+        # Xet tells of a connection that broke in words only.
+        raise PushError(f"The upload to {repo_id} broke off: {_what(error)}. {AGAIN}") from error
     except ValueError as error:  # a name, or metadata of the card, that the client library or the Hub does not take
         raise PushError(f"{repo_id} was not pushed: {' '.join(str(error).split())}") from error
 

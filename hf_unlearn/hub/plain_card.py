@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_atomically
+from ..names import inert
 
 TAG, OURS = "machine-unlearning", "hf_unlearn"
 OF_ADAPTERS = (
@@ -45,9 +46,11 @@ def write_plain_card(
         tags=[TAG, OURS, *(t for t in given if t not in (TAG, OURS))],
         **metadata,
     )
-    source = f"[{original}](https://huggingface.co/{original})" if original else "a classifier that is not on the Hub"
+    source = (
+        f"[{inert(original)}](https://huggingface.co/{original})" if original else "a classifier that is not on the Hub"
+    )
     said = f"Made from {source} by machine unlearning with `hf_unlearn`."
-    parts = [f"# {model_name or 'Unlearned model'}", note, said, OF_ADAPTERS if adapter else "", report.strip()]
+    parts = [f"# {inert(model_name or 'Unlearned model')}", note, said, OF_ADAPTERS if adapter else "", report.strip()]
     path = folder / "README.md"
     body = "\n\n".join(part for part in parts if part)
     write_atomically(path, f"---\n{data.to_yaml(line_break=os.linesep)}\n---\n\n{body}\n")

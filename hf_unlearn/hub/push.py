@@ -103,6 +103,16 @@ def push_folder(
         )
 
 
+def full_name(repo_id: str, token: str | None = None, patience: Patience | None = None) -> str:
+    """`repo_id` with its owner: a bare name is one's own. Raises PushError as `push_folder`."""
+    from huggingface_hub import HfApi
+
+    if "/" in repo_id:
+        return repo_id
+    with explained(repo_id):
+        return f"{patiently(HfApi(token=token).whoami, patience=patience or Patience())['name']}/{repo_id}"
+
+
 class _Push:
     """The steps of one push."""
 
@@ -112,8 +122,8 @@ class _Push:
         self.api, self.folder, self.patience = HfApi(token=token), folder, patience
         self.files, left_out = inventory(folder)
         if left_out:
-            logger.warning("Not on the list of what is published, and left out: %s.", ", ".join(left_out))
-        self.repo_id = repo_id if "/" in repo_id else f"{self._ask(self.api.whoami)['name']}/{repo_id}"
+            logger.warning("Not on the list of what is published, and left out: %s.", ", ".join(map(visible, left_out)))
+        self.repo_id = full_name(repo_id, token, patience)
 
     def _ask(self, call: Any, *args: Any, **kwargs: Any) -> Any:
         return patiently(call, *args, patience=self.patience, **kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import platform
 import re
 import shutil
 import tempfile
@@ -16,7 +17,8 @@ from typing import Any
 
 from ..files import front_matter, write_atomically
 from ..names import visible
-from .cleaning import Secrets, clean_tensors, without_paths
+from .cleaning import Secrets, clean_tensors, is_local, without_paths
+from .targets import check_base
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,6 @@ MODEL = re.compile(
     + VOCABULARY.pattern
 )
 LOCAL_STATE = ("is_local", "local_files_only")  # a tokenizer's memory of where it was loaded from
-HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ def prepare_folder(
     run_folder = Path(run_folder)
     if not run_folder.is_dir():
         raise ValueError(f"`run_folder`: there is no folder {run_folder}.")
+    check_base(base_model)
+    _remove_stale(run_folder)
     source = run_folder / "model" if (run_folder / "model").is_dir() else run_folder
     model, rest = inventory(source)
     model = [name for name in model if MODEL.fullmatch(name)]
@@ -105,7 +108,7 @@ def prepare_folder(
     evidence = [name for name in evidence if EVIDENCE.fullmatch(name)]
     left_out = sorted({*others, *rest} - {"model/", *evidence, *(p.name for p in run_folder.glob(".push-*"))})
     beside = run_folder if os.access(run_folder, os.W_OK) else None  # there a link costs no space
-    folder = Path(tempfile.mkdtemp(prefix=".push-", dir=beside))
+    folder = Path(tempfile.mkdtemp(prefix=f".push-{platform.node()}-{os.getpid()}-", dir=beside))
     try:
         for origin, names in ((source, model), (run_folder, evidence)):
             for name in names:
@@ -125,6 +128,19 @@ def prepare_folder(
         yield Staged(folder, left_out, original)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_stale(run_folder: Path) -> None:
+    """Remove what pushes from this machine left that were killed."""
+    for folder in run_folder.glob(f".push-{platform.node()}-*-*"):
+        number = folder.name.removeprefix(f".push-{platform.node()}-").partition("-")[0]
+        try:
+            if number.isdigit():
+                os.kill(int(number), 0)  # asks whether there is such a process
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (OSError, OverflowError):
+            continue  # somebody else's, and alive
 
 
 def check_model(folder: Path, names: list[str]) -> None:
@@ -154,11 +170,6 @@ def find_original(folder: Path) -> tuple[str | None, str | None]:
     adapter, config = _read(folder / ADAPTER), _read(folder / "config.json")
     name = adapter.get("base_model_name_or_path") or config.get("_name_or_path")
     return (name, adapter.get("revision")) if name and not is_local(name) else (None, None)
-
-
-def is_local(source: str) -> bool:
-    """Whether `source` is a folder, or could be no Hub id."""
-    return Path(source).expanduser().exists() or not HUB_ID.fullmatch(source)
 
 
 def complete(

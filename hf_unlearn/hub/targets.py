@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..names import visible
+from .cleaning import is_local
 from .patience import PushError
 
 # What `git check-ref-format --branch` refuses, and what stands for a commit.
 NO_REF = re.compile(
-    r"|-.*|refs/.*|HEAD|@|[0-9a-f]{40}|[0-9a-f]{64}|.*([\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//).*|/.*|(.*/)?\..*|.*[/.]|.*\.lock(/.*)?",
+    r"|-.*|refs/.*|HEAD|[0-9a-f]{40}|[0-9a-f]{64}|.*([\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//).*|/.*|(.*/)?\..*|.*[/.]|.*\.lock(/.*)?",
     re.DOTALL,
 )
 
@@ -35,4 +37,21 @@ def check_targets(
     if overwrite_original is not None and overwrite_original != repo_id:
         raise PushError(
             f"`overwrite_original={visible(overwrite_original)!r}` is not the repository that is pushed to, {visible(repo_id)!r}."
+        )
+
+
+def check_key(sign_key: str | Path | None) -> None:
+    """Raise ValueError where there is no file of a key to sign with."""
+    if sign_key is not None and not Path(sign_key).is_file():
+        raise ValueError(
+            f"`sign_key`: there is no file {visible(str(sign_key))}. Make one with `hf-unlearn receipt keygen`."
+        )
+
+
+def check_base(base_model: str | None) -> None:
+    """Raise ValueError where `base_model` is no id of the Hub, or a folder."""
+    if base_model is not None and is_local(base_model):
+        raise ValueError(
+            f"`base_model={visible(base_model)!r}` is a folder, or no name on the Hub, and nobody else could find it there. Give "
+            "it as owner/name (in Python `finetuned_from`)."
         )
