@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -285,11 +285,18 @@ class UnlearningReport:
         """The inverse of `as_dict`.
 
         Raises:
-            ValueError: another schema.
+            ValueError: another schema, or not what a report of this schema holds.
         """
         if data.get("schema") != SCHEMA:
             raise ValueError(f"`schema` is {data.get('schema')!r}, this version reads {SCHEMA!r}.")
-        return cls(**{k: v for k, v in data.items() if k != "warnings"})
+        parts = {k: v for k, v in data.items() if k not in ("schema", "warnings")}
+        wrong = {k for k, v in parts.items() if not isinstance(v, dict)} | parts.keys() - {f.name for f in fields(cls)}
+        wrong |= {"models"} - parts.keys()
+        if not wrong and not all(isinstance(measures, dict) for measures in parts["models"].values()):
+            wrong = {"models"}
+        if wrong:
+            raise ValueError(f"report.json is malformed at {min(wrong)[:60]!r}.")
+        return cls(**parts)
 
     def rows(self) -> list[tuple[str, list[str]]]:
         """The table: title and one cell per model, as they are; escape them for where they go."""

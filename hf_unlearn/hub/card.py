@@ -123,6 +123,8 @@ def card_of(folder: str | Path, *, repo_id: str | None = None, fields: Mapping[s
     Raises:
         ValueError: there is no report that this version reads, or a receipt that was changed by hand.
     """
+    from jinja2 import TemplateError
+
     folder = Path(folder)
     report = _read(folder / REPORT)
     if report is None:
@@ -130,7 +132,10 @@ def card_of(folder: str | Path, *, repo_id: str | None = None, fields: Mapping[s
     receipt = read_receipt(folder / RECEIPT_FILE) if (folder / RECEIPT_FILE).exists() else None
     figures = sorted(f"figures/{path.name}" for path in (folder / "figures").glob("*.png"))
     audit = _read(folder / AUDIT)
-    return render_card(report, figures=figures, receipt=receipt, audit=audit, repo_id=repo_id, fields=fields)
+    try:
+        return render_card(report, figures=figures, receipt=receipt, audit=audit, repo_id=repo_id, fields=fields)
+    except (AttributeError, IndexError, KeyError, TypeError, TemplateError) as error:
+        raise ValueError(f"{folder / REPORT} is malformed, no card could be made of it: {plain(error)}") from error
 
 
 def write_card(folder: str | Path, *, repo_id: str | None = None, overwrite: bool = False) -> Path:
@@ -247,19 +252,22 @@ def _audit(audit: Mapping[str, Any] | None, run: Mapping[str, Any]) -> dict[str,
 
     if not str(audit.get("schema")).startswith("hf_unlearn/audit/1"):
         raise ValueError(f"`audit` has the schema {audit.get('schema')!r}, this version reads 'hf_unlearn/audit/1'.")
-    judged = audit["run"].get("weights")
-    if judged and run.get("weights") and judged != run["weights"]:
-        return None
-    return {
-        "verdict": audit["verdict"],
-        "meaning": MEANING.get(audit["verdict"], ""),
-        "because": [line["words"] for line in audit["lines"] if line["key"] in audit["because"]],
-        "accepted": audit["verdict"] == next(iter(MEANING)),
-        "lines": audit["lines"],
-        "limits": audit["limits"],
-        "retrained": audit["run"].get("retrained", 0),
-        "bound": bool(judged),
-    }
+    try:
+        judged = audit["run"].get("weights")
+        if judged and run.get("weights") and judged != run["weights"]:
+            return None
+        return {
+            "verdict": audit["verdict"],
+            "meaning": MEANING.get(audit["verdict"], ""),
+            "because": [line["words"] for line in audit["lines"] if line["key"] in audit["because"]],
+            "accepted": audit["verdict"] == next(iter(MEANING)),
+            "lines": audit["lines"],
+            "limits": audit["limits"],
+            "retrained": audit["run"].get("retrained", 0),
+            "bound": bool(judged),
+        }
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{AUDIT} is malformed: {type(error).__name__} {plain(error)}") from error
 
 
 def _cell(value: float | None) -> Any:

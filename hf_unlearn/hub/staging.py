@@ -17,7 +17,7 @@ from typing import Any
 
 from ..files import front_matter, write_atomically
 from ..names import visible
-from .cleaning import Secrets, clean_tensors, is_local, without_paths
+from .cleaning import HUB_ID, Secrets, clean_tensors, is_local, without_paths
 from .targets import check_base
 
 logger = logging.getLogger(__name__)
@@ -157,19 +157,41 @@ def check_model(folder: Path, names: list[str]) -> None:
             "push the merged model."
         )
     for index in (n for n in names if n.endswith(".index.json")):
-        missing = {*json.loads((folder / index).read_text())["weight_map"].values()} - {*names}
+        files = _part(_read(folder / index), "weight_map", index).values()
+        if not files or not all(isinstance(file, str) for file in files):
+            raise ValueError(
+                f"`run_folder`: {index} is malformed: its `weight_map` names no files. Save the whole model."
+            )
+        missing = {*files} - {*names}
         if missing:
             raise ValueError(f"`run_folder`: {folder} lacks {min(missing)}, which {index} names. Save the whole model.")
 
 
 def find_original(folder: Path) -> tuple[str | None, str | None]:
     """Hub id and commit of the model that was unlearned: from the report, the adapter's base, or the configuration."""
-    told = _read(folder / REPORT).get("run", {}).get("original") or {}
-    if told.get("id"):
-        return told["id"], told.get("revision")
+    told = _part(_part(_read(folder / REPORT), "run", REPORT), "original", REPORT)
     adapter, config = _read(folder / ADAPTER), _read(folder / "config.json")
-    name = adapter.get("base_model_name_or_path") or config.get("_name_or_path")
-    return (name, adapter.get("revision")) if name and not is_local(name) else (None, None)
+    for found, key, file in (
+        (told, "id", REPORT),
+        (adapter, "base_model_name_or_path", ADAPTER),
+        (config, "_name_or_path", "config.json"),
+    ):
+        name, revision = found.get(key), found.get("revision") if found is not config else None
+        if not (isinstance(name, str | None) and isinstance(revision, str | None)):
+            raise ValueError(f"{file} is malformed: `{key}` and `revision` must be texts.")
+        if name and (HUB_ID.fullmatch(name) if found is told else not is_local(name)):
+            return name, revision
+    return None, None
+
+
+def _part(content: Mapping[str, Any], key: str, file: str) -> dict[str, Any]:
+    """The object at `key`, empty where there is none. Raises ValueError for anything else."""
+    part = content.get(key, {})
+    if part is None and key == "original":  # not known
+        return {}
+    if not isinstance(part, dict):
+        raise ValueError(f"{file} is malformed: `{key}` must be an object.")
+    return part
 
 
 def complete(
@@ -264,7 +286,7 @@ def _place(source: Path, target: Path) -> None:
 def _set_base(path: Path, base_model: str | None, original: tuple[str | None, str | None]) -> None:
     """Name the base of an adapter by its Hub id, and by its commit where that is known."""
     adapter = _read(path)
-    base = base_model or adapter.get("base_model_name_or_path") or ""
+    base = base_model or adapter.get("base_model_name_or_path") or ""  # a text, `find_original` has seen to that
     if is_local(base):
         raise ValueError(
             "`base_model`: unknown base: the adapter names a local folder as the model it belongs to, and without that model "
@@ -286,7 +308,7 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path.name} is no valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} must hold a JSON object.")
