@@ -233,7 +233,9 @@ def test_what_somebody_else_commits_meanwhile_is_not_overwritten(hub, tmp_path, 
     assert "changed while the push was under way (412); nothing was overwritten" in capsys.readouterr().err
     assert hub.content(TARGET, "README.md").endswith(b"theirs")
     hub.faults.clear()
-    assert main(command) == 0
+    assert main(command) == 2
+    assert "README.md of it would be lost" in capsys.readouterr().err  # looked at anew
+    assert main([*command, "--overwrite-original", TARGET]) == 0
     assert is_whole(hub, "main", other)
 
 

@@ -72,11 +72,15 @@ def test_a_licence_alone_leaves_main_free_and_stays(hub, run):
 
 
 @pytest.mark.parametrize("kind", ["report", "receipt"])
-def test_ours_is_known_by_its_schema_where_the_card_was_replaced(hub, run, tmp_path, kind):
+def test_ours_is_known_by_its_schema_where_the_card_was_replaced(hub, run, kind, caplog):
     name = {"report": "report.json", "receipt": "unlearning_receipt.json"}[kind]
     put(hub, {name: json.dumps({"schema": f"hf_unlearn/{kind}/1"}).encode(), "README.md": b"mine", "vocab.txt": b"old"})
     pushed = push_run(run, REPO, revision="main")
     assert "vocab.txt" in pushed.removed
+    assert "README.md on 'main' is not of hf_unlearn and is replaced" in caplog.text
+    caplog.clear()
+    push_run(run, REPO, revision="main")
+    assert "is replaced" not in caplog.text
 
 
 @pytest.mark.parametrize(

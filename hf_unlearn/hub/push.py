@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..names import visible
 from .occupied import FURNITURE, WEIGHTS, evidence_in, is_evidence, is_free, is_tagged, names_of, same_files
 from .patience import CONFLICT, Patience, PushError, bounded, explained, is_passing, patiently, status, wait
-from .staging import ADAPTER, RECEIPT, inventory, is_publishable
+from .staging import ADAPTER, CARD, RECEIPT, inventory, is_publishable
 from .targets import check_targets
 
 if TYPE_CHECKING:
@@ -151,6 +151,10 @@ class _Push:
         if overwrite_original is None and branch in heads:
             self._refuse_to_replace(branch, there, original)
         self._check_tags(tags, taken, there)
+        if branch in heads and CARD in names_of(there) and CARD in self.files and not is_tagged(there):
+            logger.warning(
+                "%s on '%s' is not of hf_unlearn and is replaced; its text stays in the history.", CARD, branch
+            )
         with self._branch(branch, there.sha, exists=branch in heads):
             pushed = self._commit(branch, there, message, main.private)
         self._tag([tag for tag in tags if tag not in taken], pushed)
