@@ -34,6 +34,7 @@ CASES = [
         {"schema": "hf_unlearn/audit/1", "run": {}, "verdict": "x", "lines": [5], "because": [], "limits": []},
     ),
     ("audit.json", []),
+    ("unlearning_receipt.json", "{"),
     ("model/config.json", []),
     ("model/config.json", {"_name_or_path": 5}),
     ("model/adapter_config.json", {"base_model_name_or_path": 5}),
@@ -48,13 +49,13 @@ def test_a_malformed_file_is_named_by_push_and_card(tmp_path, capsys, file, cont
     if "adapter" in file:
         (run / "model/config.json").unlink()
         save_file({}, run / "model/adapter_model.safetensors")
-    write(run / file, json.dumps(content))
+    write(run / file, content if isinstance(content, str) else json.dumps(content))
     name = file.rpartition("/")[2]
     assert main(["push", str(run), "--repo", "a/b", "--dry-run"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("Error: ")
     assert name in error
-    if not file.startswith("model/"):
+    if file in ("report.json", "audit.json"):
         assert main(["card", str(run)]) == 2
         assert capsys.readouterr().err.startswith("Error: ")
         assert not (run / "README.md").exists()

@@ -75,7 +75,10 @@ class Secrets:
     def are_in(self, path: Path) -> bool:
         """Whether one is in a file of text; in JSON in any key or value, however it is escaped there."""
         text = path.read_text("utf-8", errors="replace")
-        texts = [text, *_strings(json.loads(text))] if path.suffix == ".json" else [text]
+        try:
+            texts = [text, *_strings(json.loads(text))] if path.suffix == ".json" else [text]
+        except ValueError as error:
+            raise ValueError(f"{path.name} is no valid JSON: {error}") from error
         return any(map(self.pattern.search, texts))
 
 
