@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .adapter_config import adapter_config, kind_of
 from .processing import classify, eval_mode, model_inputs, unwrap
-from .scope import find_head, restrict, updated_names
+from .scope import find_heads, restrict, updated_names
 
 if TYPE_CHECKING:
     from .methods import UnlearningMethod
@@ -164,7 +164,8 @@ class Patch:
     @property
     def trains_head(self) -> bool:
         """Whether part of the classification head moves."""
-        return any(f".{find_head(self.model)}." in f".{n}" for n in self.names)
+        heads = find_heads(below(self.model))
+        return any(f".{head}." in f".{n}" for n in self.names for head in heads)
 
     def describe(self) -> dict[str, Any]:
         """For reports: kind, size and reach of the patch."""

@@ -32,6 +32,22 @@ def find_head(model: nn.Module) -> str:
     return linear[-1]
 
 
+def find_heads(model: nn.Module) -> list[str]:
+    """Names of all classification heads, that of `find_head` first: a model distilled from a teacher averages two.
+
+    Raises:
+        ValueError: as `find_head`.
+    """
+    model, first = unwrap(model), find_head(model)
+    classes = getattr(getattr(model, "config", None), "num_labels", None)
+
+    def gives_classes(module: nn.Module) -> bool:
+        return any(isinstance(m, nn.Linear) and m.out_features == classes for m in module.modules())
+
+    children = [n for n, m in model.named_children() if "classifier" in n and gives_classes(m)]
+    return [first, *(n for n in children if not f"{first}.".startswith(f"{n}."))]
+
+
 def find_blocks(model: nn.Module) -> list[str]:
     """Names of the backbone's blocks in forward order: the innermost repeated layers of its outermost module lists."""
     model = unwrap(model)
@@ -68,18 +84,22 @@ def updated_names(model: nn.Module, update: str) -> list[str]:
     if update == "all":
         return names
     if update == "head":
-        chosen = [n for n in names if n.startswith(find_head(model) + ".")]
+        chosen = [n for n in names if n.startswith(_prefixes(find_heads(model)))]
     elif match := re.fullmatch(r"last:(\d+)", update):
         blocks, n = find_blocks(model), int(match[1])
+        if not blocks:
+            raise ValueError(
+                f"`update={update!r}`: the model has no blocks of its own to count (ALBERT's layers share their weights). Use 'all', "
+                "'head' or a regular expression of parameter names."
+            )
         if not 1 <= n <= len(blocks):
             raise ValueError(
                 f"`update={update!r}`: the model has {len(blocks)} blocks. Give a number from 1 to {len(blocks)}."
             )
         first = _first_index(names, blocks[-n])
         inside = [i for i, name in enumerate(names) if any(name.startswith(b + ".") for b in blocks)]
-        head = find_head(model) + "."
-        last_block = inside[-1]
-        chosen = [x for i, x in enumerate(names) if i >= first or i > last_block or x.startswith(head)]
+        heads, last_block = _prefixes(find_heads(model)), inside[-1]
+        chosen = [x for i, x in enumerate(names) if i >= first or i > last_block or x.startswith(heads)]
     else:
         try:
             pattern = re.compile(update)
@@ -104,12 +124,11 @@ def default_targets(root: nn.Module, norms: bool = False) -> list[str]:
     Raises:
         ValueError: there is none.
     """
-    blocks = tuple(f"{b}." for b in find_blocks(root))
-    head = find_head(root)
+    blocks, heads = _prefixes(find_blocks(root)), _prefixes(find_heads(root))
     inside, adapted = {}, [f"{n}." for n, m in root.named_modules() if hasattr(m, "base_layer")]
     for name, module in root.named_modules():
         name = name.removesuffix(".base_layer")
-        within = name.startswith(blocks) if blocks else not f"{name}.".startswith(f"{head}.")
+        within = name.startswith(blocks) if blocks else not f"{name}.".startswith(heads)
         if within and not name.startswith(tuple(adapted)):
             inside[name] = module
     linear = {n: m for n, m in inside.items() if isinstance(m, nn.Linear)}
@@ -144,6 +163,11 @@ def layer_groups(model: nn.Module, names: Iterable[str]) -> dict[str, list[str]]
         if name in wanted:
             groups.setdefault(place[name], []).append(name)
     return groups
+
+
+def _prefixes(modules: Iterable[str]) -> tuple[str, ...]:
+    """What the names of the parameters inside `modules` start with."""
+    return tuple(f"{m}." for m in modules)
 
 
 def _first_index(names: list[str], prefix: str) -> int:

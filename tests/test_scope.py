@@ -2,10 +2,11 @@ import re
 
 import pytest
 import torch
+import transformers
 from conftest import TEXT, VISION, build, changed, state
 from safetensors.torch import save_file
 
-from hf_unlearn.scope import Snapshot, find_blocks, find_head, fingerprints, restrict, updated_names
+from hf_unlearn.scope import Snapshot, default_targets, find_blocks, find_head, fingerprints, restrict, updated_names
 
 BLOCKS = {"resnet": 2, "vit": 2, "convnext": 3, "swin": 2, "bert": 2, "distilbert": 2, "roberta": 2}
 
@@ -34,6 +35,36 @@ def test_head_is_found_by_its_width_under_an_unusual_name():
     odd.config = type("Config", (), {"num_labels": 99})
     with pytest.raises(ValueError, match="`update='head'`"):
         updated_names(odd, "head")
+
+
+def distilled(kind):
+    """A classifier with two heads, whose logits it averages."""
+    t = transformers
+    if kind == "levit":
+        return t.LevitForImageClassificationWithTeacher(t.LevitConfig(num_labels=4))
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    return t.DeiTForImageClassificationWithTeacher(t.DeiTConfig(image_size=16, patch_size=8, num_labels=4, **small))
+
+
+@pytest.mark.parametrize(
+    ("kind", "heads"),
+    [("deit", ["cls_classifier", "distillation_classifier"]), ("levit", ["classifier", "classifier_distill"])],
+)
+def test_the_head_of_a_distilled_model_is_both_heads(kind, heads):
+    model = distilled(kind)
+    want = [n for n, _ in model.named_parameters() if n.partition(".")[0] in heads]
+    assert updated_names(model, "head") == want
+    assert {n.partition(".")[0] for n in want} == set(heads)
+    assert set(want) < set(updated_names(model, "last:1"))
+    assert not set(default_targets(model)) & {n for n, _ in model.named_modules() if n.startswith(tuple(heads))}
+
+
+def test_blocks_that_share_their_weights_cannot_be_counted():
+    config = transformers.AlbertConfig(
+        vocab_size=9, embedding_size=8, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32
+    )
+    with pytest.raises(ValueError, match="`update='last:1'`: the model has no blocks of its own"):
+        updated_names(transformers.AlbertForSequenceClassification(config), "last:1")
 
 
 @pytest.mark.parametrize("arch", VISION + TEXT)
