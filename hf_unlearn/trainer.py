@@ -146,7 +146,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         )
         optimiser: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None
         if args.trust_region:
-            optimiser = (TrustRegion, {"lr": args.trust_region, **({"floor": FLOOR} if self.patch is not None else {})})
+            optimiser = (TrustRegion, {"lr": args.trust_region, **({"floor": FLOOR} if is_adapted(model) else {})})
             args.learning_rate = args.trust_region  # what the schedule scales and the log shows
             args.max_grad_norm = 0.0  # a step of fixed length has no use for clipping
         elif args.optim == "sgd":

@@ -1,5 +1,6 @@
 """Unlearning as a patch: adapters over a frozen original."""
 
+import copy
 import json
 import math
 
@@ -192,6 +193,19 @@ def test_a_model_trained_with_an_adapter_is_unlearned_in_that_adapter(tmp_path):
     assert not changed(ended, state(trainer.model))
 
 
+def test_an_adapter_takes_the_same_steps_however_it_is_passed(tmp_path):
+    def run(folder, model, peft_config):
+        settings = {"peft_config": peft_config, "trust_region": 0.01, "seed": 0}
+        trainer = trainer_for("vit", tmp_path / folder, make("gradient_ascent"), model=model, **settings)
+        trainer.train()
+        return state(trainer.model)
+
+    base = trained("vit")
+    torch.manual_seed(0)
+    wrapped = get_peft_model(base, adapter_config("lora", base))
+    assert not changed(run("given", None, "lora"), run("wrapped", wrapped, None))
+
+
 def test_a_vit_b_patch_of_rank_8_takes_at_most_3_mb():
     from transformers import ViTConfig, ViTForImageClassification
 
@@ -314,6 +328,16 @@ def test_the_head_is_frozen_unless_it_is_asked_for(tmp_path, caplog):
     assert not [r for r in caplog.records if "head" in r.message]
     assert patched("bert", tmp_path / "c", config=LoraConfig(task_type="SEQ_CLS")).patch.trains_head
     assert "task_type" in caplog.text
+
+
+@pytest.mark.parametrize("head", ["cls_classifier", "distillation_classifier"])
+def test_either_head_of_a_distilled_model_is_its_head(head):
+    from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
+
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = DeiTForImageClassificationWithTeacher(DeiTConfig(image_size=16, patch_size=8, num_labels=4, **small))
+    assert not Patch(copy.deepcopy(model), "lora").trains_head
+    assert Patch(model, LoraConfig(target_modules=["q_proj"], modules_to_save=[head])).trains_head
 
 
 @pytest.mark.parametrize("arch", ["vit", "bert", "resnet"])
