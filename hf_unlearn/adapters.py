@@ -6,7 +6,7 @@ A patch can be saved, loaded, switched off and merged. Beside its base it is no 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -203,9 +203,16 @@ def _on_device(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v.to(device) for k, v in model_inputs(batch).items()}
 
 
-def norms_to_hold(model: nn.Module) -> list[nn.Module]:
-    """BatchNorms under an adapter: their statistics belong to the original, and no adapter file holds them."""
-    return [m for m in model.modules() if is_adapted(model) and isinstance(m, nn.modules.batchnorm._BatchNorm)]
+def norms_to_hold(model: nn.Module, updated: Iterable[str]) -> list[nn.Module]:
+    """BatchNorms whose statistics belong to the original: parameters of theirs (of a norm without any, of the model) are frozen.
+
+    Under an adapter all of them, as no adapter file holds statistics.
+    """
+    model, moving = unwrap(model), set(updated)
+    norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    everything = {n for n, _ in model.named_parameters()}
+    own = {n: {f"{n}.{p}" for p, _ in m.named_parameters()} or everything for n, m in norms.items()}
+    return [m for n, m in norms.items() if is_adapted(model) or not own[n] <= moving]
 
 
 def configurations(model: nn.Module) -> dict[str, dict[str, Any]]:

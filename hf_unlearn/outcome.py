@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .adapters import norms_to_hold
 from .scope import fingerprints
 from .tables import chunks
 
@@ -65,10 +66,10 @@ def verify(trainer: UnlearningTrainer) -> Outcome:
     method, reference = trainer.method, trainer.reference
     before, after = trainer.original_fingerprints, fingerprints(trainer.model)
     changed = {n for n in before if before[n] != after[n]}
-    buffers = {n for n, _ in trainer.model.named_buffers()}
-    strays = changed - set(trainer.updated) - (buffers if getattr(method, "mode", "eval") == "train" else set())
-    if not method.needs_forget:
-        strays -= buffers  # ordinary training moves BatchNorm statistics
+    strays = changed - set(trainer.updated)
+    if method.moves_statistics():
+        held = {id(b) for norm in norms_to_hold(trainer.model, trainer.updated) for b in norm.buffers()}
+        strays -= {n for n, b in trainer.model.named_buffers() if id(b) not in held}
     if strays:
         raise StrayChange(
             f"`update={trainer.args.update!r}` allows {len(trainer.updated)} tensors to change, and others did: "

@@ -123,8 +123,8 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
             rows: Any = retain_dataset if forget_dataset is None else forget_dataset
             self.patch = Patch(model, peft_config, args.seed, probe=self.processor.collate([next(iter(rows))]))
             model = self.patch.model
-        self.held_norms = norms_to_hold(model)
         self.updated = adapter_names(model, args.update) or updated_names(model, args.update)  # type: ignore[arg-type]
+        self.held_norms = norms_to_hold(model, self.updated)
         groups = None
         if method.needs_column and not method.one_shot:
             groups, self.group_names = read_groups(retain_dataset, getattr(method, "attribute", None))

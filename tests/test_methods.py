@@ -98,6 +98,26 @@ def test_ordinary_training_moves_batch_norm_statistics(tmp_path, name):
     assert {n for n, _ in trainer.model.named_buffers()} <= changed(before, state(trainer.model))
 
 
+def test_uib_moves_the_statistics_that_its_base_moves(tmp_path):
+    trainer = trainer_for("resnet", tmp_path, make("uib+fine_tune"), **SGD)
+    before = state(trainer.model)
+    trainer.train()
+    assert {n for n, _ in trainer.model.named_buffers()} <= changed(before, state(trainer.model))
+
+
+@pytest.mark.parametrize("method", ["fine_tune", "jit"])
+@pytest.mark.parametrize("update", ["head", "last:1", r"embedder.*norm"])
+def test_statistics_move_where_the_parameters_of_their_norm_do(tmp_path, method, update):
+    settings = {"jit": {"mode": "train"}}.get(method, {})
+    trainer = trainer_for("resnet", tmp_path, make(method, **settings), update=update, **SGD)
+    before = state(trainer.model)
+    trainer.train()
+    norms = {n.rpartition(".")[0] for n, _ in trainer.model.named_buffers()}
+    moving = {n.rpartition(".")[0] for n in trainer.updated} & norms
+    moved = {n.rpartition(".")[0] for n in changed(before, state(trainer.model)) if "running" in n}
+    assert moved == moving != norms
+
+
 @pytest.mark.parametrize("arch", ["vit", "bert"])
 @pytest.mark.parametrize(
     ("name", "settings"),

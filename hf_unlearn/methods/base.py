@@ -89,6 +89,10 @@ class UnlearningMethod:
         """Whether labels of the `forget` or the `retain` set are needed, under the settings of this instance."""
         return self.needs_labels if side == "forget" else self.needs_retain
 
+    def moves_statistics(self) -> bool:
+        """Whether its forwards are those of training, dropout and all, in which BatchNorm statistics move."""
+        return False
+
     def setup(self, trainer: UnlearningTrainer) -> None:
         """Once, before the first step, on the original weights; again, from the same weights, when a run is resumed."""
 

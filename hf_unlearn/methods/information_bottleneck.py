@@ -153,7 +153,7 @@ class UIB(UnlearningMethod):
         self.base = _as_method(self.base)
         self._base: UnlearningMethod = UnlearningMethod() if self.base is None else self.base
         # What the trainer asks a method about is the base's answer; it always needs the retain set and all labels.
-        asked = ("needs_column", "attribute", "mode")
+        asked = ("needs_column", "attribute")
         vars(self).update({name: getattr(self._base, name) for name in asked if hasattr(self._base, name)})
         # A batch is led by the rows to forget, or by those of a column; without a prior, the base ends as it does alone.
         ends = not self.beta and self._base.stops_at_target
@@ -171,6 +171,9 @@ class UIB(UnlearningMethod):
         if not self.beta and self.base is not None:
             return base
         return {**base, **self.arguments, "update": base.get("update", self.arguments["update"])}
+
+    def moves_statistics(self) -> bool:
+        return self._base.moves_statistics()
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready: the base described in turn, of `prior` the file's name alone."""
