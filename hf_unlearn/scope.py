@@ -174,6 +174,18 @@ def _first_index(names: list[str], prefix: str) -> int:
     return next(i for i, n in enumerate(names) if n.startswith(prefix + "."))
 
 
+def check_precision(model: nn.Module, names: Iterable[str]) -> None:
+    """Raise ValueError where a parameter called one of `names`, which is to move, is in half precision."""
+    parameters = dict(unwrap(model).named_parameters())
+    half = [n for n in names if parameters[n].dtype in (torch.float16, torch.bfloat16)]
+    if half:
+        raise ValueError(
+            f"`model`: {len(half)} tensors that are to move are in {str(parameters[half[0]].dtype).removeprefix('torch.')}, such as "
+            f"`{half[0]}`: small steps and averages of weights would be rounded away. Load it with `dtype=torch.float32` (`bf16=True` "
+            "of the arguments still computes in half precision), or pass `peft_config`: adapters are in float32 over any model."
+        )
+
+
 def restrict(model: nn.Module, names: Iterable[str]) -> None:
     """Let exactly the parameters called `names` require a gradient."""
     allowed = set(names)

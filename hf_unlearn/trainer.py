@@ -31,10 +31,10 @@ from .methods.counterfactual import CounterfactualAnchors
 from .outcome import Outcome, verify
 from .pairing import EpochSampler, PairCollator, PreparedRows, UnlearningDataset, draw, share_out
 from .processes import in_any_process, real_rows, sums_over_processes
-from .processing import Processor, unwrap
+from .processing import Processor, in_precision, unwrap
 from .reference import Reference, build_reference, forgotten_classes
 from .saving import CheckpointedTrainer, check_settings, describe_settings
-from .scope import Snapshot, fingerprints, restrict, updated_names
+from .scope import Snapshot, check_precision, fingerprints, restrict, updated_names
 from .sharding import sharded_while_training
 from .watch import Watch
 
@@ -124,6 +124,8 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
             self.patch = Patch(model, peft_config, args.seed, probe=self.processor.collate([next(iter(rows))]))
             model = self.patch.model
         self.updated = adapter_names(model, args.update) or updated_names(model, args.update)  # type: ignore[arg-type]
+        if not method.one_shot:
+            check_precision(model, self.updated)
         self.held_norms = norms_to_hold(model, self.updated)
         groups = None
         if method.needs_column and not method.one_shot:
@@ -144,7 +146,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
             shuffle=args.train_sampling_strategy != "sequential",
             strata=None if groups is None else read_strata(retain_dataset, groups, self.processor.label_columns[0]),
         )
-        optimiser: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None
+        optimiser: Any = None
         if args.trust_region:
             optimiser = (TrustRegion, {"lr": args.trust_region, **({"floor": FLOOR} if is_adapted(model) else {})})
             args.learning_rate = args.trust_region  # what the schedule scales and the log shows
@@ -210,7 +212,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
     ) -> Any:
         """Sum of the method's terms on a training batch; ordinary loss on an evaluation batch."""
         if "seed" not in inputs:
-            loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+            loss, outputs = super().compute_loss(model, in_precision(model, inputs), return_outputs=True)
             rows = len(inputs["labels"])
             if 0 < (real := real_rows(rows, self.accelerator.gradient_state)) < rows:
                 loss = F.cross_entropy(outputs["logits"][:real].float(), inputs["labels"][:real])

@@ -97,7 +97,8 @@ def auto_class(dataset: datasets.Dataset) -> Any:
 
 
 def load_classifier(source: str, rows: datasets.Dataset, revision: str | None = None) -> nn.Module:
-    """The classifier in a folder or on the Hub, of images or texts as `rows` are; safetensors only.
+    """The classifier in a folder or on the Hub, of images or texts as `rows` are; safetensors only, in float32, as half
+    precision rounds away the small steps of a run.
 
     Where that holds adapters it is a `PeftModel` (see `load_patches`) over the base that they name.
 
@@ -116,7 +117,7 @@ def load_classifier(source: str, rows: datasets.Dataset, revision: str | None = 
         if not base:
             raise ValueError(f"{source} holds an adapter that names no base (`base_model_name_or_path`).")
         return load_patches(load_classifier(base, rows, named.get("revision")), source, revision)
-    settings = {"revision": revision, "use_safetensors": True, "output_loading_info": True}
+    settings = {"revision": revision, "use_safetensors": True, "output_loading_info": True, "dtype": "float32"}
     model, found = auto_class(rows).from_pretrained(source, **settings)
     if found["missing_keys"]:
         raise ValueError(

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import SGD, changed, data_for, forget_batch, image_data, image_processor, state, trained
 from peft import IA3Config, LNTuningConfig, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -16,6 +17,7 @@ from hf_unlearn.adapters import Patch, load_patches
 from hf_unlearn.cli import main
 from hf_unlearn.hub.commands import snippet
 from hf_unlearn.hub.staging import prepare_folder
+from hf_unlearn.processing import predict
 from hf_unlearn.training import load_classifier, save_model
 
 RANDOM = {"r": 2, "init_lora_weights": False}
@@ -97,6 +99,17 @@ def test_a_model_in_half_precision_is_patched(tmp_path):
     trainer.model.save_pretrained(tmp_path / "patch")
     loaded = load_patches(trained("vit").to(dtype), tmp_path / "patch")
     assert torch.equal(logits(loaded, "vit"), logits(trainer.model, "vit"))
+
+
+@pytest.mark.parametrize("arch", ["resnet", "convnext"])
+def test_a_convolutional_model_in_half_precision_is_evaluated(tmp_path, arch):
+    model, rows = trained(arch).to(torch.bfloat16), data_for(arch, 16, seed=3)
+    trainer = patched(arch, tmp_path, model=model, eval_dataset=rows, eval_strategy="steps", eval_steps=1)
+    trainer.train()
+    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    labels = torch.tensor(rows["label"])
+    told = predict(trainer.model, rows, trainer.processor)[0].to(torch.bfloat16)  # as the model's own loss reads them
+    assert losses[-1] == pytest.approx(F.cross_entropy(told, labels).item(), rel=1e-3)
 
 
 @pytest.mark.parametrize(

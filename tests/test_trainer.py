@@ -145,6 +145,17 @@ def test_wrong_number_of_channels_or_pixels_is_refused(tmp_path):
     make(tmp_path, arch="resnet", forget_dataset=large, retain_dataset=None)  # has no position table
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_that_move_in_half_precision_are_refused(tmp_path, dtype):
+    model = trained("vit").to(dtype)
+    before = state(model)
+    with pytest.raises(ValueError, match=r"`model`: 2 tensors .* `classifier.weight`.*`dtype=torch.float32`"):
+        trainer_for("vit", tmp_path, JiT(), model=model, update="head")
+    assert not changed(before, state(model))
+    model.classifier.float()  # of the others no step is taken
+    trainer_for("vit", tmp_path, JiT(), model=model, update="head")
+
+
 def test_missing_tokenizer_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"`forget_dataset`.*holds text, and `processing_class` is missing"):
         make(tmp_path, arch="bert", processing_class=None)
