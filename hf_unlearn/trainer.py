@@ -18,16 +18,17 @@ from torch import nn
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput
 
-from .adapters import ADAPTER, FLOOR, Patch, adapter_names, check_patch, is_adapted, load_adapters, norms_to_hold
+from .adapters import ADAPTER, Patch, adapter_names, check_patch, is_adapted, load_adapters, norms_to_hold
 from .arguments import UnlearningArguments
 from .backends import check_backend, use_one_gpu, warn_if_whole
 from .checkpoints import check_best, chosen_checkpoint, is_checkpoint, is_inside, make_room, read_state
 from .checks import check_data, check_original, check_output, find_kind
-from .control import ForgettingControl, Interrupted, TrustRegion, graceful_interrupt
+from .control import ForgettingControl, Interrupted, graceful_interrupt
 from .data import read_groups, read_strata
 from .hub.publishing import Publishing
 from .methods import METHODS, UnlearningMethod
 from .methods.counterfactual import CounterfactualAnchors
+from .optimisers import check_options, choose_optimiser
 from .outcome import Outcome, verify
 from .pairing import EpochSampler, PairCollator, PreparedRows, UnlearningDataset, draw, share_out
 from .processes import in_any_process, real_rows, sums_over_processes
@@ -98,6 +99,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
                 raise ValueError(f"`method={args.method!r}` is unknown. Known: {', '.join(METHODS)}.")
             method = METHODS[args.method]()
         check_backend(method, args)
+        check_options(args, optimizers[0], peft_config)
         use_one_gpu(args)
         if model is None and model_init is None:
             raise ValueError(
@@ -146,13 +148,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
             shuffle=args.train_sampling_strategy != "sequential",
             strata=None if groups is None else read_strata(retain_dataset, groups, self.processor.label_columns[0]),
         )
-        optimiser: Any = None
-        if args.trust_region:
-            optimiser = (TrustRegion, {"lr": args.trust_region, **({"floor": FLOOR} if is_adapted(model) else {})})
-            args.learning_rate = args.trust_region  # what the schedule scales and the log shows
-            args.max_grad_norm = 0.0  # a step of fixed length has no use for clipping
-        elif args.optim == "sgd":
-            optimiser = (torch.optim.SGD, {"lr": args.learning_rate, "momentum": args.momentum})
+        optimiser = choose_optimiser(args, model, self.updated, optimizers[0])
         restrict(model, self.updated)
         super().__init__(
             model=model,
@@ -164,7 +160,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
             compute_metrics=compute_metrics,
             callbacks=callbacks,
             optimizers=optimizers,
-            optimizer_cls_and_kwargs=None if optimizers[0] is not None else optimiser,
+            optimizer_cls_and_kwargs=optimiser,
         )
         warn_if_whole(self)
         self.shards, self.is_fsdp_enabled = self.is_fsdp_enabled, False  # in training alone

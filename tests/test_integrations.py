@@ -365,7 +365,7 @@ def test_what_cannot_be_searched_is_refused(tmp_path):
         trainer.hyperparameter_search(space, backend="ray")
     split, model = class_split("vit"), trained("vit")
     bound = UnlearningTrainer(
-        model, arguments(tmp_path), JiT(), split.forget, optimizers=(torch.optim.SGD(model.parameters(), lr=0.1), None),
+        model, arguments(tmp_path), JiT(), split.forget, optimizers=(torch.optim.SGD(model.classifier.parameters(), lr=0.1), None),
         processing_class=processing_class("vit"),
     )  # fmt: skip
     with pytest.raises(ValueError, match="`optimizers` hold the parameters of one model"):

@@ -108,6 +108,11 @@ class JiT(UnlearningMethod):
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}={getattr(self, name)!r}` is not one of {', '.join(map(repr, allowed))}.")
+        if self.mode == "train" and self.precision == "bfloat16":
+            raise ValueError(
+                "`precision='bfloat16'` runs the noisy forwards on a copy in eval mode, which `mode='train'` asks not to. Leave "
+                "`precision` out."
+            )
 
     @classmethod
     def paper_arguments(cls, task: str = "full_class", network: str = "vit", momentum: float = 1.0) -> dict[str, Any]:

@@ -1,0 +1,82 @@
+"""What takes the steps of a run: a trust region, the optimiser that the arguments name, or the one that is passed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .adapters import FLOOR, is_adapted
+from .control import TrustRegion
+from .processing import unwrap
+
+if TYPE_CHECKING:
+    from .arguments import UnlearningArguments
+
+OF_OPTIMISERS = ("optim", "optim_args", "weight_decay", "momentum", "adam_beta1", "adam_beta2", "adam_epsilon")
+
+
+def check_options(args: UnlearningArguments, optimizer: Any | None, peft_config: Any | None) -> None:
+    """Raise ValueError for what would be accepted and do nothing: which option, why, and what to use."""
+    if args.data_seed is not None:
+        raise ValueError(
+            f"`data_seed={args.data_seed}`: the order of rows and all other draws come from `seed`, so that a resumed run repeats "
+            "them. Set that."
+        )
+    if args.train_sampling_strategy not in ("random", "sequential"):
+        raise ValueError(
+            f"`train_sampling_strategy={args.train_sampling_strategy!r}`: rows are drawn in pairs of two sets. Choose 'random' or "
+            "'sequential'."
+        )
+    if optimizer is not None and args.trust_region:
+        raise ValueError("`trust_region` and `optimizers` both take the steps. Leave one of them out.")
+    if optimizer is not None and peft_config is not None:
+        raise ValueError(
+            "`optimizers` were made before `peft_config` makes the parameters that move. Set `optim` and `learning_rate` instead, "
+            "or wrap the model first (`get_peft_model`)."
+        )
+
+
+def choose_optimiser(
+    args: UnlearningArguments, model: nn.Module, updated: Iterable[str], given: torch.optim.Optimizer | None
+) -> tuple[type[torch.optim.Optimizer], dict[str, Any]] | None:
+    """Class and settings of the optimiser; None for the base class's own, or the `given` one.
+
+    `args`, resolved, get the rate and the clipping that then hold.
+
+    Raises:
+        ValueError: `given` is of other parameters than those called `updated`, or an option would do nothing.
+    """
+    if given is not None:
+        args.trust_region = 0.0
+        _check_parameters(given, model, set(updated), args.update)
+        return None
+    if args.trust_region:
+        fields = type(args).__dataclass_fields__
+        idle = [n for n in OF_OPTIMISERS if getattr(args, n) != fields[n].default]
+        if idle:
+            value = getattr(args, idle[0])
+            raise ValueError(
+                f"`{idle[0]}={getattr(value, 'value', value)}` does nothing under a trust region, which takes the steps. Pass `trust_region=0` "
+                "and a `learning_rate`, or leave it out."
+            )
+        args.learning_rate = args.trust_region  # what the schedule scales and the log shows
+        args.max_grad_norm = 0.0  # a step of fixed length has no use for clipping
+        # An adapter starts at zero, and is small beside what it edits.
+        return TrustRegion, {"lr": args.trust_region, **({"floor": FLOOR} if is_adapted(model) else {})}
+    if args.optim == "sgd":
+        return torch.optim.SGD, {"lr": args.learning_rate, "momentum": args.momentum}
+    return None
+
+
+def _check_parameters(given: torch.optim.Optimizer, model: nn.Module, updated: set[str], update: str | None) -> None:
+    moving = {id(p) for n, p in unwrap(model).named_parameters() if n in updated}
+    held = [p for group in given.param_groups for p in group["params"]]
+    idle = sum(id(p) not in moving for p in held)
+    if idle:
+        raise ValueError(
+            f"`optimizers`: {idle} of its {len(held)} tensors are not among the {len(moving)} that `update={update!r}` lets move, and "
+            "would stay as they are. Set `update`, or make it from those alone."
+        )
