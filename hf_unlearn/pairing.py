@@ -114,15 +114,30 @@ def read_rows(rows: Any, indices: list[int]) -> Sequence[Any]:
     return rows.__getitems__(indices) if hasattr(rows, "__getitems__") else [rows[i] for i in indices]
 
 
+def has_transform(rows: Any) -> bool:
+    """Whether rows of a `datasets.Dataset` go through a function of the caller whenever they are read."""
+    while isinstance(rows, Drawn):
+        rows = rows.dataset
+    form = getattr(rows, "format", None)
+    return isinstance(form, Mapping) and form.get("type") == "custom"
+
+
 def draw(dataset: Any, count: int, seed: int) -> Sequence[Any]:
-    """At most `count` rows, drawn by seed and in the data set's order; of a stream, its first."""
+    """At most `count` rows, drawn by seed and in the data set's order; of a stream, the first of its first epoch."""
     if not hasattr(dataset, "__len__"):
+        if hasattr(dataset, "set_epoch"):
+            dataset = copy.deepcopy(dataset)  # its own stays where its reader is
+            dataset.set_epoch(0)
         return [row for row, _ in zip(dataset, range(count), strict=False)]
     return Drawn(dataset, drawn_rows(len(dataset), count, seed))
 
 
 class PreparedRows:
-    """Rows of a data set as model inputs, each processed once and kept in memory while `cache_bytes` has room."""
+    """Rows of a data set as model inputs, each processed once and kept in memory while `cache_bytes` has room.
+
+    Where the data set has a transform of its own (`with_transform`), which may be random, nothing is kept: every reading of a
+    row is another view. Such draws are not repeated by a resumed run.
+    """
 
     def __init__(
         self,
@@ -133,7 +148,7 @@ class PreparedRows:
     ) -> None:
         self.rows, self.prepare, self.name = rows, prepare, name
         self._cache: dict[int, dict[str, Any]] = {}
-        self._size = self._room = cache_bytes
+        self._size = self._room = 0 if has_transform(rows) else cache_bytes
 
     def __getstate__(self) -> dict[str, Any]:
         """What is sent to a worker of a data loader: not the rows kept so far."""
@@ -271,16 +286,16 @@ class UnlearningDataset:
 class PairCollator:
     """Items of `UnlearningDataset` as a batch: `forget` and `retain` collated, and what the items say of themselves.
 
-    Other items, of an evaluation, go to `flat`, which collates rows of one data set. It holds nothing else: workers of a data
-    loader may be sent a copy.
+    Other items, of an evaluation, are prepared as those were and go to `flat`, which collates rows of one data set. It holds
+    nothing else: workers of a data loader may be sent a copy.
     """
 
-    def __init__(self, flat: Callable[[list[Any]], Any]) -> None:
-        self.flat = flat
+    def __init__(self, flat: Callable[[list[Any]], Any], prepare: Callable[[Any], Any]) -> None:
+        self.flat, self.prepare = flat, prepare
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         if not {"seed", "index"} <= items[0].keys() or not {"forget", "retain"} & items[0].keys():
-            return self.flat(items)
+            return self.flat([self.prepare(item) for item in items])
         batch: dict[str, Any] = {k: torch.tensor([item[k] for item in items]) for k in ("index", "seed")}
         batch["positions"] = [item["position"] for item in items]
         if "group" in items[0]:

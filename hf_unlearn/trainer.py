@@ -153,7 +153,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=PairCollator(data_collator or self.processor.collate),
+            data_collator=PairCollator(data_collator or self.processor.collate, self.processor),
             train_dataset=self.unlearning_data,
             eval_dataset=eval_dataset,
             processing_class=processing_class,

@@ -1,8 +1,10 @@
+from itertools import count
+
 import datasets
 import pytest
 from torch.utils.data import DataLoader
 
-from hf_unlearn.pairing import EpochSampler, UnlearningDataset, draw, sample_seed
+from hf_unlearn.pairing import EpochSampler, PreparedRows, UnlearningDataset, draw, sample_seed
 
 
 def rows(start, count):
@@ -111,6 +113,29 @@ def test_drawn_rows_are_read_when_they_are_asked_for():
     assert rows[-1] in range(100)
     assert data.read == 1
     assert list(draw(iter(range(100)), 3, seed=0)) == [0, 1, 2]
+
+
+def test_a_draw_from_a_stream_is_that_of_its_first_epoch_and_leaves_it_where_it_is():
+    stream = datasets.Dataset.from_list(rows(0, 40)).to_iterable_dataset(num_shards=4).shuffle(seed=0, buffer_size=8)
+    first = draw(stream, 10, seed=0)
+    assert first == list(stream.take(10))
+    stream.set_epoch(3)
+    reader, want = iter(stream), list(stream)
+    got = [next(reader) for _ in range(5)]
+    assert draw(stream, 10, seed=0) == first != want[:10]
+    assert [*got, *reader] == want == list(stream)
+
+
+@pytest.mark.parametrize("own_transform", [True, False])
+def test_rows_of_a_transform_are_read_anew_and_others_once(own_transform):
+    data, views = datasets.Dataset.from_list(rows(0, 6)), count()
+    if own_transform:
+        data = data.with_transform(lambda batch: {"value": [next(views) for _ in batch["value"]]})
+    prepare = dict if own_transform else lambda row: row | {"value": next(views)}
+    for given in (data, draw(data, 4, seed=0)):
+        prepared = PreparedRows(given, prepare)
+        seen = [row["value"] for _ in range(3) for row in prepared]
+        assert len(set(seen)) == len(prepared) * (3 if own_transform else 1)
 
 
 @pytest.mark.parametrize("shards", [1, 3])

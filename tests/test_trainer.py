@@ -29,7 +29,7 @@ from conftest import (
     trained,
     trainer_for,
 )
-from transformers import TrainerCallback, TrainingArguments
+from transformers import DataCollatorWithPadding, TrainerCallback, TrainingArguments
 
 from hf_unlearn import (
     ForgetRequest,
@@ -386,6 +386,15 @@ def test_evaluation_by_name_with_raw_images_and_columns_that_no_model_reads(tmp_
         with eval_mode(model), torch.no_grad():
             right = model(**model_inputs(batch)).logits.argmax(-1) == batch["labels"]
         assert logged[f"eval_{name}_accuracy"] == pytest.approx(right.float().mean().item())
+
+
+def test_a_collator_of_ones_own_gets_prepared_rows_in_evaluation_too(tmp_path):
+    def run(folder, **given):
+        trainer = make(folder, "bert", eval_dataset=text_data(12, seed=3), **given)
+        return trainer.evaluate()["eval_loss"]
+
+    pad = DataCollatorWithPadding(tokenizer())
+    assert run(tmp_path / "own", data_collator=pad) == pytest.approx(run(tmp_path / "plain"))
 
 
 def test_text_with_extra_columns(tmp_path):
