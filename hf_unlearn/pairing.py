@@ -136,7 +136,7 @@ class PreparedRows:
     """Rows of a data set as model inputs, each processed once and kept in memory while `cache_bytes` has room.
 
     Where the data set has a transform of its own (`with_transform`), which may be random, nothing is kept: every reading of a
-    row is another view. Such draws are not repeated by a resumed run.
+    row is another view, and a resumed run need not repeat the draws.
     """
 
     def __init__(

@@ -57,7 +57,8 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         retain_dataset: rows to keep, map-style or a stream; optional for methods that need none, and then used for the
             damage guard alone.
         eval_dataset, processing_class, data_collator, compute_metrics, callbacks, optimizers: as in `transformers.Trainer`;
-            held-out `eval_dataset` rows (or its entry `validation`) also set the level that forgetting single rows aims at.
+            held-out `eval_dataset` rows (or its entry `validation`) also set the level that forgetting single rows aims at;
+            an optimiser of what `update` lets move takes the place of the trust region.
         peft_config: restricts the update to a PEFT adapter, a reversible patch over `model` (changed in place): a `PeftConfig`, or
             what else `adapter_config` takes. `update` is then left out.
         image_column, text_column, label_column: names of the columns, where they are not the usual ones.
