@@ -39,6 +39,20 @@ def check_options(args: UnlearningArguments, optimizer: Any | None, peft_config:
         )
 
 
+def check_idle(args: UnlearningArguments, optimizer: Any | None) -> None:
+    """Raise ValueError where `args`, resolved, set an optimiser up and a trust region takes the steps."""
+    if optimizer is not None or not args.trust_region:
+        return
+    fields = type(args).__dataclass_fields__
+    for name in OF_OPTIMISERS:
+        value = getattr(args, name)
+        if value != fields[name].default:
+            raise ValueError(
+                f"`{name}={getattr(value, 'value', value)}` does nothing under a trust region, which takes the steps. Pass "
+                "`trust_region=0` and a `learning_rate`, or leave it out."
+            )
+
+
 def choose_optimiser(
     args: UnlearningArguments, model: nn.Module, updated: Iterable[str], given: torch.optim.Optimizer | None
 ) -> tuple[type[torch.optim.Optimizer], dict[str, Any]] | None:
@@ -47,21 +61,13 @@ def choose_optimiser(
     `args`, resolved, get the rate and the clipping that then hold.
 
     Raises:
-        ValueError: `given` is of other parameters than those called `updated`, or an option would do nothing.
+        ValueError: `given` is of other parameters than those called `updated`.
     """
     if given is not None:
         args.trust_region = 0.0
         _check_parameters(given, model, set(updated), args.update)
         return None
     if args.trust_region:
-        fields = type(args).__dataclass_fields__
-        idle = [n for n in OF_OPTIMISERS if getattr(args, n) != fields[n].default]
-        if idle:
-            value = getattr(args, idle[0])
-            raise ValueError(
-                f"`{idle[0]}={getattr(value, 'value', value)}` does nothing under a trust region, which takes the steps. Pass `trust_region=0` "
-                "and a `learning_rate`, or leave it out."
-            )
         args.learning_rate = args.trust_region  # what the schedule scales and the log shows
         args.max_grad_norm = 0.0  # a step of fixed length has no use for clipping
         # An adapter starts at zero, and is small beside what it edits.

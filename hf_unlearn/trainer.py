@@ -28,7 +28,7 @@ from .data import read_groups, read_strata
 from .hub.publishing import Publishing
 from .methods import METHODS, UnlearningMethod
 from .methods.counterfactual import CounterfactualAnchors
-from .optimisers import check_options, choose_optimiser
+from .optimisers import check_idle, check_options, choose_optimiser
 from .outcome import Outcome, verify
 from .pairing import EpochSampler, PairCollator, PreparedRows, UnlearningDataset, draw, share_out
 from .processes import in_any_process, real_rows, sums_over_processes
@@ -115,20 +115,18 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         check_patch(model, method, args.update, peft_config is not None)
         check_data(method, self.processor, forget_dataset, retain_dataset)
         self.forget_dataset, self.retain_dataset = forget_dataset, retain_dataset
-        kind = args.forget_kind
-        if forget_dataset is None:
-            kind = "samples"
-        elif kind == "auto":
+        kind = "samples" if forget_dataset is None else args.forget_kind
+        if kind == "auto":
             kind = find_kind(model, self.processor, forget_dataset, retain_dataset)
         args = args.resolved(method, kind, ADAPTER if peft_config is not None or is_adapted(model) else None)
+        check_idle(args, optimizers[0])
         self.patch = None
         if peft_config is not None:
             rows: Any = retain_dataset if forget_dataset is None else forget_dataset
             self.patch = Patch(model, peft_config, args.seed, probe=self.processor.collate([next(iter(rows))]))
             model = self.patch.model
         self.updated = adapter_names(model, args.update) or updated_names(model, args.update)  # type: ignore[arg-type]
-        if not method.one_shot:
-            check_precision(model, self.updated)
+        check_precision(model, () if method.one_shot else self.updated)
         self.held_norms = norms_to_hold(model, self.updated)
         groups = None
         if method.needs_column and not method.one_shot:

@@ -66,8 +66,11 @@ def test_an_optimiser_made_before_the_adapter_is_refused_before_the_model_is_tou
     ],
 )
 def test_options_that_would_do_nothing_are_refused(tmp_path, changes, match):
+    model = trained("vit")
+    before = state(model)
     with pytest.raises(ValueError, match=match):
-        trainer_for("vit", tmp_path, JiT(), **changes)
+        trainer_for("vit", tmp_path, JiT(), model=model, peft_config="lora", **changes)
+    assert not changed(before, state(model))
 
 
 def test_a_trust_region_and_an_optimiser_are_one_too_many(tmp_path):
