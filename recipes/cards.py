@@ -17,6 +17,7 @@ from hf_unlearn import UnlearningReport
 from hf_unlearn.evaluation.plots import save_figures
 from hf_unlearn.files import write_atomically, written_atomically
 from hf_unlearn.hub.card import AUDIT, REPORT, write_card
+from hf_unlearn.hub.cleaning import without_values
 from hf_unlearn.hub.receipt import RECEIPT_FILE, seal
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +30,7 @@ def keep(run: Path, folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     report = UnlearningReport.from_dict(json.loads((run / REPORT).read_text("utf-8")))
-    _write(folder / REPORT, report.as_dict())
+    _write(folder / REPORT, without_values(report.as_dict()))
     if (run / AUDIT).is_file():
         _write(folder / AUDIT, json.loads((run / AUDIT).read_text("utf-8")))
     for path in save_figures(report, folder / "figures", dpi=75):

@@ -16,7 +16,7 @@ from hf_unlearn.evaluation.plots import drawings
 from hf_unlearn.evaluation.report import UnlearningReport
 from hf_unlearn.evaluation.verdicts import MEANING
 from hf_unlearn.hub.card import write_card
-from hf_unlearn.hub.cleaning import without_paths
+from hf_unlearn.hub.cleaning import without_paths, without_values
 from hf_unlearn.hub.receipt import verify_folder
 from hf_unlearn.hub.signing import generate_key, read_public_key, sign
 from hf_unlearn.hub.staging import FIGURES, inventory, is_publishable, prepare_folder
@@ -226,6 +226,28 @@ def test_paths_are_cleaned_from_the_copy_and_not_from_the_users_files(tmp_path):
         copied = load_file(staged.folder / "model.safetensors")
     assert all(np.array_equal(copied[name], weights[name]) for name in weights)
     assert digests(run) == before
+
+
+def test_groups_of_an_attribute_are_numbered_in_a_published_report(tmp_path):
+    told = {"value": 0.1, "counts": {"alice": 3, "bob": 5}}
+    report = {
+        "groups": {"original": {"alice": 0.5, "bob": 0.7}, "unlearned": {"alice": 0.6, "bob": 0.8}},
+        "group_intervals": {"original": {"alice": [0.4, 0.6], "bob": [0.6, 0.8]}},
+        "information": {"original": told},
+        "run": {"attribute": "speaker"},
+    }
+    found = without_values(report)
+    assert "alice" not in json.dumps(found)
+    assert found["groups"]["unlearned"] == {"group 1": 0.6, "group 2": 0.8}
+    assert found["group_intervals"]["original"] == {"group 1": [0.4, 0.6], "group 2": [0.6, 0.8]}
+    assert found["information"]["original"] == {"value": 0.1, "counts": {"group 1": 3, "group 2": 5}}
+    sets = {"information": {"original": {"counts": {"forget": 3, "retain": 5}}}, "run": {}}
+    assert without_values(sets) == sets
+    assert without_values({"groups": [], "run": None}) == {"groups": [], "run": None}
+    run = run_folder(tmp_path / "run")
+    write(run / "report.json", json.dumps(report))
+    with prepare_folder(run) as staged:
+        assert json.loads((staged.folder / "report.json").read_text()) == found
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import re
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,29 @@ def without_paths(value: Any) -> Any:
     if isinstance(value, list):
         return [without_paths(v) for v in value if not _is_path(v)]
     return PATH.sub("local", value) if isinstance(value, str) else value
+
+
+def without_values(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A report whose groups are numbered: what they are called are values of a column, which may name people."""
+
+    def numbered(measured: Any) -> Any:
+        return (
+            {f"group {i + 1}": v for i, v in enumerate(measured.values())}
+            if isinstance(measured, Mapping)
+            else measured
+        )
+
+    def counted(told: Any) -> Any:
+        return {k: numbered(v) if k == "counts" else v for k, v in told.items()} if isinstance(told, Mapping) else told
+
+    found, run = dict(report), report.get("run")
+    parts: dict[str, Callable[[Any], Any]] = {"groups": numbered, "group_intervals": numbered}
+    if isinstance(run, Mapping) and "attribute" in run:  # else the counts are of the forget and the retain set
+        parts["information"] = counted
+    for key, part in parts.items():
+        if isinstance(of_models := found.get(key), Mapping):
+            found[key] = {model: part(value) for model, value in of_models.items()}
+    return found
 
 
 def _is_path(value: Any, key: str = "") -> bool:

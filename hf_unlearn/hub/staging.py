@@ -17,7 +17,7 @@ from typing import Any
 
 from ..files import front_matter, write_atomically
 from ..names import visible
-from .cleaning import HUB_ID, Secrets, clean_tensors, is_local, without_paths
+from .cleaning import HUB_ID, Secrets, clean_tensors, is_local, without_paths, without_values
 from .targets import check_base
 
 logger = logging.getLogger(__name__)
@@ -266,10 +266,12 @@ def _place(source: Path, target: Path) -> None:
     if source.suffix == ".json" and not VOCABULARY.fullmatch(source.name) and source.name != RECEIPT:
         content = _read(source)
         cleaned = without_paths({k: v for k, v in content.items() if k not in LOCAL_STATE})
+        if source.name == REPORT:
+            cleaned = without_values(cleaned)
         if source.name == ADAPTER:  # what becomes of its base is decided later, and said
             cleaned["base_model_name_or_path"] = content.get("base_model_name_or_path")
         if cleaned != content:
-            logger.info("%s: local paths are left out of the published copy.", source.name)
+            logger.info("%s: local paths and names of groups are left out of the published copy.", source.name)
             write_atomically(target, json.dumps(cleaned, indent=2) + "\n")
             return
     elif source.suffix == ".safetensors" and clean_tensors(source, target):
