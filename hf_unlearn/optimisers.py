@@ -39,16 +39,16 @@ def check_options(args: UnlearningArguments, optimizer: Any | None, peft_config:
         )
 
 
-def check_idle(args: UnlearningArguments, optimizer: Any | None) -> None:
-    """Raise ValueError where `args`, resolved, set an optimiser up and a trust region takes the steps."""
-    if optimizer is not None or not args.trust_region:
+def check_idle(given: UnlearningArguments, resolved: UnlearningArguments, optimizer: Any | None) -> None:
+    """Raise ValueError where `given` sets an optimiser up, and a trust region that it does not name would take the steps."""
+    if optimizer is not None or given.trust_region is not None or not resolved.trust_region:
         return
-    fields = type(args).__dataclass_fields__
+    fields = type(given).__dataclass_fields__
     for name in OF_OPTIMISERS:
-        value = getattr(args, name)
+        value = getattr(given, name)
         if value != fields[name].default:
             raise ValueError(
-                f"`{name}={getattr(value, 'value', value)}` does nothing under a trust region, which takes the steps. Pass "
+                f"`{name}={getattr(value, 'value', value)}` does nothing under the method's trust region, which takes the steps. Pass "
                 "`trust_region=0` and a `learning_rate`, or leave it out."
             )
 

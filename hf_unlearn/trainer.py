@@ -118,8 +118,9 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         kind = "samples" if forget_dataset is None else args.forget_kind
         if kind == "auto":
             kind = find_kind(model, self.processor, forget_dataset, retain_dataset)
-        args = args.resolved(method, kind, ADAPTER if peft_config is not None or is_adapted(model) else None)
-        check_idle(args, optimizers[0])
+        resolved = args.resolved(method, kind, ADAPTER if peft_config is not None or is_adapted(model) else None)
+        check_idle(args, resolved, optimizers[0])
+        args = resolved
         self.patch = None
         if peft_config is not None:
             rows: Any = retain_dataset if forget_dataset is None else forget_dataset
