@@ -7,7 +7,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,8 +43,9 @@ ARGUMENTS = (
 
 def describe_settings(trainer: Any) -> dict[str, Any]:
     """What the weights that a run ends with depend on, JSON-ready."""
-    settings = {**trainer.method.describe(), **{name: getattr(trainer.args, name) for name in ARGUMENTS}}
-    settings.pop("method", None)
+    method = trainer.method.describe()
+    given = [field.name for field in fields(trainer.method) if field.init]  # the others are measured in the run
+    settings = {name: method[name] for name in given} | {name: getattr(trainer.args, name) for name in ARGUMENTS}
     sets = {"forget": trainer.forget_dataset, "retain": trainer.retain_dataset}
     described = {
         "method_name": trainer.method.name or type(trainer.method).__name__,
