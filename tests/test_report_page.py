@@ -17,6 +17,7 @@ from hf_unlearn import ForgetRequest, GradientAscent, JiT, UnlearningReport
 from hf_unlearn.evaluation import fairness, intervals
 from hf_unlearn.evaluation.bias import Pattern, bias_measures, read_pattern
 from hf_unlearn.evaluation.membership import threshold_attack
+from hf_unlearn.evaluation.reading import reading
 from hf_unlearn.evaluation.relearning import relearning_path, relearning_steps
 from hf_unlearn.names import inert
 from hf_unlearn.processing import predict
@@ -389,3 +390,16 @@ def test_an_attack_that_finds_too_little_is_over_forgetting(ours, theirs, word):
     assert word is None or word in report.warnings[0]
     if theirs and word:
         assert "it over-forgets" in report.to_markdown()
+
+
+@pytest.mark.parametrize(("original", "words"), [(0.05, "the original's was lower still"), (0.9, "it over-forgets")])
+def test_less_than_in_the_retrained_model_is_too_little_where_the_original_had_still_less(original, words):
+    shares = {"original": original, "unlearned": 0.2, "retrained": 0.5}
+    report = UnlearningReport(
+        models={name: {"membership_attack": share} for name, share in shares.items()},
+        intervals={name: {"membership_attack": [share - 0.01, share + 0.01]} for name, share in shares.items()},
+    )
+    (warning,) = report.warnings
+    assert warning.startswith("under-forgetting" if original < 0.2 else "over-forgetting")
+    (sentence,) = [x for x in reading(report) if "entropy attack" in x]
+    assert words in sentence

@@ -81,7 +81,8 @@ def reading(report: UnlearningReport) -> list[str]:
         if ours[measure][0] > theirs[measure][1]:
             verdict = f"clearly higher: {above}" if retrained else "clearly higher"
         elif ours[measure][1] < theirs[measure][0]:
-            verdict = f"clearly lower: {below}" if retrained else "clearly lower"
+            told = "the original's was lower still" if report.began_lower(measure) else below
+            verdict = f"clearly lower: {told}" if retrained else "clearly lower"
         else:
             verdict = "not told apart by these rows"
         out.append(f"{subject} is {a}, the {sides}'s {b}: {verdict}.")

@@ -260,14 +260,21 @@ class UnlearningReport:
             )
         return out
 
+    def began_lower(self, measure: str) -> bool:
+        """Whether the original's value lies below the unlearned model's, so that a low one is where it came from."""
+        values = [self.models.get(name, {}).get(measure) for name in ("original", "unlearned")]
+        return None not in values and values[0] < values[1]  # type: ignore[operator]
+
     def _attacks_that_turn(self) -> list[str]:
         """Attacks on the unlearned model that find less than in the retrained one, or less than chance."""
         out = []
         for measure, attack in (("membership_attack", "entropy attack"), ("loss_attack_auc", "loss attack")):
             ours, theirs = (self.intervals.get(n, {}).get(measure) for n in ("unlearned", "retrained"))
             if ours and theirs and ours[1] < theirs[0]:
+                less = f"the {attack} finds less than in the retrained model, beyond both intervals"
+                short = self.began_lower(measure)
                 out.append(
-                    f"over-forgetting: the {attack} finds less than in the retrained model, beyond both intervals"
+                    f"under-forgetting: {less}, and still less in the original" if short else f"over-forgetting: {less}"
                 )
             elif ours and not theirs and measure == "loss_attack_auc" and ours[1] < 0.5:
                 out.append(
