@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -49,21 +50,33 @@ def check_overlap(forget: datasets.Dataset, retain: datasets.Dataset, limit: int
 
 
 def fingerprint(dataset: Any) -> str | None:
-    """A digest of what a data set holds, in the order of its table, the same in every process; None where it is no table.
+    """A digest of what a data set holds, and in which order, the same in every process; None where it is no table.
 
-    Of very large sets a million rows, or 512 MiB, drawn by seed. Whoever knows it can test guesses of the whole set: it is for
+    Of very large sets a million rows, or 512 MiB, drawn by seed; of files their names and sizes. Whoever knows it can test guesses of the whole set: it is for
     files that stay where the data are.
     """
     if not hasattr(dataset, "select_columns") or not hasattr(dataset, "__len__"):
         return None
     chosen = _drawn(dataset, 1_000_000, 3)
     digest = hashlib.blake2b(json.dumps([len(dataset), dataset.column_names]).encode(), digest_size=16)
+    if dataset._indices is not None:
+        rows = dataset._indices.column(0).to_numpy()[chosen].astype(np.int64)
+        digest.update(b"" if (np.diff(rows) >= 0).all() else rows.argsort(kind="stable").tobytes())
+    files = any(
+        getattr(f, "decode", False) for f in dataset.features.values()
+    )  # images or sounds, maybe by their paths
     for columns in _columns(dataset, chosen):
         for row in zip(*map(_cells, columns), strict=True):
             for cell in row:
-                held = cell if isinstance(cell, bytes) else repr(cell).encode()
+                told = _file(cell) if files and isinstance(cell, str) else cell
+                held = told if isinstance(told, bytes) else repr(told).encode()
                 digest.update(len(held).to_bytes(8, "little") + held)
     return digest.hexdigest()
+
+
+def _file(path: str) -> Any:
+    """Name and size of a file, which may have been moved since; a text that names none as it is."""
+    return [os.path.basename(path), os.path.getsize(path)] if os.path.isabs(path) and os.path.isfile(path) else path
 
 
 def _digests(dataset: datasets.Dataset, limit: int, seed: int) -> tuple[np.ndarray, float]:
@@ -108,8 +121,15 @@ def _cells(array: Any) -> list[Any]:
         fixed = getattr(numbers.type, "list_size", None)
         bounds = numbers.offsets.to_numpy()[bounds] if fixed is None else (bounds + numbers.offset) * fixed
         numbers = numbers.values
+    flat, missing = numbers is array, None
+    if pa.types.is_temporal(numbers.type) and pa.types.is_primitive(numbers.type):
+        numbers = numbers.view(f"int{numbers.type.bit_width}")
+    if flat and numbers.null_count and pa.types.is_primitive(numbers.type):
+        missing = numbers.is_null().to_numpy(zero_copy_only=False)
+        numbers = numbers.fill_null(0 if not pa.types.is_boolean(numbers.type) else False)
     if numbers.null_count or not pa.types.is_primitive(numbers.type):
         return [repr(v) if isinstance(v, list | dict) else v for v in array.to_pylist()]
     raw = memoryview(numbers.to_numpy(zero_copy_only=False)).cast("B")
     width = len(raw) // max(1, len(numbers))
-    return [bytes(raw[a * width : b * width]) for a, b in pairwise(bounds.tolist())]
+    cells: list[Any] = [bytes(raw[a * width : b * width]) for a, b in pairwise(bounds.tolist())]
+    return cells if missing is None else [None if gone else cell for cell, gone in zip(cells, missing, strict=True)]

@@ -125,10 +125,14 @@ def has_transform(rows: Any) -> bool:
 def draw(dataset: Any, count: int, seed: int) -> Sequence[Any]:
     """At most `count` rows, drawn by seed and in the data set's order; of a stream, the first of its first epoch."""
     if not hasattr(dataset, "__len__"):
-        if hasattr(dataset, "set_epoch"):
-            dataset = copy.deepcopy(dataset)  # its own stays where its reader is
-            dataset.set_epoch(0)
-        return [row for row, _ in zip(dataset, range(count), strict=False)]
+        epoch = getattr(dataset, "epoch", None)
+        try:
+            if epoch is not None:
+                dataset.set_epoch(0)
+            return [row for row, _ in zip(dataset, range(count), strict=False)]
+        finally:
+            if epoch is not None:
+                dataset.set_epoch(epoch)  # where its reader is
     return Drawn(dataset, drawn_rows(len(dataset), count, seed))
 
 

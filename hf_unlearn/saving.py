@@ -19,7 +19,17 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .adapters import configurations
-from .checkpoints import ASIDE, claim_of, find_damage, is_checkpoint, last_checkpoint, publish, resumable, seal
+from .checkpoints import (
+    ASIDE,
+    claim_of,
+    find_damage,
+    is_checkpoint,
+    is_inside,
+    last_checkpoint,
+    publish,
+    resumable,
+    seal,
+)  # fmt: skip
 from .files import clear_errors
 from .overlap import fingerprint
 from .scope import joint_digest
@@ -66,19 +76,20 @@ def check_settings(saved: Mapping[str, Any], now: Mapping[str, Any], ended: bool
         ValueError: they are not.
     """
     for key, what in (("rows", "numbers of rows"), ("method_name", "the method"), ("adapters", "the adapters")):
-        if saved[key] != now[key]:
+        if saved.get(key, now[key]) != now[key]:
             raise ValueError(
                 f"`resume_from_checkpoint`: the run began with {what} {saved[key]}, and now {now[key]} is given, so what it "
                 "has done and what it reports would not belong together. Resume with the same, or start anew."
             )
-    if saved["contents"] != now["contents"]:
+    if saved.get("contents", now["contents"]) != now["contents"]:
         raise ValueError(
             "`resume_from_checkpoint`: the run began with other rows to forget or to keep, as many of them as now, so what it has "
             "done and what it reports would not belong together. Resume with the same request and data, or start anew."
         )
     old, new = saved["settings"], now["settings"]
-    other = ", ".join(f"{n} ({old.get(n)} → {new.get(n)})" for n in {**old, **new} if old.get(n) != new.get(n))
-    if other and ended:
+    differ = [n for n in new if n in old and old[n] != new[n]]
+    other = ", ".join(f"{n} ({old[n]} → {new[n]})" for n in differ)
+    if ended and {*differ} - {"batch_rows"}:  # which other numbers of processes may not divide
         raise ValueError(
             f"`resume_from_checkpoint`: the run has ended, with other settings than are given now: {other}. Resume with the same, "
             "name the checkpoint to go on from, or start anew."
@@ -171,6 +182,18 @@ class CheckpointedTrainer(Trainer):
         self._find_best()
         return out
 
+    def _load_callback_state(self) -> None:
+        """Into the callbacks that are there: the base class makes new ones, behind those that watch over the run."""
+        held = self.state.stateful_callbacks if self.args.restore_callback_states_from_checkpoint else {}
+        for name, states in held.items():
+            own = [c for c in self.callback_handler.callbacks if type(c).__name__ == name]
+            # Of several of one type the base class appends what they say, save after save.
+            for callback, saved in zip(
+                own, (states if isinstance(states, list) else [states])[-len(own) :], strict=False
+            ):
+                for attribute, value in saved.get("attributes", {}).items():
+                    setattr(callback, attribute, value)
+
     def _find_best(self) -> None:
         """The best checkpoint is beside the one that the run goes on from, wherever these were moved to since."""
         folder = (
@@ -210,6 +233,9 @@ def go_on(trainer: Any, resume: bool) -> None:
         ValueError: what it left is damaged, and not to be overwritten.
     """
     folder, place = trainer.args.output_dir, trainer.args.resume_from_checkpoint
+    trainer.contents  # noqa: B018 - data that cannot be read should end a run before it has begun
+    if resume and isinstance(place, str) and not is_inside(Path(place), folder) and resumable(folder):
+        place = None  # what began elsewhere has come further here
     if place is None and resume and not resumable(folder):
         if trainer.is_world_process_zero():
             print(f"Nothing to resume from in {folder} yet: starting from the beginning.", flush=True)

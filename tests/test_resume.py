@@ -1,7 +1,10 @@
 """A run goes on only with what it began with, and no run touches what is not its own."""
 
+import datetime
+import decimal
 import json
 import shutil
+import threading
 
 import datasets
 import pytest
@@ -18,11 +21,14 @@ from conftest import (
     trained,
     trainer_for,
 )
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from hf_unlearn import FineTune, ForgetRequest, GradientAscent
-from hf_unlearn.checkpoints import read_state
+from hf_unlearn.checkpoints import read_state, seal
 from hf_unlearn.checks import check_folders
-from hf_unlearn.overlap import fingerprint
+from hf_unlearn.overlap import check_overlap, fingerprint
+from hf_unlearn.pairing import draw
 from hf_unlearn.saving import go_on, keep_finished
 
 EVERY = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
@@ -173,3 +179,116 @@ def test_a_run_that_goes_on_from_elsewhere_neither_mixes_nor_replaces(tmp_path):
     assert not changed(state(whole.model), state(again.model))
     assert sorted(p.name for p in here.iterdir()) == ["checkpoint-6"]
     assert read_state(here / "checkpoint-6")["contents"] == whole.contents
+
+
+# --- what data may be -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        datetime.datetime(2020, 1, 2, 3), datetime.date(2020, 1, 2), datetime.time(3, 4), datetime.timedelta(hours=5),
+        decimal.Decimal("1.5"), b"bytes", True, 2.5, None, [1, 2], {"a": "b"}, [[1.5], []],
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_rows_of_any_type_have_a_fingerprint_and_can_be_compared(value):
+    rows = datasets.Dataset.from_dict({"when": [value, value, None], "n": [0, 1, 2]})
+    assert fingerprint(rows) == fingerprint(rows.select(range(3))) != fingerprint(rows.select([0, 1, 1]))
+    with pytest.raises(ValueError, match="overlap"):
+        check_overlap(rows.select([0]), rows)
+
+
+def test_the_order_of_rows_counts():
+    rows = text_data(12)
+    assert len({fingerprint(rows), fingerprint(rows.shuffle(seed=1)), fingerprint(rows.shuffle(seed=2))}) == 3
+    assert fingerprint(rows.select(range(11, -1, -1))) == fingerprint(rows.select(range(11, -1, -1)))
+
+
+def test_a_folder_of_images_may_be_moved_and_not_be_replaced(tmp_path):
+    from PIL import Image
+
+    def found(folder):
+        paths = sorted(map(str, folder.glob("*.png")))
+        return fingerprint(datasets.Dataset.from_dict({"image": paths}).cast_column("image", datasets.Image()))
+
+    (tmp_path / "a").mkdir()
+    for i in range(3):
+        Image.new("L", (8, 8), i).save(tmp_path / "a" / f"{i}.png")
+    first = found(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert found(tmp_path / "b") == first
+    Image.effect_noise((8, 8), 50).save(tmp_path / "b" / "1.png")
+    assert found(tmp_path / "b") != first
+
+
+def test_a_stream_that_cannot_be_copied_is_looked_at_and_left_where_it_was():
+    class Held:
+        """As a connection or an open file."""
+
+        def __init__(self):
+            self.lock = threading.Lock()
+
+        def __call__(self, row):
+            return row
+
+    stream = text_data(8).to_iterable_dataset().map(Held())
+    stream.set_epoch(3)
+    assert [row["text"] for row in draw(stream, 4, 0)] == text_data(8)["text"][:4]
+    assert stream.epoch == 3
+
+
+# --- and still goes on ------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_that_says_less_is_gone_on_from(tmp_path):
+    """As an earlier version wrote it."""
+    killed(tmp_path)
+    place = tmp_path / "checkpoint-2"
+    saved = read_state(place)
+    kept = {k: v for k, v in saved.items() if k not in ("files", "contents", "adapters")}
+    del kept["settings"]["adam_beta1"]
+    seal(place, kept)
+    again = ascent(tmp_path)
+    again.train(resume_from_checkpoint=True)
+    whole = ascent(tmp_path / "whole")
+    whole.train()
+    assert not changed(state(whole.model), state(again.model))
+
+
+def test_a_run_from_elsewhere_is_gone_on_with_by_the_same_command(tmp_path):
+    killed(tmp_path / "there")
+    start = str(tmp_path / "there" / "checkpoint-2")
+    with pytest.raises(Killed):
+        go_on(ascent(tmp_path / "here", KillAt(5), resume_from_checkpoint=start), resume=True)
+    assert [p.name for p in (tmp_path / "here").glob("checkpoint-*")] == ["checkpoint-4"]
+    again = ascent(tmp_path / "here", resume_from_checkpoint=start)
+    go_on(again, resume=True)
+    whole = ascent(tmp_path / "whole")
+    whole.train()
+    assert not changed(state(whole.model), state(again.model))
+
+
+class Counting(TrainerCallback, ExportableState):
+    """Counts steps, and cannot be made anew from what it saves."""
+
+    def __init__(self, name):
+        self.name, self.steps = name, 0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.steps += 1
+
+    def state(self):
+        return {"args": {}, "attributes": {"steps": self.steps}}
+
+
+def test_callbacks_go_on_as_the_objects_that_they_are(tmp_path):
+    first = [Counting("a"), Counting("b"), KillAt(5)]
+    with pytest.raises(Killed):
+        ascent(tmp_path, *first).train()
+    mine = [Counting("a"), Counting("b")]
+    again = ascent(tmp_path, *mine)
+    order = [type(c) for c in again.callback_handler.callbacks]
+    again.train(resume_from_checkpoint=True)
+    assert [c.steps for c in mine] == [6, 6]
+    assert [type(c) for c in again.callback_handler.callbacks] == order

@@ -90,8 +90,8 @@ class UnlearningMethod:
         return self.needs_labels if side == "forget" else self.needs_retain
 
     def moves_statistics(self) -> bool:
-        """Whether its forwards are those of training, dropout and all, in which BatchNorm statistics move."""
-        return False
+        """Whether its forwards may be those of training, dropout and all, in which BatchNorm statistics move."""
+        return not self.needs_forget or getattr(self, "mode", "eval") == "train"
 
     def setup(self, trainer: UnlearningTrainer) -> None:
         """Once, before the first step, on the original weights; again, from the same weights, when a run is resumed."""

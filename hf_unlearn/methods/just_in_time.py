@@ -180,9 +180,6 @@ class JiT(UnlearningMethod):
             return self.arguments
         return {"trust_region": 0.002, "max_steps": 120, "check_steps": 20, "per_device_train_batch_size": 32}
 
-    def moves_statistics(self) -> bool:
-        return self.mode == "train"
-
     def setup(self, trainer: UnlearningTrainer) -> None:
         reference = trainer.reference
         if reference.input_max <= reference.input_min:
