@@ -7,6 +7,7 @@ import difflib
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,7 +163,10 @@ def _train_original(run: RunArguments, args: UnlearningArguments, train: dataset
     job = Job(run, args, train, None, model, processing_class)
     processor = Processor(model, processing_class, **job.columns)
     print(f"Training an original on {len(train)} rows → {run.model}", flush=True)
-    train_classifier(model, train, processor, job.train_arguments, Path(args.output_dir or ".") / "original-training")
+    folder = Path(args.output_dir or ".") / "original-training"
+    train_classifier(model, train, processor, job.train_arguments, folder)
+    with suppress(OSError):
+        folder.rmdir()  # the base class makes it, and nothing is saved there
     if args.process_index == 0:
         save_model(model, processing_class, run.model)
     wait_for_all()
