@@ -36,7 +36,12 @@ def original(hub):
             "pytorch_model.bin": b"2" * 64,
             "onnx/model.onnx": b"3",
         }
-        files |= {"config.json": b"{}", "README.md": b"---\ntags: []\n---\n", "LICENSE": b"free", "notes.txt": b"kept"}
+        files |= {
+            "config.json": b"{}",
+            "README.md": b"---\ntags: []\n---\n",
+            "LICENSE": b"free",
+            "notes.txt": b"theirs",
+        }
         operations = [CommitOperationAdd(name, content) for name, content in files.items()]
         api.create_commit("alice/original", operations, commit_message=step)
     hub.requests.clear()
@@ -173,8 +178,8 @@ def test_a_model_that_is_there_is_replaced_only_by_its_full_name(hub, tmp_path, 
     assert main([*words, "--overwrite-original", "alice/other"]) == 2
     assert (hub.repository("alice/original").state(), sent(hub)) == (before, [])
     assert main([*words, "--overwrite-original", "alice/original"]) == 0
-    assert "removed from the branch: onnx/model.onnx, pytorch_model.bin" in capsys.readouterr().out
-    assert tree(hub, "alice/original") == sorted([*RUN_FILES, "LICENSE", "notes.txt"])
+    assert "removed from the branch: notes.txt, onnx/model.onnx, pytorch_model.bin" in capsys.readouterr().out
+    assert tree(hub, "alice/original") == sorted([*RUN_FILES, "LICENSE"])
     assert len(hub.repository("alice/original").commits) == 4
 
 

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 from hub_runs import RUN_FILES, run_folder, write
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, HfApi, constants
 from loopback_hub import ALWAYS, Fault, File
+from receipts import write_run_receipt
 
 from hf_unlearn.cli import main
 from hf_unlearn.hub.command import push_run
@@ -62,7 +63,20 @@ def test_what_is_not_ours_is_neither_replaced_nor_removed(hub, run, files, capsy
     assert pushed.revision.startswith("unlearned-")
     assert hub.repository(REPO).branches["main"] == before["branches"]["main"]
     assert main(["push", str(run), "--repo", REPO, "--overwrite-original", REPO]) == 0
-    assert {*hub.repository(REPO).tree()} == {*RUN_FILES, ".gitattributes", "LICENSE", "notes.txt"}
+    assert {*hub.repository(REPO).tree()} == {*RUN_FILES, ".gitattributes", "LICENSE"}
+
+
+def test_what_was_overwritten_is_verified_by_the_receipt(hub, run, tmp_path, monkeypatch, capsys):
+    """What a push leaves there and what a receipt calls extra are told apart by one rule."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    write_run_receipt(run)
+    stay = {".gitignore": b"*.pt", "LICENSE-APACHE.txt": b"free", "Notice.md": b"by us"}
+    put(hub, {**stay, "notes.txt": b"theirs", "CITATION.cff": b"theirs", "docs/LICENSE": b"theirs", "a.bin": b"1"})
+    pushed = push_run(run, REPO, overwrite_original=REPO)
+    assert pushed.removed == ["CITATION.cff", "a.bin", "docs/LICENSE", "notes.txt"]
+    assert {*hub.repository(REPO).tree()} == {*RUN_FILES, "unlearning_receipt.json", ".gitattributes", *stay}
+    assert main(["receipt", "verify", "--folder", REPO]) == 0, capsys.readouterr()
+    assert not push_run(run, REPO, overwrite_original=REPO).changed
 
 
 def test_a_licence_alone_leaves_main_free_and_stays(hub, run):

@@ -59,7 +59,7 @@ def describe(pushed: Pushed) -> str:
     done = "Pushed to" if pushed.changed else "Everything is there already:"
     kind = "private" if pushed.private else "public"
     where = f"branch '{pushed.revision}' of the {kind} repository {pushed.repo_id}, commit {pushed.commit.oid[:8]}"
-    removed = f"; removed from the branch: {', '.join(pushed.removed)}" if pushed.removed else ""
+    removed = f"; removed from the branch: {', '.join(map(visible, pushed.removed))}" if pushed.removed else ""
     return f"{done} {where}, {len(pushed.files)} files{removed}"
 
 
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tag", action="append", default=[], help="git tag of the commit; may be given several times")
     parser.add_argument("--base-model", help="Hub id of the original, if the run had a local copy of it")
     parser.add_argument(
-        "--overwrite-original", metavar="ORG/NAME", help="replace the model that is there: its full name"
+        "--overwrite-original", metavar="ORG/NAME", help="replace all that is there but its licence: the full name"
     )
     parser.add_argument("--sign-key", help="PEM file of the key to sign the receipt with (`hf-unlearn receipt keygen`)")
     parser.add_argument("--message", default=MESSAGE, help=f"commit message (default: {MESSAGE})")

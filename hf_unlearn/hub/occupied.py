@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from .plain_card import OURS
+from .sealing import FURNITURE
 from .staging import CARD, RECEIPT, REPORT
 
-FURNITURE = {".gitattributes", ".gitignore", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE"}  # no model
 WEIGHTS = re.compile(
     r".*\.(safetensors|bin|pt|pth|ckpt|pkl|pickle|joblib|h5|hdf5|keras|msgpack|onnx|onnx_data|gguf|ggml|tflite|pb|npz|npy|ot"
     r"|mlmodel|nemo|mar|engine|params|index\.json|data-\d+-of-\d+)|.*\.ckpt[\w.-]*",
@@ -29,9 +29,14 @@ def is_tagged(info: Any) -> bool:
     return OURS in {*(info.tags or ()), *(getattr(info.card_data, "tags", None) or ())}
 
 
+def not_furniture(info: Any) -> set[str]:
+    """The files there that are neither a card nor a licence and the like."""
+    return {name for name in names_of(info) if name != CARD and not FURNITURE.fullmatch(name)}
+
+
 def is_free(info: Any) -> bool:
     """Whether there is no more than what a new repository may come with; a README of somebody's own is more."""
-    return names_of(info) <= FURNITURE and (CARD not in names_of(info) or is_tagged(info))
+    return not not_furniture(info) and (CARD not in names_of(info) or is_tagged(info))
 
 
 def is_evidence(path: Path) -> bool:

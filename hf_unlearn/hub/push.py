@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..names import visible
-from .occupied import FURNITURE, WEIGHTS, evidence_in, is_evidence, is_free, is_tagged, names_of, same_files
+from .occupied import WEIGHTS, evidence_in, is_evidence, is_free, is_tagged, names_of, not_furniture, same_files
 from .patience import CONFLICT, Patience, PushError, bounded, explained, is_passing, patiently, status, wait
+from .sealing import FURNITURE
 from .staging import ADAPTER, CARD, RECEIPT, inventory, is_publishable
 from .targets import check_targets
 
@@ -90,7 +91,8 @@ def push_folder(
         private: whether a new repository is private. One that exists stays as it is.
         tags: git tags of the commit; none is ever moved.
         original: Hub id and commit of the model that was unlearned.
-        overwrite_original: the full name of the repository, where its model on `main` (or on `revision`) is to be replaced.
+        overwrite_original: the full name of the repository, where what is on `main` (or on `revision`) is to be replaced in
+            full: all but a licence and the like (`sealing.FURNITURE`) is removed that is not part of the push.
         token: with write right; by default the one of `hf auth login` or `HF_TOKEN`.
 
     Raises:
@@ -119,7 +121,7 @@ class _Push:
     def __init__(self, folder: Path, repo_id: str, token: str | None, patience: Patience) -> None:
         from huggingface_hub import HfApi
 
-        self.api, self.folder, self.patience = HfApi(token=token), folder, patience
+        self.api, self.folder, self.patience, self.in_full = HfApi(token=token), folder, patience, False
         self.files, left_out = inventory(folder)
         if left_out:
             logger.warning("Not on the list of what is published, and left out: %s.", ", ".join(map(visible, left_out)))
@@ -137,6 +139,7 @@ class _Push:
         overwrite_original: str | None,
         message: str,
     ) -> Pushed:
+        self.in_full = overwrite_original is not None
         check_targets(self.repo_id, revision, tags, overwrite_original)
         self._check_base()
         main = self._look_or_make(private)
@@ -187,7 +190,7 @@ class _Push:
     def _first(self) -> Any:
         """The repository's first commit, for a branch without the original in its history."""
         first = self._look(self._ask(self.api.list_repo_commits, self.repo_id)[-1].commit_id)
-        held = sorted(names_of(first) - FURNITURE)
+        held = sorted(not_furniture(first))
         if held:
             raise PushError(HAS_HISTORY.format(repo=self.repo_id, file=visible(held[0])))
         return first
@@ -292,8 +295,13 @@ class _Push:
         raise AssertionError("the last try returns or raises")
 
     def _is_stale(self, path: str) -> bool:
-        """Whether a file on the branch is of another model: loaded beside the pushed ones it would do harm."""
-        return path not in self.files and (is_publishable(path) or WEIGHTS.fullmatch(path) is not None)
+        """Whether a file on the branch is of another model: loaded beside the pushed ones it would do harm.
+
+        Where the branch is overwritten, that is every file that the receipt over the pushed ones would call extra.
+        """
+        if path in self.files or FURNITURE.fullmatch(path):
+            return False
+        return self.in_full or is_publishable(path) or WEIGHTS.fullmatch(path) is not None
 
     def _check_tags(self, tags: Sequence[str], taken: dict[str, str], there: Any) -> None:
         """Raise PushError for a tag that would have to move."""
