@@ -178,6 +178,14 @@ def check_precision(model: nn.Module, names: Iterable[str]) -> None:
     """Raise ValueError where a parameter called one of `names`, which is to move, is in half precision."""
     parameters = dict(unwrap(model).named_parameters())
     half = [n for n in names if parameters[n].dtype in (torch.float16, torch.bfloat16)]
+    copies = [n for n in half if ".modules_to_save." in n]
+    if half and len(copies) == len(half):
+        raise ValueError(
+            f"`peft_config.modules_to_save`: PEFT keeps its copies, such as `{half[0]}`, in the precision of the model, "
+            f"{str(parameters[half[0]].dtype).removeprefix('torch.')}, in which small steps would be rounded away. Load the model with "
+            "`dtype=torch.float32` (`bf16=True` of the arguments still computes in half precision), or leave out `modules_to_save` "
+            "and `task_type`, which adds the head to it: an adapter alone is in float32 over any model."
+        )
     if half:
         raise ValueError(
             f"`model`: {len(half)} tensors that are to move are in {str(parameters[half[0]].dtype).removeprefix('torch.')}, such as "

@@ -101,6 +101,15 @@ def test_a_model_in_half_precision_is_patched(tmp_path):
     assert torch.equal(logits(loaded, "vit"), logits(trainer.model, "vit"))
 
 
+def test_a_copy_of_the_head_in_half_precision_is_refused_with_what_helps(tmp_path):
+    """PEFT leaves it in the base's precision, and in float32 the layer before would not fit it."""
+    config, half = LoraConfig(target_modules=["q_proj"], modules_to_save=["classifier"]), trained("vit").bfloat16()
+    match = r"`peft_config.modules_to_save`.*classifier.modules_to_save.*bfloat16.*`dtype=torch.float32`.*leave out"
+    with pytest.raises(ValueError, match=match):
+        patched("vit", tmp_path, config=config, model=half)
+    patched("vit", tmp_path, config=config).train()
+
+
 @pytest.mark.parametrize("arch", ["resnet", "convnext"])
 def test_a_convolutional_model_in_half_precision_is_evaluated(tmp_path, arch):
     model, rows = trained(arch).to(torch.bfloat16), data_for(arch, 16, seed=3)
