@@ -26,6 +26,7 @@ from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
 
 from hf_unlearn import GradientAscent, JiT, UnlearningReport, WassersteinBarycenter
+from hf_unlearn.checks import check_folders
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation.record import data_source, origin
 from hf_unlearn.hub.card import MARK, is_rendered, render_card, write_card
@@ -439,6 +440,14 @@ def test_somebodys_own_readme_is_not_lost(run, tmp_path, capsys):
     assert main(["card", str(tmp_path), "--overwrite", "--repo", "bob/forgetful"]) == 0
     assert head((tmp_path / "README.md").read_text())["model-index"][0]["name"] == "forgetful"
     assert write_card(tmp_path).read_text().startswith("---\n")
+    edited = (tmp_path / "README.md").read_text().replace("## ", "## My ", 1)
+    (tmp_path / "README.md").write_text(edited)
+    for refused in (["card", str(tmp_path)], ["run", *map(str, words)]):
+        assert main(refused) == 2
+        assert "was edited by hand" in capsys.readouterr().err
+        assert (tmp_path / "README.md").read_text() == edited
+    assert main(["card", str(tmp_path), "--overwrite"]) == 0
+    check_folders("original", str(tmp_path), overwrite=False)  # a run goes on over a card as it was rendered
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from ..files import front_matter, write_atomically
+from ..files import write_atomically
 from ..names import inert, plain, shown, visible
 from .commands import audit_command, run_command, snippet
 from .metadata import metadata, model_name
@@ -144,7 +144,7 @@ def write_card(folder: str | Path, *, repo_id: str | None = None, overwrite: boo
     A receipt in `folder` is sealed again, for the card is among the files that it covers; a signature of the old one is removed.
 
     Raises:
-        ValueError: as `card_of`; or (without `overwrite`) there is a README.md that is no such card.
+        ValueError: as `card_of`; or (without `overwrite`) there is a README.md that is no such card, or was edited.
     """
     folder = Path(folder)
     text = card_of(folder, repo_id=repo_id)
@@ -156,11 +156,11 @@ def write_card(folder: str | Path, *, repo_id: str | None = None, overwrite: boo
 
 
 def check_readme(folder: str | Path, overwrite: bool = False) -> None:
-    """Raise ValueError where `folder` holds a README.md that is somebody's own, unless it may be overwritten."""
+    """Raise ValueError where `folder` holds a README.md that somebody wrote or edited, unless it may be overwritten."""
     path = Path(folder) / CARD
-    if path.exists() and not overwrite and "hf_unlearn" not in (front_matter(path).get("tags") or ()):
+    if path.exists() and not overwrite and not is_rendered(path.read_text("utf-8", "replace")):
         raise ValueError(
-            f"{path} is no card of hf_unlearn and would be lost. Move it, choose another folder, or allow to overwrite."
+            f"{path} is no card of hf_unlearn, or was edited by hand, and would be lost. Move it, choose another folder, or allow to overwrite."
         )
 
 
@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", metavar="RUN_FOLDER", help="output folder of a run, with its report.json")
     parser.add_argument("--repo", help="where the model is on the Hub, such as my-org/classifier")
-    parser.add_argument("--overwrite", action="store_true", help="replace a README.md that is somebody's own")
+    parser.add_argument("--overwrite", action="store_true", help="replace a README.md that somebody wrote or edited")
     options = parser.parse_args(argv)
     signature = signature_file(Path(options.folder) / RECEIPT_FILE)
     signed = signature.exists()
