@@ -297,6 +297,8 @@ def class_ids(
             present = set(np.unique(read_labels(dataset, label_column)).tolist())
         digits = one.removeprefix("id:") if isinstance(one, str) else ""
         value: Any = int(digits) if digits.lstrip("-").isdecimal() and one not in present else one
+        if isinstance(one, str) and one not in present and (name := one.removeprefix("name:")) in present:
+            value = name  # of a column of texts
         if value not in present:
             known = names or [str(v) for v in sorted(present)]
             more = f", and {len(known) - LISTED} more" if len(known) > LISTED else ""

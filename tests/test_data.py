@@ -49,6 +49,17 @@ def test_a_number_is_an_id_or_a_name_as_it_is_written(numbered, label, expected,
     assert request.describe(["3", "2", "1", "x"]) == told
 
 
+def test_a_name_is_one_in_a_column_of_texts_too():
+    rows = datasets.Dataset.from_dict({"label": ["cat", "7", "name:cat", "id:7"] * 2, "pet": ["cat", "7", "dog", "eel"] * 2})
+    for label, expected in (("name:cat", "cat"), ("name:7", "7"), ("cat", "cat"), ("7", "7")):
+        assert set(ForgetRequest(label=label, label_column="pet").split(rows).forget["pet"]) == {expected}
+    for label in ("name:cat", "id:7"):  # what is called so goes before
+        assert set(ForgetRequest(label=label).split(rows).forget["label"]) == {label}
+    for label in ("name:cow", "id:cat", "id:7", 7):
+        with pytest.raises(ValueError, match=r"is no class of the data set. It has: 7, cat, dog, eel"):
+            ForgetRequest(label=label, label_column="pet").split(rows)
+
+
 def test_a_number_that_may_be_a_name_or_an_id_is_refused(numbered):
     with pytest.raises(
         ValueError, match=r"`label='3'` is the name of class 0, and the id of another.*'x'.*'name:3' or 'id:3'"
