@@ -63,8 +63,15 @@ def test_a_malformed_file_is_named_by_push_and_card(tmp_path, capsys, file, cont
 
 
 def test_what_xet_says_of_a_broken_connection_is_told():
+    words = "Data processing error: CAS service error : Request failed after 5 retries"
+    client = {"__name__": "huggingface_hub._commit_api", "error": RuntimeError(words)}
     with (
         pytest.raises(PushError, match="upload to a/b broke off: RuntimeError: Data processing error"),
         explained("a/b"),
     ):
-        raise RuntimeError("Data processing error: CAS service error : Request failed after 5 retries")
+        exec("raise error", client)
+
+
+def test_an_error_of_somebody_else_is_no_broken_connection():
+    with pytest.raises(RuntimeError, match="dictionary changed size"), explained("a/b"):
+        raise RuntimeError("dictionary changed size during iteration")

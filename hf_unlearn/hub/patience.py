@@ -150,10 +150,20 @@ def explained(repo_id: str) -> Iterator[None]:
             if isinstance(cause, HTTPError | ConnectionError | json.JSONDecodeError):
                 raise PushError(_message(cause, repo_id)) from error
             cause = cause.__cause__
+        if isinstance(error, RuntimeError) and not _is_of_client(error):
+            raise
         # Xet tells of a connection that broke in words only.
         raise PushError(f"The upload to {repo_id} broke off: {_what(error)}. {AGAIN}") from error
     except ValueError as error:  # a name, or metadata of the card, that the client library or the Hub does not take
         raise PushError(f"{repo_id} was not pushed: {' '.join(str(error).split())}") from error
+
+
+def _is_of_client(error: BaseException) -> bool:
+    """Whether the client library raised it, or Xet, which is no Python and leaves no frame, below it."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame is not None and str(frame.tb_frame.f_globals.get("__name__")).startswith(("huggingface_hub", "hf_xet"))
 
 
 def _message(error: BaseException, repo_id: str) -> str:
