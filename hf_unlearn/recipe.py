@@ -34,6 +34,10 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 def _entries(mapping: yaml.MappingNode) -> dict[str, yaml.Node]:
     out: dict[str, yaml.Node] = {}
     for key, value in mapping.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise SystemExit(
+                f"A key in line {key.start_mark.line + 1} of the recipe is no name, but a list or a mapping."
+            )
         if key.value in out:
             raise SystemExit(
                 f"`{key.value}` stands twice in the recipe, again in line {key.start_mark.line + 1}. Keep one."
@@ -59,8 +63,13 @@ def _typed(node: yaml.Node) -> Any:
     return yaml.safe_load(yaml.serialize(node))
 
 
-def as_words(name: str, value: str | list[str] | dict[str, Any]) -> list[str]:
-    """A recipe's entry as command-line words, so that both are read and checked by the same parser."""
+def as_words(name: str, value: str | list[str] | dict[str, Any], switch: bool = False) -> list[str]:
+    """A recipe's entry as command-line words, so that both are read and checked by the same parser.
+
+    Of a `switch`, a field that is true or false, `on` and `off` are YAML's other words for these.
+    """
+    if switch and isinstance(value, str):
+        value = {"on": "true", "off": "false"}.get(value.lower(), value)
     if isinstance(value, list):
         return [f"--{name}", *value]
     return [f"--{name}", json.dumps(value) if isinstance(value, dict) else value]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from .hub.pins import pinned
 from .launch import answered
@@ -59,11 +59,13 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
     parser = HfArgumentParser(
         classes,
         prog="hf-unlearn run",
+        usage="hf-unlearn run [--config RECIPE] [--KEY VALUE ...]",  # not all keys below every error
         description="Unlearn, measure, report, save.",
         epilog="--num-processes N: in N processes of this machine, each with a GPU or its share of the cores.",
         allow_abbrev=False,
     )
-    from_recipe = [word for name, value in recipe.items() for word in as_words(name, value)]
+    switches = {name for c in classes for name, kind in get_type_hints(c).items() if kind in (bool, bool | None)}
+    from_recipe = [w for name, value in recipe.items() for w in as_words(name, value, name in switches)]
     try:
         run, args, method = parser.parse_args_into_dataclasses([*from_recipe, *given])
     except (ValueError, TypeError) as error:

@@ -50,7 +50,9 @@ def test_a_number_is_an_id_or_a_name_as_it_is_written(numbered, label, expected,
 
 
 def test_a_name_is_one_in_a_column_of_texts_too():
-    rows = datasets.Dataset.from_dict({"label": ["cat", "7", "name:cat", "id:7"] * 2, "pet": ["cat", "7", "dog", "eel"] * 2})
+    rows = datasets.Dataset.from_dict(
+        {"label": ["cat", "7", "name:cat", "id:7"] * 2, "pet": ["cat", "7", "dog", "eel"] * 2}
+    )
     for label, expected in (("name:cat", "cat"), ("name:7", "7"), ("cat", "cat"), ("7", "7")):
         assert set(ForgetRequest(label=label, label_column="pet").split(rows).forget["pet"]) == {expected}
     for label in ("name:cat", "id:7"):  # what is called so goes before

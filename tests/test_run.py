@@ -91,6 +91,8 @@ def test_mappings_in_a_recipe_have_numbers_and_texts(tmp_path):
         ("forget_values: []\n", "`forget_values` has no value"),
         ("forget_values: [u1, null]\n", "`forget_values` has no value"),
         ("forget_values: [[u1]]\n", "`forget_values`.*flat list"),
+        ("? [a, b]\n: 3\n", "key in line 5 .*is no name"),
+        ("bias_labels: {{a: 1}: 2}\n", "key in line 5 .*is no name"),
     ],
 )
 def test_a_recipe_that_says_a_thing_twice_or_not_at_all_is_refused(tmp_path, lines, match):
@@ -103,7 +105,24 @@ def test_a_recipe_that_says_a_thing_twice_or_not_at_all_is_refused(tmp_path, lin
 def test_a_wrong_type_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse(["--config", recipe(tmp_path, learning_rate="fast")])
-    assert "learning_rate" in capsys.readouterr().err
+    usage, error = capsys.readouterr().err.splitlines()  # not all keys
+    assert usage.startswith("usage: hf-unlearn run ")
+    assert error == "hf-unlearn run: error: argument --learning_rate/--learning-rate: invalid float value: 'fast'"
+
+
+def test_on_and_off_in_a_recipe_are_true_and_false_where_nothing_else_may_stand(tmp_path):
+    switched = {"figures": "off", "retrain": "On", "bf16": "off", "tf32": "off", "gradient_checkpointing": "on"}
+    run, args, _ = parse(
+        ["--config", recipe(tmp_path, **switched, dataset_config="off", forget_column="on", forget_values="[off]")]
+    )
+    assert (run.figures, run.retrain, args.bf16, args.tf32, args.gradient_checkpointing) == (
+        False,
+        True,
+        False,
+        False,
+        True,
+    )
+    assert (run.dataset_config, run.forget_column, run.forget_values) == ("off", "on", ["off"])
 
 
 @pytest.mark.parametrize(
