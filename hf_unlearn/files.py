@@ -77,15 +77,22 @@ def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> Non
             file.write(content.encode() if isinstance(content, str) else content)
 
 
+FRONT_MATTER = re.compile(r"\s*---[\r\n]+(.*?)[\r\n]+---[ \t]*([\r\n]|$)", re.DOTALL)
+
+
+def holds_text(path: Path) -> bool:
+    """Whether a markdown file has more than its front matter."""
+    text = path.read_text("utf-8", errors="replace")
+    return bool(FRONT_MATTER.sub("", text, count=1).strip() if FRONT_MATTER.match(text) else text.strip())
+
+
 def front_matter(path: Path) -> dict[str, Any]:
     """The YAML block at the top of a markdown file, as the Hub finds it; {} where there is no file or no such block."""
     import yaml
 
     if not path.is_file():
         return {}
-    found = re.match(
-        r"\s*---[\r\n]+(.*?)[\r\n]+---[ \t]*([\r\n]|$)", path.read_text("utf-8", errors="replace"), re.DOTALL
-    )
+    found = FRONT_MATTER.match(path.read_text("utf-8", errors="replace"))
     try:
         data = yaml.safe_load(found[1]) if found else None
     except yaml.YAMLError:

@@ -313,7 +313,7 @@ def test_a_retry_after_is_respected_by_every_request(hub, run, waits):
             break
         assert min(waits) >= 7
         assert max(waits) <= 8
-    assert number == 9
+    assert number == 10
 
 
 @pytest.mark.parametrize("step", ["preupload", "refs", "/commit/", "batch", "PUT"])

@@ -15,9 +15,10 @@ from hf_unlearn.hub.patience import Patience
 TARGET = "alice/model"
 # A request of a push: "METHOD path", and which of those that match. The first test shows that these are all.
 NEW = {
-    "look": ("GET /api/models/alice/model$", 0),
+    "licence": ("GET /api/models/alice/model$", 0),
+    "look": ("GET /api/models/alice/model$", 1),
     "create": ("POST /api/repos/create", 0),
-    "look again": ("GET /api/models/alice/model$", 1),
+    "look again": ("GET /api/models/alice/model$", 2),
     "refs": ("GET .*/refs", 0),
     "preupload": ("POST .*/preupload/", 0),
     "batch": ("POST .*/objects/batch", 0),
@@ -30,12 +31,13 @@ NEW = {
     "tag": ("POST .*/tag/", 0),
 }
 BRANCH = {
+    "licence": NEW["licence"],
     "look": NEW["look"],
     "refs": NEW["refs"],
     "history": ("GET .*/commits/main", 0),
     "first": ("GET .*/revision/[0-9a-f]{40}", 0),
     "branch": ("POST .*/branch/", 0),
-    **{step: NEW[step] for step in list(NEW)[4:]},
+    **{step: NEW[step] for step in list(NEW)[5:]},
 }
 XET = {"token": ("GET .*/xet-write-token/", 0), "commit": NEW["commit"]}
 

@@ -10,6 +10,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from hub_runs import RUN_FILES, run_folder, write
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 from loopback_hub import ALWAYS, Fault, File
@@ -83,6 +84,38 @@ def test_a_licence_alone_leaves_main_free_and_stays(hub, run):
     put(hub, {"LICENSE": b"free"})
     assert push_run(run, REPO).revision == "main"
     assert hub.content(REPO, "LICENSE") == b"free"
+
+
+MADE_WITH_A_LICENCE = b"---\nlicense: mit\n---\n"
+
+
+@pytest.mark.parametrize("revision", [None, "main"])
+def test_a_repository_made_with_a_licence_is_free_and_keeps_it(hub, run, revision, caplog):
+    """The site writes a README of front matter only."""
+    put(hub, {"README.md": MADE_WITH_A_LICENCE, ".gitattributes": b"*.bin filter=lfs"})
+    assert push_run(run, REPO, revision=revision).revision == "main"
+    assert "is replaced" not in caplog.text
+    assert card_fields(hub)["license"] == "mit"
+    assert not push_run(run, REPO, revision=revision).changed  # taken from the card that was pushed
+    push_run(run, REPO, card={"license": "apache-2.0"})
+    assert card_fields(hub)["license"] == "apache-2.0"
+
+
+def test_words_below_a_licence_are_somebodys_own(hub, run):
+    before = put(hub, {"README.md": MADE_WITH_A_LICENCE + b"\n# Mine\n"})
+    pushed = push_run(run, REPO)
+    assert pushed.revision.startswith("unlearned-")
+    assert hub.repository(REPO).branches["main"] == before["branches"]["main"]
+
+
+def test_the_licence_of_another_model_is_not_taken(hub, run):
+    put(hub, {"README.md": MADE_WITH_A_LICENCE, "model.safetensors": b"1" * 99})
+    pushed = push_run(run, REPO)
+    assert "license" not in yaml.safe_load(hub.content(REPO, "README.md", pushed.revision).decode().split("---")[1])
+
+
+def card_fields(hub):
+    return yaml.safe_load(hub.content(REPO, "README.md").decode().split("---")[1])
 
 
 @pytest.mark.parametrize("kind", ["report", "receipt"])

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, BertweetTokenizer
 from hf_unlearn.evaluation.plots import drawings
 from hf_unlearn.evaluation.report import UnlearningReport
 from hf_unlearn.evaluation.verdicts import MEANING
+from hf_unlearn.files import front_matter
 from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.cleaning import without_paths, without_values
 from hf_unlearn.hub.receipt import verify_folder
@@ -156,6 +157,17 @@ def test_a_card_as_it_was_rendered_is_rendered_again(measured, caplog):
     assert 'model="alice/here"' in text
     assert "alice/elsewhere" not in text
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("known", "given", "named"), [({}, {}, "mit"), ({"license": "cc0-1.0"}, {}, "cc0-1.0"), ({}, {"license": "x"}, "x")]
+)
+def test_the_licence_of_the_repository_is_named_where_no_other_is_known(measured, known, given, named):
+    report = json.loads((measured / "report.json").read_text())
+    report["run"]["original_card"] = known
+    write(measured / "report.json", json.dumps(report))
+    with prepare_folder(measured, card=given, license_there=lambda: "mit") as staged:
+        assert front_matter(staged.folder / "README.md")["license"] == named
 
 
 @pytest.mark.parametrize("edit", [lambda t: t.replace("# ", "# My ", 1), lambda t: t + "\nMore.\n", lambda t: t[:-80]])

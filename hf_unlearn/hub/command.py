@@ -9,11 +9,12 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..names import visible
-from .push import MESSAGE, Pushed, full_name, push_folder
+from .push import MESSAGE, Pushed, full_name, license_there, push_folder
 from .staging import inventory, prepare_folder
 from .targets import check_key, check_targets
 
@@ -42,6 +43,9 @@ def push_run(
         "card": card,
         "sign_key": sign_key,
         "repo_id": repo_id,
+        "license_there": partial(
+            license_there, repo_id, settings.get("revision"), settings.get("token"), settings.get("patience")
+        ),
     }
     with prepare_folder(run_folder, **given) as staged:
         tell_left_out(staged.left_out)

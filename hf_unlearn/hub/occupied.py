@@ -34,9 +34,9 @@ def not_furniture(info: Any) -> set[str]:
     return {name for name in names_of(info) if name != CARD and not FURNITURE.fullmatch(name)}
 
 
-def is_free(info: Any) -> bool:
-    """Whether there is no more than what a new repository may come with; a README of somebody's own is more."""
-    return not not_furniture(info) and (CARD not in names_of(info) or is_tagged(info))
+def license_beside(info: Any) -> Any:
+    """The licence that the card on a branch names, where that is of hf_unlearn or no other model is there; else None."""
+    return getattr(info.card_data, "license", None) if is_tagged(info) or not not_furniture(info) else None
 
 
 def is_evidence(path: Path) -> bool:

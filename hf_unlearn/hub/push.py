@@ -11,15 +11,25 @@ import json
 import logging
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import holds_text
 from ..names import visible
-from .occupied import WEIGHTS, evidence_in, is_evidence, is_free, is_tagged, names_of, not_furniture, same_files
+from .occupied import (
+    WEIGHTS,
+    evidence_in,
+    is_evidence,
+    is_tagged,
+    license_beside,
+    names_of,
+    not_furniture,
+    same_files,
+)  # fmt: skip
 from .patience import CONFLICT, Patience, PushError, bounded, explained, is_passing, patiently, status, wait
 from .sealing import FURNITURE
 from .staging import ADAPTER, CARD, RECEIPT, inventory, is_publishable
@@ -115,6 +125,21 @@ def full_name(repo_id: str, token: str | None = None, patience: Patience | None 
         return f"{patiently(HfApi(token=token).whoami, patience=patience or Patience())['name']}/{repo_id}"
 
 
+def license_there(
+    repo_id: str, revision: str | None = None, token: str | None = None, patience: Patience | None = None
+) -> Any:
+    """The licence that the repository was made with, or got by an earlier push; None where there is none."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    look = HfApi(token=token).model_info
+    with explained(repo_id):
+        try:
+            return license_beside(patiently(look, repo_id, revision=revision, patience=patience or Patience()))
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            return None
+
+
 class _Push:
     """The steps of one push."""
 
@@ -146,7 +171,8 @@ class _Push:
         refs = self._ask(self.api.list_repo_refs, self.repo_id)
         heads = {ref.name for ref in refs.branches}
         taken = {ref.name: ref.target_commit for ref in refs.tags}
-        free = is_free(main) or (self._is_same_model(main) and not self._is_original(original))
+        empty = not not_furniture(main) and not self._has_foreign_words(main)
+        free = empty or (self._is_same_model(main) and not self._is_original(original))
         branch = revision or ("main" if overwrite_original or free else self._branch_name())
         if branch in taken:
             raise PushError(f"`revision={branch!r}` is a tag of {self.repo_id}, and a push needs a branch.")
@@ -154,7 +180,7 @@ class _Push:
         if overwrite_original is None and branch in heads:
             self._refuse_to_replace(branch, there, original)
         self._check_tags(tags, taken, there)
-        if branch in heads and CARD in names_of(there) and CARD in self.files and not is_tagged(there):
+        if branch in heads and CARD in self.files and self._has_foreign_words(there):
             logger.warning(
                 "%s on '%s' is not of hf_unlearn and is replaced; its text stays in the history.", CARD, branch
             )
@@ -226,18 +252,25 @@ class _Push:
         if self._is_original(original) and (branch == "main" or there.sha == original[1]):
             raise PushError(IS_ORIGINAL.format(branch=branch, repo=self.repo_id) + REMEDY.format(repo=self.repo_id))
         lost = sorted(name for name in names_of(there) if name in self.files or self._is_stale(name))
+        if lost == [CARD] and not self._has_foreign_words(there):
+            return
         if lost and not (self._is_same_model(there) or is_tagged(there) or self._has_evidence(there)):
             lost_first = IS_ANOTHER.format(branch=branch, repo=self.repo_id, file=visible(lost[0]))
             raise PushError(lost_first + REMEDY.format(repo=self.repo_id))
 
     def _has_evidence(self, there: Any) -> bool:
         """Whether a report or a receipt there is one of hf_unlearn."""
+        return any(self._tells(there, name, is_evidence) for name in evidence_in(there))
+
+    def _has_foreign_words(self, there: Any) -> bool:
+        """Whether somebody wrote a README there; one that only names a licence is written by the Hub."""
+        return CARD in names_of(there) and not is_tagged(there) and self._tells(there, CARD, holds_text)
+
+    def _tells(self, there: Any, name: str, look: Callable[[Path], bool]) -> bool:
+        """What `look` says of a small file on a branch."""
         with tempfile.TemporaryDirectory() as folder:
             settings = {"revision": there.sha, "local_dir": folder}
-            return any(
-                is_evidence(Path(self._ask(self.api.hf_hub_download, self.repo_id, name, **settings)))
-                for name in evidence_in(there)
-            )
+            return look(Path(self._ask(self.api.hf_hub_download, self.repo_id, name, **settings)))
 
     @contextmanager
     def _branch(self, branch: str, first: str, exists: bool) -> Iterator[None]:

@@ -9,7 +9,7 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +79,7 @@ def prepare_folder(
     card: Mapping[str, Any] | None = None,
     sign_key: str | Path | None = None,
     repo_id: str | None = None,
+    license_there: Callable[[], Any] | None = None,
 ) -> Iterator[Staged]:
     """A temporary folder with model, card, report, figures and receipt of a run, as they will lie on the Hub.
 
@@ -90,6 +91,7 @@ def prepare_folder(
         note, card: a first paragraph, and fields of the front matter, of a card that is written here.
         sign_key: PEM file of the Ed25519 key that the receipt, sealed over what is in the folder, is signed with.
         repo_id: where the folder will be, for the card.
+        license_there: asked for the licence that a card written here names, if no other is known.
 
     Raises:
         ValueError: there is no whole model in safetensors, the base of an adapter is a local folder, a file names a path of
@@ -119,7 +121,7 @@ def prepare_folder(
         original = find_original(folder)
         if original[0] is None and base_model:
             original = (base_model, None)
-        complete(folder, run_folder, original[0], note, card or {}, repo_id)
+        complete(folder, run_folder, original[0], note, card or {}, repo_id, license_there)
         check_private(folder, run_folder)
         if RECEIPT in evidence:
             _seal(folder, run_folder, sign_key)
@@ -195,7 +197,13 @@ def _part(content: Mapping[str, Any], key: str, file: str) -> dict[str, Any]:
 
 
 def complete(
-    folder: Path, run_folder: Path, original: str | None, note: str, card: Mapping[str, Any], repo_id: str | None = None
+    folder: Path,
+    run_folder: Path,
+    original: str | None,
+    note: str,
+    card: Mapping[str, Any],
+    repo_id: str | None = None,
+    license_there: Callable[[], Any] | None = None,
 ) -> None:
     """Write the card, unless somebody wrote or edited the one that is there.
 
@@ -206,16 +214,20 @@ def complete(
     from .card import card_of, is_rendered
     from .plain_card import write_plain_card
 
-    measured = not note and _read(run_folder / REPORT).get("schema") == SCHEMA
+    report = _read(run_folder / REPORT)
+    measured = not note and report.get("schema") == SCHEMA
     if (folder / CARD).is_file() and not (measured and is_rendered((folder / CARD).read_text("utf-8", "replace"))):
         _tell_of_audit(folder / CARD, run_folder)
         return
+    known = _part(_part(report, "run", REPORT), "original_card", REPORT) if measured else {}
+    if license_there is not None and not (card.get("license") or known.get("license")):
+        card = {**card, "license": license_there()}
     if measured:
         fields = {"base_model": original, **card}
         write_atomically(folder / CARD, card_of(run_folder, repo_id=repo_id, fields=fields))
         return
-    report = run_folder / "report.md"
-    write_plain_card(folder, original, report.read_text() if report.is_file() else "", note, **card)
+    table = run_folder / "report.md"
+    write_plain_card(folder, original, table.read_text() if table.is_file() else "", note, **card)
 
 
 def _tell_of_audit(card: Path, run_folder: Path) -> None:
