@@ -193,11 +193,12 @@ def _path(report: UnlearningReport, figure: Any) -> None:
     _clean(axes)
     for trade in beside:
         trade.plot(forget, kept, "-", color="#777777", linewidth=1)
-        trade.scatter(forget, kept, c=np.arange(len(path)), cmap="viridis", s=22, zorder=3)
+        trade.scatter(forget, kept, c=np.linspace(0, 0.8, len(path)), cmap="viridis", vmin=0, vmax=1, s=22, zorder=3)
         for text, i in (("start", 0), ("end", -1)):
             trade.annotate(text, (forget[i], kept[i]), xytext=(0, -14), textcoords="offset points", ha="center")
         trade.set(xlabel="forget set, still remembered (%)", ylabel="retain set, accuracy (%)", xlim=(-6, 106))
         floor = min(np.nanmin(kept), 95.0)
+        trade.set_yticks([tick for tick in trade.yaxis.get_major_locator().tick_values(floor, 100) if tick <= 100])
         trade.set(ylim=(floor - 0.15 * (103 - floor), 103), title="One against the other")
         _clean(trade)
 
