@@ -20,6 +20,8 @@ from hf_unlearn.hub.staging import prepare_folder
 from hf_unlearn.processing import predict
 from hf_unlearn.training import load_classifier, save_model
 
+pytestmark = pytest.mark.slow
+
 RANDOM = {"r": 2, "init_lora_weights": False}
 KINDS = [
     ("bert", {"peft_type": "IA3"}),

@@ -47,6 +47,8 @@ from hf_unlearn.run import RunArguments
 from hf_unlearn.sources import load_splits, split_stream
 from hf_unlearn.tables import Collector, chunks, new_table
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 

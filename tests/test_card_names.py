@@ -36,6 +36,8 @@ from hf_unlearn.hub.card import render_card, write_card
 from hf_unlearn.names import LENGTH, shown
 from hf_unlearn.training import save_model
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = [
     "x|</td><script>alert(1)</script>\n# **b** `c` [l](http://evil.example/a) ![i](http://evil.example) www.evil.example",
     "a\n---\nlicense: evil\n---\n",

@@ -527,6 +527,7 @@ def test_sigterm_is_the_first_ctrl_c_and_one_press_may_arrive_twice(tmp_path, th
     assert not changed(three[1], state(resumed.model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("evaluate", "save"),
     [("steps", "best"), ("epoch", "best"), ("epoch", "epoch"), ("steps", "no"), ("epoch", "steps")],

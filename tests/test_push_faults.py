@@ -12,6 +12,8 @@ from hf_unlearn.cli import main
 from hf_unlearn.hub import push
 from hf_unlearn.hub.patience import Patience
 
+pytestmark = pytest.mark.slow
+
 TARGET = "alice/model"
 # A request of a push: "METHOD path", and which of those that match. The first test shows that these are all.
 NEW = {
