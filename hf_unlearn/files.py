@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -75,6 +76,23 @@ def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> Non
         partial.unlink(missing_ok=True)  # of a process that died: its permissions would stay
         with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content.encode() if isinstance(content, str) else content)
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, None where there is no such file.
+
+    Raises:
+        ValueError: it holds something else; the message names the file.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} is no valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} must hold a JSON object.")
+    return content
 
 
 FRONT_MATTER = re.compile(r"\s*---[\r\n]+(.*?)[\r\n]+---[ \t]*([\r\n]|$)", re.DOTALL)

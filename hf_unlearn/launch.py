@@ -39,7 +39,8 @@ def answered(work: Callable[[], int]) -> int:
     """What `work` returns, or the exit code of its failure: 2 for bad input, 70 for an error that nobody foresaw, 130 after
     Ctrl-C, 143 after SIGTERM.
 
-    The message, or the whole traceback of the unforeseen, goes to stderr. One of several processes does not return: it ends here, with that code.
+    The message, or the whole traceback of the unforeseen, goes to stderr. One of several processes does not return: it ends
+    here, with that code.
     """
     if int(os.environ.get("RANK", "0")):
         _be_quiet()

@@ -52,8 +52,8 @@ def check_overlap(forget: datasets.Dataset, retain: datasets.Dataset, limit: int
 def fingerprint(dataset: Any) -> str | None:
     """A digest of what a data set holds, and in which order, the same in every process; None where it is no table.
 
-    Of very large sets a million rows, or 512 MiB, drawn by seed; of files their names and sizes. Whoever knows it can test guesses of the whole set: it is for
-    files that stay where the data are.
+    Of very large sets a million rows, or 512 MiB, drawn by seed; of files their names and sizes. Whoever knows it can test
+    guesses of the whole set: it is for files that stay where the data are.
     """
     if not hasattr(dataset, "select_columns") or not hasattr(dataset, "__len__"):
         return None
@@ -62,9 +62,7 @@ def fingerprint(dataset: Any) -> str | None:
     if dataset._indices is not None:
         rows = dataset._indices.column(0).to_numpy()[chosen].astype(np.int64)
         digest.update(b"" if (np.diff(rows) >= 0).all() else rows.argsort(kind="stable").tobytes())
-    files = any(
-        getattr(f, "decode", False) for f in dataset.features.values()
-    )  # images or sounds, maybe by their paths
+    files = any(getattr(f, "decode", False) for f in dataset.features.values())  # of images or sounds
     for columns in _columns(dataset, chosen):
         for row in zip(*map(_cells, columns), strict=True):
             for cell in row:

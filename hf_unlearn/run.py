@@ -229,6 +229,7 @@ def retrain(job: Job) -> tuple[nn.Module, float]:
     from .arguments import UnlearningArguments
     from .methods import Retrain
     from .saving import go_on, keep_finished
+    from .scope import fingerprints
     from .trainer import UnlearningTrainer
     from .training import warn_if_untrained
 
@@ -248,7 +249,7 @@ def retrain(job: Job) -> tuple[nn.Module, float]:
         **job.columns,
     )
     go_on(trainer, job.run.resume)
-    warn_if_untrained(trainer.fresh_model(), trainer.model, "retrained model")
+    warn_if_untrained(fingerprints(trainer.fresh_model()), trainer.model, "retrained model")
     if trainer.is_world_process_zero():  # an audit will ask for it
         keep_finished(trainer, job.processing_class, folder)
     return trainer.model, trainer.seconds

@@ -111,7 +111,7 @@ class CheckpointedTrainer(Trainer):
     shards = False  # whether the base class shards the model over processes while it trains
     _started = 0.0
     _aside = False  # whether a checkpoint is being written
-    _from: Path | None = None  # what the run goes on from
+    resumed_from: Path | None = None  # the checkpoint that the run goes on from
 
     @cached_property
     def contents(self) -> dict[str, str | None]:
@@ -188,17 +188,14 @@ class CheckpointedTrainer(Trainer):
         for name, states in held.items():
             own = [c for c in self.callback_handler.callbacks if type(c).__name__ == name]
             # Of several of one type the base class appends what they say, save after save.
-            for callback, saved in zip(
-                own, (states if isinstance(states, list) else [states])[-len(own) :], strict=False
-            ):
+            latest = (states if isinstance(states, list) else [states])[-len(own) :]
+            for callback, saved in zip(own, latest, strict=False):
                 for attribute, value in saved.get("attributes", {}).items():
                     setattr(callback, attribute, value)
 
     def _find_best(self) -> None:
         """The best checkpoint is beside the one that the run goes on from, wherever these were moved to since."""
-        folder = (
-            self._from.parent if self._from is not None and is_checkpoint(self._from) else Path(self.args.output_dir)
-        )
+        folder = Path(self.args.output_dir) if self.resumed_from is None else self.resumed_from.parent
         best = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
         if best.is_dir():
             self.state.best_model_checkpoint = str(best)

@@ -280,10 +280,10 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         saved: dict[str, Any] = {} if folder is None else read_state(folder)
         if not is_inside(folder, self.args.output_dir):
             check_output(self.model, self.args.output_dir, self.args.overwrite)
+        # With the tensors to go on from, where it is not the model alone that a run ended with.
+        self.resumed_from = held = folder if folder is not None and is_checkpoint(folder) else None
         if folder is not None:
-            check_settings(saved, describe_settings(self), ended=not is_checkpoint(folder))
-        self._from = folder
-        held = folder if folder is not None and is_checkpoint(folder) else None  # with the tensors to go on from
+            check_settings(saved, describe_settings(self), ended=held is None)
         started = time.perf_counter()
         self.model.to(self.args.device)  # the base class leaves a model that it will shard where it is
         unfinished = self.outcome is None or self.outcome.stopped == "failed"
@@ -292,9 +292,8 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         self.outcome = self.measured = None
         self._set_up()
         if folder is not None:
-            if self.method.needs_forget or (
-                self.model_init_fn is None and self.method.name != "retrain"
-            ):  # no fresh weights
+            fresh = self.model_init_fn is not None or self.method.name == "retrain"
+            if self.method.needs_forget or not fresh:
                 check_original(saved["original"], self.original_fingerprints)
             self.method.load_state(saved["method"])
             if held is not None:
@@ -339,7 +338,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         super()._save(output_dir, state_dict)
         folder = Path(output_dir or self.args.output_dir)
         if self.args.should_save:
-            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle, which nothing reads
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing reads, with the token
         self.method.save(unwrap(self.model), folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import math
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .files import clear_errors
 from .pairing import PreparedRows
 from .processing import IMAGE_COLUMNS, TEXT_COLUMNS, Processor
+from .scope import fingerprints
 
 if TYPE_CHECKING:
     import datasets
@@ -150,7 +150,7 @@ def train_classifier(
     fixed["average_tokens_across_devices"] = False
     args = TrainingArguments(output_dir=str(output_dir), **fixed, **arguments)
     rows = PreparedRows(train, processor, cache_bytes=2**30)
-    start, started = copy.deepcopy(model), time.perf_counter()
+    start, started = fingerprints(model), time.perf_counter()
     Trainer(model=model, args=args, data_collator=processor.collate, train_dataset=rows).train()
     seconds = time.perf_counter() - started
     warn_if_untrained(start, model, "original")
@@ -162,10 +162,10 @@ def warmup_steps(rows: int, batch: int, epochs: float) -> int:
     return min(50, int(math.ceil(rows / batch) * epochs / 10))
 
 
-def warn_if_untrained(start: nn.Module, model: nn.Module, name: str) -> None:
-    """Warn where no parameter of `model` differs from its `start`: it has learned nothing, and no other can be judged by it."""
-    pairs = zip(start.parameters(), model.parameters(), strict=True)
-    if all(before.equal(after.to(before.device)) for before, after in pairs):
+def warn_if_untrained(start: Mapping[str, str], model: nn.Module, name: str) -> None:
+    """Warn where no parameter of `model` differs from `start` (`fingerprints`): it has learned nothing, and no other can be judged by it."""
+    now = fingerprints(model)
+    if all(start[n] == now[n] for n, _ in model.named_parameters()):
         logger.warning(
             "The %s is what it was before its training: random weights. Raise `train_learning_rate` or `train_epochs`.",
             name,

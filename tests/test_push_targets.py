@@ -18,8 +18,8 @@ from receipts import write_run_receipt
 
 from hf_unlearn.cli import main
 from hf_unlearn.hub.command import push_run
-from hf_unlearn.hub.occupied import WEIGHTS
 from hf_unlearn.hub.patience import PushError
+from hf_unlearn.hub.sealing import WEIGHTS
 from hf_unlearn.hub.targets import NO_REF
 
 REPO = "alice/theirs"

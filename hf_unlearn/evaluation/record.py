@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import front_matter
+from ..hub.pins import snapshots
 from ..names import shown
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ ARGUMENT_KEYS = (
     "update", "trust_region", "forget_kind", "forget_target", "max_retain_drop", "check_steps", "weight_average",
     "probe_size", "retain_per_forget", "momentum", "learning_rate", "num_train_epochs", "max_steps",
     "per_device_train_batch_size", "gradient_accumulation_steps", "optim", "lr_scheduler_type", "warmup_steps",
-    "weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon", "seed", "data_seed", "fp16", "bf16",
+    "weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon", "seed", "fp16", "bf16",
     "train_sampling_strategy", "use_cpu",
 )  # fmt: skip
 NO_MATTER = ("resume", "figures")  # to what comes out
@@ -123,9 +124,9 @@ def origin(model: Any, revision: str | None = None, fetch: bool = False) -> dict
 
 def _snapshot(name: str, revision: str | None) -> Path | None:
     """The folder of a model in the Hub's cache: that of `revision`, or the only one; with several, what they are in."""
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache
 
-    folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "snapshots"
+    folder = snapshots(name)
     held = list(folder.iterdir()) if folder.is_dir() else []
     if not held:
         return None

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from ..files import write_atomically
+from ..files import read_object, write_atomically
 from ..names import inert, plain, shown, visible
 from .commands import audit_command, run_command, snippet
 from .metadata import metadata, model_name
@@ -126,12 +125,12 @@ def card_of(folder: str | Path, *, repo_id: str | None = None, fields: Mapping[s
     from jinja2 import TemplateError
 
     folder = Path(folder)
-    report = _read(folder / REPORT)
+    report = read_object(folder / REPORT)
     if report is None:
         raise ValueError(f"There is no {REPORT} in {folder}. Name the output folder of a finished `hf-unlearn run`.")
     receipt = read_receipt(folder / RECEIPT_FILE) if (folder / RECEIPT_FILE).exists() else None
     figures = sorted(f"figures/{path.name}" for path in (folder / "figures").glob("*.png"))
-    audit = _read(folder / AUDIT)
+    audit = read_object(folder / AUDIT)
     try:
         return render_card(report, figures=figures, receipt=receipt, audit=audit, repo_id=repo_id, fields=fields)
     except (AttributeError, IndexError, KeyError, TypeError, TemplateError) as error:
@@ -186,18 +185,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if signed and not signature.exists():
         print("The receipt was sealed again over it: sign it once more, with hf-unlearn receipt sign.")
     return 0
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no valid JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold a JSON object.")
-    return found
 
 
 def _check_repo(repo_id: str | None) -> None:

@@ -37,17 +37,17 @@ def push_run(
     check_key(sign_key)
     repo_id = full_name(repo_id, settings.get("token"), settings.get("patience"))  # the card says where the model is
     check_targets(repo_id, *names, settings.get("overwrite_original"))
-    given: dict[str, Any] = {
-        "base_model": base_model,
-        "note": note,
-        "card": card,
-        "sign_key": sign_key,
-        "repo_id": repo_id,
-        "license_there": partial(
+    with prepare_folder(
+        run_folder,
+        base_model=base_model,
+        note=note,
+        card=card,
+        sign_key=sign_key,
+        repo_id=repo_id,
+        license_there=partial(
             license_there, repo_id, settings.get("revision"), settings.get("token"), settings.get("patience")
         ),
-    }
-    with prepare_folder(run_folder, **given) as staged:
+    ) as staged:
         tell_left_out(staged.left_out)
         return push_folder(staged.folder, repo_id, original=staged.original, **settings)
 
@@ -113,15 +113,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         with stopped_by_sigterm():
             if given.dry_run:
                 return _dry_run(given)
-            settings = {
-                "revision": given.revision,
-                "private": not given.public,
-                "tags": given.tag,
-                "message": given.message,
-            }
-            settings["overwrite_original"] = given.overwrite_original
-            settings |= {"base_model": given.base_model, "sign_key": given.sign_key}
-            pushed = push_run(given.run_folder, given.repo, **settings)
+            pushed = push_run(
+                given.run_folder,
+                given.repo,
+                base_model=given.base_model,
+                sign_key=given.sign_key,
+                revision=given.revision,
+                private=not given.public,
+                tags=given.tag,
+                message=given.message,
+                overwrite_original=given.overwrite_original,
+            )
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on where this one stopped.", file=sys.stderr)
         return 130

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from .plain_card import OURS
 from .sealing import FURNITURE
 from .staging import CARD, RECEIPT, REPORT
-
-WEIGHTS = re.compile(
-    r".*\.(safetensors|bin|pt|pth|ckpt|pkl|pickle|joblib|h5|hdf5|keras|msgpack|onnx|onnx_data|gguf|ggml|tflite|pb|npz|npy|ot"
-    r"|mlmodel|nemo|mar|engine|params|index\.json|data-\d+-of-\d+)|.*\.ckpt[\w.-]*",
-    re.IGNORECASE,
-)
 
 
 def names_of(info: Any) -> set[str]:

@@ -43,3 +43,10 @@ def pinned(source: str, revision: str | None = None, argument: str = "model") ->
     except (HTTPError, OfflineModeIsEnabled, ValueError) as error:
         logger.info("`%s=%r` is not pinned to a commit: %s", argument, name, type(error).__name__)
         return name, revision
+
+
+def snapshots(name: str) -> Path:
+    """Where the Hub's cache holds the model `name`, a folder for each commit, if it ever was loaded from there."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "snapshots")

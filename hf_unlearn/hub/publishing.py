@@ -158,12 +158,9 @@ class Publishing:
 
     def _save_to_push(self) -> Path:
         """Save the model beside the checkpoints, on all processes, as sharded ones need; returns the folder."""
-        from transformers.trainer import TRAINING_ARGS_NAME
-
         self._saved_to_push += 1
         folder = Path(self.args.output_dir) / f".pushed-{self._saved_to_push}"
         self.save_model(str(folder / MODEL_FOLDER), _internal_call=True)  # type: ignore[attr-defined]
-        (folder / MODEL_FOLDER / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle, and it holds the token
         return folder
 
     def _push(self, saved: Path, card: dict[str, Any], note: str, revision: str | None, **settings: Any) -> Any:

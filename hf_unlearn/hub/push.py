@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from ..files import holds_text
 from ..names import visible
 from .occupied import (
-    WEIGHTS,
     evidence_in,
     is_evidence,
     is_tagged,
@@ -31,7 +30,7 @@ from .occupied import (
     same_files,
 )  # fmt: skip
 from .patience import CONFLICT, Patience, PushError, bounded, explained, is_passing, patiently, status, wait
-from .sealing import FURNITURE
+from .sealing import FURNITURE, WEIGHTS
 from .staging import ADAPTER, CARD, RECEIPT, inventory, is_publishable
 from .targets import check_targets
 

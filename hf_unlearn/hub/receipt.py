@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from .canonical import hub_id, plain, words
 from .forgotten import PRIVATE_FILE, PRIVATE_FOLDER, SCHEME, ForgottenRows, verify_inclusion
+from .pins import snapshots
 from .sealing import (
     RECEIPT_FILE,
     SCHEMA,
@@ -280,7 +281,8 @@ def describe_base(
     if folder is not None and folder.parent.name == "snapshots":
         revision = folder.name  # the commit
     weights = {} if folder is None else {p.name: file_digest(p) for p in sorted(folder.glob("*.safetensors"))}
-    name = hub_id(source) if not local and _came_from_hub(source) else "local"
+    # Without a place in the Hub's cache it may be a folder that is gone, or of another working directory.
+    name = hub_id(source) if not local and snapshots(source).is_dir() else "local"
     return folder, {
         "id": name,
         "revision": None if name == "local" else words(revision or "main"),
@@ -294,13 +296,6 @@ def _without_names(weights: Mapping[str, str]) -> dict[str, str]:
     others = sorted(name for name in weights if not USUAL_WEIGHTS.fullmatch(name))
     shown = {name: f"weights-{number}.safetensors" for number, name in enumerate(others, 1)}
     return {shown.get(name, name): digest for name, digest in weights.items()}
-
-
-def _came_from_hub(source: str) -> bool:
-    """Whether the cache holds a model of this name; if not, it may be a folder that is gone, or of another working directory."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE, f"models--{source.replace('/', '--')}", "snapshots").is_dir()
 
 
 def _cached(source: str, revision: str | None) -> Path | None:

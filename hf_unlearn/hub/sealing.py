@@ -21,10 +21,11 @@ UNSEALED = {RECEIPT_FILE, f"{RECEIPT_FILE}.sig", ".gitattributes"}
 UNSEALED_FOLDERS = {".git", ".cache/huggingface"}
 # What a repository may hold beside what was sealed: all that the Hub's first commit, or its owner, adds without touching the model.
 FURNITURE = re.compile(r"\.git(attributes|ignore)|(LICEN[SC]E|NOTICE)([-_]\w+)?(\.(md|txt))?", re.IGNORECASE)
-WEIGHT_FILE = re.compile(
-    r"\.(safetensors|bin|pt|pt2|pth|ckpt|pkl|pickle|joblib|h5|hdf5|keras|msgpack|onnx|onnx_data|gguf|ggml|tflite|pb|npz|npy|ot"
-    r"|mlmodel|index\.json)$",
-    re.IGNORECASE,
+# Weights in any format, whoever's.
+WEIGHTS = re.compile(
+    r".*\.(safetensors|bin|pt|pt2|pth|ckpt|pkl|pickle|joblib|h5|hdf5|keras|msgpack|onnx|onnx_data|gguf|ggml|tflite|pb|npz|npy|ot"
+    r"|mlmodel|nemo|mar|engine|params|index\.json|data-\d+-of-\d+)|.*\.ckpt[\w.-]*",
+    re.IGNORECASE | re.DOTALL,
 )
 PRIVATE_SCHEMAS = (PRIVATE_SCHEMA, PROOF_SCHEMA)
 SEARCHED = 2**26  # bytes of a file that are searched for something private
@@ -93,8 +94,8 @@ def changed_weights(folder: Path) -> list[str]:
         ValueError: there are none in what the receipt covers, neither there nor in the receipt: it says nothing of the model.
     """
     receipt = read_receipt(folder / RECEIPT_FILE)
-    present = {n: path for n, path in published_files(folder, receipt["covers"]) if WEIGHT_FILE.search(n)}
-    listed = {n: file["sha256"] for n, file in receipt["files"].items() if WEIGHT_FILE.search(n)}
+    present = {n: path for n, path in published_files(folder, receipt["covers"]) if WEIGHTS.fullmatch(n)}
+    listed = {n: file["sha256"] for n, file in receipt["files"].items() if WEIGHTS.fullmatch(n)}
     if not present and not listed:
         raise ValueError(f"{RECEIPT_FILE} lists no weights, so it is not of a model here. Remove it, or seal it anew.")
     both = present.keys() & listed.keys()
@@ -188,7 +189,7 @@ def _is_extra(name: str, covers: list[str] | None) -> bool:
     """Whether an unlisted file matters; beside what is covered, only weights that loading the folder would find."""
     if covers is None or _covered(name, covers):
         return not FURNITURE.fullmatch(name)
-    return "/" not in name and bool(WEIGHT_FILE.search(name))
+    return "/" not in name and bool(WEIGHTS.fullmatch(name))
 
 
 def _covered(name: str, covers: list[str]) -> bool:

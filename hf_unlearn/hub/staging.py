@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import front_matter, write_atomically
+from ..files import front_matter, read_object, write_atomically
 from ..names import visible
 from .cleaning import HUB_ID, Secrets, clean_tensors, is_local, without_paths, without_values
 from .targets import check_base
@@ -313,17 +313,5 @@ def _set_base(path: Path, base_model: str | None, original: tuple[str | None, st
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, empty where there is no such file.
-
-    Raises:
-        ValueError: it holds something else.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} is no valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name} must hold a JSON object.")
-    return content
+    """The object in a JSON file, empty where there is no such file. Raises ValueError as `read_object`."""
+    return read_object(path) or {}

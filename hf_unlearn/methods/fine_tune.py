@@ -41,8 +41,5 @@ class FineTune(UnlearningMethod):
         {"update": "all", "trust_region": 0.0, "learning_rate": 1e-4, "num_train_epochs": 1.0, "max_steps": -1}
     )
 
-    def moves_statistics(self) -> bool:
-        return True
-
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Any) -> dict[str, Tensor]:
         return {"retain": cross_entropy(model, batch["retain"], mode="train")}
