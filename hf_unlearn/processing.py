@@ -185,26 +185,29 @@ class Processor:
 def eval_mode(model: nn.Module, recompute: bool = True) -> Iterator[None]:
     """Evaluation behaviour (no dropout, BatchNorm statistics frozen) inside, the former modes afterwards.
 
-    Layers with activation checkpointing go on recomputing what the backward pass needs, in evaluation behaviour too, though
-    that pass comes after the end of this context; `recompute=False`: they do not.
+    Layers with activation checkpointing go on recomputing in the backward pass. That pass may come after this context has
+    ended, so their forward is replaced by one that runs in eval mode whenever it is called. `recompute=False`: they keep
+    their activations instead.
     """
     states = [vars(m) for m in model.modules()]  # written directly: a step does this for every module several times
     trained = [s for s in states if s.get("training")]  # a compiled wrapper has none of its own
-    checkpointed: list[tuple[Any, Any]] = []
+    layers: list[Any] = []
     if recompute and torch.is_grad_enabled() and any(s.get("gradient_checkpointing") for s in states):
-        checkpointed = [(layer, layer._gradient_checkpointing_func) for layer in _checkpointing_layers(model)]
+        layers = _checkpointing_layers(model)
+    own = [vars(layer).get("forward") for layer in layers]  # a hook of accelerate may have set one
     for state in trained:
         state["training"] = False
-    for layer, checkpoint in checkpointed:  # a layer checkpoints only where it believes to be trained
-        layer.training = True
-        layer._gradient_checkpointing_func = partial(_in_eval, layer, checkpoint)
-    with _no_cache(model) if checkpointed else nullcontext():
+    # On the layer itself: transformers checkpoints in the class, and only while the layer is in training mode.
+    for layer in layers:
+        layer.forward = partial(_recomputed, layer, layer.forward)
+    with _no_cache(model) if layers else nullcontext():
         try:
             yield
         finally:
-            for layer, checkpoint in checkpointed:
-                layer.training = False
-                layer._gradient_checkpointing_func = checkpoint
+            for layer, former in zip(layers, own, strict=True):
+                del layer.forward
+                if former is not None:
+                    layer.forward = former
             for state in trained:
                 state["training"] = True
 
@@ -224,30 +227,27 @@ def _checkpointing_layers(model: nn.Module) -> list[Any]:
 @contextmanager
 def _no_cache(model: nn.Module) -> Iterator[None]:
     """No cache of keys and values inside: a decoder's layer would add to it once more when it is computed again."""
-    config: Any = unwrap(model).config
-    config = config.get_text_config()
-    former = getattr(config, "use_cache", None)
-    if former is None:
-        yield
-        return
-    config.use_cache = False
+    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}  # T5 has three
+    caching = [c for c in configs.values() if getattr(c, "use_cache", False)]
+    for config in caching:
+        config.use_cache = False
     try:
         yield
     finally:
-        config.use_cache = former
+        for config in caching:
+            config.use_cache = True
 
 
-def _in_eval(layer: nn.Module, checkpoint: Callable[..., Any], function: Callable[..., Any], *args: Any) -> Any:
-    """`checkpoint(function, *args)`, with `layer` in eval mode when it is computed, and when it is recomputed."""
+def _recomputed(layer: Any, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """`forward(*args, **kwargs)` of `layer` in eval mode, under checkpointing where a gradient passes through the layer."""
 
-    def run(*inputs: Any, **named: Any) -> Any:
+    def run(*inputs: Any) -> Any:
         with eval_mode(layer, recompute=False):
-            return function(*inputs, **named)
+            return forward(*inputs, **kwargs)
 
     learns = any(p.requires_grad for p in layer.parameters()) or any(getattr(a, "requires_grad", False) for a in args)
-    return (
-        checkpoint(run, *args) if learns else run(*args)
-    )  # frozen below all that moves: there is nothing to recompute
+    # Without a gradient, or below all that moves, there is nothing to recompute.
+    return layer._gradient_checkpointing_func(run, *args) if learns and torch.is_grad_enabled() else run(*args)
 
 
 def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
