@@ -1,9 +1,10 @@
-# `make demo` and `make test` each make their own environment in .venv, install, and run.
+# `make demo` and `make test` each make their own environment in .venv, install the tested versions, and run.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NEWEST := .venv-newest
 
-.PHONY: install demo test quick lint clean
+.PHONY: install demo test test-newest quick lint clean
 
 install: $(VENV)/.installed
 
@@ -19,12 +20,22 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -n 2
 
+# The same with the newest versions of everything but torch, in an environment made anew.
+test-newest:
+	rm -rf $(NEWEST)
+	$(PYTHON) -m venv $(NEWEST)
+	grep '^torch==' constraints.txt > $(NEWEST)/constraints.txt
+	$(NEWEST)/bin/python -m pip install --quiet -c $(NEWEST)/constraints.txt torch
+	$(NEWEST)/bin/python -m pip install --quiet -c $(NEWEST)/constraints.txt -e '.[dev]'
+	$(NEWEST)/bin/python -m pytest -n 2
+
 quick: install
 	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
 lint: install
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) demo-output out
+	rm -rf $(VENV) $(NEWEST) demo-output out

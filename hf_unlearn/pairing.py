@@ -226,6 +226,10 @@ class UnlearningDataset:
         self._own_stream = False
         self._stream: tuple[int, int, Iterator[Any]] | None = None  # epoch, rows consumed, iterator
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is sent to a worker of a data loader: it reads a stream by itself, from the start."""
+        return {**vars(self), "_stream": None}
+
     def __len__(self) -> int:
         return len(self.forget if self.forget is not None else self.retain)  # type: ignore[arg-type]
 

@@ -1,14 +1,19 @@
 """Tiny models built from configurations, and data sets that a few Adam steps teach them. Nothing is downloaded."""
 
 import copy
+import multiprocessing
 import os
 import socket
 from functools import lru_cache
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Of every process that a test starts: threads that wait for each other make a busy machine ten times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import datasets
+import fresh_processes
 import numpy as np
 import pytest
 import torch
@@ -16,6 +21,7 @@ import transformers
 from huggingface_hub.utils import disable_progress_bars
 from loopback_hub import LoopbackHub
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -24,9 +30,11 @@ from transformers import PreTrainedTokenizerFast
 
 import hf_unlearn
 from hf_unlearn import UnlearningArguments, UnlearningTrainer
+from hf_unlearn.files import written_atomically
 from hf_unlearn.pairing import sample_seed
 from hf_unlearn.processing import Processor, eval_mode, model_inputs
 
+multiprocessing.set_start_method("forkserver", force=True)  # a process with threads that forks can hang: workers too
 torch.set_num_threads(1)
 datasets.disable_progress_bars()
 
@@ -44,16 +52,24 @@ WORDS = [f"w{i}" for i in range(24)]
 
 
 def pytest_collection_modifyitems(items):
-    """UIB over each other method is the behaviour table once more: the quick subset leaves it out."""
+    """UIB over each other method is the behaviour table once more: the quick subset leaves it out. A quick test has two minutes."""
     for item in items:
         if "uib+" in item.name:
             item.add_marker(pytest.mark.slow)
+        if not item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(120))
 
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture
+def fork_server():
+    """Where workers of data loaders come from, quickly."""
+    fresh_processes.start_server()
 
 
 @pytest.fixture
@@ -160,7 +176,12 @@ def build(arch, labels=CLASSES, dropout=0.0):
 
 @lru_cache
 def _taught(arch, dropout):
-    model = build(arch, dropout=dropout)
+    """Trained once for a process, and for all that are given the folder `TAUGHT`."""
+    model, shelf = build(arch, dropout=dropout), os.environ.get("TAUGHT")
+    file = Path(shelf or ".", f"{arch}-{dropout}.safetensors")
+    if shelf and file.is_file():
+        model.load_state_dict(load_file(file))
+        return model.eval()
     processor = Processor(model, processing_class(arch))
     *batches, held_out = (processor.collate([processor(r) for r in data_for(arch, 96, seed)]) for seed in range(5, 10))
     optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
@@ -171,6 +192,9 @@ def _taught(arch, dropout):
     with eval_mode(model), torch.no_grad():
         right = (model(**model_inputs(held_out)).logits.argmax(-1) == held_out["labels"]).float().mean()
     assert right > 0.9, f"{arch} knows only {right:.0%} of its test set"
+    if shelf:
+        with written_atomically(file) as partial:
+            save_file(model.state_dict(), partial)
     return model.eval()
 
 

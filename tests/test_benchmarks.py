@@ -13,7 +13,7 @@ TINY = ["--small", "--batch", "4", "--copies", "2", "--rounds", "1"]
 
 
 def run(*words):
-    done = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, timeout=300)
     return done.returncode, json.loads(done.stdout) if done.stdout.startswith("{") else done.stderr
 
 

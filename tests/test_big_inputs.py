@@ -98,6 +98,7 @@ def streams(disk):
     }
 
 
+@pytest.mark.usefixtures("fork_server")
 @pytest.mark.parametrize("kind", ["parquet", "folder of images", "shuffled", "interleaved"])
 def test_streams_from_disk_are_paired_in_their_own_order(disk, tmp_path, kind):
     def trainer(folder, **changes):
@@ -274,6 +275,7 @@ def shuffled_stream(data):
     return data.to_iterable_dataset(num_shards=3).shuffle(seed=3, buffer_size=10)
 
 
+@pytest.mark.usefixtures("fork_server")
 @pytest.mark.parametrize("retain", [None, shuffled_stream], ids=["map", "stream"])
 def test_workers_change_nothing(tmp_path, retain):
     alone = worked(tmp_path / "0", retain)
@@ -394,7 +396,7 @@ print((private() - before) / 2**24)
 
 
 def test_rows_kept_in_memory_are_counted_as_they_are():
-    done = subprocess.run([sys.executable, "-c", COUNTED], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", COUNTED], capture_output=True, text=True, check=True, timeout=120)
     assert 0.6 < float(done.stdout) < 1.5
 
 
@@ -495,7 +497,7 @@ def test_memory_is_flat_in_the_number_of_rows(tmp_path, kind):
     script = ROOT / "recipes" / "benchmarks" / "big_inputs.py"
     command = [sys.executable, str(script), "parts", "--rows", "200000", "--kind", kind, "--folder", str(tmp_path)]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command, capture_output=True, text=True, check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     found = json.loads(done.stdout.splitlines()[-1])
     rows_mib = 200_000 / 2**20

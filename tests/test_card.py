@@ -260,7 +260,9 @@ def test_the_card_is_rendered_at_once_without_network_or_torch(run, no_network):
     render_card(report, figures=figures_of(run.folder))
     assert time.process_time() - started < 1
     code = f"import sys; from hf_unlearn.cli import main; main(['card', {str(run.folder)!r}]); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, timeout=120
+    )
     assert done.stdout.split()[-1] == "False"
 
 

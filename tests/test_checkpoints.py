@@ -5,8 +5,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from conftest import (
     trained,
     trainer_for,
 )
+from fresh_processes import exit_codes, start
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_pt_utils import safe_globals
 
@@ -167,21 +166,6 @@ def test_a_damaged_best_checkpoint_is_not_loaded(tmp_path):
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def fork(work):
-    """Exit status of `work` in a forked process."""
-    sys.stdout.flush()
-    if child := os.fork():
-        return os.waitpid(child, 0)[1]
-    code = 1
-    try:
-        work()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
 @dataclass(kw_only=True)
 class DiesWriting(GradientAscent):
     """The process is killed when half a checkpoint is written, at the `last` one."""
@@ -194,12 +178,14 @@ class DiesWriting(GradientAscent):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def die_writing(folder, settings):
+    trainer_for("vit", folder, DiesWriting(last=3), **settings).train()
+
+
 @pytest.mark.parametrize("limit", [None, 1])
 def test_killed_while_it_writes_a_checkpoint_a_run_still_has_the_one_before(tmp_path, three, limit):
     settings = {**EVERY, **ADAMW, "save_total_limit": limit}
-    method = DiesWriting(last=3)
-    status = fork(trainer_for("vit", tmp_path, method, **settings).train)
-    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert exit_codes([start(die_writing, tmp_path, settings)]) == [-signal.SIGKILL]
     whole = ["checkpoint-2", "checkpoint-4"] if limit is None else ["checkpoint-4"]
     assert names(tmp_path) == ["_partial", *whole]
     assert "model.safetensors" in names(tmp_path / "_partial" / "checkpoint-6")
@@ -275,17 +261,20 @@ def test_a_full_disk_ends_the_run_with_a_clear_error_and_leaves_the_checkpoint_b
     assert names(disk / "run") == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
 
 
-def test_files_that_may_not_grow_end_the_run_in_the_same_way(tmp_path):
-    def limited():
-        largest = max(p.stat().st_size for p in (tmp_path / "checkpoint-2").iterdir())
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, largest // 2))
-        with pytest.raises(WriteError, match=r"checkpoint-4 could not be written to .*File too large"):
-            ascent(tmp_path).train(resume_from_checkpoint=True)
-        assert names(tmp_path) == ["checkpoint-2"]
+def go_on_with_small_files(folder):
+    largest = max(p.stat().st_size for p in (folder / "checkpoint-2").iterdir())
+    trained("vit")  # it is kept for the other tests, in a file as large
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, largest // 2))
+    with pytest.raises(WriteError, match=r"checkpoint-4 could not be written to .*File too large"):
+        ascent(folder).train(resume_from_checkpoint=True)
+    assert names(folder) == ["checkpoint-2"]
 
+
+def test_files_that_may_not_grow_end_the_run_in_the_same_way(tmp_path):
     with pytest.raises(Killed):
         ascent(tmp_path, KillAt(3)).train()
-    assert fork(limited) == 0
+    log = tmp_path.with_suffix(".log")
+    assert exit_codes([start(go_on_with_small_files, tmp_path, log=log)]) == [0], log.read_text()
 
 
 # --- going on ---------------------------------------------------------------------------------------------------------

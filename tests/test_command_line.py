@@ -129,7 +129,7 @@ def test_a_killed_run_resumes_in_a_fresh_process_to_the_same_weights(folders, tm
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.wait(timeout=30)
     assert not (tmp_path / "killed" / "model").exists()
     again = run([*words, "--resume", "true"])
     assert again.returncode == whole.returncode, again.stderr

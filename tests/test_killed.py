@@ -1,7 +1,6 @@
 """kill -9 at random moments, also while a checkpoint, a model or a report is being written; then the run goes on to the same end.
 
-Every run is a whole one (unlearn, save, retrain, report, save) in processes forked from this one. It is killed and resumed again and
-again, with `resume=True` from the first start on, as a queue would do it. `HF_UNLEARN_KILLS` sets the number of kills for each method
+Every run is a whole one (unlearn, save, retrain, report, save) in processes of its own. It is killed and resumed again and again, with `resume=True` from the first start on, as a queue would do it. `HF_UNLEARN_KILLS` sets the number of kills for each method
 (20 for a thorough look).
 """
 
@@ -14,14 +13,11 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
-import traceback
 
 import pytest
-import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from conftest import arguments, class_split, data_for, image_data, image_processor, processing_class, trained
+from fresh_processes import DEADLINE, exit_codes, start, until
 
 from hf_unlearn import METHODS, ForgetRequest
 from hf_unlearn.cli import main
@@ -92,51 +88,24 @@ def log_of(folder):
     return folder.with_suffix(".log")
 
 
-def start(work, log, processes=1):
-    """Fork the processes of a run; each says what it says to `log` (the first) and leaves with the number that `work` returns."""
-    sys.stdout.flush()
+def launch(name, folder):
+    """Start the processes of a run; the first says what it says to the log."""
+    processes = 2 if "two processes" in name else 1
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free.getsockname()[1], "WORLD_SIZE": processes}
     children = []
     for rank in range(processes):
-        if child := os.fork():
-            children.append(child)
-            continue
-        code = 1
-        try:
-            sys.stdout = sys.stderr = open(log if rank == 0 else os.devnull, "a", buffering=1)  # noqa: SIM115
-            for standard in (1, 2):
-                os.dup2(sys.stdout.fileno(), standard)
-            if processes > 1:
-                where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": processes, "RANK": rank}
-                os.environ.update(
-                    {k: str(v) for k, v in {**where, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": 1}.items()}
-                )
-            for kept in (PartialState, AcceleratorState, GradientState):
-                kept._reset_state()
-            torch.manual_seed(random.SystemRandom().randrange(2**31))  # what a process starts from must not matter
-            code = work() or 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
+        numbers = {**where, "RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": 1} if processes > 1 else {}
+        log = os.devnull if rank else log_of(folder)
+        children.append(start(complete, name, folder, log=log, environment={k: str(v) for k, v in numbers.items()}))
     return children
-
-
-def wait(children):
-    """Exit codes, negative for a signal."""
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-
-
-def launch(name, folder):
-    return start(lambda: complete(name, folder), log_of(folder), 2 if "two processes" in name else 1)
 
 
 def finish(name, folder):
     """Seconds that the run takes, uninterrupted."""
     started = time.monotonic()
-    assert not any(wait(launch(name, folder))), log_of(folder).read_text()[-3000:]
+    assert not any(exit_codes(launch(name, folder))), log_of(folder).read_text()[-3000:]
     return time.monotonic() - started
 
 
@@ -157,18 +126,15 @@ def kill(name, folder, delay, aim):
     """
     started = time.time()
     children = launch(name, folder)
-    while True:
-        ended, status = os.waitpid(children[0], os.WNOHANG)
-        if ended:
-            assert status == 0, log_of(folder).read_text()[-3000:]
-            wait(children[1:])
+    while time.time() - started < delay or (aim and not writing(folder, started)):
+        if children[0].exitcode is not None:
+            assert exit_codes(children)[0] == 0, log_of(folder).read_text()[-3000:]
             return None
-        if time.time() - started > delay and (not aim or writing(folder, started)):
-            break
+        assert time.time() - started < DEADLINE, log_of(folder).read_text()[-3000:]
         time.sleep(0.0005)
     for child in random.sample(children, len(children)):
-        os.kill(child, signal.SIGKILL)
-    wait(children)
+        child.kill()
+    exit_codes(children)
     return writing(folder, started)
 
 
@@ -230,22 +196,15 @@ def test_all_processes_stop_after_the_same_step_when_one_is_asked_to(tmp_path, u
     name, folder = "jit in two processes", tmp_path / "stopped"
     whole, _ = uninterrupted(name)
     children = launch(name, folder)
-    until((folder / "checkpoint-2").exists)
-    os.kill(children[1], signal.SIGTERM)
-    assert wait(children) == [1, 1]
+    until((folder / "checkpoint-2").exists, *children)
+    children[1].terminate()
+    assert exit_codes(children) == [1, 1]
     assert "Interrupted: Resume from the checkpoint in" in log_of(folder).read_text()
     finish(name, folder)
     check(folder, 0, whole)
 
 
 # --- from the command line --------------------------------------------------------------------------------------------
-
-
-def until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.0005)
 
 
 @pytest.fixture(scope="module")
@@ -263,32 +222,33 @@ def words(tmp_path_factory):
         "train_epochs": 3, "per_device_train_batch_size": 8, "resume": "true",
     }  # fmt: skip
     command = ["run", *(str(w) for k, v in keys.items() for w in (f"--{k}", v))]
-    assert wait([begin(command, root / "whole")])[0] in (0, 1)
+    assert exit_codes([begin(command, root / "whole")])[0] in (0, 1)
     return command, root / "whole"
 
 
-def begin(command, folder, *more, before=lambda: None):
-    """Fork the command, with its output in `folder`."""
+def begin(command, folder, *more, limit=None):
+    """Start the command, with its output in `folder`, and files that may not grow beyond `limit` bytes."""
+    return start(given, [*command, "--output_dir", str(folder), *more], limit, log=log_of(folder))
 
-    def work():
-        before()
-        return main([*command, "--output_dir", str(folder), *more])
 
-    return start(work, log_of(folder))[0]
+def given(words, limit):
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    return main(words)
 
 
 def test_sigterm_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path, words):
     command, whole = words
     every = ["--save_strategy", "steps", "--save_steps", "2"]
     child = begin(command, tmp_path / "out", *every)
-    until((tmp_path / "out" / "checkpoint-2").exists)
-    os.kill(child, signal.SIGTERM)
-    assert wait([child]) == [143]
+    until((tmp_path / "out" / "checkpoint-2").exists, child)
+    child.terminate()
+    assert exit_codes([child]) == [143]
     assert (
         f"Interrupted. Resume from the checkpoint in {tmp_path / 'out'} with --resume true."
         in log_of(tmp_path / "out").read_text()
     )
-    assert wait([begin(command, tmp_path / "out", *every)])[0] in (0, 1)
+    assert exit_codes([begin(command, tmp_path / "out", *every)])[0] in (0, 1)
     check(tmp_path / "out", 0, whole)
 
 
@@ -297,20 +257,20 @@ def test_ctrl_c_and_kills_after_the_unlearning_do_not_undo_it(tmp_path, words):
     command, whole = words
     folder, none = tmp_path / "out", ["--save_strategy", "no"]
     child = begin(command, folder, *none)
-    until((folder / "model").exists)
-    os.kill(child, signal.SIGKILL)
-    wait([child])
+    until((folder / "model").exists, child)
+    child.kill()
+    exit_codes([child])
     before = log_of(folder).read_text().count("Retraining")
     child = begin(command, folder, *none)
-    until(lambda: log_of(folder).read_text().count("Retraining") > before)
+    until(lambda: log_of(folder).read_text().count("Retraining") > before, child)
     time.sleep(0.15)
-    os.kill(child, signal.SIGINT)
-    assert wait([child])[0] in (0, 1, 130)
+    os.kill(child.pid, signal.SIGINT)
+    assert exit_codes([child])[0] in (0, 1, 130)
     child = begin(command, folder, *none)
-    until((folder / "retrained.finished.json").exists)
-    os.kill(child, signal.SIGKILL)
-    wait([child])
-    assert wait([begin(command, folder, *none)])[0] in (0, 1)
+    until((folder / "retrained.finished.json").exists, child)
+    child.kill()
+    exit_codes([child])
+    assert exit_codes([begin(command, folder, *none)])[0] in (0, 1)
     check(folder, 0, whole)
 
 
@@ -318,9 +278,8 @@ def test_no_room_for_the_model_is_exit_code_2_and_the_run_can_be_given_again(tmp
     """Files may not grow beyond half the model: a real error of the system, of which safetensors makes its own."""
     command, whole = words
     half = (whole / "model" / "model.safetensors").stat().st_size // 2
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (half, half))  # noqa: E731
     folder, none = tmp_path / "out", ["--save_strategy", "no"]
-    assert wait([begin(command, folder, *none, before=limit)]) == [2]
+    assert exit_codes([begin(command, folder, *none, limit=half)]) == [2]
     said = log_of(folder).read_text()
     assert f"Error: the model could not be written to {folder / 'model'}" in said
     assert "Make room there, and resume." in said
@@ -328,7 +287,7 @@ def test_no_room_for_the_model_is_exit_code_2_and_the_run_can_be_given_again(tmp
     assert not (folder / "model").exists()
     shutil.rmtree(folder)
     log_of(folder).unlink()
-    assert wait([begin(command, folder, *none)])[0] in (0, 1)
+    assert exit_codes([begin(command, folder, *none)])[0] in (0, 1)
     check(folder, 0, whole)
 
 
@@ -341,14 +300,14 @@ def test_a_disk_that_fills_up_during_the_report_costs_the_report_alone(tmp_path,
         pytest.skip("no file system may be mounted here")
     try:
         child = begin(command, folder, *strategy)
-        until((folder / after / "model.safetensors").exists)
+        until((folder / after / "model.safetensors").exists, child)
         with (folder / "filler").open("wb") as file:
             file.write(bytes(shutil.disk_usage(folder).free))
-        assert wait([child]) == [2]
+        assert exit_codes([child]) == [2]
         (folder / "filler").unlink()
         what = "checkpoint" if after == "model" else "the report"
         assert f"Error: {what}" in log_of(folder).read_text()
-        assert wait([begin(command, folder, *strategy)])[0] in (0, 1)
+        assert exit_codes([begin(command, folder, *strategy)])[0] in (0, 1)
         check(folder, 0, whole)
     finally:
         subprocess.run(["umount", "-l", folder], check=True)

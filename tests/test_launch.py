@@ -102,7 +102,7 @@ def test_ctrl_c_reaches_every_process_once(tmp_path):
 def test_no_process_outlives_its_launcher(tmp_path):
     process = started_launcher(tmp_path)
     process.kill()
-    process.wait()
+    process.wait(timeout=30)
     wait_for(lambda: all((tmp_path / f"signals-{rank}").is_file() for rank in (0, 1)))
 
 

@@ -187,7 +187,7 @@ REFS += ["a*", "a[b", "a\\b", "@", "a@{1}", "a@b", "é", "release/1.0", "a\x7fb"
 
 @pytest.mark.parametrize("name", REFS)
 def test_names_are_those_that_git_takes(name):
-    asked = subprocess.run(["git", "check-ref-format", "--branch", name], check=False, capture_output=True)
+    asked = subprocess.run(["git", "check-ref-format", "--branch", name], check=False, capture_output=True, timeout=30)
     assert (NO_REF.fullmatch(name) is None) == (asked.returncode == 0)
 
 
@@ -276,7 +276,7 @@ def test_an_interrupted_push_leaves_nothing_behind(hub, run, sent, code):
 
 def test_what_a_killed_push_left_is_removed(hub, run):
     with subprocess.Popen([sys.executable, "-c", ""]) as dead:
-        dead.wait()
+        dead.wait(timeout=30)
     stale = [run / f".push-{platform.node()}-{dead.pid}-x", run / f".push-elsewhere.org-{dead.pid}-x"]
     stale.append(run / f".push-{platform.node()}-{os.getppid()}-x")
     for folder in stale:

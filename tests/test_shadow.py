@@ -173,7 +173,7 @@ def test_a_killed_run_goes_on_without_repeating_finished_models(tmp_path, worker
     while len(finished()) < 2 and run.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(run.pid, signal.SIGKILL)
-    run.communicate()
+    run.communicate(timeout=30)
     kept = finished()
     assert 2 <= len(kept) < 8
     again = start()

@@ -1,0 +1,115 @@
+"""Processes for tests that end them at any moment: forked from a server that has no threads and holds no lock.
+
+A process that is forked from the tests themselves inherits locks as other threads held them, and shares those that are made for
+several processes, such as tqdm's. Killed while it holds that one, it would leave it held for the tests and all that come after.
+"""
+
+import multiprocessing
+import os
+import random
+import sys
+import time
+import traceback
+from contextlib import contextmanager
+from functools import lru_cache
+from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+CONTEXT = multiprocessing.get_context("forkserver")
+DEADLINE = 300  # seconds
+PRELOADED = ("conftest", "hf_unlearn.run", "hf_unlearn.trainer", "hf_unlearn.evaluation.report", "sklearn.linear_model")
+SAFE_THREADS = {"jemalloc_bg_thd"}  # of pyarrow: it sees to forks itself
+
+
+def start_server():
+    """Start the server, if it is not running: a Python of one thread that has imported what the processes need."""
+    CONTEXT.set_forkserver_preload(list(PRELOADED))
+    with changed_environment(PYTHONWARNINGS="ignore"):  # it would tell of the semaphores that killed processes left
+        resource_tracker.ensure_running()
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    with changed_environment(PYTHONPATH=path, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1"):
+        forkserver.ensure_running()
+
+
+@contextmanager
+def changed_environment(**values):
+    former = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in former.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def start(work, *args, log=os.devnull, environment=None):
+    """Start `work(*args)`, a function of a module, in a new process that writes to `log` and leaves with what `work` returns."""
+    start_server()
+    environment = {"TAUGHT": shelf().name, **(environment or {})}
+    process = CONTEXT.Process(target=_run, args=(work, args, str(log), environment))
+    process.start()
+    return process
+
+
+@lru_cache
+def shelf():
+    """A folder where the processes leave the models that they have trained, for each other."""
+    return TemporaryDirectory(prefix="taught-")
+
+
+def _run(work, args, log, environment):
+    from tqdm.std import TqdmDefaultWriteLock
+
+    threads = {Path(f"/proc/{os.getppid()}/task/{t}/comm").read_text().strip() for t in own_threads(os.getppid())[1:]}
+    assert threads <= SAFE_THREADS, f"the server has threads: {threads}"
+    assert not hasattr(TqdmDefaultWriteLock, "mp_lock"), "the server has made a lock that its processes share"
+    code = 1
+    try:
+        with open(log, "a", buffering=1) as said:
+            for standard in (1, 2):
+                os.dup2(said.fileno(), standard)
+        sys.stdout, sys.stderr = (os.fdopen(os.dup(n), "w", buffering=1) for n in (1, 2))
+        os.environ.update(environment)
+        for kept in (PartialState, AcceleratorState, GradientState):
+            kept._reset_state()
+        torch.set_num_threads(1)
+        torch.manual_seed(random.SystemRandom().randrange(2**31))  # what a process starts from must not matter
+        code = work(*args) or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def own_threads(process):
+    """Numbers of the threads of a process, the main one first."""
+    return sorted(os.listdir(f"/proc/{process}/task"), key=lambda t: (int(t) != process, int(t)))
+
+
+def exit_codes(processes, seconds=DEADLINE):
+    """Exit codes, negative for a signal; whatever has not ended in time is killed, and the test fails."""
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+    late = [p.pid for p in processes if p.exitcode is None]
+    for process in processes:
+        process.kill()
+        process.join(10)
+    assert not late, f"processes {late} have not ended after {seconds} seconds"
+    return [p.exitcode for p in processes]
+
+
+def until(condition, *processes, seconds=DEADLINE):
+    """Wait until `condition()` holds; the test fails where it does not in time, or one of `processes` ends before."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"nothing after {seconds} seconds"
+        assert all(p.exitcode is None for p in processes) or condition(), "a process ended before"
+        time.sleep(0.0005)
