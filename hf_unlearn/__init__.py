@@ -3,12 +3,14 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .utils import moved_modules
+
 __version__ = "0.1.0"
 
 # Public name -> module. Loaded on first use (PEP 562), so that `import hf_unlearn` costs nothing.
 _NAMES = {
-    "ForgetRequest": "data",
-    "Split": "data",
+    "ForgetRequest": "data.forget_request",
+    "Split": "data.forget_request",
     "UnlearningArguments": "arguments",
     "UnlearningTrainer": "trainer",
     "UnlearningReport": "evaluation.report",
@@ -34,7 +36,7 @@ __all__ = [*_NAMES, "__version__"]
 
 if TYPE_CHECKING:
     from .arguments import UnlearningArguments
-    from .data import ForgetRequest, Split
+    from .data.forget_request import ForgetRequest, Split
     from .evaluation.auditing import Audit, Auditor, audit_models
     from .evaluation.report import UnlearningReport
     from .hub.receipt import Receipt
@@ -53,6 +55,9 @@ if TYPE_CHECKING:
         WassersteinBarycenter,
     )
     from .trainer import UnlearningTrainer
+
+
+moved_modules.install()
 
 
 def __getattr__(name: str) -> Any:

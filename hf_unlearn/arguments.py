@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainingArguments
 
-from .ranges import check_counts, check_positive
+from .utils.argument_checks import check_counts, check_positive
 
 if TYPE_CHECKING:
     from .methods import UnlearningMethod

@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .hub.pins import pinned, split_revision
+from .data.loading import load_rows
+from .utils.hub_names import pinned
 
 if TYPE_CHECKING:
     import datasets
     from torch import nn
 
     from .evaluation.auditing import Audit
-
-READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 @dataclass
@@ -60,31 +59,9 @@ class AuditArguments:
             raise ValueError(f"`alpha` must lie strictly between 0 and 0.5, got {self.alpha}.")
 
 
-def load_rows(source: str, argument: str, split: str) -> datasets.Dataset:
-    """The rows that `source` names: a file, or a folder or Hub id with `:split` where it has several and none is `split`.
-
-    Raises:
-        ValueError: no such split.
-    """
-    from datasets import load_dataset
-
-    if Path(source).is_file():
-        reader = READERS.get(Path(source).suffix)
-        if reader is None:
-            raise ValueError(f"`{argument}={source!r}` is of an unknown kind. Known: {', '.join(READERS)}.")
-        return load_dataset(reader, data_files=source, split="train")
-    name, _, wanted = source.partition(":") if not Path(source).exists() else (source, "", "")
-    name, revision = split_revision(name, argument=argument)
-    loaded = load_dataset(name, revision=revision)
-    chosen = wanted or (split if split in loaded else next(iter(loaded)))
-    if chosen not in loaded or (not wanted and chosen != split and len(loaded) > 1):
-        raise ValueError(f"`{argument}={source!r}` has no split {wanted or split!r}; it has {', '.join(loaded)}.")
-    return loaded[chosen]
-
-
 def load_sets(options: AuditArguments) -> dict[str, Any]:
     """Forget, test and retain rows."""
-    from .data import ForgetRequest
+    from .data.forget_request import ForgetRequest
 
     forget = load_rows(options.forget, "forget", "train")
     test = load_rows(options.test, "test", "test")
@@ -109,7 +86,7 @@ def load_models(options: AuditArguments, rows: datasets.Dataset) -> tuple[dict[s
     """
     import torch
 
-    from .training import load_classifier, load_processing_class
+    from .models.pretrained import load_classifier, load_processing_class
 
     device = "cuda" if torch.cuda.is_available() and not options.use_cpu else "cpu"
     sources = {"original": options.original, "unlearned": options.unlearned}

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from .models.forward import unwrap
+from .models.sharding import is_sharded, whole_state
+
+if TYPE_CHECKING:
+    from .trainer import UnlearningTrainer
+
+
 import logging
 import os
 from typing import TYPE_CHECKING
 
-from .processes import in_parallel
+from .utils.distributed import in_parallel
 
 if TYPE_CHECKING:
     from .arguments import UnlearningArguments
@@ -110,3 +122,26 @@ def _check_deepspeed(method: UnlearningMethod, args: UnlearningArguments) -> Non
 
 def _is_on(variable: str) -> bool:
     return os.environ.get(variable, "").lower() in ("1", "true", "yes")
+
+
+@contextmanager
+def sharded_while_training(trainer: UnlearningTrainer) -> Iterator[None]:
+    """Inside, the base class may shard the trainer's model; afterwards it has a whole one again, on its device.
+
+    So looks at the original, reports and saved models need not know of parts.
+    """
+    if not trainer.shards:
+        yield
+        return
+    plain = copy.deepcopy(unwrap(trainer.model)).cpu()
+    trainer.is_fsdp_enabled = True
+    try:
+        yield
+    finally:
+        trainer.is_fsdp_enabled = False
+    sharded = unwrap(trainer.model)
+    if is_sharded(sharded):
+        plain.load_state_dict(whole_state(sharded))
+        for name, module in plain.named_modules():
+            module.training = sharded.get_submodule(name).training
+        trainer.model = trainer.model_wrapped = plain.to(trainer.args.device)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from torch import nn
+
+from .models.adapters import ADAPTER, is_adapted
+
+if TYPE_CHECKING:
+    from .methods import UnlearningMethod
+
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .adapters import below
 from .checkpoints import ASIDE, NAME, is_checkpoint
-from .data import find_label_column, read_labels
-from .overlap import check_overlap
-from .processing import Processor, predict
-from .scope import joint_digest
+from .data.columns import find_label_column, read_labels
+from .data.overlap import check_overlap
+from .models.adapters import below
+from .models.prediction import predict
+from .models.processor import Processor
+from .models.snapshot import joint_digest
 
 if TYPE_CHECKING:
     from .methods import UnlearningMethod
@@ -178,3 +188,30 @@ def _classes(dataset: Any, processor: Processor) -> set[Any] | None:
         return None
     column = find_label_column(dataset, processor.label_columns[0])
     return None if column is None else {v for v in read_labels(dataset, column).tolist() if v is not None and v == v}
+
+
+def check_patch(model: nn.Module, method: UnlearningMethod, update: str | None, given: bool) -> None:
+    """Raise ValueError where an adapter, `peft_config` if `given` or that of a `PeftModel`, contradicts model, method or `update`."""
+    layers: list[Any] = [m for m in model.modules() if hasattr(m, "_disable_adapters")]
+    if layers and not is_adapted(model):
+        raise ValueError(
+            "`model` holds adapter layers of a `PeftModel` around it, or that `load_adapter` put in, and an update beside them would "
+            "not be saved. Pass that `PeftModel` (after a run, `trainer.model`). Load it with `PeftModel.from_pretrained(base, folder)`, "
+            "or merge it first."
+        )
+    if any(getattr(m, "merged", False) or m._disable_adapters for m in layers):
+        raise ValueError(
+            "`model` is a `PeftModel` whose adapters are merged in place or switched off, so that what is saved would be another "
+            "model. Undo it (`unmerge_adapter()`, `enable_adapter_layers()`), or pass the result of `merge_and_unload()`."
+        )
+    if not given and not is_adapted(model):
+        return
+    name, what = method.name or type(method).__name__, "`peft_config`" if given else "the adapter of `model`"
+    if given and update not in (None, ADAPTER):
+        raise ValueError(
+            f"`update={update!r}` and `peft_config` both say what may move. Leave `update` out: the adapter moves, and the modules "
+            "in `peft_config.modules_to_save`."
+        )
+    if name == "retrain" or (given and method.one_shot):
+        why = "starts from fresh weights" if name == "retrain" else "trains no parameter"
+        raise ValueError(f"{what}: `method={name!r}` {why}, so there is nothing that an adapter could restrict.")

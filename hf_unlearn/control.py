@@ -20,11 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback
 
-from .processes import in_any_process
-from .processing import unwrap
-from .scope import Snapshot
-from .sharding import as_held, local, norms, whole
-from .watch import SAMPLES_FLOOR
+from .models.forward import unwrap
+from .models.reference import SAMPLES_FLOOR
+from .models.sharding import as_held, local, norms, whole
+from .models.snapshot import Snapshot
+from .utils.distributed import in_any_process
 
 if TYPE_CHECKING:
     from .trainer import UnlearningTrainer

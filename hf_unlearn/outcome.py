@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .adapters import norms_to_hold
-from .scope import fingerprints
-from .tables import chunks
+from .models.adapters import norms_to_hold
+from .models.snapshot import fingerprints
+from .utils.large_tensors import chunks
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from .influence import Sample
-from .processes import sum_over_processes
-from .processing import classify, eval_mode, model_inputs, unwrap
-from .watch import SAMPLES_FLOOR
+from .models.forward import classify, eval_mode, model_inputs, unwrap
+from .models.reference import SAMPLES_FLOOR
+from .utils.distributed import sum_over_processes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -12,17 +12,17 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from .hub.pins import pinned
 from .launch import answered
 from .recipe import as_words, read_recipe
 from .run_arguments import RunArguments
+from .utils.hub_names import pinned
 
 if TYPE_CHECKING:
     import datasets
     from torch import nn
 
     from .arguments import UnlearningArguments
-    from .data import Split
+    from .data.forget_request import Split
     from .evaluation.report import UnlearningReport
     from .methods import UnlearningMethod
 
@@ -113,8 +113,9 @@ class Job:
 
 def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMethod | None = None) -> Job:
     """Load the data and the original; train the original first where the recipe asks for it."""
-    from .data import read_groups
-    from .sources import load_splits, split_stream
+    from .data.columns import read_groups
+    from .data.streams import split_stream
+    from .sources import load_splits
 
     validate = method is not None and (method.reads_held_out or (method.stops_at_target and method.needs_retain))
     train, test, validation = load_splits(run, validate)
@@ -135,7 +136,7 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
 
 def load_model(run: RunArguments, train: Any) -> tuple[nn.Module, Any]:
     """The original, and its image processor or tokenizer."""
-    from .training import load_classifier, load_processing_class
+    from .models.pretrained import load_classifier, load_processing_class
 
     run.model, run.model_revision = pinned(run.model, run.model_revision)
     model = load_classifier(run.model, train, run.model_revision)
@@ -146,10 +147,11 @@ def _train_original(run: RunArguments, args: UnlearningArguments, train: dataset
     import torch
     from transformers import AutoConfig
 
-    from . import mlp  # noqa: F401  registers `pixel_mlp`
-    from .processes import wait_for_all
-    from .processing import Processor
-    from .training import auto_class, build_processor, label_names, save_model, train_classifier
+    from .models import pixel_mlp as mlp  # noqa: F401  registers `pixel_mlp`
+    from .models.pretrained import auto_class, save_model
+    from .models.processor import Processor
+    from .training import build_processor, label_names, train_classifier
+    from .utils.distributed import wait_for_all
 
     assert run.model_config is not None
     names = label_names(train, run.label_column)
@@ -225,11 +227,11 @@ def unlearn(
 
 def retrain(job: Job) -> tuple[nn.Module, float]:
     """A fresh model trained like the original, without the forget set, and saved as `retrained`: (model, seconds)."""
-    from .adapters import below
     from .arguments import UnlearningArguments
     from .methods import Retrain
+    from .models.adapters import below
+    from .models.snapshot import fingerprints
     from .saving import go_on, keep_finished
-    from .scope import fingerprints
     from .trainer import UnlearningTrainer
     from .training import warn_if_untrained
 
@@ -267,11 +269,11 @@ def work(argv: Sequence[str]) -> int:
     """One run: 0 when the model forgot what was asked, else 1; of several processes the first one answers, for all."""
     from .checkpoints import how_to_go_on
     from .control import Interrupted
-    from .files import clear_errors
     from .hub.card import write_card
     from .hub.command import push_after_run
     from .hub.receipt import record_run
     from .saving import keep_finished
+    from .utils.files import clear_errors
 
     run, args, method = checked(argv)
     folder = Path(args.output_dir)
@@ -298,9 +300,9 @@ def checked(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unl
     Raises:
         ValueError, SystemExit: the message names the argument.
     """
-    from .adapter_config import read_config
     from .backends import check_backend
     from .checks import check_folders
+    from .models.adapter_config import read_config
 
     run, args, method = parse(argv)
     check_backend(method, args)

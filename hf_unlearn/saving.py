@@ -18,8 +18,7 @@ from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .adapters import configurations
-from .checkpoints import (
+from .checkpoints import (  # fmt: skip
     ASIDE,
     claim_of,
     find_damage,
@@ -29,11 +28,12 @@ from .checkpoints import (
     publish,
     resumable,
     seal,
-)  # fmt: skip
-from .files import clear_errors
-from .overlap import fingerprint
-from .scope import joint_digest
-from .sharding import whole_state
+)
+from .data.overlap import fingerprint
+from .models.adapters import configurations
+from .models.sharding import whole_state
+from .models.snapshot import joint_digest
+from .utils.files import clear_errors
 
 if TYPE_CHECKING:
     from .control import ForgettingControl
@@ -250,7 +250,7 @@ def keep_finished(trainer: Any, processing_class: Any, folder: str | Path) -> No
 
     The claim that it is finished is written first and holds only for these very files, which then appear in one go.
     """
-    from .training import save_model
+    from .models.pretrained import save_model
 
     folder = Path(folder)
     record = claim_of(folder)

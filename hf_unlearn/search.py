@@ -15,7 +15,7 @@ from transformers.hyperparameter_search import OptunaBackend
 from transformers.trainer_callback import ExportableState
 
 from .methods import METHODS, UnlearningMethod
-from .processing import unwrap
+from .models.forward import unwrap
 
 if TYPE_CHECKING:
     from torch import nn

@@ -18,25 +18,27 @@ from torch import nn
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput
 
-from .adapters import ADAPTER, Patch, adapter_names, check_patch, is_adapted, load_adapters, norms_to_hold
 from .arguments import UnlearningArguments
-from .backends import check_backend, use_one_gpu, warn_if_whole
+from .backends import check_backend, sharded_while_training, use_one_gpu, warn_if_whole
 from .checkpoints import check_best, chosen_checkpoint, is_checkpoint, is_inside, make_room, read_state
-from .checks import check_data, check_original, check_output, find_kind
+from .checks import check_data, check_original, check_output, check_patch, find_kind
 from .control import ForgettingControl, Interrupted, graceful_interrupt
-from .data import read_groups, read_strata
+from .data.columns import read_groups, read_strata
+from .data.pairs import PairCollator, PreparedRows, UnlearningDataset, share_out
+from .data.sampling import EpochSampler, draw
 from .hub.publishing import Publishing
 from .methods import METHODS, UnlearningMethod
 from .methods.counterfactual import CounterfactualAnchors
+from .models.adapters import ADAPTER, Patch, adapter_names, is_adapted, load_adapters, norms_to_hold
+from .models.forward import in_precision, unwrap
+from .models.processor import Processor
+from .models.reference import Reference, build_reference, forgotten_classes
+from .models.snapshot import Snapshot, fingerprints
+from .models.trainable import check_precision, restrict, updated_names
 from .optimisers import check_idle, check_options, choose_optimiser
 from .outcome import Outcome, verify
-from .pairing import EpochSampler, PairCollator, PreparedRows, UnlearningDataset, draw, share_out
-from .processes import in_any_process, real_rows, sums_over_processes
-from .processing import Processor, in_precision, unwrap
-from .reference import Reference, build_reference, forgotten_classes
 from .saving import CheckpointedTrainer, check_settings, describe_settings
-from .scope import Snapshot, check_precision, fingerprints, restrict, updated_names
-from .sharding import sharded_while_training
+from .utils.distributed import in_any_process, real_rows, sums_over_processes
 from .watch import Watch
 
 if TYPE_CHECKING:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import clear_errors
-from .pairing import PreparedRows
-from .processing import IMAGE_COLUMNS, TEXT_COLUMNS, Processor
-from .scope import fingerprints
+from .data.pairs import PreparedRows
+from .models.processor import TEXT_COLUMNS, Processor
+from .models.snapshot import fingerprints
 
 if TYPE_CHECKING:
     import datasets
@@ -24,27 +19,6 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
-
-
-def load_digits() -> dict[str, datasets.Dataset]:
-    """scikit-learn's digits (1,797 images of 8×8 pixels, real data that comes with the package), split 3:1."""
-    import numpy as np
-    from datasets import ClassLabel, Dataset, Features, Image
-    from PIL import Image as PILImage
-    from sklearn.datasets import load_digits as sklearn_digits
-
-    data = sklearn_digits()
-    images = [PILImage.fromarray((i * 255 / 16).astype(np.uint8)) for i in data.images]
-    features = Features({"image": Image(), "label": ClassLabel(names=[str(i) for i in range(10)])})
-    order = np.random.default_rng(0).permutation(len(images))
-    cut = 3 * len(images) // 4
-
-    def take(index: Any) -> Dataset:
-        return Dataset.from_dict(
-            {"image": [images[i] for i in index], "label": [int(data.target[i]) for i in index]}, features=features
-        )
-
-    return {"train": take(order[:cut]), "test": take(order[cut:])}
 
 
 def build_processor(config: Any, train: datasets.Dataset, text_column: str | None = None) -> Any:
@@ -83,59 +57,6 @@ def label_names(dataset: datasets.Dataset, label_column: str) -> list[str]:
     return [str(v) for v in sorted(set(dataset[label_column]))]
 
 
-def is_image_dataset(dataset: datasets.Dataset) -> bool:
-    """Whether `dataset` has an image column."""
-    kinds = {type(f).__name__ for f in dataset.features.values()}
-    return "Image" in kinds or any(c in dataset.column_names for c in IMAGE_COLUMNS)
-
-
-def auto_class(dataset: datasets.Dataset) -> Any:
-    """The Auto class of a classifier for `dataset`: of images, or of texts."""
-    from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
-
-    return AutoModelForImageClassification if is_image_dataset(dataset) else AutoModelForSequenceClassification
-
-
-def load_classifier(source: str, rows: datasets.Dataset, revision: str | None = None) -> nn.Module:
-    """The classifier in a folder or on the Hub, of images or texts as `rows` are; safetensors only, in float32, as half
-    precision rounds away the small steps of a run.
-
-    Where that holds adapters it is a `PeftModel` (see `load_patches`) over the base that they name.
-
-    Raises:
-        ValueError: some of its weights are missing, and would be drawn at random.
-    """
-    from transformers.utils.peft_utils import find_adapter_config_file
-
-    from . import mlp  # noqa: F401  registers `pixel_mlp`
-    from .adapters import load_patches
-
-    adapter = find_adapter_config_file(source, revision=revision)
-    if adapter is not None:
-        named = json.loads(Path(adapter).read_text())
-        base = named.get("base_model_name_or_path")
-        if not base:
-            raise ValueError(f"{source} holds an adapter that names no base (`base_model_name_or_path`).")
-        return load_patches(load_classifier(base, rows, named.get("revision")), source, revision)
-    settings = {"revision": revision, "use_safetensors": True, "output_loading_info": True, "dtype": "float32"}
-    model, found = auto_class(rows).from_pretrained(source, **settings)
-    if found["missing_keys"]:
-        raise ValueError(
-            f"{source} lacks {len(found['missing_keys'])} weights, such as {min(found['missing_keys'])}: it is no trained "
-            "classifier. Save the whole model with `save_pretrained`."
-        )
-    return model
-
-
-def load_processing_class(source: str, rows: datasets.Dataset, revision: str | None = None) -> Any:
-    """The image processor or tokenizer beside a classifier."""
-    from transformers import AutoImageProcessor, AutoTokenizer
-
-    if is_image_dataset(rows):
-        return AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil")
-    return AutoTokenizer.from_pretrained(source, revision=revision)
-
-
 def train_classifier(
     model: nn.Module, train: Any, processor: Processor, arguments: Mapping[str, Any], output_dir: str | Path
 ) -> float:
@@ -170,50 +91,3 @@ def warn_if_untrained(start: Mapping[str, str], model: nn.Module, name: str) -> 
             "The %s is what it was before its training: random weights. Raise `train_learning_rate` or `train_epochs`.",
             name,
         )
-
-
-def save_model(
-    model: Any,
-    processing_class: Any | None,
-    folder: str | Path,
-    also: Callable[[Any, Path], None] | None = None,
-) -> None:
-    """`save_pretrained` of both into `folder`, which appears whole or not at all; what was there is replaced last.
-
-    `also(model, folder)` writes what else belongs to the model (`UnlearningMethod.save`).
-
-    Raises:
-        OSError: there is no room for it; what was there is still there.
-    """
-    folder = Path(folder)
-    with clear_errors("the model", folder, sum(t.nbytes for t in model.state_dict().values())):
-        _save_model(model, processing_class, folder, also)
-
-
-def _save_model(
-    model: Any, processing_class: Any | None, folder: Path, also: Callable[[Any, Path], None] | None
-) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        model.save_pretrained(partial)
-        (partial / "README.md").unlink(missing_ok=True)  # PEFT's empty card, which names local folders
-        if processing_class is not None:
-            processing_class.save_pretrained(partial)
-        if also is not None:
-            also(model, partial)
-        os.chmod(partial, 0o755)
-        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-        try:
-            if folder.exists():
-                os.replace(folder, old)  # over an empty folder
-            os.replace(partial, folder)
-        except BaseException:
-            if not folder.exists() and any(old.iterdir()):
-                os.replace(old, folder)
-            raise
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise

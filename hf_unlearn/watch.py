@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data import find_label_column, read_labels
-from .pairing import Drawn, PreparedRows, draw, drawn_rows
-from .processes import in_any_process, joined_outputs, own_part, processes, share_statistics
-from .processing import predict
-from .tables import chunks
+from .data.columns import find_label_column, read_labels
+from .data.pairs import PreparedRows
+from .data.sampling import Drawn, draw, drawn_rows
+from .models.prediction import predict
+from .models.reference import SAMPLES_FLOOR
+from .utils.distributed import in_any_process, joined_outputs, own_part, processes, share_statistics
+from .utils.large_tensors import chunks
 
 if TYPE_CHECKING:
     from .trainer import UnlearningTrainer
 
 logger = logging.getLogger(__name__)
-
-SAMPLES_FLOOR = 0.97  # share of single samples answered as before, under which a run goes back a step
 CLASS_TARGET = 0.01  # share of a forgotten class that may still be put into it
 DATA_EXPONENT = 0.75  # of the power law by which error falls with the rows of a class
 VALIDATION_ROWS = 10_000

@@ -15,10 +15,10 @@ from typing import Any
 
 from hf_unlearn import UnlearningReport
 from hf_unlearn.evaluation.plots import save_figures
-from hf_unlearn.files import write_atomically, written_atomically
 from hf_unlearn.hub.card import AUDIT, REPORT, write_card
 from hf_unlearn.hub.cleaning import without_values
 from hf_unlearn.hub.receipt import RECEIPT_FILE, seal
+from hf_unlearn.utils.files import write_atomically, written_atomically
 
 ROOT = Path(__file__).parents[1]
 

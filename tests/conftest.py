@@ -30,9 +30,10 @@ from transformers import PreTrainedTokenizerFast
 
 import hf_unlearn
 from hf_unlearn import UnlearningArguments, UnlearningTrainer
-from hf_unlearn.files import written_atomically
-from hf_unlearn.pairing import sample_seed
-from hf_unlearn.processing import Processor, eval_mode, model_inputs
+from hf_unlearn.data.pairs import sample_seed
+from hf_unlearn.models.forward import eval_mode, model_inputs
+from hf_unlearn.models.processor import Processor
+from hf_unlearn.utils.files import written_atomically
 
 multiprocessing.set_start_method("forkserver", force=True)  # a process with threads that forks can hang: workers too
 torch.set_num_threads(1)

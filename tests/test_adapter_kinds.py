@@ -12,13 +12,13 @@ from test_adapters import logits, patched, perturb
 from test_methods import make
 
 from hf_unlearn import JiT
-from hf_unlearn.adapter_config import adapter_config
-from hf_unlearn.adapters import Patch, load_patches
 from hf_unlearn.cli import main
 from hf_unlearn.hub.commands import snippet
 from hf_unlearn.hub.staging import prepare_folder
-from hf_unlearn.processing import predict
-from hf_unlearn.training import load_classifier, save_model
+from hf_unlearn.models.adapter_config import adapter_config
+from hf_unlearn.models.adapters import Patch, load_patches
+from hf_unlearn.models.prediction import predict
+from hf_unlearn.models.pretrained import load_classifier, save_model
 
 pytestmark = pytest.mark.slow
 
@@ -161,7 +161,7 @@ def test_what_cannot_work_is_found_by_one_row_before_the_run(tmp_path, config, m
 
 
 def test_an_initialisation_that_moves_the_base_is_found_by_its_outputs(monkeypatch):
-    monkeypatch.setattr("hf_unlearn.adapter_config.MOVES_BASE", ())
+    monkeypatch.setattr("hf_unlearn.models.adapter_config.MOVES_BASE", ())
     with pytest.raises(ValueError, match="not the original's bit for bit"):
         Patch(trained("vit"), LoraConfig(init_lora_weights="pissa", r=2), probe=row())
 

@@ -25,12 +25,12 @@ from safetensors.torch import load_file
 from test_methods import GRADIENT, make
 
 from hf_unlearn import JiT, MarginalInformation, UnlearningTrainer
-from hf_unlearn.adapter_config import adapter_config
-from hf_unlearn.adapters import Patch
-from hf_unlearn.processing import classify, eval_mode, model_inputs
-from hf_unlearn.reference import FrozenOriginal
-from hf_unlearn.scope import default_targets
-from hf_unlearn.training import save_model
+from hf_unlearn.models.adapter_config import adapter_config
+from hf_unlearn.models.adapters import Patch
+from hf_unlearn.models.forward import classify, eval_mode, model_inputs
+from hf_unlearn.models.pretrained import save_model
+from hf_unlearn.models.reference import FrozenOriginal
+from hf_unlearn.models.structure import default_targets
 
 KINDS = ("lora", "dora", "ia3")
 ARCHES = ("vit", "resnet", "convnext", "swin", "bert", "distilbert", "roberta")
@@ -171,7 +171,7 @@ def test_two_requests_are_two_patches_each_of_which_can_be_taken_off(tmp_path):
 
 def predict_forget(first, second):
     """What the model with the first patch alone says about the second forget set."""
-    from hf_unlearn.processing import predict
+    from hf_unlearn.models.prediction import predict
 
     with second.patch.off() as model:
         return predict(model, second.forget_dataset, first.processor)[0]

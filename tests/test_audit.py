@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from hf_unlearn import Audit, audit_models
 from hf_unlearn.cli import main
+from hf_unlearn.data.pairs import PreparedRows
 from hf_unlearn.evaluation.audit_checks import same_shares
 from hf_unlearn.evaluation.equivalence import (
     COVERAGE,
@@ -30,9 +31,9 @@ from hf_unlearn.evaluation.outputs import adapters_off, quantised, run_model, un
 from hf_unlearn.evaluation.probing import class_probe, feature_similarity, membership_probe
 from hf_unlearn.evaluation.relearning import relearning_curve, relearning_steps
 from hf_unlearn.evaluation.verdicts import DAMAGED, HIDDEN, LESS, MORE, SAME, UNCLEAR, decide
-from hf_unlearn.pairing import PreparedRows
-from hf_unlearn.processing import Processor, predict
-from hf_unlearn.training import load_classifier
+from hf_unlearn.models.prediction import predict
+from hf_unlearn.models.pretrained import load_classifier
+from hf_unlearn.models.processor import Processor
 
 # --- statistics -------------------------------------------------------------------------------------------------------
 

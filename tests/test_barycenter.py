@@ -11,18 +11,11 @@ import transformers
 from conftest import arguments, build, changed, data_for, processing_class, state, trained
 
 from hf_unlearn import UnlearningTrainer
-from hf_unlearn.barycenter import (
-    RECORD,
-    TENSORS,
-    Barycenter,
-    attach,
-    attached,
-    detach,
-    find_last_layer,
-    save_barycenter,
-)
 from hf_unlearn.methods.barycenter import WassersteinBarycenter, fit_barycenter
-from hf_unlearn.processing import Processor, model_inputs
+from hf_unlearn.models.barycenter_layer import RECORD, TENSORS, Barycenter, attach, attached, detach, save_barycenter
+from hf_unlearn.models.forward import model_inputs
+from hf_unlearn.models.processor import Processor
+from hf_unlearn.models.structure import find_last_layer
 from hf_unlearn.wasserstein import StreamingMoments, affine_maps, gaussian_barycenter, general_barycenter
 
 ARCHS = ("resnet", "vit", "bert")

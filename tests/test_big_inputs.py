@@ -35,17 +35,19 @@ from hf_unlearn import (
     JiT,
     MarginalInformation,
     UnlearningTrainer,
-    overlap,
-    tables,
 )
 from hf_unlearn.cli import main
+from hf_unlearn.data import overlap
+from hf_unlearn.data.overlap import check_overlap
+from hf_unlearn.data.pairs import PreparedRows
+from hf_unlearn.data.sampling import EpochSampler
+from hf_unlearn.data.streams import split_stream
+from hf_unlearn.models.prediction import predict
 from hf_unlearn.outcome import mean_total_variation
-from hf_unlearn.overlap import check_overlap
-from hf_unlearn.pairing import EpochSampler, PreparedRows
-from hf_unlearn.processing import predict
 from hf_unlearn.run import RunArguments
-from hf_unlearn.sources import load_splits, split_stream
-from hf_unlearn.tables import Collector, chunks, new_table
+from hf_unlearn.sources import load_splits
+from hf_unlearn.utils import large_tensors as tables
+from hf_unlearn.utils.large_tensors import Collector, chunks, new_table
 
 pytestmark = pytest.mark.slow
 
@@ -378,7 +380,7 @@ def test_nan_of_a_table_is_found_wherever_it_is(small_memory, tmp_path):
 COUNTED = """
 import torch
 from pathlib import Path
-from hf_unlearn.pairing import PreparedRows
+from hf_unlearn.data.pairs import PreparedRows
 
 def private():
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon"))
@@ -474,8 +476,8 @@ def test_heavy_rows_are_read_by_their_bytes(monkeypatch):
     data = datasets.Dataset.from_dict({"a": [[i] * 1000 for i in range(4_000)]})
     read = []
     monkeypatch.setattr(
-        "hf_unlearn.overlap._cells",
-        lambda a, real=sys.modules["hf_unlearn.overlap"]._cells: read.append(len(a)) or real(a),
+        "hf_unlearn.data.overlap._cells",
+        lambda a, real=sys.modules["hf_unlearn.data.overlap"]._cells: read.append(len(a)) or real(a),
     )
     with pytest.raises(ValueError, match="overlap: about"):
         check_overlap(data, data)

@@ -32,8 +32,8 @@ from hf_unlearn.evaluation.record import data_source, origin
 from hf_unlearn.hub.card import MARK, is_rendered, render_card, write_card
 from hf_unlearn.hub.receipt import RECEIPT_FILE, verify_folder
 from hf_unlearn.hub.signing import signature_file
+from hf_unlearn.models.pretrained import save_model
 from hf_unlearn.run import parse
-from hf_unlearn.training import save_model
 
 ROOT = Path(__file__).parents[1]
 

@@ -33,8 +33,8 @@ from hf_unlearn.cli import main
 from hf_unlearn.evaluation.bias import read_pattern
 from hf_unlearn.evaluation.record import class_names
 from hf_unlearn.hub.card import render_card, write_card
-from hf_unlearn.names import LENGTH, shown
-from hf_unlearn.training import save_model
+from hf_unlearn.models.pretrained import save_model
+from hf_unlearn.utils.safe_text import LENGTH, shown
 
 pytestmark = pytest.mark.slow
 

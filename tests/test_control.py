@@ -8,7 +8,8 @@ from transformers import TrainerCallback
 
 from hf_unlearn import ForgetRequest, GradientAscent, JiT, UnlearningMethod
 from hf_unlearn.control import TrustRegion
-from hf_unlearn.processing import classify, eval_mode, model_inputs, predict
+from hf_unlearn.models.forward import classify, eval_mode, model_inputs
+from hf_unlearn.models.prediction import predict
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-12, 1e-3, 1.0, 1e6])

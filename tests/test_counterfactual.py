@@ -21,10 +21,12 @@ from conftest import (
 )
 
 from hf_unlearn import CounterfactualDistillation, ForgetRequest, GradientDifference, JiT, UnlearningTrainer
+from hf_unlearn.data.pairs import PreparedRows
 from hf_unlearn.methods.counterfactual import CounterfactualAnchors, kl_to_target
-from hf_unlearn.pairing import PreparedRows
-from hf_unlearn.processing import Processor, classify, model_inputs, predict
-from hf_unlearn.reference import Reference, build_reference, forgotten_classes
+from hf_unlearn.models.forward import classify, model_inputs
+from hf_unlearn.models.prediction import predict
+from hf_unlearn.models.processor import Processor
+from hf_unlearn.models.reference import Reference, build_reference, forgotten_classes
 
 
 def test_struck_out_belief_is_the_rest_renormalised():

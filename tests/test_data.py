@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hf_unlearn import ForgetRequest
-from hf_unlearn.overlap import check_overlap
+from hf_unlearn.data.overlap import check_overlap
 
 NAMES = ["cat", "dog", "horse"]
 

@@ -7,10 +7,11 @@ import torch
 from conftest import CLASSES, arguments, build, data_for, groups_for, image_processor, processing_class, trained
 
 from hf_unlearn import FeatureInformation, UnlearningTrainer
-from hf_unlearn.data import read_groups
+from hf_unlearn.data.columns import read_groups
+from hf_unlearn.data.sampling import EpochSampler
 from hf_unlearn.information import audit
-from hf_unlearn.pairing import EpochSampler
-from hf_unlearn.processing import Processor, predict
+from hf_unlearn.models.prediction import predict
+from hf_unlearn.models.processor import Processor
 
 
 def trainer_on(arch, folder, data, model=None, method=None, **changes):

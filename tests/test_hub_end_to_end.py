@@ -14,7 +14,7 @@ from hub_runs import write
 from huggingface_hub import HfApi, ModelCard
 from transformers import AutoModelForImageClassification
 
-from hf_unlearn.hub.pins import pinned, split_revision
+from hf_unlearn.utils.hub_names import pinned, split_revision
 
 ROOT = Path(__file__).parents[1]
 LOAD = """

@@ -27,9 +27,9 @@ from torch import nn
 
 from hf_unlearn import METHODS, UIB, FineTune, GradientAscent, JiT, MarginalInformation
 from hf_unlearn.influence import Sample, SampleGradients, influence
-from hf_unlearn.processing import Processor
+from hf_unlearn.models.processor import Processor
+from hf_unlearn.models.structure import layer_groups
 from hf_unlearn.reach import farthest
-from hf_unlearn.scope import layer_groups
 
 # --- where the removal moves the weights ------------------------------------------------------------------------------
 

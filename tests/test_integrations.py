@@ -33,8 +33,8 @@ from hf_unlearn import (
     UnlearningMethod,
     UnlearningTrainer,
 )
-from hf_unlearn.processing import classify, eval_mode, model_inputs
-from hf_unlearn.scope import default_targets
+from hf_unlearn.models.forward import classify, eval_mode, model_inputs
+from hf_unlearn.models.structure import default_targets
 from hf_unlearn.search import measures_of, remaining_damage, tuned
 
 pytestmark = pytest.mark.slow

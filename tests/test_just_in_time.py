@@ -25,10 +25,11 @@ from conftest import (
 )
 
 from hf_unlearn import JiT
+from hf_unlearn.data.pairs import sample_seed
 from hf_unlearn.methods.just_in_time import gaussian_like
-from hf_unlearn.pairing import sample_seed
-from hf_unlearn.processing import Processor, continuous_input, model_inputs
-from hf_unlearn.reference import Reference
+from hf_unlearn.models.forward import continuous_input, model_inputs
+from hf_unlearn.models.processor import Processor
+from hf_unlearn.models.reference import Reference
 
 
 def official(model, batches, seeds, sigma, copies, learning_rate, zero_gradients):

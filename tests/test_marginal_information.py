@@ -9,7 +9,7 @@ from conftest import class_split, forget_batch, state, trained, trainer_for
 
 from hf_unlearn import ForgetRequest, MarginalInformation
 from hf_unlearn.information import disjoint_information
-from hf_unlearn.processing import classify, eval_mode, model_inputs
+from hf_unlearn.models.forward import classify, eval_mode, model_inputs
 
 ADAM = {"trust_region": 0.0, "learning_rate": 1e-3, "optim": "adamw_torch"}
 

@@ -9,9 +9,10 @@ import torch
 from conftest import KillAt, Killed, build, changed, class_split, data_for, forget_batch, state, trained, trainer_for
 
 from hf_unlearn import METHODS, ForgetRequest, JiT, Split, UnlearningArguments, UnlearningMethod
-from hf_unlearn.pairing import EpochSampler, sample_seed
-from hf_unlearn.processing import classify, eval_mode, model_inputs
-from hf_unlearn.scope import updated_names
+from hf_unlearn.data.pairs import sample_seed
+from hf_unlearn.data.sampling import EpochSampler
+from hf_unlearn.models.forward import classify, eval_mode, model_inputs
+from hf_unlearn.models.trainable import updated_names
 
 SGD = {**conftest.SGD, "weight_average": 0.0}
 FROM_RETAIN = ("retrain", "fine_tune")

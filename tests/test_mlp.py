@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForImageClassification
 
-from hf_unlearn.mlp import PixelMLPConfig, PixelMLPForImageClassification
-from hf_unlearn.scope import find_head
+from hf_unlearn.models.pixel_mlp import PixelMLPConfig, PixelMLPForImageClassification
+from hf_unlearn.models.structure import find_head
 
 
 def test_logits_are_those_of_the_layers_and_the_size_is_the_papers(tmp_path):

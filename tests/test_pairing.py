@@ -4,7 +4,8 @@ import datasets
 import pytest
 from torch.utils.data import DataLoader
 
-from hf_unlearn.pairing import EpochSampler, PreparedRows, UnlearningDataset, draw, sample_seed
+from hf_unlearn.data.pairs import PreparedRows, UnlearningDataset, sample_seed
+from hf_unlearn.data.sampling import EpochSampler, draw
 
 
 def rows(start, count):

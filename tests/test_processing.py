@@ -28,18 +28,18 @@ from PIL import Image
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from hf_unlearn.processing import (
-    Processor,
+from hf_unlearn.models.forward import (
     classify,
     continuous_input,
     eval_mode,
     model_inputs,
-    predict,
     repeat_inputs,
     replace_by,
     unwrap,
 )
-from hf_unlearn.scope import restrict, updated_names
+from hf_unlearn.models.prediction import predict
+from hf_unlearn.models.processor import Processor
+from hf_unlearn.models.trainable import restrict, updated_names
 
 
 def batch_of(arch, n=6):

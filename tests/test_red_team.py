@@ -10,8 +10,8 @@ from conftest import build, image_processor, tokenizer
 from hf_unlearn.evaluation.auditing import Auditor
 from hf_unlearn.evaluation.pretenders import PRETENDERS, Scene
 from hf_unlearn.evaluation.verdicts import SAME, UNCLEAR
-from hf_unlearn.mlp import PixelMLPConfig, PixelMLPForImageClassification
-from hf_unlearn.processing import Processor
+from hf_unlearn.models.pixel_mlp import PixelMLPConfig, PixelMLPForImageClassification
+from hf_unlearn.models.processor import Processor
 
 pytestmark = pytest.mark.slow  # the quick subset leaves it out; continuous integration runs it
 

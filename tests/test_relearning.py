@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from conftest import changed, class_split, processing_class, state, trained
 
 from hf_unlearn.evaluation.relearning import relearning_steps
-from hf_unlearn.processing import Processor
+from hf_unlearn.models.processor import Processor
 
 
 def parts(arch, model):

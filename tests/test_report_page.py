@@ -19,8 +19,8 @@ from hf_unlearn.evaluation.bias import Pattern, bias_measures, read_pattern
 from hf_unlearn.evaluation.membership import threshold_attack
 from hf_unlearn.evaluation.reading import reading
 from hf_unlearn.evaluation.relearning import relearning_path, relearning_steps
-from hf_unlearn.names import inert
-from hf_unlearn.processing import predict
+from hf_unlearn.models.prediction import predict
+from hf_unlearn.utils.safe_text import inert
 
 HOSTILE = "x|</td><script>alert(1)</script>\n# **b** `c` [l](http://evil.example/a) ![i](http://evil.example) www.evil.example"
 

@@ -15,13 +15,15 @@ from datasets import concatenate_datasets
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, DistilBertConfig
 
 from hf_unlearn import FineTune, UnlearningArguments, UnlearningTrainer
+from hf_unlearn.data.loading import load_digits
 from hf_unlearn.evaluation import shadow
 from hf_unlearn.evaluation.likelihood import confidence_scores, lira, score_shift, u_lira
 from hf_unlearn.evaluation.roc import roc
 from hf_unlearn.evaluation.shadow import ShadowTraining, attackers, half_splits, train_shadows, unlearn_shadows
-from hf_unlearn.mlp import PixelMLPConfig
-from hf_unlearn.processing import Processor, predict
-from hf_unlearn.training import build_processor, load_digits, train_classifier
+from hf_unlearn.models.pixel_mlp import PixelMLPConfig
+from hf_unlearn.models.prediction import predict
+from hf_unlearn.models.processor import Processor
+from hf_unlearn.training import build_processor, train_classifier
 
 pytestmark = pytest.mark.slow  # the quick subset leaves it out; continuous integration runs it
 

@@ -40,7 +40,8 @@ from hf_unlearn import (
     UnlearningMethod,
     UnlearningTrainer,
 )
-from hf_unlearn.processing import classify, eval_mode, model_inputs, predict
+from hf_unlearn.models.forward import classify, eval_mode, model_inputs
+from hf_unlearn.models.prediction import predict
 
 
 def make(folder, arch="vit", method=None, **changes):

@@ -8,9 +8,10 @@ from conftest import KillAt, Killed, build, changed, data_for, image_data, image
 from transformers import EarlyStoppingCallback
 
 from hf_unlearn import GradientAscent, UnlearningArguments
-from hf_unlearn.processing import Processor
+from hf_unlearn.models.pretrained import save_model
+from hf_unlearn.models.processor import Processor
 from hf_unlearn.run import RunArguments, load_model, prepare, retrain
-from hf_unlearn.training import save_model, train_classifier, warmup_steps
+from hf_unlearn.training import train_classifier, warmup_steps
 
 
 def files(folder):
@@ -41,7 +42,7 @@ def test_a_save_that_fails_at_its_last_step_keeps_the_former_model(tmp_path, mon
             raise OSError("disk")
         rename(source, target)
 
-    monkeypatch.setattr("hf_unlearn.training.os.replace", fail_into_place)
+    monkeypatch.setattr("hf_unlearn.models.pretrained.os.replace", fail_into_place)
     with pytest.raises(OSError, match="disk"):
         save_model(build("vit", labels=3), None, tmp_path / "model")
     assert files(tmp_path) == ["model"]

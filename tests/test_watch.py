@@ -63,7 +63,7 @@ def test_samples_stop_on_the_estimated_target(tmp_path):
 
 
 def trainer_accuracy(model, trainer):
-    from hf_unlearn.processing import predict
+    from hf_unlearn.models.prediction import predict
 
     logits, labels = predict(model, trainer.eval_dataset, trainer.processor)
     return (logits.argmax(-1) == labels).float().mean().item()

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_rows
-from ..pairing import PreparedRows, draw
-from ..processing import Processor, is_text_model, unwrap
+from ..data.pairs import PreparedRows
+from ..data.sampling import draw
+from ..models.forward import is_text_model, unwrap
+from ..models.processor import Processor
 
 logger = logging.getLogger(__name__)
 

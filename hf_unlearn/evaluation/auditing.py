@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..files import write_atomically
-from ..pairing import drawn_rows
-from ..processing import Processor
-from ..scope import weights_digest
+from ..data.sampling import drawn_rows
+from ..models.processor import Processor
+from ..models.snapshot import weights_digest
+from ..utils.files import write_atomically
 from .equivalence import Estimate, Evidence, compare, settle
 from .outputs import Outputs, adapter_layers, adapters_off, quantised, run_model, unchanged_share
 from .probing import feature_similarity

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..data import find_label_column
-from ..processing import Processor
+from ..data.columns import find_label_column
+from ..models.processor import Processor
 from . import intervals
 from .fairness import bias_labels, label_groups
 from .intervals import Estimate

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..pairing import PreparedRows
-from ..processing import Processor, classify, eval_mode, model_inputs, unwrap
-from ..scope import find_head
+from ..data.pairs import PreparedRows
+from ..models.forward import classify, eval_mode, model_inputs, unwrap
+from ..models.processor import Processor
+from ..models.structure import find_head
 
 FLOOR = -1e4  # in place of a logit of −∞: probability 0 all the same, and differences stay finite
 

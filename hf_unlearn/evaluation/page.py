@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..names import inert, plain, shown
+from ..utils.safe_text import inert, plain, shown
 from .reading import limits, notes, reading
 
 if TYPE_CHECKING:

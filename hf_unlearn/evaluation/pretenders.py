@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..processing import Processor, classify, eval_mode, model_inputs, predict
-from ..scope import find_head
+from ..models.forward import classify, eval_mode, model_inputs
+from ..models.prediction import predict
+from ..models.processor import Processor
+from ..models.structure import find_head
 from .verdicts import DAMAGED, HIDDEN, LESS, MORE
 
 

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..processing import Processor, classify, eval_mode, model_inputs, predict
+from ..models.forward import classify, eval_mode, model_inputs
+from ..models.prediction import predict
+from ..models.processor import Processor
 
 NO_LABELS = "`forget_rows` and `probe_rows` need labels: relearning teaches the class again."
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..files import write_atomically
+from ..utils.files import write_atomically
 from .intervals import Estimate, mean_distance, share
 from .table import rows
 
 if TYPE_CHECKING:  # what is measured needs torch; what is read, and shown, does not
     from torch import Tensor, nn
 
-    from ..pairing import PreparedRows
+    from ..data.pairs import PreparedRows
     from ..trainer import UnlearningTrainer
     from .bias import Pattern
     from .measures import Outputs
@@ -90,7 +90,7 @@ class UnlearningReport:
             pattern: a column of `test` and the labels that its values point to (`read_pattern` checks them): how far each model
                 goes by it is measured too.
         """
-        from ..processing import predict
+        from ..models.prediction import predict
         from . import measures
         from .bias import read_values
         from .record import record_run
@@ -196,7 +196,7 @@ class UnlearningReport:
         trainer: UnlearningTrainer,
         max_rows: int,
     ) -> None:
-        from ..pairing import drawn_rows
+        from ..data.sampling import drawn_rows
         from .bias import bias_measures
 
         drawn = [values[i] for i in drawn_rows(len(values), max_rows, trainer.args.seed)]  # the rows that `_rows` takes
@@ -346,14 +346,15 @@ class UnlearningReport:
 
 def _rows(trainer: UnlearningTrainer, data: Any, limit: int, name: str) -> PreparedRows:
     """Prepared rows of `data`, at most `limit`; every model sees the same."""
-    from ..pairing import PreparedRows, draw
+    from ..data.pairs import PreparedRows
+    from ..data.sampling import draw
 
     return PreparedRows(draw(data, limit, trainer.args.seed), trainer.processor, f"{name}_dataset", cache_bytes=2**29)
 
 
 def _column(trainer: UnlearningTrainer, data: Any, name: str, limit: int) -> list[Any] | None:
     """The column of the rows that `_rows` takes, or None where some row lacks it."""
-    from ..pairing import draw
+    from ..data.sampling import draw
 
     if data is not None and name in (getattr(data, "column_names", None) or ()):
         data = data.select_columns([name])  # or every image would be decoded for it

@@ -21,11 +21,13 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..data import ForgetRequest, Split
-from ..files import written_atomically
-from ..pairing import Drawn, PreparedRows
-from ..processing import Processor, predict
+from ..data.forget_request import ForgetRequest, Split
+from ..data.pairs import PreparedRows
+from ..data.sampling import Drawn
+from ..models.prediction import predict
+from ..models.processor import Processor
 from ..training import train_classifier
+from ..utils.files import written_atomically
 from .likelihood import confidence_scores
 
 if TYPE_CHECKING:

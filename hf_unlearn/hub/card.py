@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from ..files import read_object, write_atomically
-from ..names import inert, plain, shown, visible
+from ..utils.files import read_object, write_atomically
+from ..utils.safe_text import inert, plain, shown, visible
 from .commands import audit_command, run_command, snippet
 from .metadata import metadata, model_name
 from .sealing import RECEIPT_FILE, read_receipt, seal

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..utils.hub_names import is_local
+
 # Names of classes and of an attribute's values, which may look like anything: a model without one of them is another model.
 LABELS = re.compile(
     r"id2label|label2id|(\w+_)?(labels?|class(es)?)|(class|label)_names|request|values|groups?(_\w+)?|counts|per_class\w*"
@@ -26,7 +28,6 @@ PATH = re.compile(
 WHOLE = re.compile(
     r"[\"']?(/[^/\n]+(/[^/\n]+)+/?|(~\w*|\.\.)/.+|[a-z]:[\\/].+|\\\\[\w.$-]+\\.+|file:/.+)", re.IGNORECASE
 )
-HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 HEADER_LIMIT = 100_000_000  # bytes, as safetensors has it
 
@@ -74,11 +75,6 @@ def _is_path(value: Any, key: str = "") -> bool:
     if not isinstance(value, str):
         return False
     return bool(WHOLE.fullmatch(value)) or (key.endswith("name_or_path") and value != "" and is_local(value))
-
-
-def is_local(source: str) -> bool:
-    """Whether `source` is a folder, or could be no Hub id."""
-    return not HUB_ID.fullmatch(source) or Path(source).expanduser().exists()
 
 
 class Secrets:

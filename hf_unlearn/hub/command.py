@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..names import visible
+from ..utils.safe_text import visible
 from .push import MESSAGE, Pushed, full_name, license_there, push_folder
 from .staging import inventory, prepare_folder
 from .targets import check_key, check_targets

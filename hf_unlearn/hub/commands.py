@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from ..names import shown
+from ..utils.safe_text import shown
 
 ORIGINAL, DATA, OUT = "ORIGINAL", "DATA", "OUT"
 # What the card does not show, by the key of the recipe, as its owner gives it again.
@@ -39,7 +39,9 @@ def snippet(run: Mapping[str, Any], repo_id: str | None) -> str:
         )
     if run.get("adapter"):
         stacked = bool((run.get("patch") or {}).get("stacked_on"))  # of which PEFT alone loads the first
-        load, source = ("load_patches", "hf_unlearn.adapters") if stacked else ("PeftModel.from_pretrained", "peft")
+        load, source = (
+            ("load_patches", "hf_unlearn.models.adapters") if stacked else ("PeftModel.from_pretrained", "peft")
+        )
         base = _quoted((run.get("original") or {}).get("id") or ORIGINAL)
         return "\n".join(
             (

@@ -30,7 +30,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from ..files import write_atomically
+from ..utils.files import write_atomically
 from .merkle import MerkleTree, root_of_path
 from .rows import row_digest, row_digests
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import write_atomically
-from ..names import inert
+from ..utils.files import write_atomically
+from ..utils.safe_text import inert
 
 TAG, OURS = "machine-unlearning", "hf_unlearn"
 OF_ADAPTERS = (

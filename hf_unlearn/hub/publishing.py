@@ -84,7 +84,7 @@ class Publishing:
 
     def _original_name(self) -> str | None:
         """Hub id of what the model was loaded from, None for a folder."""
-        from .cleaning import is_local
+        from ..utils.hub_names import is_local
 
         name = getattr(self.model.config, "_name_or_path", None)
         return name if name and not is_local(name) else None

@@ -18,9 +18,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import holds_text
-from ..names import visible
-from .occupied import (
+from ..utils.files import holds_text
+from ..utils.safe_text import visible
+from .occupied import (  # fmt: skip
     evidence_in,
     is_evidence,
     is_tagged,
@@ -28,7 +28,7 @@ from .occupied import (
     names_of,
     not_furniture,
     same_files,
-)  # fmt: skip
+)
 from .patience import CONFLICT, Patience, PushError, bounded, explained, is_passing, patiently, status, wait
 from .sealing import FURNITURE, WEIGHTS
 from .staging import ADAPTER, CARD, RECEIPT, inventory, is_publishable

@@ -28,21 +28,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..utils.hub_names import snapshots
 from .canonical import hub_id, plain, words
 from .forgotten import PRIVATE_FILE, PRIVATE_FOLDER, SCHEME, ForgottenRows, verify_inclusion
-from .pins import snapshots
-from .sealing import (
-    RECEIPT_FILE,
-    SCHEMA,
-    file_digest,
-    read_receipt,
-    seal,
-    verify_folder,
-    write_receipt,
-)
+from .sealing import RECEIPT_FILE, SCHEMA, file_digest, read_receipt, seal, verify_folder, write_receipt
 
 if TYPE_CHECKING:
-    from ..data import ForgetRequest
+    from ..data.forget_request import ForgetRequest
     from ..evaluation.report import UnlearningReport
     from ..run import Job
     from ..trainer import UnlearningTrainer
@@ -270,8 +262,8 @@ def describe_base(
     trainer: UnlearningTrainer, model: str | None, revision: str | None
 ) -> tuple[Path | None, dict[str, Any]]:
     """The folder that the original was loaded from, if it is at hand, and the original for a receipt."""
-    from ..processing import unwrap
-    from ..scope import joint_digest
+    from ..models.forward import unwrap
+    from ..models.snapshot import joint_digest
 
     config: Any = unwrap(trainer.model).config
     source = model or getattr(config, "_name_or_path", None) or ""
@@ -311,7 +303,7 @@ def _cached(source: str, revision: str | None) -> Path | None:
 
 def _arguments(trainer: UnlearningTrainer) -> dict[str, Any]:
     """The training arguments that are set, numbers and choices, without names, places, addresses or tokens; and adapters."""
-    from ..processing import unwrap
+    from ..models.forward import unwrap
 
     given = {f.name: getattr(trainer.args, f.name) for f in fields(trainer.args) if f.init}
     kept = (bool, int, float, Enum, Mapping)

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import write_atomically
+from ..utils.files import write_atomically
+from ..utils.hub_names import TIMEOUT
 from .canonical import words
 from .forgotten import ForgottenRows, verify_inclusion
-from .pins import TIMEOUT
 from .rows import refuse_other_files, row_digests
 from .sealing import RECEIPT_FILE, read_receipt, seal, verify_folder, verify_receipt
 from .signing import generate_key, read_public_key, sign, signature_file
@@ -136,7 +136,7 @@ def _load_rows(source: str) -> Any:
     from huggingface_hub import constants
     from huggingface_hub.errors import HTTPError
 
-    from ..audit import load_rows
+    from ..data.loading import load_rows
 
     try:
         rows = load_rows(source, "rows", "train")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import write_atomically
+from ..utils.files import write_atomically
 from .canonical import content_digest, file_text, read_exactly
 from .forgotten import PRIVATE_FOLDER, PRIVATE_SCHEMA, PROOF_SCHEMA
 from .signing import check_signature, signature_file

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..files import write_atomically
+from ..utils.files import write_atomically
 from .canonical import file_text, read_exactly
 
 SIGNATURE_SCHEMA = "hf_unlearn/signature/1"

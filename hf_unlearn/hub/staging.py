@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import front_matter, read_object, write_atomically
-from ..names import visible
-from .cleaning import HUB_ID, Secrets, clean_tensors, is_local, without_paths, without_values
+from ..utils.files import front_matter, read_object, write_atomically
+from ..utils.hub_names import HUB_ID, is_local
+from ..utils.safe_text import visible
+from .cleaning import Secrets, clean_tensors, without_paths, without_values
 from .targets import check_base
 
 logger = logging.getLogger(__name__)
@@ -155,7 +156,7 @@ def check_model(folder: Path, names: list[str]) -> None:
     if any(folder.glob(f"patch*/{ADAPTER}")):
         raise ValueError(
             f"`run_folder`: {folder} holds patches stacked on each other, and whoever loads it from the Hub gets the first alone, "
-            "without what the others forget. Load it with `hf_unlearn.adapters.load_patches`, merge it (`merge_and_unload()`), and "
+            "without what the others forget. Load it with `hf_unlearn.models.adapters.load_patches`, merge it (`merge_and_unload()`), and "
             "push the merged model."
         )
     for index in (n for n in names if n.endswith(".index.json")):

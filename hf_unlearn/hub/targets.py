@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..names import visible
-from .cleaning import is_local
+from ..utils.hub_names import is_local
+from ..utils.safe_text import visible
 from .patience import PushError
 
 # What `git check-ref-format --branch` refuses, and what stands for a commit.

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..barycenter import Barycenter, attach, attached, detach, find_last_layer, save_barycenter
-from ..processing import Processor, eval_mode, model_inputs
+from ..models.barycenter_layer import Barycenter, attach, attached, detach, save_barycenter
+from ..models.forward import eval_mode, model_inputs
+from ..models.processor import Processor
+from ..models.structure import find_last_layer
 from ..wasserstein import StreamingMoments, affine_maps
 from .base import Paper, UnlearningMethod, setting
 from .pooled_information import IT_REG

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..reference import Reference
+    from ..models.reference import Reference
     from ..trainer import UnlearningTrainer
 
 

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..control import relative_step
-from ..processes import own_part, sum_over_processes, sums_over_processes, together
-from ..processing import Edit, classify, continuous_input, eval_mode, model_inputs, replace_by
+from ..models.forward import Edit, classify, continuous_input, eval_mode, model_inputs, replace_by
+from ..utils.distributed import own_part, sum_over_processes, sums_over_processes, together
 from .base import UnlearningMethod, setting
 
 if TYPE_CHECKING:
-    from ..pairing import PreparedRows
-    from ..processing import Processor
-    from ..reference import Reference
+    from ..data.pairs import PreparedRows
+    from ..models.processor import Processor
+    from ..models.reference import Reference
     from ..trainer import UnlearningTrainer
 
 

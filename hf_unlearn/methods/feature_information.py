@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..information import conditional_information, group_information
+from ..models.forward import classify, eval_mode, model_inputs
 from ..pooling import class_sums, means
-from ..processing import classify, eval_mode, model_inputs
 from .base import setting
 from .pooled_information import PooledInformation
 
 if TYPE_CHECKING:
-    from ..reference import Reference
+    from ..models.reference import Reference
     from ..trainer import UnlearningTrainer
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch.nn.functional as F
 
-from ..processing import classify, eval_mode, model_inputs
+from ..models.forward import classify, eval_mode, model_inputs
 from .base import UnlearningMethod
 
 if TYPE_CHECKING:

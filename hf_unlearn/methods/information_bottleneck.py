@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from safetensors.torch import load_file, save_file
 
+from ..data.pairs import PreparedRows
 from ..influence import CURVATURES, TINY, Sample, influence
-from ..pairing import PreparedRows
-from ..processing import classify, eval_mode, model_inputs, unwrap
+from ..models.forward import classify, eval_mode, model_inputs, unwrap
+from ..models.snapshot import Snapshot
+from ..models.structure import layer_groups
 from ..reach import OutputProbe, Ray, farthest
-from ..scope import Snapshot, layer_groups
-from ..tables import chunks
+from ..utils.large_tensors import chunks
 from .base import Paper, UnlearningMethod, setting
 from .counterfactual import kl_to_target
 from .fine_tune import cross_entropy
@@ -29,7 +30,7 @@ from .fine_tune import cross_entropy
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..reference import Reference
+    from ..models.reference import Reference
     from ..trainer import UnlearningTrainer
 
 logger = logging.getLogger(__name__)

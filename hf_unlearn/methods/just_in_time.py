@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..models.forward import classify, continuous_input, eval_mode, model_inputs, repeat_inputs, replace_by, unwrap
 from ..pooling import over_share
-from ..processes import in_any_process, in_parallel, range_over_processes
-from ..processing import classify, continuous_input, eval_mode, model_inputs, repeat_inputs, replace_by, unwrap
+from ..utils.distributed import in_any_process, in_parallel, range_over_processes
 from .base import Paper, UnlearningMethod, setting
 
 if TYPE_CHECKING:
-    from ..reference import Reference
+    from ..models.reference import Reference
     from ..trainer import UnlearningTrainer
 
 

@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..information import disjoint_information, marginal_information
+from ..models.forward import classify, eval_mode, model_inputs
+from ..models.reference import FrozenOriginal
 from ..pooling import class_sums, means
-from ..processing import classify, eval_mode, model_inputs
-from ..reference import FrozenOriginal
 from .base import setting
 from .counterfactual import kl_to_target
 from .pooled_information import PooledInformation
 
 if TYPE_CHECKING:
-    from ..reference import Reference
+    from ..models.reference import Reference
     from ..trainer import UnlearningTrainer
 
 UTILITIES = ("cross_entropy", "kl")

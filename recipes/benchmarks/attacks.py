@@ -100,10 +100,11 @@ def digits_training(kind: str) -> tuple[Any, int]:
     from datasets import concatenate_datasets
     from transformers import AutoConfig, AutoModelForImageClassification
 
+    from hf_unlearn.data.loading import load_digits
     from hf_unlearn.demo import VISION_CONFIG
     from hf_unlearn.evaluation.shadow import ShadowTraining
-    from hf_unlearn.mlp import PixelMLPConfig
-    from hf_unlearn.training import build_processor, load_digits
+    from hf_unlearn.models.pixel_mlp import PixelMLPConfig
+    from hf_unlearn.training import build_processor
 
     sets = load_digits()
     config: Any = (

@@ -89,7 +89,7 @@ class Task:
     def _splits(self) -> tuple[Any, Any]:
         from datasets import concatenate_datasets, load_dataset
 
-        from hf_unlearn.training import load_digits
+        from hf_unlearn.data.loading import load_digits
 
         count = ROWS[self.data]
         if self.data == "digits":
@@ -123,7 +123,7 @@ class Task:
 
     @cached_property
     def processor(self) -> Any:
-        from hf_unlearn.processing import Processor
+        from hf_unlearn.models.processor import Processor
 
         return Processor(self.build(), self.processing_class)
 
@@ -131,7 +131,7 @@ class Task:
         """An untrained model."""
         from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
 
-        from hf_unlearn import mlp  # noqa: F401  registers `pixel_mlp`
+        from hf_unlearn.models import pixel_mlp as mlp  # noqa: F401  registers `pixel_mlp`
 
         config = dict(ARCHITECTURES[self.architecture])
         auto = AutoModelForSequenceClassification if "vocab_size" in config else AutoModelForImageClassification

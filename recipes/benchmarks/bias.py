@@ -48,7 +48,7 @@ class Task:
         from datasets import load_dataset
         from transformers import AutoConfig, AutoTokenizer
 
-        from hf_unlearn.processing import Processor
+        from hf_unlearn.models.processor import Processor
         from hf_unlearn.training import build_processor
 
         folder, self.label, self.epochs, self.rate = TASKS[name]
@@ -128,7 +128,7 @@ class Task:
 
     def measure(self, model: Any) -> dict[str, float]:
         """In points."""
-        from hf_unlearn.processing import predict
+        from hf_unlearn.models.prediction import predict
 
         def answers(rows: list[Any]) -> tuple[np.ndarray, np.ndarray]:
             logits, labels = predict(model, rows, self.processor, 256)

@@ -96,7 +96,7 @@ def write(kind: str, rows: int, folder: str) -> Any:
 
 def small_model(kind: str, folder: str) -> tuple[Any, Any]:
     if kind == "images":
-        from hf_unlearn.mlp import PixelMLPConfig, PixelMLPForImageClassification
+        from hf_unlearn.models.pixel_mlp import PixelMLPConfig, PixelMLPForImageClassification
 
         return PixelMLPForImageClassification(
             PixelMLPConfig(image_size=SIZE, hidden_sizes=(16,), num_labels=CLASSES)
@@ -157,9 +157,9 @@ def logits(kind: str, rows: int, folder: str) -> dict[str, Any]:
     """What is kept of a model of 1,000 classes, and looks at it; the model itself is not asked."""
     import torch
 
+    from hf_unlearn.models.reference import Reference
     from hf_unlearn.outcome import mean_total_variation
-    from hf_unlearn.reference import Reference
-    from hf_unlearn.tables import Collector
+    from hf_unlearn.utils.large_tensors import Collector
 
     found: dict[str, Any] = {}
     with measured(found, "two tables of outputs"):

@@ -37,7 +37,7 @@ def trained(
     """A classifier trained three epochs on `rows`, from the cache where it is there."""
     from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
 
-    from hf_unlearn.processing import Processor
+    from hf_unlearn.models.processor import Processor
     from hf_unlearn.training import train_classifier
 
     settings = AutoConfig.from_pretrained(config, num_labels=labels)
@@ -82,7 +82,8 @@ def coloured_mnist(options: Any) -> None:
     from sklearn.model_selection import cross_val_predict
 
     from hf_unlearn import FeatureInformation, WassersteinBarycenter
-    from hf_unlearn.processing import Processor, predict
+    from hf_unlearn.models.prediction import predict
+    from hf_unlearn.models.processor import Processor
 
     source = load_dataset(options.path or SOURCES["coloured-mnist"])
     config = RECIPES / "coloured-mnist-resnet" / "config.json"
@@ -127,7 +128,8 @@ def words(options: Any) -> None:
     from transformers import AutoConfig, AutoTokenizer
 
     from hf_unlearn import FeatureInformation
-    from hf_unlearn.processing import Processor, predict
+    from hf_unlearn.models.prediction import predict
+    from hf_unlearn.models.processor import Processor
     from hf_unlearn.training import build_processor
 
     sets = identity_words(load_dataset(options.path or SOURCES["identity-words"]), 0)

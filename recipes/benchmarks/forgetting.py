@@ -66,8 +66,9 @@ def load(data: str, path: str | None, out: Path) -> tuple[list[dict[str, Any]], 
     """Training and test rows as model inputs, number of classes, tokenizer or image processor."""
     from transformers import AutoTokenizer
 
-    from hf_unlearn.processing import Processor
-    from hf_unlearn.training import build_processor, load_digits
+    from hf_unlearn.data.loading import load_digits
+    from hf_unlearn.models.processor import Processor
+    from hf_unlearn.training import build_processor
 
     if data == "digits":
         splits: Any = load_digits()
@@ -111,7 +112,7 @@ class Lab:
         self, arch: str, seed: int, keep: torch.Tensor | None = None, name: str = "original"
     ) -> tuple[Any, float]:
         """A model trained on the rows `keep` (all by default), from the cache where it is there; and its seconds."""
-        from hf_unlearn.processing import Processor
+        from hf_unlearn.models.processor import Processor
         from hf_unlearn.training import train_classifier
 
         torch.manual_seed(seed if keep is None else 1000 + seed)
@@ -141,8 +142,8 @@ class Lab:
     def cell(self, arch: str, seed: int, request: str, method: str, retrain: bool) -> dict[str, Any]:
         """One run of `method` for `request` (a class id, or `random`), measured."""
         from hf_unlearn import METHODS, UnlearningArguments, UnlearningTrainer
-        from hf_unlearn.adapter_config import SHORTHANDS
         from hf_unlearn.evaluation.relearning import relearning_steps
+        from hf_unlearn.models.adapter_config import SHORTHANDS
 
         if request == "random":
             forget = torch.zeros(len(self.y), dtype=torch.bool)
@@ -198,7 +199,7 @@ class Lab:
 
 def accuracy(model: Any, rows: list[Any], where: torch.Tensor, processor: Any) -> float:
     """In points."""
-    from hf_unlearn.processing import predict
+    from hf_unlearn.models.prediction import predict
 
     logits, labels = predict(model, [r for r, w in zip(rows, where.tolist(), strict=True) if w], processor)
     return 100 * (logits.argmax(-1) == labels).float().mean().item()
@@ -209,7 +210,7 @@ def trainer_report_measures(
 ) -> dict[str, float]:
     """Accuracy on forget, retain and test, and the entropy attack, in points."""
     from hf_unlearn.evaluation.membership import entropy_attack
-    from hf_unlearn.processing import predict
+    from hf_unlearn.models.prediction import predict
 
     outputs = {k: predict(model, v, processor) for k, v in (("forget", forget), ("retain", retain), ("test", test))}
     out = {k: 100 * (z.argmax(-1) == y).float().mean().item() for k, (z, y) in outputs.items()}

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 def models() -> dict[str, Any]:
     from transformers import ViTConfig, ViTForImageClassification
 
-    from hf_unlearn.mlp import PixelMLPConfig, PixelMLPForImageClassification
+    from hf_unlearn.models.pixel_mlp import PixelMLPConfig, PixelMLPForImageClassification
 
     shape = {"image_size": 32, "patch_size": 4, "hidden_size": 96, "num_hidden_layers": 6, "num_attention_heads": 4}
     return {

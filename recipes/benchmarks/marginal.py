@@ -68,7 +68,7 @@ class Data:
 
 
 def build(seed: int) -> Any:
-    from hf_unlearn.mlp import PixelMLPConfig, PixelMLPForImageClassification
+    from hf_unlearn.models.pixel_mlp import PixelMLPConfig, PixelMLPForImageClassification
 
     torch.manual_seed(seed)
     return PixelMLPForImageClassification(PixelMLPConfig(num_channels=1, num_labels=10))

@@ -71,7 +71,7 @@ UnlearningTrainer(model=model, args=UnlearningArguments(overwrite=True, **settin
 def write_inputs(folder: Path) -> None:
     """scikit-learn's digits and an untrained ViT, as a user would have them on disk."""
     model, processor = small_vit()
-    from hf_unlearn.training import load_digits
+    from hf_unlearn.data.loading import load_digits
 
     load_digits()["train"].save_to_disk(folder / "train")
     model.save_pretrained(folder / "model")
@@ -155,9 +155,9 @@ def step(repeats: int) -> dict[str, Any]:
     from transformers import Trainer, TrainingArguments
 
     from hf_unlearn import ForgetRequest, GradientDifference, JiT, UnlearningArguments, UnlearningTrainer
-    from hf_unlearn.pairing import PreparedRows
-    from hf_unlearn.processing import Processor
-    from hf_unlearn.training import load_digits
+    from hf_unlearn.data.loading import load_digits
+    from hf_unlearn.data.pairs import PreparedRows
+    from hf_unlearn.models.processor import Processor
 
     torch.set_num_threads(1)
     model, image_processor = small_vit()

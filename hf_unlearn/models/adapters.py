@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .adapter_config import adapter_config, kind_of
-from .processing import classify, eval_mode, model_inputs, unwrap
-from .scope import find_heads, restrict, updated_names
+from .forward import classify, eval_mode, model_inputs, unwrap
+from .structure import find_heads
+from .trainable import restrict, updated_names
 
 if TYPE_CHECKING:
-    from .methods import UnlearningMethod
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -39,33 +40,6 @@ def below(model: nn.Module) -> Any:
     """The classifier inside a `PeftModel`, adapter layers and all, or inside other wrappers."""
     inner: Any = unwrap(model)
     return inner.get_base_model() if is_adapted(inner) else inner
-
-
-def check_patch(model: nn.Module, method: UnlearningMethod, update: str | None, given: bool) -> None:
-    """Raise ValueError where an adapter, `peft_config` if `given` or that of a `PeftModel`, contradicts model, method or `update`."""
-    layers: list[Any] = [m for m in model.modules() if hasattr(m, "_disable_adapters")]
-    if layers and not is_adapted(model):
-        raise ValueError(
-            "`model` holds adapter layers of a `PeftModel` around it, or that `load_adapter` put in, and an update beside them would "
-            "not be saved. Pass that `PeftModel` (after a run, `trainer.model`). Load it with `PeftModel.from_pretrained(base, folder)`, "
-            "or merge it first."
-        )
-    if any(getattr(m, "merged", False) or m._disable_adapters for m in layers):
-        raise ValueError(
-            "`model` is a `PeftModel` whose adapters are merged in place or switched off, so that what is saved would be another "
-            "model. Undo it (`unmerge_adapter()`, `enable_adapter_layers()`), or pass the result of `merge_and_unload()`."
-        )
-    if not given and not is_adapted(model):
-        return
-    name, what = method.name or type(method).__name__, "`peft_config`" if given else "the adapter of `model`"
-    if given and update not in (None, ADAPTER):
-        raise ValueError(
-            f"`update={update!r}` and `peft_config` both say what may move. Leave `update` out: the adapter moves, and the modules "
-            "in `peft_config.modules_to_save`."
-        )
-    if name == "retrain" or (given and method.one_shot):
-        why = "starts from fresh weights" if name == "retrain" else "trains no parameter"
-        raise ValueError(f"{what}: `method={name!r}` {why}, so there is nothing that an adapter could restrict.")
 
 
 class Patch:

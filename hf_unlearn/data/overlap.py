@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .pairing import drawn_rows
+from .sampling import drawn_rows
 
 if TYPE_CHECKING:
     import datasets

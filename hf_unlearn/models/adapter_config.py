@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from .processing import is_text_model
-from .scope import default_targets
+from .forward import is_text_model
+from .structure import default_targets
 
 SHORTHANDS: dict[str, dict[str, Any]] = {
     "lora": {"peft_type": "LORA", "r": 8, "lora_alpha": 16},

@@ -5,19 +5,16 @@ Reading is a collective: all processes must do it together. A tensor that is not
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from .processing import unwrap
+from .forward import unwrap
 
 if TYPE_CHECKING:
-    from .trainer import UnlearningTrainer
+    pass
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -50,26 +47,3 @@ def as_held(values: Tensor, like: Tensor) -> Tensor:
 def norms(tensors: list[Tensor]) -> list[Tensor]:
     """Euclidean norm () of each tensor, over all its parts."""
     return [whole(n) for n in torch._foreach_norm(tensors)]
-
-
-@contextmanager
-def sharded_while_training(trainer: UnlearningTrainer) -> Iterator[None]:
-    """Inside, the base class may shard the trainer's model; afterwards it has a whole one again, on its device.
-
-    So looks at the original, reports and saved models need not know of parts.
-    """
-    if not trainer.shards:
-        yield
-        return
-    plain = copy.deepcopy(unwrap(trainer.model)).cpu()
-    trainer.is_fsdp_enabled = True
-    try:
-        yield
-    finally:
-        trainer.is_fsdp_enabled = False
-    sharded = unwrap(trainer.model)
-    if is_sharded(sharded):
-        plain.load_state_dict(whole_state(sharded))
-        for name, module in plain.named_modules():
-            module.training = sharded.get_submodule(name).training
-        trainer.model = trainer.model_wrapped = plain.to(trainer.args.device)

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .files import write_atomically
-from .processing import unwrap
-from .scope import find_head
+from ..utils.files import write_atomically
+from .structure import find_last_layer
 
 SCHEMA = 1
 TENSORS, RECORD = "barycenter.safetensors", "barycenter.json"
@@ -166,27 +165,6 @@ def _broadcast(group: Tensor, x: Tensor) -> Tensor:
 def _map_input(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Forward pre-hook. It looks the module up, so that a deep copy of the model uses its own."""
     return (layer.barycenter(args[0]), *args[1:])  # type: ignore[operator]
-
-
-# --- on a model -------------------------------------------------------------------------------------------------------
-
-
-def find_last_layer(model: nn.Module) -> nn.Linear:
-    """The linear layer that gives the logits: the last one inside the head with one output per class.
-
-    Raises:
-        ValueError: there is none.
-    """
-    model = unwrap(model)
-    head = model.get_submodule(find_head(model))
-    classes = model.config.num_labels  # type: ignore[union-attr]
-    linear = [m for m in head.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
-    if not linear:
-        raise ValueError(
-            f"`model`: its head ({type(head).__name__}) has no linear layer with {classes} outputs, in front of which the "
-            "barycenter would sit."
-        )
-    return linear[-1]
 
 
 def attached(model: nn.Module) -> Barycenter | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -50,3 +51,11 @@ def snapshots(name: str) -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "snapshots")
+
+
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+
+def is_local(source: str) -> bool:
+    """Whether `source` is a folder, or could be no Hub id."""
+    return not HUB_ID.fullmatch(source) or Path(source).expanduser().exists()

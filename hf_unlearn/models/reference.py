@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .pairing import PreparedRows
-from .processes import joined_outputs, own_part, range_over_processes, sums_over_processes
-from .processing import Processor, classify, continuous_input, eval_mode, model_inputs, unwrap
-from .tables import Collector, chunks
+from ..data.pairs import PreparedRows
+from ..utils.distributed import joined_outputs, own_part, range_over_processes, sums_over_processes
+from ..utils.large_tensors import Collector, chunks
+from .forward import classify, continuous_input, eval_mode, model_inputs, unwrap
+from .processor import Processor
 
 if TYPE_CHECKING:
     from .adapters import Patch
@@ -121,3 +122,6 @@ def forgotten_classes(reference: Reference) -> tuple[int, ...]:
         return tuple(reference.labels.unique().tolist())
     classes, counts = reference.predictions.unique(return_counts=True)
     return tuple(classes[counts >= 0.05 * counts.sum()].tolist())
+
+
+SAMPLES_FLOOR = 0.97  # share of single samples answered as before, under which a run goes back a step

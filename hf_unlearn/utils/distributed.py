@@ -12,7 +12,7 @@ import torch.distributed as dist
 from accelerate.state import PartialState
 from torch import Tensor, nn
 
-from .tables import chunk_rows, chunks, new_table
+from .large_tensors import chunk_rows, chunks, new_table
 
 
 def in_parallel() -> bool:

@@ -1,0 +1,127 @@
+"""Which rows are drawn, and in which order: from (seed, epoch, position) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+READ_AT_ONCE = 64
+
+
+Key = tuple[int, int, int]  # epoch, position in its order, row
+
+
+class EpochSampler:
+    """Yields (epoch, position, index) for every row, in an order drawn from (seed, epoch), or the given order.
+
+    After `cut` the order is laid out for several processes: of each global batch, every process in turn has its part, of the
+    same size up to one row. So that accelerate, which deals out batches of one size, leaves that as it is, parts are filled up
+    with keys whose position p is given as −1 − p: `UnlearningDataset` leaves them out.
+
+    With `strata` (rows,) of whole numbers the order is stratified: every stretch of it holds each stratum in about the share
+    that it has in the whole, so that a batch lacks only what is too rare for it.
+    """
+
+    def __init__(self, size: int, seed: int = 0, shuffle: bool = True, strata: np.ndarray | None = None) -> None:
+        self.size, self.seed, self.shuffle, self.strata, self.epoch = size, seed, shuffle, strata, 0
+        self.cut(size)
+
+    def cut(self, rows: int, processes: int = 1) -> None:
+        """Deal out global batches of `rows` to `processes`."""
+        self.rows, self.processes = rows, processes
+
+    def __len__(self) -> int:
+        if self.processes == 1:
+            return self.size
+        return -(-self.size // self.rows) * -(-self.rows // self.processes) * self.processes
+
+    def __iter__(self) -> Iterator[Key]:
+        if self.processes == 1:
+            yield from self._keys()
+            return
+        slots, keys = -(-self.rows // self.processes), self._keys()
+        while batch := list(islice(keys, self.rows)):
+            for process in range(self.processes):
+                first, last = (len(batch) * p // self.processes for p in (process, process + 1))
+                epoch, position, index = batch[min(first, len(batch) - 1)]
+                yield from batch[first:last]
+                yield from [(epoch, -1 - position, index)] * (slots - (last - first))
+
+    def _keys(self) -> Iterator[Key]:
+        order = np.arange(self.size)
+        if self.shuffle:
+            rng = np.random.default_rng((self.seed, self.epoch))
+            order = rng.permutation(self.size)
+            if self.strata is not None:
+                order = order[np.argsort(_spread(self.strata[order], rng), kind="stable")]
+        for start in range(0, self.size, 4096):  # a list of all would take five times the memory of the array
+            for position, index in enumerate(order[start : start + 4096].tolist(), start):
+                yield self.epoch, position, index
+
+
+def _spread(strata: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Places (rows,) in [0, 1) that spread the rows of each stratum evenly, from a random start."""
+    _, stratum, counts = np.unique(strata, return_inverse=True, return_counts=True)
+    by_stratum = np.argsort(stratum, kind="stable")
+    rank = np.empty(len(strata), dtype=np.int64)
+    rank[by_stratum] = np.arange(len(strata)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return (rank + rng.random(len(counts))[stratum]) / counts[stratum]
+
+
+def drawn_rows(size: int, count: int, seed: int) -> np.ndarray:
+    """At most `count` of the row numbers 0..size-1, drawn by seed, ascending."""
+    if size <= count:
+        return np.arange(size)
+    return np.sort(np.random.default_rng(seed).permutation(size)[:count])
+
+
+class Drawn(Sequence[Any]):
+    """Some rows of a data set, each read when it is asked for: thousands of decoded images fill a memory."""
+
+    def __init__(self, dataset: Any, chosen: np.ndarray) -> None:
+        self.dataset, self.chosen = dataset, chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Drawn(self.dataset, self.chosen[index])
+        return self.dataset[int(self.chosen[index])]
+
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
+        return read_rows(self.dataset, self.chosen[list(indices)].tolist())
+
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(0, len(self), READ_AT_ONCE):
+            yield from read_rows(self.dataset, self.chosen[start : start + READ_AT_ONCE].tolist())
+
+
+def read_rows(rows: Any, indices: list[int]) -> Sequence[Any]:
+    """Several rows, at once where the data set can."""
+    return rows.__getitems__(indices) if hasattr(rows, "__getitems__") else [rows[i] for i in indices]
+
+
+def has_transform(rows: Any) -> bool:
+    """Whether rows of a `datasets.Dataset` go through a function of the caller whenever they are read."""
+    while isinstance(rows, Drawn):
+        rows = rows.dataset
+    form = getattr(rows, "format", None)
+    return isinstance(form, Mapping) and form.get("type") == "custom"
+
+
+def draw(dataset: Any, count: int, seed: int) -> Sequence[Any]:
+    """At most `count` rows, drawn by seed and in the data set's order; of a stream, the first of its first epoch."""
+    if not hasattr(dataset, "__len__"):
+        epoch = getattr(dataset, "epoch", None)
+        try:
+            if epoch is not None:
+                dataset.set_epoch(0)
+            return [row for row, _ in zip(dataset, range(count), strict=False)]
+        finally:
+            if epoch is not None:
+                dataset.set_epoch(epoch)  # where its reader is
+    return Drawn(dataset, drawn_rows(len(dataset), count, seed))

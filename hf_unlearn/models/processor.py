@@ -1,0 +1,160 @@
+"""`Processor`: from a row of a data set to inputs of a model, and from rows to a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .forward import Batch, is_text_model, unwrap
+
+IMAGE_COLUMNS = ("image", "img", "pixel_values")
+
+
+TEXT_COLUMNS = ("text", "sentence", "content", "input_ids")
+
+
+class Processor:
+    """Turns a row into model inputs and rows into a batch.
+
+    Rows that hold `pixel_values` or `input_ids` are taken as they are; otherwise the image or text column goes through
+    `processing_class`. Labels may be class ids or names of the model's `label2id`. Only what the model reads is kept.
+
+    Args:
+        model: the classifier, for its configuration.
+        processing_class: image processor or tokenizer.
+        image_column, text_column, label_column: column names; by default `image` or `img`, `text` or `sentence`, `label`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        processing_class: Any | None = None,
+        *,
+        image_column: str | None = None,
+        text_column: str | None = None,
+        label_column: str | None = None,
+    ) -> None:
+        self.config: Any = unwrap(model).config
+        self.text = is_text_model(model)
+        self.processing_class = processing_class
+        self.columns = (
+            ([text_column] if text_column else list(TEXT_COLUMNS))
+            if self.text
+            else ([image_column] if image_column else list(IMAGE_COLUMNS))
+        )
+        self.ready = "input_ids" if self.text else "pixel_values"
+        self.label_column = label_column
+        self.label_columns = [label_column] if label_column else ["label", "labels"]
+        self.label2id = {str(k): int(v) for k, v in (getattr(self.config, "label2id", None) or {}).items()}
+
+    def check(self, dataset: Any, argument: str) -> None:
+        """Raise ValueError where the first row of `dataset` cannot become an input of the model."""
+        row = next(iter(dataset), None)
+        if row is None:
+            raise ValueError(f"`{argument}` is empty.")
+        if self.label_column is not None and self.label_column not in row:
+            raise ValueError(
+                f"`label_column={self.label_column!r}` is not in `{argument}`, which has {', '.join(row)}."
+            )
+        try:
+            self(row)
+        except ValueError as error:
+            raise ValueError(f"`{argument}`: {error}") from error
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """One row as unpadded tensors: `pixel_values` (C, H, W) or `input_ids` (T,), and `labels` () where there are any."""
+        column = self.ready if self.ready in row else next((c for c in self.columns if c in row), None)
+        if column is None:
+            kind = "text" if self.text else "image"
+            raise ValueError(
+                f"no {kind} column among {', '.join(row)}. Name it with `{kind}_column`, or rename it to `{self.columns[0]}`."
+            )
+        out = self._text(row, column) if self.text else {"pixel_values": self._image(row, column)}
+        label = next((c for c in self.label_columns if c in row), None)
+        if label is not None and row[label] is not None:
+            out["labels"] = torch.tensor(self.class_id(row[label], label))
+        return out
+
+    def class_id(self, value: Any, column: str) -> int:
+        """The number of a class given by number or name; ValueError where the head does not know it."""
+        if isinstance(value, str):
+            if value not in self.label2id:
+                raise ValueError(f"label {value!r} in column '{column}' is not in the model's `label2id`.")
+            return self.label2id[value]
+        number = int(value)
+        if not 0 <= number < self.config.num_labels:
+            raise ValueError(
+                f"label {number} in column '{column}' is outside the model's head, which has {self.config.num_labels} "
+                f"classes (0..{self.config.num_labels - 1})."
+            )
+        return number
+
+    def _image(self, row: Mapping[str, Any], column: str) -> Tensor:
+        value = row[column]
+        if column == "pixel_values":
+            pixels = torch.as_tensor(np.asarray(value), dtype=torch.float32)
+        elif self.processing_class is None:
+            raise ValueError(
+                f"column '{column}' holds images, and `processing_class` is missing. Pass the image processor."
+            )
+        else:
+            if hasattr(value, "convert") and value.mode != "RGB" and getattr(self.config, "num_channels", 3) == 3:
+                value = value.convert("RGB")
+            pixels = self.processing_class(value, return_tensors="pt")["pixel_values"][0]
+        self._check_image(pixels)
+        return pixels
+
+    def _check_image(self, pixels: Tensor) -> None:
+        channels = getattr(self.config, "num_channels", None)
+        if pixels.ndim != 3 or (channels is not None and pixels.shape[0] != channels):
+            raise ValueError(
+                f"an image has shape {tuple(pixels.shape)}, the model expects ({channels}, height, width)."
+            )
+        size = getattr(self.config, "image_size", None)
+        fixed = hasattr(self.config, "patch_size") and hasattr(
+            self.config, "num_attention_heads"
+        )  # ViT-like: position table
+        if fixed and isinstance(size, int) and tuple(pixels.shape[1:]) != (size, size):
+            raise ValueError(
+                f"an image has {pixels.shape[1]}×{pixels.shape[2]} pixels, the model expects {size}×{size}. Set the image "
+                "processor's `size`."
+            )
+        if not torch.isfinite(pixels).all():
+            raise ValueError("an image holds NaN or infinite pixels. Remove or repair those rows.")
+
+    def _text(self, row: Mapping[str, Any], column: str) -> dict[str, Any]:
+        if column == "input_ids":
+            keys = [k for k in ("input_ids", "attention_mask", "token_type_ids") if row.get(k) is not None]
+            out = {k: torch.as_tensor(row[k]) for k in keys}
+            out.setdefault("attention_mask", torch.ones_like(out["input_ids"]))  # or padding would be attended to
+            return out
+        if self.processing_class is None:
+            raise ValueError(f"column '{column}' holds text, and `processing_class` is missing. Pass the tokenizer.")
+        limit = getattr(self.config, "max_position_embeddings", None)
+        if getattr(self.config, "model_type", "") in ("roberta", "xlm-roberta", "camembert") and limit:
+            limit -= 2  # positions 0 and 1 are reserved
+        limit = min(limit or 512, getattr(self.processing_class, "model_max_length", 512))
+        encoded = self.processing_class(row[column], truncation=True, max_length=limit)
+        return {k: torch.as_tensor(v) for k, v in encoded.items()}
+
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        """Stack rows (raw or prepared) into one batch, padding text on the tokenizer's side."""
+        ready = [r if isinstance(r.get(self.ready), Tensor) else self(r) for r in rows]
+        batch: Batch = {}
+        if all("labels" in r for r in ready):
+            batch["labels"] = torch.stack([torch.as_tensor(r["labels"]) for r in ready])
+        if not self.text:
+            batch["pixel_values"] = torch.stack([r["pixel_values"] for r in ready])
+            return batch
+        inputs = [{k: v for k, v in r.items() if k != "labels"} for r in ready]
+        if hasattr(self.processing_class, "pad"):
+            batch.update(self.processing_class.pad(inputs, return_tensors="pt"))  # type: ignore[union-attr]
+        else:
+            for key in inputs[0]:
+                fill = (getattr(self.config, "pad_token_id", 0) or 0) if key == "input_ids" else 0
+                batch[key] = nn.utils.rnn.pad_sequence([r[key] for r in inputs], batch_first=True, padding_value=fill)
+        return batch

@@ -1,0 +1,34 @@
+"""Former places of modules that published cards and the documents of earlier versions name: they can still be imported there."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from functools import partial
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+MOVED = {
+    "hf_unlearn.adapters": "hf_unlearn.models.adapters",
+    "hf_unlearn.mlp": "hf_unlearn.models.pixel_mlp",
+}
+
+
+class MovedModules(MetaPathFinder, Loader):
+    """Finds the modules of `MOVED`: each passes on to the one that took its place, and warns."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self) if name in MOVED else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        place = MOVED[module.__name__]
+        warnings.warn(f"`{module.__name__}` is now `{place}`.", DeprecationWarning, stacklevel=2)
+        module.__getattr__ = partial(getattr, import_module(place))  # type: ignore[method-assign]
+
+
+def install() -> None:
+    """Make the former places importable. Python asks for them last, after its own finders."""
+    sys.meta_path.append(MovedModules())
