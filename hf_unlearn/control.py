@@ -10,7 +10,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from transformers import TrainerCallback
 
 from .models.forward import unwrap
 from .models.reference import SAMPLES_FLOOR
-from .models.sharding import as_held, local, norms, whole
+from .models.sharding import as_held, local, whole
 from .models.snapshot import Snapshot
 from .utils.distributed import in_any_process
 
@@ -34,49 +34,6 @@ logger = logging.getLogger(__name__)
 LANDING_LOOKS = 6
 CONTROL_FILE = "unlearning_control.safetensors"
 ONE_PRESS = 1.0  # seconds: a launcher passes on what its processes also get from the terminal
-
-
-@torch.no_grad()
-def relative_step(
-    parameters: Sequence[Tensor], gradients: Sequence[Tensor], length: float, floor: float = 0.01
-) -> None:
-    """θ ← θ − ρ max(‖θ‖, κ√n) g/‖g‖ for each tensor θ of n elements, in place; ρ is `length`, κ is `floor`."""
-    if not parameters:
-        return
-    lengths, sizes = norms(list(parameters)), norms(list(gradients))
-    # A gradient that is zero in theory (a key bias under softmax) is rounding noise: it must not become a full step.
-    noise = 1e-6 * torch.stack([s.float() for s in sizes]).max()
-    for p, g, norm, size in zip(parameters, gradients, lengths, sizes, strict=True):
-        radius = length * norm.clamp_min(floor * math.sqrt(p.numel()))
-        local(p).sub_(local(g) * torch.where(size > noise, radius / size, 0.0).to(g.dtype))
-
-
-class TrustRegion(torch.optim.Optimizer):
-    """Gradient descent with a step of fixed relative length, per tensor: θ ← θ − ρ max(‖θ‖, κ√n) g/‖g‖.
-
-    The minimiser of the linearised loss in a ball of radius ρ‖θ‖: no scale of the loss, of σ or of a layer can make a step
-    too large or too small. κ√n (a root mean square of κ per element) lets tensors that start at zero move.
-
-    Args:
-        lr: ρ, the length of a step relative to the tensor's norm.
-        floor: κ.
-    """
-
-    def __init__(self, params: Iterable[Any], lr: float = 0.002, floor: float = 0.01) -> None:
-        if not 0 < lr < 1:
-            raise ValueError(f"`trust_region` (the optimiser's `lr`) must lie in (0, 1), got {lr}.")
-        super().__init__(params, {"lr": lr, "floor": floor})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            moved = [p for p in group["params"] if p.grad is not None]
-            relative_step(moved, [p.grad for p in moved], group["lr"], group["floor"])
-        return loss
 
 
 class ForgettingControl(TrainerCallback):

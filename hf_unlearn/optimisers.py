@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .control import TrustRegion
+from .methods.components.trust_region import TrustRegion
 from .models.adapters import FLOOR, is_adapted
 from .models.forward import unwrap
 

@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .checkpoints import (  # fmt: skip
+from .checkpoints import (
     ASIDE,
     claim_of,
     find_damage,

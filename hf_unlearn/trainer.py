@@ -28,7 +28,7 @@ from .data.pairs import PairCollator, PreparedRows, UnlearningDataset, share_out
 from .data.sampling import EpochSampler, draw
 from .hub.publishing import Publishing
 from .methods import METHODS, UnlearningMethod
-from .methods.counterfactual import CounterfactualAnchors
+from .methods.components.counterfactual_anchors import CounterfactualAnchors
 from .models.adapters import ADAPTER, Patch, adapter_names, is_adapted, load_adapters, norms_to_hold
 from .models.forward import in_precision, unwrap
 from .models.processor import Processor

@@ -11,12 +11,17 @@ import transformers
 from conftest import arguments, build, changed, data_for, processing_class, state, trained
 
 from hf_unlearn import UnlearningTrainer
-from hf_unlearn.methods.barycenter import WassersteinBarycenter, fit_barycenter
+from hf_unlearn.methods.components.wasserstein import (
+    StreamingMoments,
+    affine_maps,
+    gaussian_barycenter,
+    general_barycenter,
+)
+from hf_unlearn.methods.wasserstein_barycenter import WassersteinBarycenter, fit_barycenter
 from hf_unlearn.models.barycenter_layer import RECORD, TENSORS, Barycenter, attach, attached, detach, save_barycenter
 from hf_unlearn.models.forward import model_inputs
 from hf_unlearn.models.processor import Processor
 from hf_unlearn.models.structure import find_last_layer
-from hf_unlearn.wasserstein import StreamingMoments, affine_maps, gaussian_barycenter, general_barycenter
 
 ARCHS = ("resnet", "vit", "bert")
 
@@ -378,7 +383,7 @@ def test_bad_settings_are_refused(settings, said):
 def test_small_groups_get_a_ridge_and_a_warning(caplog):
     model = trained("vit")
     data, processor = attributed("vit", 24), Processor(model, processing_class("vit"))
-    with caplog.at_level(logging.WARNING, "hf_unlearn.methods.barycenter"):
+    with caplog.at_level(logging.WARNING, "hf_unlearn.methods.wasserstein_barycenter"):
         barycenter = fit_barycenter(model, data, processor, "user")
     assert "'low' (12), 'high' (12) has fewer rows than the 16 features" in caplog.text
     assert torch.isfinite(barycenter(torch.randn(5, 16))).all()

@@ -7,7 +7,7 @@ from conftest import KillAt, Killed, changed, class_split, pixel_data, state, tr
 from transformers import TrainerCallback
 
 from hf_unlearn import ForgetRequest, GradientAscent, JiT, UnlearningMethod
-from hf_unlearn.control import TrustRegion
+from hf_unlearn.methods.components.trust_region import TrustRegion
 from hf_unlearn.models.forward import classify, eval_mode, model_inputs
 from hf_unlearn.models.prediction import predict
 

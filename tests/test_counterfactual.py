@@ -22,7 +22,8 @@ from conftest import (
 
 from hf_unlearn import CounterfactualDistillation, ForgetRequest, GradientDifference, JiT, UnlearningTrainer
 from hf_unlearn.data.pairs import PreparedRows
-from hf_unlearn.methods.counterfactual import CounterfactualAnchors, kl_to_target
+from hf_unlearn.methods.components.counterfactual_anchors import CounterfactualAnchors
+from hf_unlearn.methods.components.losses import kl_to_target
 from hf_unlearn.models.forward import classify, model_inputs
 from hf_unlearn.models.prediction import predict
 from hf_unlearn.models.processor import Processor
@@ -338,6 +339,6 @@ def test_scaled_gradients_are_refused(tmp_path):
 
 @pytest.mark.parametrize(("arch", "warned"), [("bert", True), ("vit", False)])
 def test_anchors_on_text_come_with_a_warning(caplog, arch, warned):
-    with caplog.at_level(logging.WARNING, "hf_unlearn.methods.counterfactual"):
+    with caplog.at_level(logging.WARNING, "hf_unlearn.methods.components.counterfactual_anchors"):
         build_anchors(arch)
     assert ("embedding space" in caplog.text) == warned

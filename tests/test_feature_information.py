@@ -9,7 +9,7 @@ from conftest import CLASSES, arguments, build, data_for, groups_for, image_proc
 from hf_unlearn import FeatureInformation, UnlearningTrainer
 from hf_unlearn.data.columns import read_groups
 from hf_unlearn.data.sampling import EpochSampler
-from hf_unlearn.information import audit
+from hf_unlearn.metrics.functional.information_audit import audit
 from hf_unlearn.models.prediction import predict
 from hf_unlearn.models.processor import Processor
 

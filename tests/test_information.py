@@ -6,8 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import mutual_info_score
 
-from hf_unlearn.information import (
-    audit,
+from hf_unlearn.metrics.functional.information import (
     conditional_information,
     disjoint_information,
     entropy,
@@ -15,6 +14,7 @@ from hf_unlearn.information import (
     information_bounds,
     marginal_information,
 )
+from hf_unlearn.metrics.functional.information_audit import audit
 
 
 def vectors(*shape, seed=0, sharpness=2.0):

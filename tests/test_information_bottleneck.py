@@ -26,10 +26,10 @@ from conftest import (
 from torch import nn
 
 from hf_unlearn import METHODS, UIB, FineTune, GradientAscent, JiT, MarginalInformation
-from hf_unlearn.influence import Sample, SampleGradients, influence
+from hf_unlearn.methods.components.influence import Sample, SampleGradients, influence
+from hf_unlearn.methods.components.step_length import farthest
 from hf_unlearn.models.processor import Processor
 from hf_unlearn.models.structure import layer_groups
-from hf_unlearn.reach import farthest
 
 # --- where the removal moves the weights ------------------------------------------------------------------------------
 

@@ -9,11 +9,11 @@ import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from hf_unlearn.evaluation import likelihood
-from hf_unlearn.evaluation.forgetting_quality import forgetting_epsilon, forgetting_quality, klom
-from hf_unlearn.evaluation.likelihood import confidence_scores, lira, rmia, score_shift, u_lira
-from hf_unlearn.evaluation.roc import roc
 from hf_unlearn.evaluation.shadow import attackers, half_splits
+from hf_unlearn.metrics.functional import per_example_attacks as likelihood
+from hf_unlearn.metrics.functional.forgetting_quality import forgetting_epsilon, forgetting_quality, klom
+from hf_unlearn.metrics.functional.per_example_attacks import confidence_scores, lira, rmia, score_shift, u_lira
+from hf_unlearn.metrics.functional.roc import roc
 
 
 def simulated(models=32, rows=400, shift=1.0, seed=0):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from conftest import class_split, forget_batch, state, trained, trainer_for
 
 from hf_unlearn import ForgetRequest, MarginalInformation
-from hf_unlearn.information import disjoint_information
+from hf_unlearn.metrics.functional.information import disjoint_information
 from hf_unlearn.models.forward import classify, eval_mode, model_inputs
 
 ADAM = {"trust_region": 0.0, "learning_rate": 1e-3, "optim": "adamw_torch"}

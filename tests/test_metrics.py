@@ -10,7 +10,7 @@ from conftest import arguments, data_for, processing_class, trained
 
 import hf_unlearn.metrics as metrics
 from hf_unlearn import FineTune, UnlearningTrainer
-from hf_unlearn.evaluation.fairness import bias_labels, group_accuracies
+from hf_unlearn.metrics.functional.fairness import bias_labels, group_accuracies
 
 pytestmark = pytest.mark.usefixtures("evaluate_cache")
 

@@ -16,8 +16,8 @@ from sklearn.svm import SVC
 
 import hf_unlearn.metrics as metrics
 from hf_unlearn import GradientAscent
-from hf_unlearn.evaluation.distance import agreement, average_gap, jensen_shannon, tug_of_war
-from hf_unlearn.evaluation.membership import (
+from hf_unlearn.metrics.functional.distance import agreement, average_gap, jensen_shannon, tug_of_war
+from hf_unlearn.metrics.functional.membership import (
     FEATURES,
     loss,
     membership_roc,

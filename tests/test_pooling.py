@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from hf_unlearn.information import group_information
-from hf_unlearn.pooling import PooledSums, class_sums, means
+from hf_unlearn.methods.components.pooled_sums import PooledSums, class_sums, means
+from hf_unlearn.metrics.functional.information import group_information
 
 
 def information(totals):

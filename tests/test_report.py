@@ -32,9 +32,9 @@ from hf_unlearn import (
     UnlearningTrainer,
     WassersteinBarycenter,
 )
-from hf_unlearn.evaluation.distance import jensen_shannon
-from hf_unlearn.evaluation.membership import entropy_attack, prediction_entropy
 from hf_unlearn.evaluation.report import write_atomically
+from hf_unlearn.metrics.functional.distance import jensen_shannon
+from hf_unlearn.metrics.functional.membership import entropy_attack, prediction_entropy
 from hf_unlearn.models.prediction import predict
 from hf_unlearn.models.processor import Processor
 from hf_unlearn.outcome import Outcome

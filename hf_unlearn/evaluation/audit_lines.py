@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .distance import divergences
+from ..metrics.functional.distance import divergences
 from .equivalence import Estimate, average, separation, share
 from .outputs import FLOOR, Outputs
 from .probing import class_probe, membership_probe

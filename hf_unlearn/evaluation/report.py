@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..metrics.functional.intervals import Estimate, mean_distance, share
 from ..utils.files import write_atomically
-from .intervals import Estimate, mean_distance, share
 from .table import rows
 
 if TYPE_CHECKING:  # what is measured needs torch; what is read, and shown, does not
@@ -211,7 +211,7 @@ class UnlearningReport:
     def _tell_forgotten(self, outputs: Mapping[str, Outputs]) -> None:
         import torch
 
-        from ..information import audit
+        from ..metrics.functional.information_audit import audit
 
         for name, out in outputs.items():
             retain, forget = out["retain"][0].softmax(-1), out["forget"][0].softmax(-1)
@@ -224,8 +224,8 @@ class UnlearningReport:
         attribute: str,
         groups: list[Any] | None,
     ) -> None:
-        from ..information import audit
-        from .fairness import group_accuracies
+        from ..metrics.functional.fairness import group_accuracies
+        from ..metrics.functional.information_audit import audit
 
         if groups is None or len(set(groups)) < 2:
             return  # nothing to tell apart

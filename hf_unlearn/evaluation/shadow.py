@@ -24,11 +24,11 @@ from tqdm.auto import tqdm
 from ..data.forget_request import ForgetRequest, Split
 from ..data.pairs import PreparedRows
 from ..data.sampling import Drawn
+from ..metrics.functional.per_example_attacks import confidence_scores
 from ..models.prediction import predict
 from ..models.processor import Processor
 from ..training import train_classifier
 from ..utils.files import written_atomically
-from .likelihood import confidence_scores
 
 if TYPE_CHECKING:
     import datasets

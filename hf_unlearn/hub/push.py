@@ -20,15 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..utils.files import holds_text
 from ..utils.safe_text import visible
-from .occupied import (  # fmt: skip
-    evidence_in,
-    is_evidence,
-    is_tagged,
-    license_beside,
-    names_of,
-    not_furniture,
-    same_files,
-)
+from .occupied import evidence_in, is_evidence, is_tagged, license_beside, names_of, not_furniture, same_files
 from .patience import CONFLICT, Patience, PushError, bounded, explained, is_passing, patiently, status, wait
 from .sealing import FURNITURE, WEIGHTS
 from .staging import ADAPTER, CARD, RECEIPT, inventory, is_publishable

@@ -1,8 +1,7 @@
 """The table of methods. A new one is a file beside this one and a line in `METHODS`."""
 
-from .barycenter import WassersteinBarycenter
 from .base import Paper, UnlearningMethod, setting
-from .counterfactual import CounterfactualDistillation
+from .counterfactual_distillation import CounterfactualDistillation
 from .feature_information import FeatureInformation
 from .fine_tune import FineTune
 from .gradient_ascent import GradientAscent
@@ -11,6 +10,7 @@ from .information_bottleneck import UIB
 from .just_in_time import JiT
 from .marginal_information import MarginalInformation
 from .retrain import Retrain
+from .wasserstein_barycenter import WassersteinBarycenter
 
 METHODS: dict[str, type[UnlearningMethod]] = {
     "jit": JiT,

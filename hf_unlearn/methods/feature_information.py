@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..information import conditional_information, group_information
+from ..metrics.functional.information import conditional_information, group_information
 from ..models.forward import classify, eval_mode, model_inputs
-from ..pooling import class_sums, means
 from .base import setting
+from .components.pooled_sums import class_sums, means
 from .pooled_information import PooledInformation
 
 if TYPE_CHECKING:

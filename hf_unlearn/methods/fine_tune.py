@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch.nn.functional as F
-
-from ..models.forward import classify, eval_mode, model_inputs
 from .base import UnlearningMethod
+from .components.losses import cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-
-def cross_entropy(model: nn.Module, side: Mapping[str, Any], mode: str = "eval") -> Tensor:
-    """Mean cross-entropy in nats of one side of a batch, in fp32; `mode="train"`: with dropout, BatchNorm statistics moving."""
-    with eval_mode(model) if mode == "eval" else nullcontext():
-        return F.cross_entropy(classify(model, model_inputs(side)).float(), side["labels"])
 
 
 @dataclass(kw_only=True)

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .base import UnlearningMethod
-from .fine_tune import cross_entropy
+from .components.losses import cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .base import setting
-from .fine_tune import cross_entropy
+from .components.losses import cross_entropy
 from .gradient_ascent import GradientAscent
 
 if TYPE_CHECKING:

@@ -17,15 +17,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ..data.pairs import PreparedRows
-from ..influence import CURVATURES, TINY, Sample, influence
 from ..models.forward import classify, eval_mode, model_inputs, unwrap
 from ..models.snapshot import Snapshot
 from ..models.structure import layer_groups
-from ..reach import OutputProbe, Ray, farthest
 from ..utils.large_tensors import chunks
 from .base import Paper, UnlearningMethod, setting
-from .counterfactual import kl_to_target
-from .fine_tune import cross_entropy
+from .components.influence import CURVATURES, TINY, Sample, influence
+from .components.losses import cross_entropy, kl_to_target
+from .components.step_length import OutputProbe, Ray, farthest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..models.forward import classify, continuous_input, eval_mode, model_inputs, repeat_inputs, replace_by, unwrap
-from ..pooling import over_share
 from ..utils.distributed import in_any_process, in_parallel, range_over_processes
 from .base import Paper, UnlearningMethod, setting
+from .components.pooled_sums import over_share
 
 if TYPE_CHECKING:
     from ..models.reference import Reference

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..information import disjoint_information, marginal_information
+from ..metrics.functional.information import disjoint_information, marginal_information
 from ..models.forward import classify, eval_mode, model_inputs
 from ..models.reference import FrozenOriginal
-from ..pooling import class_sums, means
 from .base import setting
-from .counterfactual import kl_to_target
+from .components.losses import kl_to_target
+from .components.pooled_sums import class_sums, means
 from .pooled_information import PooledInformation
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from ..pooling import PooledSums
 from .base import Paper, UnlearningMethod, setting
+from .components.pooled_sums import PooledSums
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from hf_unlearn.evaluation.distance import agreement
 from hf_unlearn.metrics.base import LOGITS, UnlearningMetric
+from hf_unlearn.metrics.functional.distance import agreement
 
 
 class Agreement(UnlearningMetric):

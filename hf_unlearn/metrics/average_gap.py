@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from hf_unlearn.evaluation.distance import average_gap
 from hf_unlearn.metrics.base import MEASURE, UnlearningMetric
+from hf_unlearn.metrics.functional.distance import average_gap
 
 
 class AverageGap(UnlearningMetric):

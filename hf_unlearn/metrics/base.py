@@ -10,8 +10,8 @@ import evaluate
 import numpy as np
 from datasets import Features, Sequence, Value
 
-from hf_unlearn.evaluation.arrays import same_length, to_numpy
-from hf_unlearn.information import InformationAudit
+from hf_unlearn.metrics.functional.checked_arrays import same_length, to_numpy
+from hf_unlearn.metrics.functional.information_audit import InformationAudit
 
 CLASS = Value("int64")
 VALUE = Value("string")  # of an attribute: text or number, kept as given

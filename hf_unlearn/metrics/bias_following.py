@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from hf_unlearn.evaluation.fairness import bias_following
 from hf_unlearn.metrics.base import CLASS, VALUE, UnlearningMetric
+from hf_unlearn.metrics.functional.fairness import bias_following
 
 
 class BiasFollowing(UnlearningMetric):

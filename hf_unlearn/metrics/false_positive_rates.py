@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from hf_unlearn.evaluation.fairness import false_positive_rates
 from hf_unlearn.metrics.base import CLASS, VALUE, UnlearningMetric
+from hf_unlearn.metrics.functional.fairness import false_positive_rates
 
 
 class FalsePositiveRates(UnlearningMetric):

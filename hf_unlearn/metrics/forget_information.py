@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from hf_unlearn.evaluation.arrays import outputs_by_set
-from hf_unlearn.information import audit
 from hf_unlearn.metrics.base import LOGITS, SET, UnlearningMetric, flat_audit
+from hf_unlearn.metrics.functional.checked_arrays import outputs_by_set
+from hf_unlearn.metrics.functional.information_audit import audit
 
 
 class ForgetInformation(UnlearningMetric):

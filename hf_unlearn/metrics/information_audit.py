@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from hf_unlearn.evaluation.arrays import class_ids, group_codes, log_probabilities
-from hf_unlearn.information import audit
 from hf_unlearn.metrics.base import CLASS, LOGITS, VALUE, UnlearningMetric, flat_audit
+from hf_unlearn.metrics.functional.checked_arrays import class_ids, group_codes, log_probabilities
+from hf_unlearn.metrics.functional.information_audit import audit
 
 
 class InformationAudit(UnlearningMetric):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from hf_unlearn.evaluation.distance import jensen_shannon, jensen_shannon_distance
 from hf_unlearn.metrics.base import LOGITS, UnlearningMetric
+from hf_unlearn.metrics.functional.distance import jensen_shannon, jensen_shannon_distance
 
 
 class JensenShannon(UnlearningMetric):

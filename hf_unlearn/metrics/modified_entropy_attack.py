@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from hf_unlearn.evaluation.arrays import outputs_by_set
-from hf_unlearn.evaluation.membership import threshold_attack
 from hf_unlearn.metrics.base import CLASS, LOGITS, SET, UnlearningMetric
+from hf_unlearn.metrics.functional.checked_arrays import outputs_by_set
+from hf_unlearn.metrics.functional.membership import threshold_attack
 
 
 class ModifiedEntropyAttack(UnlearningMetric):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from hf_unlearn.evaluation.accuracy import accuracy, macro_f1
-from hf_unlearn.evaluation.arrays import rows_by_set, to_numpy
 from hf_unlearn.metrics.base import CLASS, SET, UnlearningMetric
+from hf_unlearn.metrics.functional.accuracy import accuracy, macro_f1
+from hf_unlearn.metrics.functional.checked_arrays import rows_by_set, to_numpy
 
 
 class SetAccuracy(UnlearningMetric):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from hf_unlearn.evaluation.fairness import worst_group_accuracy
 from hf_unlearn.metrics.base import CLASS, VALUE, UnlearningMetric
+from hf_unlearn.metrics.functional.fairness import worst_group_accuracy
 
 
 class WorstGroupAccuracy(UnlearningMetric):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from hf_unlearn.evaluation.distance import zero_retrain_forgetting
 from hf_unlearn.metrics.base import LOGITS, UnlearningMetric
+from hf_unlearn.metrics.functional.distance import zero_retrain_forgetting
 
 
 class ZeroRetrainForgetting(UnlearningMetric):

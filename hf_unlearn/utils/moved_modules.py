@@ -14,6 +14,8 @@ from typing import Any
 MOVED = {
     "hf_unlearn.adapters": "hf_unlearn.models.adapters",
     "hf_unlearn.mlp": "hf_unlearn.models.pixel_mlp",
+    "hf_unlearn.evaluation.likelihood": "hf_unlearn.metrics.functional.per_example_attacks",
+    "hf_unlearn.evaluation.forgetting_quality": "hf_unlearn.metrics.functional.forgetting_quality",
 }
 
 

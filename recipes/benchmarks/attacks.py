@@ -49,10 +49,10 @@ def write_outputs(folder: Path, rows: int, classes: int, models: int) -> None:
 def attack_outputs(folder: Path) -> dict[str, Any]:
     from safetensors.numpy import load_file
 
-    from hf_unlearn.evaluation.forgetting_quality import klom
-    from hf_unlearn.evaluation.likelihood import lira, rmia, score_shift, u_lira
-    from hf_unlearn.evaluation.roc import roc
     from hf_unlearn.evaluation.shadow import Shadows, attackers
+    from hf_unlearn.metrics.functional.forgetting_quality import klom
+    from hf_unlearn.metrics.functional.per_example_attacks import lira, rmia, score_shift, u_lira
+    from hf_unlearn.metrics.functional.roc import roc
 
     seconds, found = {}, {}
     started = lap = time.perf_counter()
@@ -124,9 +124,9 @@ def digits_training(kind: str) -> tuple[Any, int]:
 
 
 def train_and_attack(kind: str, models: int, workers: int, folder: Path) -> dict[str, Any]:
-    from hf_unlearn.evaluation.likelihood import lira, rmia
-    from hf_unlearn.evaluation.roc import roc
     from hf_unlearn.evaluation.shadow import attackers, half_splits, train_shadows
+    from hf_unlearn.metrics.functional.per_example_attacks import lira, rmia
+    from hf_unlearn.metrics.functional.roc import roc
 
     training, never = digits_training(kind)
     cut = len(training.dataset) - never

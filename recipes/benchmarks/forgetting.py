@@ -209,7 +209,7 @@ def trainer_report_measures(
     model: Any, forget: list[Any], retain: list[Any], test: list[Any], processor: Any
 ) -> dict[str, float]:
     """Accuracy on forget, retain and test, and the entropy attack, in points."""
-    from hf_unlearn.evaluation.membership import entropy_attack
+    from hf_unlearn.metrics.functional.membership import entropy_attack
     from hf_unlearn.models.prediction import predict
 
     outputs = {k: predict(model, v, processor) for k, v in (("forget", forget), ("retain", retain), ("test", test))}

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .arrays import class_ids, log_probabilities, same_length
+from .checked_arrays import class_ids, log_probabilities, same_length
 
 Outputs = tuple[Any, Any]  # logits (n, classes), labels (n,)
 

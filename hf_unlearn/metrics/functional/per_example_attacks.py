@@ -37,7 +37,7 @@ def confidence_scores(logits: Any, labels: Any) -> np.ndarray:
     if len(labels) and not (labels.min() >= 0 and labels.max() < logits.shape[1]):
         raise ValueError(f"`labels` must lie in 0..{logits.shape[1] - 1}, the classes of `logits`: map them first.")
     out = np.empty(len(logits), np.float32)
-    for part in _chunks(len(logits)):
+    for part in row_chunks(len(logits)):
         z, right = logits[part].astype(np.float32), labels[part, None]
         own = np.take_along_axis(z, right, 1)[:, 0]
         np.put_along_axis(z, right, -np.inf, 1)
@@ -106,16 +106,16 @@ def u_lira(unlearned: Any, retrained: Any, *, fixed_variance: bool | None = None
     Raises:
         ValueError: other or different shapes, NaN, fewer than three models (two with a fixed variance).
     """
-    unlearned, retrained = _pair(unlearned, retrained)
+    unlearned, retrained = checked_pair(unlearned, retrained)
     models, rows = unlearned.shape
     fixed = 2 * models < FEW_MODELS if fixed_variance is None else fixed_variance
-    _enough(models, 2 if fixed else 3, "unlearned", "the attacked one and those its Gaussians are fitted to")
+    check_count(models, 2 if fixed else 3, "unlearned", "the attacked one and those its Gaussians are fitted to")
     pooled = None
     if fixed:
-        squares = sum(s[:, p].var(0, dtype=np.float64).sum() for s in (unlearned, retrained) for p in _chunks(rows))
+        squares = sum(s[:, p].var(0, dtype=np.float64).sum() for s in (unlearned, retrained) for p in row_chunks(rows))
         pooled = _deviation(squares / (2 * rows) * models / (models - 1))
     out = np.empty((2, models, rows), np.float32)
-    for part in _chunks(rows):
+    for part in row_chunks(rows):
         sides = [s[:, part].astype(np.float64) for s in (unlearned, retrained)]
         fits = [_leave_one_out(side) for side in sides]
         (mean_u, std_u), (mean_r, std_r) = [(m, s if pooled is None else pooled) for m, s in fits]
@@ -170,7 +170,7 @@ def rmia(
     def ratio(own: np.ndarray, others: np.ndarray, trained: np.ndarray, both: bool) -> np.ndarray:
         """log p(x|θ) / p(x)."""
         out = np.empty(len(own))
-        for part in _chunks(len(own)):
+        for part in row_chunks(len(own)):
             phi = np.clip(own[part].astype(np.float64), -PLENTY, PLENTY)
             p = 1 / (1 + np.exp(-np.clip(others[:, part].astype(np.float64), -PLENTY, PLENTY)))
             seen = trained[:, part]
@@ -200,8 +200,8 @@ def score_shift(unlearned: Any, retrained: Any) -> np.ndarray:
     Raises:
         ValueError: as `u_lira`; two models or more.
     """
-    unlearned, retrained = _pair(unlearned, retrained)
-    _enough(len(unlearned), 2, "unlearned", "of which a standard deviation is taken")
+    unlearned, retrained = checked_pair(unlearned, retrained)
+    check_count(len(unlearned), 2, "unlearned", "of which a standard deviation is taken")
     variance = (unlearned.var(0, ddof=1, dtype=np.float64) + retrained.var(0, ddof=1, dtype=np.float64)) / 2
     return (unlearned.mean(0, dtype=np.float64) - retrained.mean(0, dtype=np.float64)) / _deviation(variance)
 
@@ -209,7 +209,7 @@ def score_shift(unlearned: Any, retrained: Any) -> np.ndarray:
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _chunks(rows: int) -> Iterator[slice]:
+def row_chunks(rows: int) -> Iterator[slice]:
     return (slice(start, start + CHUNK) for start in range(0, rows, CHUNK))
 
 
@@ -217,8 +217,8 @@ def _fit(shadows: np.ndarray, chosen: np.ndarray, fixed: bool, how: str) -> tupl
     """Of the chosen models of every row: median, sum of squares about the mean, and count, (rows,) each."""
     median, squares = np.empty(shadows.shape[1]), np.empty(shadows.shape[1])
     count = chosen.sum(0)
-    _enough(int(count.min(initial=len(shadows))), 1 if fixed else 2, "shadows", f"{how} it", "a row with")
-    for part in _chunks(shadows.shape[1]):
+    check_count(int(count.min(initial=len(shadows))), 1 if fixed else 2, "shadows", f"{how} it", "a row with")
+    for part in row_chunks(shadows.shape[1]):
         x, kept, n = shadows[:, part].astype(np.float64), chosen[:, part], count[part]
         mean = np.where(kept, x, 0).sum(0) / n
         squares[part] = np.where(kept, (x - mean) ** 2, 0).sum(0)
@@ -248,7 +248,7 @@ def _log_normal(x: np.ndarray, mean: Any, deviation: Any) -> np.ndarray:
 
 def _mean(values: np.ndarray, chosen: np.ndarray, how: str) -> np.ndarray:
     count = chosen.sum(0)
-    _enough(int(count.min(initial=len(values))), 1, "shadows", f"{how} it", "a row with")
+    check_count(int(count.min(initial=len(values))), 1, "shadows", f"{how} it", "a row with")
     return np.where(chosen, values, 0).sum(0) / count
 
 
@@ -280,7 +280,7 @@ def _same_rows(one: np.ndarray, many: np.ndarray, first: str, second: str) -> No
         raise ValueError(f"`{first}` has {len(one)} rows, `{second}` has {many.shape[1]}: score the same rows.")
 
 
-def _pair(unlearned: Any, retrained: Any) -> tuple[np.ndarray, np.ndarray]:
+def checked_pair(unlearned: Any, retrained: Any) -> tuple[np.ndarray, np.ndarray]:
     unlearned, retrained = _scores(unlearned, "unlearned", 2), _scores(retrained, "retrained", 2)
     if unlearned.shape != retrained.shape:
         raise ValueError(
@@ -290,7 +290,7 @@ def _pair(unlearned: Any, retrained: Any) -> tuple[np.ndarray, np.ndarray]:
     return unlearned, retrained
 
 
-def _enough(found: int, needed: int, name: str, what: str, where: str = "only") -> None:
+def check_count(found: int, needed: int, name: str, what: str, where: str = "only") -> None:
     if found < needed:
         raise ValueError(
             f"`{name}` holds {where} {found} models {what}, {needed} are needed. Train more shadow models, or see `fixed_variance`."

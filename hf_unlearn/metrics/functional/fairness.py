@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import class_ids, group_codes, same_length, scalars
+from .checked_arrays import class_ids, group_codes, same_length, scalars
 
 
 def bias_labels(attributes: Any, mapping: Mapping[Any, int | None] | None = None) -> np.ndarray:

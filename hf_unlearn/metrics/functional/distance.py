@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .arrays import log_probabilities, same_length, to_numpy
+from .checked_arrays import log_probabilities, same_length, to_numpy
 
 
 def jensen_shannon(logits: Any, reference_logits: Any) -> float:

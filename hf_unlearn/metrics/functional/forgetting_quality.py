@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .likelihood import _chunks, _enough, _pair
+from .per_example_attacks import check_count, checked_pair, row_chunks
 
 CAP = 50.0  # ε of rows told apart without error
 BIN = 0.5  # width of a bin of ε
@@ -34,9 +34,9 @@ def forgetting_epsilon(unlearned: Any, retrained: Any, *, delta: float = 1e-5) -
     Raises:
         ValueError: other or different shapes, NaN, fewer than two models, `delta` out of range.
     """
-    unlearned, retrained = _pair(unlearned, retrained)
+    unlearned, retrained = checked_pair(unlearned, retrained)
     models, rows = unlearned.shape
-    _enough(models, 2, "unlearned", "of which rates of error are taken")
+    check_count(models, 2, "unlearned", "of which rates of error are taken")
     if not 0 <= delta < 1:
         raise ValueError(f"`delta` must lie in [0, 1), got {delta}. The challenge takes 1e-5.")
     step = max(1, CELLS // (2 * models + 1) ** 2)
@@ -88,7 +88,7 @@ def klom(unlearned: Any, retrained: Any, *, bins: int = 20, floor: float = 1e-5,
     Raises:
         ValueError: other or different shapes, NaN, `bins` or `floor` out of range.
     """
-    unlearned, retrained = _pair(unlearned, retrained)
+    unlearned, retrained = checked_pair(unlearned, retrained)
     if bins < 2:
         raise ValueError(f"`bins={bins}` cannot tell two distributions apart. Give two or more; the paper has 20.")
     if not 0 < floor < 1:
@@ -96,7 +96,7 @@ def klom(unlearned: Any, retrained: Any, *, bins: int = 20, floor: float = 1e-5,
             f"`floor` must lie strictly between 0 and 1, got {floor}: an empty bin would be infinitely far."
         )
     out = np.empty(unlearned.shape[1])
-    for part in _chunks(len(out)):
+    for part in row_chunks(len(out)):
         sides = [np.clip(s[:, part].astype(np.float64), -limit, limit) for s in (unlearned, retrained)]
         low = np.minimum(sides[0].min(0), sides[1].min(0))
         width = np.maximum(sides[0].max(0), sides[1].max(0)) - low

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .arrays import class_ids, same_length
+from .checked_arrays import class_ids, same_length
 
 
 def accuracy(predictions: Any, labels: Any) -> float:

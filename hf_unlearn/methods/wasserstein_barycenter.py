@@ -18,8 +18,8 @@ from ..models.barycenter_layer import Barycenter, attach, attached, detach, save
 from ..models.forward import eval_mode, model_inputs
 from ..models.processor import Processor
 from ..models.structure import find_last_layer
-from ..wasserstein import StreamingMoments, affine_maps
 from .base import Paper, UnlearningMethod, setting
+from .components.wasserstein import StreamingMoments, affine_maps
 from .pooled_information import IT_REG
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .utils.distributed import sum_over_processes
+from ...utils.distributed import sum_over_processes
 
 
 class PooledSums:

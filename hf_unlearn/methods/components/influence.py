@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vmap
 
-from .data.sampling import drawn_rows
-from .models.forward import classify, eval_mode, in_precision, model_inputs, unwrap
-from .utils.distributed import in_parallel, sum_over_processes
+from ...data.sampling import drawn_rows
+from ...models.forward import classify, eval_mode, in_precision, model_inputs, unwrap
+from ...utils.distributed import in_parallel, sum_over_processes
 
 logger = logging.getLogger(__name__)
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from ...models.forward import classify, eval_mode, model_inputs, unwrap
+from ...models.reference import SAMPLES_FLOOR
+from ...utils.distributed import sum_over_processes
 from .influence import Sample
-from .models.forward import classify, eval_mode, model_inputs, unwrap
-from .models.reference import SAMPLES_FLOOR
-from .utils.distributed import sum_over_processes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .trainer import UnlearningTrainer
+    from ...trainer import UnlearningTrainer
 
 FLOOR = 0.01
 SHORTEST = 2.0**-20  # of the first guess: what is shorter is nothing

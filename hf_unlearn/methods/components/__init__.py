@@ -1,0 +1,1 @@
+"""What methods are built of: losses, steps, anchors, pooled statistics, influence functions."""

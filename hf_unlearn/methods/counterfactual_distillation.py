@@ -1,0 +1,159 @@
+"""Counterfactuals: what the original would have said, and inputs that stand in for the data to keep.
+
+Both are our own and need no retain data. A *struck-out target* is the original's output with the forgotten classes removed
+and renormalised. *Counterfactual anchors* are forget inputs moved by gradient ascent on the frozen original into the kept
+classes; holding the outputs there keeps what the model knows of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..models.forward import classify, eval_mode, model_inputs
+from ..utils.distributed import sum_over_processes, sums_over_processes
+from .base import UnlearningMethod, setting
+from .components.losses import kl_to_target
+from .components.trust_region import relative_step
+
+if TYPE_CHECKING:
+    from ..models.reference import Reference
+    from ..trainer import UnlearningTrainer
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class CounterfactualDistillation(UnlearningMethod):
+    """Distil the original as it would be, had it never heard of the forgotten classes. Ours; no paper.
+
+    Needs forget inputs only. The best guess of what a retrained model says about a forget input, without retain data, is
+    what the original says with the forgotten class struck out: p̃(x) = softmax(f₀(x) with logit c removed). Minimise
+
+        KL(p̃(x) ‖ f_θ(x)) over forget inputs  +  λ KL(p̃(a) ‖ f_θ(a)) over counterfactual anchors a
+
+    Outputs alone are shallow: a few gradient steps on forget samples would bring the class back. So at every step the model
+    is also attacked: `relearning_steps` steps of relearning the class from this batch, and the gradient of the first term at
+    those relearned weights is added (first-order, as in tamper-resistant training, arXiv 2408.00761). What is minimised is
+    what the model says after an attempt to relearn, too.
+
+    For classes only: where single samples are forgotten nothing is struck out.
+
+    Example:
+        ```python
+        trainer = UnlearningTrainer(model=model, args=UnlearningArguments(output_dir="out"),
+                                    method=CounterfactualDistillation(), forget_dataset=split.forget)
+        ```
+    """
+
+    name: ClassVar[str] = "counterfactual_distillation"
+    reasons: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "fsdp": "its simulated attack moves whole weights and takes gradients outside of the step that FSDP gathers",
+            "deepspeed": "its simulated attack adds to gradients that DeepSpeed keeps to itself",
+        }
+    )
+    arguments: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"update": "all", "trust_region": 0.002, "max_steps": 120, "check_steps": 20}
+    )
+
+    anchors: bool | None = setting(
+        True, "Also hold the outputs on counterfactual anchors, a zero-shot stand-in for retain data."
+    )
+    anchor_weight: float = setting(3.0, "Weight λ of the anchors' KL divergence.")
+    relearning_steps: int = setting(
+        4, "Steps of the simulated relearning attack; 0: none, a cheaper and shallower run."
+    )
+    relearning_length: float = setting(0.015, "Length of such a step, as a share of each tensor's norm.")
+    relearning_weight: float = setting(0.4, "Weight of the gradient at the relearned weights.")
+
+    def __post_init__(self) -> None:
+        if self.relearning_steps < 0:
+            raise ValueError(f"`relearning_steps` must not be negative, got {self.relearning_steps}.")
+        if not 0 < self.relearning_length < 1:
+            raise ValueError(
+                f"`relearning_length` is a share of each tensor's norm, in (0, 1), got {self.relearning_length}."
+            )
+
+    def setup(self, trainer: UnlearningTrainer) -> None:
+        reference = trainer.reference
+        if not reference.forgotten_classes:
+            raise ValueError(
+                "`method='counterfactual_distillation'` forgets whole classes, and this forget set names single samples. "
+                "Use `jit`, or say `forget_kind='class'` if it is the whole class."
+            )
+        if trainer.args.fp16 and self.relearning_steps:
+            raise ValueError(
+                "`fp16=True` scales gradients, and the simulated attack adds its own unscaled. Use `bf16=True`, or "
+                "`relearning_steps=0`."
+            )
+        self._reference = reference
+        classes = torch.tensor(reference.forgotten_classes)
+        self._relearned = classes[reference.logits[:, classes].argmax(-1)]  # what an attacker would teach again
+        self._seen: list[tuple[dict[str, Any], Tensor]] = []  # inputs and rows of this step
+        self._held: list[tuple[dict[str, Any], Tensor]] = []  # those that the attacker has
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
+        inputs, index = model_inputs(batch["forget"]), batch["index"].cpu()
+        if self.relearning_steps and batch.get("share", 1.0):
+            self._seen.append((inputs, index))
+            # The attacker holds part of the forget set: every second row of the step, wherever it is.
+            held = batch.get("places", torch.arange(len(index))) % 2 == 0
+            if held.any():
+                self._held.append(({k: v[held.to(v.device)] for k, v in inputs.items()}, index[held.cpu()]))
+        return {"forget": self._distil(model, inputs, index)}
+
+    def _distil(self, model: nn.Module, inputs: Mapping[str, Any], index: Tensor) -> Tensor:
+        with eval_mode(model):
+            logits = classify(model, inputs)
+        told = self._reference.struck_out(self._reference.logits[index].to(logits.device))
+        return kl_to_target(told.softmax(-1), logits)
+
+    def _relearn(self, model: nn.Module, inputs: Mapping[str, Any], index: Tensor) -> Tensor:
+        """Cross-entropy of the forgotten class."""
+        with eval_mode(model):
+            logits = classify(model, inputs)
+        return F.cross_entropy(logits.float(), self._relearned[index].to(logits.device))
+
+    def adjust_gradients(self, model: nn.Module) -> None:
+        """Add the gradient at the weights that a relearning attack would reach from here."""
+        if not self.relearning_steps:
+            return
+        moved = [p for p in model.parameters() if p.requires_grad and p.grad is not None]
+        saved = [p.detach().clone() for p in moved]
+        for _ in range(self.relearning_steps):
+            relative_step(moved, self._gradient(self._relearn, self._held, model, moved), self.relearning_length)
+        after = self._gradient(self._distil, self._seen, model, moved)
+        with torch.no_grad():
+            for p, before, g in zip(moved, saved, after, strict=True):
+                p.copy_(before)
+                p.grad.add_(g, alpha=self.relearning_weight)  # type: ignore[union-attr]
+        self._seen.clear()
+        self._held.clear()
+
+    def _gradient(
+        self,
+        objective: Callable[..., Tensor],
+        rows: list[tuple[dict[str, Any], Tensor]],
+        model: nn.Module,
+        moved: list[nn.Parameter],
+    ) -> list[Tensor]:
+        """Gradient of the mean `objective` over `rows` of all micro-batches and processes."""
+        (count,) = sums_over_processes([sum(len(index) for _, index in rows)])
+        total = [torch.zeros_like(p) for p in moved]
+        for inputs, index in rows:
+            gradients = torch.autograd.grad(objective(model, inputs, index), moved, allow_unused=True)
+            for sum_, g in zip(total, gradients, strict=True):
+                if g is not None:
+                    sum_.add_(g, alpha=len(index) / count)
+        for sum_ in total:
+            sum_over_processes(sum_)
+        return total

@@ -1,0 +1,1 @@
+"""The measures as plain functions of arrays, tensors or lists."""
