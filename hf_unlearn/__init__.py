@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "ForgetRequest": "data.forget_request",
     "Split": "data.forget_request",
-    "UnlearningArguments": "arguments",
+    "UnlearningArguments": "training.arguments",
     "UnlearningTrainer": "trainer",
     "UnlearningReport": "evaluation.report",
     "Audit": "evaluation.auditing",
@@ -35,7 +35,6 @@ _NAMES = {
 __all__ = [*_NAMES, "__version__"]
 
 if TYPE_CHECKING:
-    from .arguments import UnlearningArguments
     from .data.forget_request import ForgetRequest, Split
     from .evaluation.auditing import Audit, Auditor, audit_models
     from .evaluation.report import UnlearningReport
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
         WassersteinBarycenter,
     )
     from .trainer import UnlearningTrainer
+    from .training.arguments import UnlearningArguments
 
 
 moved_modules.install()

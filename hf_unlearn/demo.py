@@ -34,10 +34,10 @@ TEXT_CONFIG: dict[str, Any] = {
 
 def main(options: argparse.Namespace) -> int:
     """Train, forget a class and a random 10 %, compare, write reports; 0 when both did what was asked."""
-    from .arguments import UnlearningArguments
     from .evaluation.record import class_names
     from .methods import METHODS
     from .run import RunArguments, prepare, retrain, unlearn
+    from .training.arguments import UnlearningArguments
 
     text = options.task == "text"
     output = Path(options.output)

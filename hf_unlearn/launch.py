@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .arguments import UnlearningArguments
+    from .training.arguments import UnlearningArguments
 
 PATIENCE = 30.0  # seconds that the others have to end by themselves after a process failed
 SPOKEN = (2, 130, 143)  # exit codes after which the first process has said what there is to say
@@ -74,7 +74,7 @@ def _told(error: Exception) -> str | None:
     from datasets.exceptions import DatasetsError
     from safetensors import SafetensorError
 
-    from .outcome import StrayChange
+    from .training.outcome import StrayChange
 
     if isinstance(error, DatasetsError):
         return f"`dataset`: a file of it cannot be read ({error.__cause__ or error}). Correct it, or copy it again."

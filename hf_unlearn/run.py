@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     import datasets
     from torch import nn
 
-    from .arguments import UnlearningArguments
     from .data.forget_request import Split
     from .evaluation.report import UnlearningReport
     from .methods import UnlearningMethod
+    from .training.arguments import UnlearningArguments
 
 
 def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, UnlearningMethod]:
@@ -35,8 +35,8 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
     """
     from transformers import HfArgumentParser
 
-    from .arguments import UnlearningArguments
     from .methods import METHODS
+    from .training.arguments import UnlearningArguments
 
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", nargs="?", const="")
@@ -96,7 +96,7 @@ class Job:
     @property
     def train_arguments(self) -> dict[str, Any]:
         """Fields of `TrainingArguments` with which original and retrained model are trained."""
-        from .training import warmup_steps
+        from .training.plain_training import warmup_steps
 
         run, rows = self.run, self.train if self.split is None else self.split.retain
         return {
@@ -150,7 +150,7 @@ def _train_original(run: RunArguments, args: UnlearningArguments, train: dataset
     from .models import pixel_mlp as mlp  # noqa: F401  registers `pixel_mlp`
     from .models.pretrained import auto_class, save_model
     from .models.processor import Processor
-    from .training import build_processor, label_names, train_classifier
+    from .training.plain_training import build_processor, label_names, train_classifier
     from .utils.distributed import wait_for_all
 
     assert run.model_config is not None
@@ -186,12 +186,12 @@ def unlearn(
 
     `retrained`: yardstick and its seconds, trained here if None and asked for. `keep` may save what measuring could lose.
     """
-    from .checks import check_rows
     from .evaluation.bias import read_pattern
     from .evaluation.record import record_request
     from .evaluation.report import UnlearningReport
-    from .saving import go_on
     from .trainer import UnlearningTrainer
+    from .training.checks import check_rows
+    from .training.resuming import go_on
 
     if job.args.forget_kind == "auto":
         job.args.forget_kind = job.run.kind
@@ -227,13 +227,13 @@ def unlearn(
 
 def retrain(job: Job) -> tuple[nn.Module, float]:
     """A fresh model trained like the original, without the forget set, and saved as `retrained`: (model, seconds)."""
-    from .arguments import UnlearningArguments
     from .methods import Retrain
     from .models.adapters import below
     from .models.snapshot import fingerprints
-    from .saving import go_on, keep_finished
     from .trainer import UnlearningTrainer
-    from .training import warn_if_untrained
+    from .training.arguments import UnlearningArguments
+    from .training.plain_training import warn_if_untrained
+    from .training.resuming import go_on, keep_finished
 
     assert job.split is not None
     print(f"Retraining without the {len(job.split.forget)} rows to forget, for comparison", flush=True)
@@ -267,12 +267,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def work(argv: Sequence[str]) -> int:
     """One run: 0 when the model forgot what was asked, else 1; of several processes the first one answers, for all."""
-    from .checkpoints import how_to_go_on
-    from .control import Interrupted
     from .hub.card import write_card
     from .hub.command import push_after_run
     from .hub.receipt import record_run
-    from .saving import keep_finished
+    from .training.checkpoints import how_to_go_on
+    from .training.resuming import keep_finished
+    from .training.stopping import Interrupted
     from .utils.files import clear_errors
 
     run, args, method = checked(argv)
@@ -300,9 +300,9 @@ def checked(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unl
     Raises:
         ValueError, SystemExit: the message names the argument.
     """
-    from .backends import check_backend
-    from .checks import check_folders
     from .models.adapter_config import read_config
+    from .training.backends import check_backend
+    from .training.checks import check_folders
 
     run, args, method = parse(argv)
     check_backend(method, args)

@@ -18,11 +18,6 @@ from torch import nn
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput
 
-from .arguments import UnlearningArguments
-from .backends import check_backend, sharded_while_training, use_one_gpu, warn_if_whole
-from .checkpoints import check_best, chosen_checkpoint, is_checkpoint, is_inside, make_room, read_state
-from .checks import check_data, check_original, check_output, check_patch, find_kind
-from .control import ForgettingControl, Interrupted, graceful_interrupt
 from .data.columns import read_groups, read_strata
 from .data.pairs import PairCollator, PreparedRows, UnlearningDataset, share_out
 from .data.sampling import EpochSampler, draw
@@ -35,11 +30,17 @@ from .models.processor import Processor
 from .models.reference import Reference, build_reference, forgotten_classes
 from .models.snapshot import Snapshot, fingerprints
 from .models.trainable import check_precision, restrict, updated_names
-from .optimisers import check_idle, check_options, choose_optimiser
-from .outcome import Outcome, verify
-from .saving import CheckpointedTrainer, check_settings, describe_settings
+from .training.arguments import UnlearningArguments
+from .training.backends import check_backend, sharded_while_training, use_one_gpu, warn_if_whole
+from .training.checkpointed_trainer import CheckpointedTrainer
+from .training.checkpoints import check_best, chosen_checkpoint, is_checkpoint, is_inside, make_room, read_state
+from .training.checks import check_data, check_original, check_output, check_patch, find_kind
+from .training.monitor import Watch
+from .training.optimizers import check_idle, check_options, choose_optimiser
+from .training.outcome import Outcome, verify
+from .training.resuming import check_settings, describe_settings
+from .training.stopping import ForgettingControl, Interrupted, graceful_interrupt
 from .utils.distributed import in_any_process, real_rows, sums_over_processes
-from .watch import Watch
 
 if TYPE_CHECKING:
     from .evaluation.report import UnlearningReport
@@ -330,7 +331,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         self, hp_space: Any = None, compute_objective: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
         """Search over fields of the method (`"method.sigma"`) and of the arguments, from the original: see `search.search`."""
-        from .search import search
+        from .training.hyperparameter_search import search
 
         return search(self, hp_space, compute_objective, *args, **kwargs)
 

@@ -26,7 +26,6 @@ from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
 
 from hf_unlearn import GradientAscent, JiT, UnlearningReport, WassersteinBarycenter
-from hf_unlearn.checks import check_folders
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation.record import data_source, origin
 from hf_unlearn.hub.card import MARK, is_rendered, render_card, write_card
@@ -34,6 +33,7 @@ from hf_unlearn.hub.receipt import RECEIPT_FILE, verify_folder
 from hf_unlearn.hub.signing import signature_file
 from hf_unlearn.models.pretrained import save_model
 from hf_unlearn.run import parse
+from hf_unlearn.training.checks import check_folders
 
 ROOT = Path(__file__).parents[1]
 

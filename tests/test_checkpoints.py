@@ -27,8 +27,8 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_pt_utils import safe_globals
 
 from hf_unlearn import FineTune, GradientAscent, GradientDifference
-from hf_unlearn.checkpoints import chosen_checkpoint, find_damage, last_checkpoint, read_state
-from hf_unlearn.saving import go_on, keep_finished
+from hf_unlearn.training.checkpoints import chosen_checkpoint, find_damage, last_checkpoint, read_state
+from hf_unlearn.training.resuming import go_on, keep_finished
 from hf_unlearn.utils.files import WriteError
 
 EVERY = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}

@@ -5,8 +5,8 @@ import pytest
 from conftest import CLASSES, class_split, pixel_data, trained, trainer_for
 
 from hf_unlearn import FeatureInformation, JiT, MarginalInformation
-from hf_unlearn.checks import check_data
 from hf_unlearn.models.processor import Processor
+from hf_unlearn.training.checks import check_data
 
 
 def without_label(data, row=3, value=None):

@@ -35,7 +35,7 @@ from hf_unlearn import (
 )
 from hf_unlearn.models.forward import classify, eval_mode, model_inputs
 from hf_unlearn.models.structure import default_targets
-from hf_unlearn.search import measures_of, remaining_damage, tuned
+from hf_unlearn.training.hyperparameter_search import measures_of, remaining_damage, tuned
 
 pytestmark = pytest.mark.slow
 

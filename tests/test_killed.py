@@ -22,7 +22,7 @@ from fresh_processes import DEADLINE, exit_codes, start, until
 from hf_unlearn import METHODS, ForgetRequest
 from hf_unlearn.cli import main
 from hf_unlearn.run import Job, RunArguments, unlearn
-from hf_unlearn.saving import keep_finished
+from hf_unlearn.training.resuming import keep_finished
 
 KILLS = int(os.environ.get("HF_UNLEARN_KILLS", "2"))
 pytestmark = pytest.mark.slow

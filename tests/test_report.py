@@ -37,7 +37,7 @@ from hf_unlearn.metrics.functional.distance import jensen_shannon
 from hf_unlearn.metrics.functional.membership import entropy_attack, prediction_entropy
 from hf_unlearn.models.prediction import predict
 from hf_unlearn.models.processor import Processor
-from hf_unlearn.outcome import Outcome
+from hf_unlearn.training.outcome import Outcome
 
 
 @pytest.fixture(scope="module", params=["vit", "bert"])

@@ -11,7 +11,7 @@ from hf_unlearn import GradientAscent, UnlearningArguments
 from hf_unlearn.models.pretrained import save_model
 from hf_unlearn.models.processor import Processor
 from hf_unlearn.run import RunArguments, load_model, prepare, retrain
-from hf_unlearn.training import train_classifier, warmup_steps
+from hf_unlearn.training.plain_training import train_classifier, warmup_steps
 
 
 def files(folder):

@@ -8,7 +8,7 @@ import torch
 from conftest import class_split, data_for, state, trained, trainer_for
 
 from hf_unlearn import ForgetRequest, MarginalInformation
-from hf_unlearn.watch import estimated_target
+from hf_unlearn.training.monitor import estimated_target
 
 ADAM = {"trust_region": 0.0, "learning_rate": 3e-3, "optim": "adamw_torch"}
 
@@ -73,7 +73,7 @@ def test_without_held_out_rows_there_is_a_warning_and_no_target(tmp_path, caplog
     trainer = trainer_for(
         "vit", tmp_path, MarginalInformation(), split=partial_split(), forget_target=None, forget_kind="samples", **ADAM
     )
-    with caplog.at_level(logging.WARNING, "hf_unlearn.watch"):
+    with caplog.at_level(logging.WARNING, "hf_unlearn.training.monitor"):
         trainer.train()
     assert "`eval_dataset`" in caplog.text
     assert trainer.outcome.forget_target is None

@@ -27,7 +27,7 @@ from ..data.sampling import Drawn
 from ..metrics.functional.per_example_attacks import confidence_scores
 from ..models.prediction import predict
 from ..models.processor import Processor
-from ..training import train_classifier
+from ..training.plain_training import train_classifier
 from ..utils.files import written_atomically
 
 if TYPE_CHECKING:

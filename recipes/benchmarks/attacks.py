@@ -104,7 +104,7 @@ def digits_training(kind: str) -> tuple[Any, int]:
     from hf_unlearn.demo import VISION_CONFIG
     from hf_unlearn.evaluation.shadow import ShadowTraining
     from hf_unlearn.models.pixel_mlp import PixelMLPConfig
-    from hf_unlearn.training import build_processor
+    from hf_unlearn.training.plain_training import build_processor
 
     sets = load_digits()
     config: Any = (

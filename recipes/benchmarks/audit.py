@@ -111,7 +111,7 @@ class Task:
     def processing_class(self) -> Any:
         from transformers import AutoTokenizer
 
-        from hf_unlearn.training import build_processor
+        from hf_unlearn.training.plain_training import build_processor
 
         kept = self.out / "models" / f"{self.data}-tokenizer"  # training one anew gives another vocabulary
         if kept.exists():
@@ -148,7 +148,7 @@ class Task:
 
     def trained(self, seed: int, request: str | None = None) -> Any:
         """A model trained with `seed`, without the rows of `request`, from the cache where it is there."""
-        from hf_unlearn.training import train_classifier
+        from hf_unlearn.training.plain_training import train_classifier
 
         torch.manual_seed(seed)
         model = self.build()

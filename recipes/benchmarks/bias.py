@@ -49,7 +49,7 @@ class Task:
         from transformers import AutoConfig, AutoTokenizer
 
         from hf_unlearn.models.processor import Processor
-        from hf_unlearn.training import build_processor
+        from hf_unlearn.training.plain_training import build_processor
 
         folder, self.label, self.epochs, self.rate = TASKS[name]
         self.name, self.out = name, options.out
@@ -101,7 +101,7 @@ class Task:
 
     def trained(self, seed: int, without: bool = False) -> tuple[Any, float]:
         """A model trained on all rows, or without those to forget; and its seconds."""
-        from hf_unlearn.training import train_classifier
+        from hf_unlearn.training.plain_training import train_classifier
 
         model = self.untrained(seed + 1000 * without)
         file = self.out / "models" / f"{self.name}-{seed}-{'retrained' if without else 'original'}.safetensors"

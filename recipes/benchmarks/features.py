@@ -38,7 +38,7 @@ def trained(
     from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
 
     from hf_unlearn.models.processor import Processor
-    from hf_unlearn.training import train_classifier
+    from hf_unlearn.training.plain_training import train_classifier
 
     settings = AutoConfig.from_pretrained(config, num_labels=labels)
     auto = AutoModelForSequenceClassification if hasattr(settings, "vocab_size") else AutoModelForImageClassification
@@ -130,7 +130,7 @@ def words(options: Any) -> None:
     from hf_unlearn import FeatureInformation
     from hf_unlearn.models.prediction import predict
     from hf_unlearn.models.processor import Processor
-    from hf_unlearn.training import build_processor
+    from hf_unlearn.training.plain_training import build_processor
 
     sets = identity_words(load_dataset(options.path or SOURCES["identity-words"]), 0)
     templates = load_dataset(options.templates)["test"]

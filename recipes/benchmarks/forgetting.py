@@ -68,7 +68,7 @@ def load(data: str, path: str | None, out: Path) -> tuple[list[dict[str, Any]], 
 
     from hf_unlearn.data.loading import load_digits
     from hf_unlearn.models.processor import Processor
-    from hf_unlearn.training import build_processor
+    from hf_unlearn.training.plain_training import build_processor
 
     if data == "digits":
         splits: Any = load_digits()
@@ -113,7 +113,7 @@ class Lab:
     ) -> tuple[Any, float]:
         """A model trained on the rows `keep` (all by default), from the cache where it is there; and its seconds."""
         from hf_unlearn.models.processor import Processor
-        from hf_unlearn.training import train_classifier
+        from hf_unlearn.training.plain_training import train_classifier
 
         torch.manual_seed(seed if keep is None else 1000 + seed)
         model = build(arch, self.data, self.labels)

@@ -19,7 +19,7 @@ from typing import Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .utils.files import write_atomically
+from ..utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data.columns import find_label_column, read_labels
-from .data.pairs import PreparedRows
-from .data.sampling import Drawn, draw, drawn_rows
-from .models.prediction import predict
-from .models.reference import SAMPLES_FLOOR
-from .utils.distributed import in_any_process, joined_outputs, own_part, processes, share_statistics
-from .utils.large_tensors import chunks
+from ..data.columns import find_label_column, read_labels
+from ..data.pairs import PreparedRows
+from ..data.sampling import Drawn, draw, drawn_rows
+from ..models.prediction import predict
+from ..models.reference import SAMPLES_FLOOR
+from ..utils.distributed import in_any_process, joined_outputs, own_part, processes, share_statistics
+from ..utils.large_tensors import chunks
 
 if TYPE_CHECKING:
-    from .trainer import UnlearningTrainer
+    from ..trainer import UnlearningTrainer
 
 logger = logging.getLogger(__name__)
 CLASS_TARGET = 0.01  # share of a forgotten class that may still be put into it

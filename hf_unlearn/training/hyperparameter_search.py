@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from transformers.hyperparameter_search import OptunaBackend
 from transformers.trainer_callback import ExportableState
 
-from .methods import METHODS, UnlearningMethod
-from .models.forward import unwrap
+from ..methods import METHODS, UnlearningMethod
+from ..models.forward import unwrap
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..trainer import UnlearningTrainer
     from .arguments import UnlearningArguments
-    from .trainer import UnlearningTrainer
 
 Objective = Callable[[dict[str, float]], Any]
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .data.pairs import PreparedRows
-from .models.processor import TEXT_COLUMNS, Processor
-from .models.snapshot import fingerprints
+from ..data.pairs import PreparedRows
+from ..models.processor import TEXT_COLUMNS, Processor
+from ..models.snapshot import fingerprints
 
 if TYPE_CHECKING:
     import datasets

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainingArguments
 
-from .utils.argument_checks import check_counts, check_positive
+from ..utils.argument_checks import check_counts, check_positive
 
 if TYPE_CHECKING:
-    from .methods import UnlearningMethod
+    from ..methods import UnlearningMethod
 
 FORGET_KINDS = ("auto", "class", "samples")
 

@@ -20,14 +20,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback
 
-from .models.forward import unwrap
-from .models.reference import SAMPLES_FLOOR
-from .models.sharding import as_held, local, whole
-from .models.snapshot import Snapshot
-from .utils.distributed import in_any_process
+from ..models.forward import unwrap
+from ..models.reference import SAMPLES_FLOOR
+from ..models.sharding import as_held, local, whole
+from ..models.snapshot import Snapshot
+from ..utils.distributed import in_any_process
 
 if TYPE_CHECKING:
-    from .trainer import UnlearningTrainer
+    from ..trainer import UnlearningTrainer
 
 logger = logging.getLogger(__name__)
 

@@ -7,23 +7,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from .models.forward import unwrap
-from .models.sharding import is_sharded, whole_state
+from ..models.forward import unwrap
+from ..models.sharding import is_sharded, whole_state
 
 if TYPE_CHECKING:
-    from .trainer import UnlearningTrainer
+    from ..trainer import UnlearningTrainer
 
 
 import logging
 import os
 from typing import TYPE_CHECKING
 
-from .utils.distributed import in_parallel
+from ..utils.distributed import in_parallel
 
 if TYPE_CHECKING:
+    from ..methods import UnlearningMethod
+    from ..trainer import UnlearningTrainer
     from .arguments import UnlearningArguments
-    from .methods import UnlearningMethod
-    from .trainer import UnlearningTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def backend_of(args: UnlearningArguments) -> str:
 
 def check_backend(method: UnlearningMethod, args: UnlearningArguments) -> None:
     """Raise ValueError where `method` cannot take its steps on the backend of `args`: which, why, and what to use."""
-    from .methods import METHODS
+    from ..methods import METHODS
 
     backend, name = backend_of(args), method.name or type(method).__name__
     if in_parallel() and args.world_size == 1:

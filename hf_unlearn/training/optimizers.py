@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .methods.components.trust_region import TrustRegion
-from .models.adapters import FLOOR, is_adapted
-from .models.forward import unwrap
+from ..methods.components.trust_region import TrustRegion
+from ..models.adapters import FLOOR, is_adapted
+from ..models.forward import unwrap
 
 if TYPE_CHECKING:
     from .arguments import UnlearningArguments

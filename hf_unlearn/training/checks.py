@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from .models.adapters import ADAPTER, is_adapted
+from ..models.adapters import ADAPTER, is_adapted
 
 if TYPE_CHECKING:
-    from .methods import UnlearningMethod
+    from ..methods import UnlearningMethod
 
 
 import logging
@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..data.columns import find_label_column, read_labels
+from ..data.overlap import check_overlap
+from ..models.adapters import below
+from ..models.prediction import predict
+from ..models.processor import Processor
+from ..models.snapshot import joint_digest
 from .checkpoints import ASIDE, NAME, is_checkpoint
-from .data.columns import find_label_column, read_labels
-from .data.overlap import check_overlap
-from .models.adapters import below
-from .models.prediction import predict
-from .models.processor import Processor
-from .models.snapshot import joint_digest
 
 if TYPE_CHECKING:
-    from .methods import UnlearningMethod
+    from ..methods import UnlearningMethod
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ WRITTEN = ("model", "retrained", "original-training", ASIDE)  # what a run makes
 
 def check_data(method: UnlearningMethod, processor: Processor, forget: Any | None, retain: Any | None) -> None:
     """Raise ValueError where `method` cannot work with these sets, or `processor` not with their rows."""
-    from .methods import METHODS
+    from ..methods import METHODS
 
     name = method.name or type(method).__name__
     if forget is None and not method.needs_column:
@@ -134,7 +134,7 @@ def check_output(model: nn.Module, output_dir: str, overwrite: bool) -> None:
 
 def check_folders(model: str, output_dir: str, overwrite: bool) -> None:
     """Raise ValueError where a run would overwrite its original, a model that is there already, or somebody's README.md."""
-    from .hub.card import check_readme
+    from ..hub.card import check_readme
 
     folder = Path(output_dir)
     _check_source(Path(model), folder)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .models.adapters import norms_to_hold
-from .models.snapshot import fingerprints
-from .utils.large_tensors import chunks
+from ..models.adapters import norms_to_hold
+from ..models.snapshot import fingerprints
+from ..utils.large_tensors import chunks
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .trainer import UnlearningTrainer
+    from ..trainer import UnlearningTrainer
 
 logger = logging.getLogger(__name__)
 
