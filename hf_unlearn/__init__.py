@@ -13,10 +13,10 @@ _NAMES = {
     "Split": "data.forget_request",
     "UnlearningArguments": "training.arguments",
     "UnlearningTrainer": "trainer",
-    "UnlearningReport": "evaluation.report",
-    "Audit": "evaluation.auditing",
-    "Auditor": "evaluation.auditing",
-    "audit_models": "evaluation.auditing",
+    "UnlearningReport": "evaluation.report.report",
+    "Audit": "evaluation.audit.audit",
+    "Auditor": "evaluation.audit.auditor",
+    "audit_models": "evaluation.audit.auditor",
     "Receipt": "hub.receipt",
     "UnlearningMethod": "methods",
     "METHODS": "methods",
@@ -36,8 +36,9 @@ __all__ = [*_NAMES, "__version__"]
 
 if TYPE_CHECKING:
     from .data.forget_request import ForgetRequest, Split
-    from .evaluation.auditing import Audit, Auditor, audit_models
-    from .evaluation.report import UnlearningReport
+    from .evaluation.audit.audit import Audit
+    from .evaluation.audit.auditor import Auditor, audit_models
+    from .evaluation.report.report import UnlearningReport
     from .hub.receipt import Receipt
     from .methods import (
         METHODS,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import datasets
     from torch import nn
 
-    from .evaluation.auditing import Audit
+    from .evaluation.audit.audit import Audit
 
 
 @dataclass
@@ -103,7 +103,7 @@ def load_models(options: AuditArguments, rows: datasets.Dataset) -> tuple[dict[s
 
 def audit(options: AuditArguments) -> Audit:
     """Load everything, check it, and audit."""
-    from .evaluation.auditing import audit_models
+    from .evaluation.audit.auditor import audit_models
 
     sets = load_sets(options)
     models, processing_class = load_models(options, sets["forget"])

@@ -34,7 +34,7 @@ TEXT_CONFIG: dict[str, Any] = {
 
 def main(options: argparse.Namespace) -> int:
     """Train, forget a class and a random 10 %, compare, write reports; 0 when both did what was asked."""
-    from .evaluation.record import class_names
+    from .evaluation.report.run_description import class_names
     from .methods import METHODS
     from .run import RunArguments, prepare, retrain, unlearn
     from .training.arguments import UnlearningArguments

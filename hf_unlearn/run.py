@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .data.forget_request import Split
-    from .evaluation.report import UnlearningReport
+    from .evaluation.report.report import UnlearningReport
     from .methods import UnlearningMethod
     from .training.arguments import UnlearningArguments
 
@@ -186,9 +186,9 @@ def unlearn(
 
     `retrained`: yardstick and its seconds, trained here if None and asked for. `keep` may save what measuring could lose.
     """
-    from .evaluation.bias import read_pattern
-    from .evaluation.record import record_request
-    from .evaluation.report import UnlearningReport
+    from .evaluation.report.bias_pattern import read_pattern
+    from .evaluation.report.report import UnlearningReport
+    from .evaluation.report.run_description import record_request
     from .trainer import UnlearningTrainer
     from .training.checks import check_rows
     from .training.resuming import go_on

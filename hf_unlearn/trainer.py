@@ -43,7 +43,7 @@ from .training.stopping import ForgettingControl, Interrupted, graceful_interrup
 from .utils.distributed import in_any_process, real_rows, sums_over_processes
 
 if TYPE_CHECKING:
-    from .evaluation.report import UnlearningReport
+    from .evaluation.report.report import UnlearningReport
 
 WATCHED_ROWS = 1_000  # training rows looked at where there is no forget set
 
@@ -393,7 +393,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         **settings: Any,
     ) -> UnlearningReport:
         """Measure original, unlearned and (where given) retrained model side by side; `settings` as in `UnlearningReport.measure`."""
-        from .evaluation.report import UnlearningReport
+        from .evaluation.report.report import UnlearningReport
 
         if self.outcome is None:
             raise RuntimeError("`report()` needs a finished run: call `train()` first.")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_unlearn import UnlearningReport
-from hf_unlearn.evaluation.plots import save_figures
+from hf_unlearn.evaluation.report.plots import save_figures
 from hf_unlearn.hub.card import AUDIT, REPORT, write_card
 from hf_unlearn.hub.cleaning import without_values
 from hf_unlearn.hub.receipt import RECEIPT_FILE, seal

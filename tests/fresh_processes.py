@@ -21,7 +21,13 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 CONTEXT = multiprocessing.get_context("forkserver")
 DEADLINE = 300  # seconds
-PRELOADED = ("conftest", "hf_unlearn.run", "hf_unlearn.trainer", "hf_unlearn.evaluation.report", "sklearn.linear_model")
+PRELOADED = (
+    "conftest",
+    "hf_unlearn.run",
+    "hf_unlearn.trainer",
+    "hf_unlearn.evaluation.report.report",
+    "sklearn.linear_model",
+)
 SAFE_THREADS = {"jemalloc_bg_thd"}  # of pyarrow: it sees to forks itself
 
 

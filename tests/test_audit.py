@@ -14,8 +14,8 @@ from sklearn.metrics import roc_auc_score
 from hf_unlearn import Audit, audit_models
 from hf_unlearn.cli import main
 from hf_unlearn.data.pairs import PreparedRows
-from hf_unlearn.evaluation.audit_checks import same_shares
-from hf_unlearn.evaluation.equivalence import (
+from hf_unlearn.evaluation.audit.checks import same_shares
+from hf_unlearn.evaluation.audit.evidence import (
     COVERAGE,
     PRIOR_SEEDS,
     Estimate,
@@ -27,10 +27,10 @@ from hf_unlearn.evaluation.equivalence import (
     settle,
     share,
 )
-from hf_unlearn.evaluation.outputs import adapters_off, quantised, run_model, unchanged_share
-from hf_unlearn.evaluation.probing import class_probe, feature_similarity, membership_probe
+from hf_unlearn.evaluation.audit.model_outputs import adapters_off, quantised, run_model, unchanged_share
+from hf_unlearn.evaluation.audit.probing import class_probe, feature_similarity, membership_probe
+from hf_unlearn.evaluation.audit.verdicts import DAMAGED, HIDDEN, LESS, MORE, SAME, UNCLEAR, decide
 from hf_unlearn.evaluation.relearning import relearning_curve, relearning_steps
-from hf_unlearn.evaluation.verdicts import DAMAGED, HIDDEN, LESS, MORE, SAME, UNCLEAR, decide
 from hf_unlearn.models.prediction import predict
 from hf_unlearn.models.pretrained import load_classifier
 from hf_unlearn.models.processor import Processor

@@ -13,6 +13,7 @@ import datasets
 import pytest
 import transformers
 import yaml
+from cards import keep
 from conftest import (
     data_for,
     image_data,
@@ -27,7 +28,7 @@ from peft import LoraConfig, get_peft_model
 
 from hf_unlearn import GradientAscent, JiT, UnlearningReport, WassersteinBarycenter
 from hf_unlearn.cli import main
-from hf_unlearn.evaluation.record import data_source, origin
+from hf_unlearn.evaluation.report.run_description import data_source, origin
 from hf_unlearn.hub.card import MARK, is_rendered, render_card, write_card
 from hf_unlearn.hub.receipt import RECEIPT_FILE, verify_folder
 from hf_unlearn.hub.signing import signature_file
@@ -484,11 +485,6 @@ def test_a_report_that_knows_little_still_has_a_card():
 
 
 def test_a_run_is_kept_in_few_bytes(run, tmp_path):
-    sys.path.insert(0, str(ROOT / "recipes"))
-    try:
-        from cards import keep
-    finally:
-        sys.path.pop(0)
     card = keep(run.folder, tmp_path / "kept")
     assert card.read_text() == (run.folder / "README.md").read_text()
     kept = {p.name: p for p in card.parent.rglob("*") if p.is_file()}

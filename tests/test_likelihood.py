@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from hf_unlearn.evaluation.shadow import attackers, half_splits
+from hf_unlearn.evaluation.shadow_models import attackers, half_splits
 from hf_unlearn.metrics.functional import per_example_attacks as likelihood
 from hf_unlearn.metrics.functional.forgetting_quality import forgetting_epsilon, forgetting_quality, klom
 from hf_unlearn.metrics.functional.per_example_attacks import confidence_scores, lira, rmia, score_shift, u_lira

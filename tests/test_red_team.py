@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import build, image_processor, tokenizer
+from pretenders import PRETENDERS, Scene
 
-from hf_unlearn.evaluation.auditing import Auditor
-from hf_unlearn.evaluation.pretenders import PRETENDERS, Scene
-from hf_unlearn.evaluation.verdicts import SAME, UNCLEAR
+from hf_unlearn.evaluation.audit.auditor import Auditor
+from hf_unlearn.evaluation.audit.verdicts import SAME, UNCLEAR
 from hf_unlearn.models.pixel_mlp import PixelMLPConfig, PixelMLPForImageClassification
 from hf_unlearn.models.processor import Processor
 

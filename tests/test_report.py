@@ -32,7 +32,7 @@ from hf_unlearn import (
     UnlearningTrainer,
     WassersteinBarycenter,
 )
-from hf_unlearn.evaluation.report import write_atomically
+from hf_unlearn.evaluation.report.report import write_atomically
 from hf_unlearn.metrics.functional.distance import jensen_shannon
 from hf_unlearn.metrics.functional.membership import entropy_attack, prediction_entropy
 from hf_unlearn.models.prediction import predict

@@ -14,9 +14,9 @@ from scipy.stats import binomtest, bootstrap, chi2_contingency, ncx2
 from sklearn.metrics import f1_score
 
 from hf_unlearn import ForgetRequest, GradientAscent, JiT, UnlearningReport
-from hf_unlearn.evaluation.bias import Pattern, bias_measures, read_pattern
-from hf_unlearn.evaluation.reading import reading
 from hf_unlearn.evaluation.relearning import relearning_path, relearning_steps
+from hf_unlearn.evaluation.report.bias_pattern import Pattern, bias_measures, read_pattern
+from hf_unlearn.evaluation.report.interpretation import reading
 from hf_unlearn.metrics.functional import fairness, intervals
 from hf_unlearn.metrics.functional.membership import threshold_attack
 from hf_unlearn.models.prediction import predict

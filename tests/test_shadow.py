@@ -16,8 +16,8 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 
 from hf_unlearn import FineTune, UnlearningArguments, UnlearningTrainer
 from hf_unlearn.data.loading import load_digits
-from hf_unlearn.evaluation import shadow
-from hf_unlearn.evaluation.shadow import ShadowTraining, attackers, half_splits, train_shadows, unlearn_shadows
+from hf_unlearn.evaluation import shadow_models as shadow
+from hf_unlearn.evaluation.shadow_models import ShadowTraining, attackers, half_splits, train_shadows, unlearn_shadows
 from hf_unlearn.metrics.functional.per_example_attacks import confidence_scores, lira, score_shift, u_lira
 from hf_unlearn.metrics.functional.roc import roc
 from hf_unlearn.models.pixel_mlp import PixelMLPConfig

@@ -12,9 +12,9 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer, BertweetTokenizer
 
-from hf_unlearn.evaluation.plots import drawings
-from hf_unlearn.evaluation.report import UnlearningReport
-from hf_unlearn.evaluation.verdicts import MEANING
+from hf_unlearn.evaluation.audit.verdicts import MEANING
+from hf_unlearn.evaluation.report.plots import drawings
+from hf_unlearn.evaluation.report.report import UnlearningReport
 from hf_unlearn.hub.card import write_card
 from hf_unlearn.hub.cleaning import without_paths, without_values
 from hf_unlearn.hub.receipt import verify_folder

@@ -18,7 +18,7 @@ from .sealing import RECEIPT_FILE, read_receipt, seal
 from .signing import signature_file
 
 if TYPE_CHECKING:
-    from ..evaluation.report import UnlearningReport
+    from ..evaluation.report.report import UnlearningReport
 
 CARD, REPORT, AUDIT = "README.md", "report.json", "audit.json"
 MARK = re.compile(
@@ -52,8 +52,8 @@ def render_card(
     from jinja2 import ChainableUndefined, Environment, PackageLoader
     from markupsafe import Markup
 
-    from ..evaluation.reading import limits, notes, reading
-    from ..evaluation.report import UnlearningReport
+    from ..evaluation.report.interpretation import limits, notes, reading
+    from ..evaluation.report.report import UnlearningReport
 
     _check_repo(repo_id)
     read = UnlearningReport.from_dict(report)
@@ -221,7 +221,7 @@ def _figures(report: UnlearningReport, paths: Sequence[str]) -> Iterator[tuple[A
     """Path and drawing of each given figure, in the report's order."""
     from markupsafe import Markup
 
-    from ..evaluation.plots import drawings
+    from ..evaluation.report.plots import drawings
 
     given = {}
     for path in map(PurePosixPath, paths):
@@ -235,7 +235,7 @@ def _audit(audit: Mapping[str, Any] | None, run: Mapping[str, Any]) -> dict[str,
     """Verdict, its meaning, lines and limits of an audit; None for one of other weights."""
     if audit is None:
         return None
-    from ..evaluation.verdicts import MEANING
+    from ..evaluation.audit.verdicts import MEANING
 
     if not str(audit.get("schema")).startswith("hf_unlearn/audit/1"):
         raise ValueError(f"`audit` has the schema {audit.get('schema')!r}, this version reads 'hf_unlearn/audit/1'.")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..evaluation.report import UnlearningReport
+    from ..evaluation.report.report import UnlearningReport
 
 logger = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ from .sealing import RECEIPT_FILE, SCHEMA, file_digest, read_receipt, seal, veri
 
 if TYPE_CHECKING:
     from ..data.forget_request import ForgetRequest
-    from ..evaluation.report import UnlearningReport
+    from ..evaluation.report.report import UnlearningReport
     from ..run import Job
     from ..trainer import UnlearningTrainer
 
@@ -211,7 +211,7 @@ class Receipt:
 
 def record_run(job: Job, trainer: UnlearningTrainer, report: UnlearningReport) -> dict[str, Any]:
     """Write the receipt of `hf-unlearn run` into its output folder, and the owner's key into `_private` there."""
-    from ..evaluation.record import COMMIT, data_source
+    from ..evaluation.report.run_description import COMMIT, data_source
 
     run, folder = job.run, Path(job.args.output_dir or ".")
     commit = (data_source(job.train)["dataset"] or {}).get("revision") or run.dataset_revision

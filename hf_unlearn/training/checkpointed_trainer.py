@@ -20,12 +20,7 @@ from ..data.overlap import fingerprint
 from ..models.sharding import whole_state
 from ..models.snapshot import joint_digest
 from ..utils.files import clear_errors
-from .checkpoints import (
-    ASIDE,
-    is_checkpoint,
-    publish,
-    seal,
-)
+from .checkpoints import ASIDE, is_checkpoint, publish, seal
 from .resuming import describe_settings
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ MOVED = {
     "hf_unlearn.adapters": "hf_unlearn.models.adapters",
     "hf_unlearn.mlp": "hf_unlearn.models.pixel_mlp",
     "hf_unlearn.evaluation.likelihood": "hf_unlearn.metrics.functional.per_example_attacks",
+    "hf_unlearn.evaluation.shadow": "hf_unlearn.evaluation.shadow_models",
     "hf_unlearn.evaluation.forgetting_quality": "hf_unlearn.metrics.functional.forgetting_quality",
 }
 

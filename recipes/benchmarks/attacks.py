@@ -32,7 +32,7 @@ def write_outputs(folder: Path, rows: int, classes: int, models: int) -> None:
     """Logits of models that are surer of the rows they were trained on, one file each."""
     from safetensors.numpy import save_file
 
-    from hf_unlearn.evaluation.shadow import half_splits
+    from hf_unlearn.evaluation.shadow_models import half_splits
 
     rng = np.random.default_rng(0)
     never = rows // HELD_OUT
@@ -49,7 +49,7 @@ def write_outputs(folder: Path, rows: int, classes: int, models: int) -> None:
 def attack_outputs(folder: Path) -> dict[str, Any]:
     from safetensors.numpy import load_file
 
-    from hf_unlearn.evaluation.shadow import Shadows, attackers
+    from hf_unlearn.evaluation.shadow_models import Shadows, attackers
     from hf_unlearn.metrics.functional.forgetting_quality import klom
     from hf_unlearn.metrics.functional.per_example_attacks import lira, rmia, score_shift, u_lira
     from hf_unlearn.metrics.functional.roc import roc
@@ -102,7 +102,7 @@ def digits_training(kind: str) -> tuple[Any, int]:
 
     from hf_unlearn.data.loading import load_digits
     from hf_unlearn.demo import VISION_CONFIG
-    from hf_unlearn.evaluation.shadow import ShadowTraining
+    from hf_unlearn.evaluation.shadow_models import ShadowTraining
     from hf_unlearn.models.pixel_mlp import PixelMLPConfig
     from hf_unlearn.training.plain_training import build_processor
 
@@ -124,7 +124,7 @@ def digits_training(kind: str) -> tuple[Any, int]:
 
 
 def train_and_attack(kind: str, models: int, workers: int, folder: Path) -> dict[str, Any]:
-    from hf_unlearn.evaluation.shadow import attackers, half_splits, train_shadows
+    from hf_unlearn.evaluation.shadow_models import attackers, half_splits, train_shadows
     from hf_unlearn.metrics.functional.per_example_attacks import lira, rmia
     from hf_unlearn.metrics.functional.roc import roc
 

@@ -6,7 +6,7 @@
 
 `--path` is the folder that holds the data sets as folders of their name; without it they are read from the Hub. Every
 retrained model is audited as if it were an unlearned one, against others of its setting; then every pretender of
-`hf_unlearn.evaluation.pretenders`. Trained models and finished cases are kept in `--out`, so a killed run goes on.
+`pretenders.py`. Trained models and finished cases are kept in `--out`, so a killed run goes on.
 """
 
 from __future__ import annotations
@@ -203,9 +203,10 @@ def run(options: argparse.Namespace) -> None:
 
 def setting(task: Task, request: str, yardsticks: list[int]) -> list[dict[str, Any]]:
     """Every retrained model and every pretender of one request, audited with each number of yardsticks."""
+    from pretenders import PRETENDERS, Scene
+
     from hf_unlearn import Auditor
-    from hf_unlearn.evaluation.pretenders import PRETENDERS, Scene
-    from hf_unlearn.evaluation.verdicts import SAME
+    from hf_unlearn.evaluation.audit.verdicts import SAME
 
     mask = task.forget_mask(request)
     rows, test = task.rows
@@ -229,7 +230,7 @@ def setting(task: Task, request: str, yardsticks: list[int]) -> list[dict[str, A
 
 def case(model: str, right: list[str], audit: Any) -> dict[str, Any]:
     """`kind` is `untold` where the audit says that the original itself is hardly told from a retrained model."""
-    from hf_unlearn.evaluation.verdicts import missing_power
+    from hf_unlearn.evaluation.audit.verdicts import missing_power
 
     return {
         "model": model, "right": right, "verdict": audit.verdict, "because": audit.because,
@@ -244,7 +245,7 @@ def read(out: Path) -> list[dict[str, Any]]:
 
 def table(options: argparse.Namespace) -> None:
     """Rates over all finished cases, with Clopper–Pearson intervals at 95 %; `untold` ones apart."""
-    from hf_unlearn.evaluation.verdicts import SAME
+    from hf_unlearn.evaluation.audit.verdicts import SAME
 
     cases = [c for c in read(options.out) if c["task"] in options.tasks]
     print("| retrained models given | what is audited | request | cases | accepted as retrained | right reason |")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from ..metrics.functional.roc import placements
+from ...metrics.functional.roc import placements
 
 PRIOR_SEEDS = 6  # the default spread weighs as much as the spread of seven retrained models
 REACH = 2.0  # margins that the original must be away for a line to tell anything

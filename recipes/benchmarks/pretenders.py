@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.forward import classify, eval_mode, model_inputs
-from ..models.prediction import predict
-from ..models.processor import Processor
-from ..models.structure import find_head
-from .verdicts import DAMAGED, HIDDEN, LESS, MORE
+from hf_unlearn.evaluation.audit.verdicts import DAMAGED, HIDDEN, LESS, MORE
+from hf_unlearn.models.forward import classify, eval_mode, model_inputs
+from hf_unlearn.models.prediction import predict
+from hf_unlearn.models.processor import Processor
+from hf_unlearn.models.structure import find_head
 
 
 @dataclass

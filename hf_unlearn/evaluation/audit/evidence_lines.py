@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..metrics.functional.distance import divergences
-from .equivalence import Estimate, average, separation, share
-from .outputs import FLOOR, Outputs
+from ...metrics.functional.distance import divergences
+from .evidence import Estimate, average, separation, share
+from .model_outputs import FLOOR, Outputs
 from .probing import class_probe, membership_probe
 
 if TYPE_CHECKING:
-    from .auditing import Auditor, Measured
+    from .auditor import Auditor
+    from .model_outputs import Measured
 
 FEWEST = 5  # rows on either side of a comparison
 NEAREST = 1e-4  # 1 − CKA of features that are the original's own

@@ -5,16 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..data.pairs import PreparedRows
-from ..models.forward import classify, eval_mode, model_inputs, unwrap
-from ..models.processor import Processor
-from ..models.structure import find_head
+from ...data.pairs import PreparedRows
+from ...models.forward import classify, eval_mode, model_inputs, unwrap
+from ...models.processor import Processor
+from ...models.structure import find_head
+from .evidence import Estimate
 
 FLOOR = -1e4  # in place of a logit of −∞: probability 0 all the same, and differences stay finite
 
@@ -173,3 +174,18 @@ def _plain(name: str) -> str:
     for part in ("base_model.model.", "base_layer.", "original_module.", "modules_to_save.default."):
         name = name.replace(part, "")
     return name
+
+
+@dataclass(eq=False)
+class Measured:
+    """What one model gave: `outputs` by set, and what was found behind them; `probes` are filled when first asked for."""
+
+    name: str
+    outputs: dict[str, Outputs]
+    rounded: dict[str, Tensor]
+    curves: list[list[tuple[int, float]]]
+    similarity: float
+    unchanged: float
+    switched_off: Outputs | None = None
+    weights: str = ""
+    probes: dict[str, Estimate] = field(default_factory=dict)

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.pairs import PreparedRows
-from ..data.sampling import draw
-from ..models.forward import is_text_model, unwrap
-from ..models.processor import Processor
-from ..training.checks import check_rows
+from ...data.pairs import PreparedRows
+from ...data.sampling import draw
+from ...models.forward import is_text_model, unwrap
+from ...models.processor import Processor
+from ...training.checks import check_rows
 
 logger = logging.getLogger(__name__)
 

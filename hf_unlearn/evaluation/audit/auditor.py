@@ -6,127 +6,24 @@ line. The null hypothesis is that the model still remembers; only evidence on ev
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..data.sampling import drawn_rows
-from ..models.processor import Processor
-from ..models.snapshot import weights_digest
-from ..utils.files import write_atomically
-from .equivalence import Estimate, Evidence, compare, settle
-from .outputs import Outputs, adapter_layers, adapters_off, quantised, run_model, unchanged_share
+from ...data.sampling import drawn_rows
+from ...models.processor import Processor
+from ...models.snapshot import weights_digest
+from ..relearning import relearning_curve
+from .audit import Audit
+from .evidence import Evidence, compare, settle
+from .model_outputs import Measured, Outputs, adapter_layers, adapters_off, quantised, run_model, unchanged_share
 from .probing import feature_similarity
-from .relearning import relearning_curve
-from .verdicts import MEANING, SAME, SPECS, decide, describe, limits
+from .verdicts import SPECS, decide, describe, limits
 
-SCHEMA = "hf_unlearn/audit/1"
 TAUGHT, PROBED, DRAWS, LIMIT = 20, 100, 3, 100  # rows relearned from, rows probed, repetitions, most steps
 BACK = 0.9  # of the original's accuracy: relearned
-
-
-@dataclass(eq=False)
-class Measured:
-    """What one model gave: `outputs` by set, and what was found behind them; `probes` are filled when first asked for."""
-
-    name: str
-    outputs: dict[str, Outputs]
-    rounded: dict[str, Tensor]
-    curves: list[list[tuple[int, float]]]
-    similarity: float
-    unchanged: float
-    switched_off: Outputs | None = None
-    weights: str = ""
-    probes: dict[str, Estimate] = field(default_factory=dict)
-
-
-@dataclass
-class Audit:
-    """The answer.
-
-    Attributes:
-        verdict: one of the six of `hf_unlearn.evaluation.verdicts`.
-        because: keys of the lines that it rests on.
-        lines: all the evidence.
-        limits: what cannot be concluded.
-        curves: model -> (steps, accuracy) while the forgotten classes are relearned.
-        run: kind of request, rows of each set, number of retrained models, level, digest of the weights judged.
-    """
-
-    verdict: str
-    because: list[str]
-    lines: list[Evidence]
-    limits: list[str] = field(default_factory=list)
-    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    run: dict[str, Any] = field(default_factory=dict)
-    schema: str = SCHEMA
-
-    @property
-    def accepted(self) -> bool:
-        """Whether the model is indistinguishable from retraining."""
-        return self.verdict == SAME
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Audit:
-        """The inverse of `as_dict`.
-
-        Raises:
-            ValueError: another schema.
-        """
-        if data.get("schema") != SCHEMA:
-            raise ValueError(f"`schema` is {data.get('schema')!r}, this version reads {SCHEMA!r}.")
-        return cls(**{**data, "lines": [Evidence(**line) for line in data["lines"]]})
-
-    def rows(self) -> list[list[str]]:
-        """The evidence as cells: what, original, unlearned, retrained, difference with interval, margin, result, in words."""
-        out = []
-        for x in self.lines:
-            retrained = _number(float(np.mean(x.retrained)) if x.retrained else x.expected)
-            gap = "–" if x.difference is None else f"{x.difference:+.3f} [{x.low:+.3f}, {x.high:+.3f}]"
-            margin = "–" if x.difference is None else f"±{x.practical:.3f} ±{x.spread:.3f}"
-            out.append([x.title, _number(x.original), _number(x.unlearned), retrained, gap, margin, x.result, x.words])
-        return out
-
-    def to_markdown(self) -> str:
-        """The audit as markdown."""
-        heads = ("", "original", "unlearned", "retrained", "difference [interval]", "margin: practical, seeds", "", "")
-        lines = ["# Audit", "", f"**{self.verdict}.** {MEANING[self.verdict]}", ""]
-        lines += ["| " + " | ".join(heads) + " |", "|---|---:|---:|---:|---:|---:|---|---|"]
-        lines += ["| " + " | ".join(cells) + " |" for cells in self.rows()]
-        return "\n".join([*lines, "", *(f"- {sentence}" for sentence in self.limits), ""])
-
-    def print(self) -> None:
-        """The audit, in the terminal."""
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(title_justify="left")
-        for i, name in enumerate(("", "original", "unlearned", "retrained", "difference", "margin", "", "")):
-            table.add_column(name, justify="right" if 0 < i < 6 else "left")
-        for cells in self.rows():
-            table.add_row(*cells)
-        console = Console(width=None if Console().is_terminal else 220)
-        console.print(table)
-        for sentence in self.limits:
-            console.print(f"- {sentence}")
-        console.print(f"\n[bold]{self.verdict}[/bold]: {MEANING[self.verdict]}")
-
-    def save(self, folder: str | Path) -> None:
-        """Write `audit.json` and `audit.md` into `folder`."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "audit.json", json.dumps(self.as_dict(), indent=2) + "\n")
-        write_atomically(folder / "audit.md", self.to_markdown())
 
 
 def audit_models(
@@ -190,7 +87,7 @@ class Auditor:
         batch_size: int = 128,
         seed: int = 0,
     ) -> None:
-        from .audit_checks import check_models, check_sets, find_classes, same_shares
+        from .checks import check_models, check_sets, find_classes, same_shares
 
         columns = {"image_column": image_column, "text_column": text_column, "label_column": label_column}
         self.processor = Processor(original, processing_class, **columns)
@@ -272,7 +169,7 @@ class Auditor:
 
     def lines(self, unlearned: Measured, retrained: Sequence[Measured], alpha: float) -> list[Evidence]:
         """Every line that these sets allow, compared with retraining where its value is known."""
-        from .audit_lines import Figures
+        from .evidence_lines import Figures
 
         figures = Figures(self, retrained)
         return [
@@ -318,7 +215,3 @@ def _check_yardsticks(original: Measured, unlearned: Measured, retrained: Sequen
                     "is trained anew without the forget set; a further one, with another seed."
                 )
         seen[model.name] = model
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

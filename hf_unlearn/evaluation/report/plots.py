@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..utils.files import written_atomically
+from ...utils.files import written_atomically
 
 if TYPE_CHECKING:
     from .report import UnlearningReport

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..utils.safe_text import inert, plain, shown
-from .reading import limits, notes, reading
+from ...utils.safe_text import inert, plain, shown
+from .interpretation import limits, notes, reading
 
 if TYPE_CHECKING:
     from .report import UnlearningReport
@@ -52,7 +52,7 @@ def to_html(report: UnlearningReport, figures: bool = True) -> str:
     order = sorted(range(len(report.models)), key=lambda i: list(report.models)[i] == "original")
     # For every name, not only *.html: what a data set calls its classes must never become markup.
     environment = Environment(
-        loader=PackageLoader("hf_unlearn.evaluation"),
+        loader=PackageLoader("hf_unlearn.evaluation.report"),
         autoescape=True,
         finalize=lambda value: value if isinstance(value, Markup) else shown(value, 2000),
         undefined=StrictUndefined,

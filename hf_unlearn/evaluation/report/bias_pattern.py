@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..data.columns import find_label_column
-from ..metrics.functional import intervals
-from ..metrics.functional.fairness import bias_labels, label_groups
-from ..metrics.functional.intervals import Estimate
-from ..models.processor import Processor
+from ...data.columns import find_label_column
+from ...metrics.functional import intervals
+from ...metrics.functional.fairness import bias_labels, label_groups
+from ...metrics.functional.intervals import Estimate
+from ...models.processor import Processor
 
 NONE = "(none)"
 
@@ -116,7 +116,7 @@ def _mapping(labels: Mapping[Any, Any] | Sequence[str]) -> Mapping[Any, Any]:
 
 def bias_measures(predicted: Tensor, labels: Tensor, values: Sequence[str], pattern: Pattern) -> dict[str, Estimate]:
     """What `fairness` measures of answers and labels (n,), each with its interval; what the rows do not define is left out."""
-    from ..metrics.functional.fairness import aligned_conflicting_accuracy, bias_following
+    from ...metrics.functional.fairness import aligned_conflicting_accuracy, bias_following
 
     y_hat, y = predicted.numpy(), labels.numpy()
     pointed, right = pattern.pointed(values), (predicted == labels).numpy()

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .equivalence import Estimate, separation
+from .evidence import Estimate, separation
 
 
 def class_probe(train: Tensor, train_is: Tensor, test: Tensor, test_is: Tensor, seed: int = 0) -> Estimate:

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..metrics.functional.intervals import Estimate, mean_distance, share
-from ..utils.files import write_atomically
+from ...metrics.functional.intervals import Estimate, mean_distance, share
+from ...utils.files import write_atomically
 from .table import rows
 
 if TYPE_CHECKING:  # what is measured needs torch; what is read, and shown, does not
     from torch import Tensor, nn
 
-    from ..data.pairs import PreparedRows
-    from ..trainer import UnlearningTrainer
-    from .bias import Pattern
+    from ...data.pairs import PreparedRows
+    from ...trainer import UnlearningTrainer
+    from .bias_pattern import Pattern
     from .measures import Outputs
 
 SCHEMA = "hf_unlearn/report/2"
@@ -90,10 +90,10 @@ class UnlearningReport:
             pattern: a column of `test` and the labels that its values point to (`read_pattern` checks them): how far each model
                 goes by it is measured too.
         """
-        from ..models.prediction import predict
+        from ...models.prediction import predict
         from . import measures
-        from .bias import read_values
-        from .record import record_run
+        from .bias_pattern import read_values
+        from .run_description import record_run
 
         sets: dict[str, PreparedRows] = {}
         for name, data in (("forget", trainer.forget_dataset), ("retain", retain), ("test", test)):
@@ -173,7 +173,7 @@ class UnlearningReport:
     ) -> None:
         import torch
 
-        from .relearning import relearning_path, steps_of
+        from ..relearning import relearning_path, steps_of
 
         logits, labels = original_test
         if labels is None:
@@ -196,8 +196,8 @@ class UnlearningReport:
         trainer: UnlearningTrainer,
         max_rows: int,
     ) -> None:
-        from ..data.sampling import drawn_rows
-        from .bias import bias_measures
+        from ...data.sampling import drawn_rows
+        from .bias_pattern import bias_measures
 
         drawn = [values[i] for i in drawn_rows(len(values), max_rows, trainer.args.seed)]  # the rows that `_rows` takes
         for name, out in outputs.items():
@@ -211,7 +211,7 @@ class UnlearningReport:
     def _tell_forgotten(self, outputs: Mapping[str, Outputs]) -> None:
         import torch
 
-        from ..metrics.functional.information_audit import audit
+        from ...metrics.functional.information_audit import audit
 
         for name, out in outputs.items():
             retain, forget = out["retain"][0].softmax(-1), out["forget"][0].softmax(-1)
@@ -224,8 +224,8 @@ class UnlearningReport:
         attribute: str,
         groups: list[Any] | None,
     ) -> None:
-        from ..metrics.functional.fairness import group_accuracies
-        from ..metrics.functional.information_audit import audit
+        from ...metrics.functional.fairness import group_accuracies
+        from ...metrics.functional.information_audit import audit
 
         if groups is None or len(set(groups)) < 2:
             return  # nothing to tell apart
@@ -346,15 +346,15 @@ class UnlearningReport:
 
 def _rows(trainer: UnlearningTrainer, data: Any, limit: int, name: str) -> PreparedRows:
     """Prepared rows of `data`, at most `limit`; every model sees the same."""
-    from ..data.pairs import PreparedRows
-    from ..data.sampling import draw
+    from ...data.pairs import PreparedRows
+    from ...data.sampling import draw
 
     return PreparedRows(draw(data, limit, trainer.args.seed), trainer.processor, f"{name}_dataset", cache_bytes=2**29)
 
 
 def _column(trainer: UnlearningTrainer, data: Any, name: str, limit: int) -> list[Any] | None:
     """The column of the rows that `_rows` takes, or None where some row lacks it."""
-    from ..data.sampling import draw
+    from ...data.sampling import draw
 
     if data is not None and name in (getattr(data, "column_names", None) or ()):
         data = data.select_columns([name])  # or every image would be decoded for it

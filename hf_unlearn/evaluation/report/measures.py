@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..metrics.functional import intervals
-from ..metrics.functional.distance import divergences
-from ..metrics.functional.intervals import Estimate
-from ..metrics.functional.membership import entropy_attack_calls, loss
-from ..metrics.functional.roc import Roc, roc
+from ...metrics.functional import intervals
+from ...metrics.functional.distance import divergences
+from ...metrics.functional.intervals import Estimate
+from ...metrics.functional.membership import entropy_attack_calls, loss
+from ...metrics.functional.roc import Roc, roc
 
 BINS = 20
 Outputs = Mapping[str, tuple[Tensor, Tensor | None]]  # set -> logits (n, classes), labels (n,)

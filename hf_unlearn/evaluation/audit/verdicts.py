@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .equivalence import Evidence
+    from .evidence import Evidence
 
 SAME = "indistinguishable from retraining"
 LESS = "forgotten less than retraining"

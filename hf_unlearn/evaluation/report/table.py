@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..utils.safe_text import shown
+from ...utils.safe_text import shown
 
 if TYPE_CHECKING:
     from .report import UnlearningReport

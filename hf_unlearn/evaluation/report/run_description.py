@@ -8,13 +8,13 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..utils.files import front_matter
-from ..utils.hub_names import snapshots
-from ..utils.safe_text import shown
+from ...utils.files import front_matter
+from ...utils.hub_names import snapshots
+from ...utils.safe_text import shown
 
 if TYPE_CHECKING:
-    from ..run import Job
-    from ..trainer import UnlearningTrainer
+    from ...run import Job
+    from ...trainer import UnlearningTrainer
 
 SHOWN_ARGUMENTS = (
     "update", "trust_region", "learning_rate", "max_steps", "num_train_epochs", "per_device_train_batch_size", "seed",
@@ -41,8 +41,8 @@ def record_run(trainer: UnlearningTrainer, retain: Any | None, sizes: Mapping[st
     import torch
     import transformers
 
-    from ..models.adapters import is_adapted
-    from ..models.snapshot import weights_digest
+    from ...models.adapters import is_adapted
+    from ...models.snapshot import weights_digest
 
     sets: dict[str, Any] = {"forget": trainer.forget_dataset, "retain": retain}
     labels, classes = class_names(trainer.model.config), trainer.reference.forgotten_classes
@@ -70,7 +70,7 @@ def record_run(trainer: UnlearningTrainer, retain: Any | None, sizes: Mapping[st
 
 def record_request(job: Job, trainer: UnlearningTrainer) -> dict[str, Any]:
     """What only a run from a recipe knows: the request in words, where model and data come from, and the recipe's keys."""
-    from ..utils.hub_names import is_local
+    from ...utils.hub_names import is_local
 
     run, labels = job.run, class_names(job.model.config)
     attribute = getattr(trainer.method, "attribute", None)

@@ -1,0 +1,104 @@
+"""`Audit`: the verdict on a model, with its evidence line by line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...utils.files import write_atomically
+from .evidence import Evidence
+from .verdicts import MEANING, SAME
+
+SCHEMA = "hf_unlearn/audit/1"
+
+
+@dataclass
+class Audit:
+    """The answer.
+
+    Attributes:
+        verdict: one of the six of `hf_unlearn.evaluation.audit.verdicts`.
+        because: keys of the lines that it rests on.
+        lines: all the evidence.
+        limits: what cannot be concluded.
+        curves: model -> (steps, accuracy) while the forgotten classes are relearned.
+        run: kind of request, rows of each set, number of retrained models, level, digest of the weights judged.
+    """
+
+    verdict: str
+    because: list[str]
+    lines: list[Evidence]
+    limits: list[str] = field(default_factory=list)
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+    schema: str = SCHEMA
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the model is indistinguishable from retraining."""
+        return self.verdict == SAME
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Audit:
+        """The inverse of `as_dict`.
+
+        Raises:
+            ValueError: another schema.
+        """
+        if data.get("schema") != SCHEMA:
+            raise ValueError(f"`schema` is {data.get('schema')!r}, this version reads {SCHEMA!r}.")
+        return cls(**{**data, "lines": [Evidence(**line) for line in data["lines"]]})
+
+    def rows(self) -> list[list[str]]:
+        """The evidence as cells: what, original, unlearned, retrained, difference with interval, margin, result, in words."""
+        out = []
+        for x in self.lines:
+            retrained = _number(float(np.mean(x.retrained)) if x.retrained else x.expected)
+            gap = "–" if x.difference is None else f"{x.difference:+.3f} [{x.low:+.3f}, {x.high:+.3f}]"
+            margin = "–" if x.difference is None else f"±{x.practical:.3f} ±{x.spread:.3f}"
+            out.append([x.title, _number(x.original), _number(x.unlearned), retrained, gap, margin, x.result, x.words])
+        return out
+
+    def to_markdown(self) -> str:
+        """The audit as markdown."""
+        heads = ("", "original", "unlearned", "retrained", "difference [interval]", "margin: practical, seeds", "", "")
+        lines = ["# Audit", "", f"**{self.verdict}.** {MEANING[self.verdict]}", ""]
+        lines += ["| " + " | ".join(heads) + " |", "|---|---:|---:|---:|---:|---:|---|---|"]
+        lines += ["| " + " | ".join(cells) + " |" for cells in self.rows()]
+        return "\n".join([*lines, "", *(f"- {sentence}" for sentence in self.limits), ""])
+
+    def print(self) -> None:
+        """The audit, in the terminal."""
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title_justify="left")
+        for i, name in enumerate(("", "original", "unlearned", "retrained", "difference", "margin", "", "")):
+            table.add_column(name, justify="right" if 0 < i < 6 else "left")
+        for cells in self.rows():
+            table.add_row(*cells)
+        console = Console(width=None if Console().is_terminal else 220)
+        console.print(table)
+        for sentence in self.limits:
+            console.print(f"- {sentence}")
+        console.print(f"\n[bold]{self.verdict}[/bold]: {MEANING[self.verdict]}")
+
+    def save(self, folder: str | Path) -> None:
+        """Write `audit.json` and `audit.md` into `folder`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "audit.json", json.dumps(self.as_dict(), indent=2) + "\n")
+        write_atomically(folder / "audit.md", self.to_markdown())
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
