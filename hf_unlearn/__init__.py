@@ -17,7 +17,7 @@ _NAMES = {
     "Audit": "evaluation.audit.audit",
     "Auditor": "evaluation.audit.auditor",
     "audit_models": "evaluation.audit.auditor",
-    "Receipt": "hub.receipt",
+    "Receipt": "hub.receipt.receipt",
     "UnlearningMethod": "methods",
     "METHODS": "methods",
     "JiT": "methods",
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .evaluation.audit.audit import Audit
     from .evaluation.audit.auditor import Auditor, audit_models
     from .evaluation.report.report import UnlearningReport
-    from .hub.receipt import Receipt
+    from .hub.receipt.receipt import Receipt
     from .methods import (
         METHODS,
         UIB,

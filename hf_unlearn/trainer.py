@@ -21,7 +21,7 @@ from transformers.trainer_utils import TrainOutput
 from .data.columns import read_groups, read_strata
 from .data.pairs import PairCollator, PreparedRows, UnlearningDataset, share_out
 from .data.sampling import EpochSampler, draw
-from .hub.publishing import Publishing
+from .hub.push.trainer_mixin import Publishing
 from .methods import METHODS, UnlearningMethod
 from .methods.components.counterfactual_anchors import CounterfactualAnchors
 from .models.adapters import ADAPTER, Patch, adapter_names, is_adapted, load_adapters, norms_to_hold

@@ -15,9 +15,10 @@ from typing import Any
 
 from hf_unlearn import UnlearningReport
 from hf_unlearn.evaluation.report.plots import save_figures
-from hf_unlearn.hub.card import AUDIT, REPORT, write_card
-from hf_unlearn.hub.cleaning import without_values
-from hf_unlearn.hub.receipt import RECEIPT_FILE, seal
+from hf_unlearn.hub.card.evaluation_card import write_card
+from hf_unlearn.hub.layout import AUDIT, REPORT
+from hf_unlearn.hub.push.cleaning import without_values
+from hf_unlearn.hub.receipt import RECEIPT, seal
 from hf_unlearn.utils.files import write_atomically, written_atomically
 
 ROOT = Path(__file__).parents[1]
@@ -36,10 +37,10 @@ def keep(run: Path, folder: Path) -> Path:
     for path in save_figures(report, folder / "figures", dpi=75):
         with Image.open(path) as picture, written_atomically(path) as partial:
             picture.convert("RGB").quantize(16, dither=Image.Dither.NONE).save(partial, optimize=True)
-    if (run / RECEIPT_FILE).is_file():
-        shutil.copyfile(run / RECEIPT_FILE, folder / RECEIPT_FILE)
+    if (run / RECEIPT).is_file():
+        shutil.copyfile(run / RECEIPT, folder / RECEIPT)
     card = write_card(folder)
-    if (folder / RECEIPT_FILE).is_file():
+    if (folder / RECEIPT).is_file():
         seal(folder)  # over these files: the weights are not kept
     return card
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from hf_unlearn.run import main
+from hf_unlearn.cli.run import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -23,7 +23,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 DEADLINE = 300  # seconds
 PRELOADED = (
     "conftest",
-    "hf_unlearn.run",
+    "hf_unlearn.pipeline.unlearn",
     "hf_unlearn.trainer",
     "hf_unlearn.evaluation.report.report",
     "sklearn.linear_model",

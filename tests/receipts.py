@@ -10,9 +10,9 @@ from conftest import image_processor, text_data, trained
 
 from hf_unlearn import JiT
 from hf_unlearn.cli import main
-from hf_unlearn.hub import sealing
-from hf_unlearn.hub.forgotten import PRIVATE_FILE, ForgottenRows
-from hf_unlearn.hub.receipt import RECEIPT_FILE, RUN_COVERS, build_receipt, write_receipt
+from hf_unlearn.hub.receipt import RECEIPT, build_receipt, sealing, write_receipt
+from hf_unlearn.hub.receipt.forgotten_rows import PRIVATE_FILE, ForgottenRows
+from hf_unlearn.pipeline.records import RUN_COVERS
 
 SCHEMA = json.loads((Path(sealing.__file__).parent / "schemas" / "receipt.schema.json").read_text())
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -69,7 +69,7 @@ def publish(tmp_path):
 
 
 def sign(folder, keys):
-    assert main(["receipt", "sign", "--receipt", str(folder / RECEIPT_FILE), "--key", str(keys / "key.pem")]) == 0
+    assert main(["receipt", "sign", "--receipt", str(folder / RECEIPT), "--key", str(keys / "key.pem")]) == 0
 
 
 def verify(folder, *words):

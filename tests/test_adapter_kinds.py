@@ -13,8 +13,8 @@ from test_methods import make
 
 from hf_unlearn import JiT
 from hf_unlearn.cli import main
-from hf_unlearn.hub.commands import snippet
-from hf_unlearn.hub.staging import prepare_folder
+from hf_unlearn.hub.card.command_lines import snippet
+from hf_unlearn.hub.push.staging import prepare_folder
 from hf_unlearn.models.adapter_config import adapter_config
 from hf_unlearn.models.adapters import Patch, load_patches
 from hf_unlearn.models.prediction import predict

@@ -9,7 +9,7 @@ import yaml
 from conftest import arguments, class_split, processing_class, trained
 
 from hf_unlearn import METHODS, UIB, FeatureInformation, JiT, UnlearningMethod, UnlearningTrainer
-from hf_unlearn.run import main
+from hf_unlearn.cli.run import main
 from hf_unlearn.training.backends import BACKENDS, backend_of, check_backend
 
 ROOT = Path(__file__).parents[1]

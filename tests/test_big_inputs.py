@@ -43,8 +43,8 @@ from hf_unlearn.data.pairs import PreparedRows
 from hf_unlearn.data.sampling import EpochSampler
 from hf_unlearn.data.streams import split_stream
 from hf_unlearn.models.prediction import predict
-from hf_unlearn.run import RunArguments
-from hf_unlearn.sources import load_splits
+from hf_unlearn.pipeline.data_sets import load_splits
+from hf_unlearn.pipeline.run_arguments import RunArguments
 from hf_unlearn.training.outcome import mean_total_variation
 from hf_unlearn.utils import large_tensors as tables
 from hf_unlearn.utils.large_tensors import Collector, chunks, new_table

@@ -28,13 +28,13 @@ from peft import LoraConfig, get_peft_model
 
 from hf_unlearn import GradientAscent, JiT, UnlearningReport, WassersteinBarycenter
 from hf_unlearn.cli import main
+from hf_unlearn.cli.run import parse
 from hf_unlearn.evaluation.report.run_description import data_source, origin
-from hf_unlearn.hub.card import MARK, is_rendered, render_card, write_card
-from hf_unlearn.hub.receipt import RECEIPT_FILE, verify_folder
-from hf_unlearn.hub.signing import signature_file
+from hf_unlearn.hub.card.evaluation_card import MARK, is_rendered, render_card, write_card
+from hf_unlearn.hub.receipt import RECEIPT, verify_folder
+from hf_unlearn.hub.receipt.signing import signature_file
 from hf_unlearn.models.pretrained import save_model
-from hf_unlearn.run import parse
-from hf_unlearn.training.checks import check_folders
+from hf_unlearn.pipeline.prepare import check_folders
 
 ROOT = Path(__file__).parents[1]
 
@@ -148,7 +148,7 @@ def figures_of(folder):
 
 def test_a_run_writes_its_card_and_the_report_gives_the_same_bytes(run):
     assert run.code == 0
-    receipt = json.loads((run.folder / RECEIPT_FILE).read_text())
+    receipt = json.loads((run.folder / RECEIPT).read_text())
     assert render_card(report_of(run), figures=figures_of(run.folder), receipt=receipt) == run.text
     alone = render_card(report_of(run), figures=figures_of(run.folder))
     without = re.sub(r"## Receipt\n.*?(?=## Cost)", "", run.text, flags=re.DOTALL)
@@ -496,10 +496,10 @@ def test_a_run_is_kept_in_few_bytes(run, tmp_path):
 
 def test_the_receipt_is_sealed_over_the_card_and_a_signature_of_the_old_one_goes(run, tmp_path, capsys):
     folder = Path(shutil.copytree(run.folder, tmp_path / "out"))
-    root = json.loads((folder / RECEIPT_FILE).read_text())["forgotten_rows"]["root"]
+    root = json.loads((folder / RECEIPT).read_text())["forgotten_rows"]["root"]
     text = (folder / "README.md").read_text()
     assert f"24 rows that were to be forgotten: one root, {root}" in text
-    signature = signature_file(folder / RECEIPT_FILE)
+    signature = signature_file(folder / RECEIPT)
     signature.write_text("of the old one")
     assert main(["card", str(folder)]) == 0
     assert signature.exists(), "nothing changed"
@@ -507,7 +507,7 @@ def test_the_receipt_is_sealed_over_the_card_and_a_signature_of_the_old_one_goes
     assert "sign it once more" in capsys.readouterr().out
     assert not signature.exists()
     assert verify_folder(folder) == []
-    (folder / RECEIPT_FILE).write_text((folder / RECEIPT_FILE).read_text().replace('"rows": 24', '"rows": 2'))
+    (folder / RECEIPT).write_text((folder / RECEIPT).read_text().replace('"rows": 24', '"rows": 2'))
     assert main(["card", str(folder)]) == 2
     assert "changed" in capsys.readouterr().err
 

@@ -32,7 +32,7 @@ from hf_unlearn import ForgetRequest, GradientAscent, UnlearningReport
 from hf_unlearn.cli import main
 from hf_unlearn.evaluation.report.bias_pattern import read_pattern
 from hf_unlearn.evaluation.report.run_description import class_names
-from hf_unlearn.hub.card import render_card, write_card
+from hf_unlearn.hub.card.evaluation_card import render_card, write_card
 from hf_unlearn.models.pretrained import save_model
 from hf_unlearn.utils.safe_text import LENGTH, shown
 

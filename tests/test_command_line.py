@@ -12,6 +12,9 @@ import pytest
 from conftest import image_data, image_processor, text_data, tokenizer, trained
 from safetensors.torch import load_file
 
+from hf_unlearn import METHODS
+from hf_unlearn.cli import COMMANDS, main
+
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
 
@@ -191,3 +194,18 @@ def test_samples_of_a_class_with_marginal_information(folders, tmp_path):
     assert 0 < report["outcome"]["forget_target"] <= 1
     assert report["run"]["rows"]["test"] == 96 - 96 // 5
     assert report["information"]["original"]["bounds"]["total_variation"] <= 1
+
+
+WORDS = [
+    *COMMANDS,
+    *(f"receipt {c}" for c in ("verify", "prove", "seal", "keygen", "sign")),
+    *(f"run --method {m}" for m in METHODS),
+]
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_every_command_explains_itself(words, capsys):
+    assert main([*words.split(), "--help"]) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith(f"usage: hf-unlearn {' '.join(words.split()[: 1 if 'run' in words else 2])}")
+    assert not told.err

@@ -12,7 +12,7 @@ from conftest import state, trained
 from data_parallel_run import CASES, RESUMED, SHARDED, ZERO
 
 from hf_unlearn import METHODS
-from hf_unlearn.launch import launch
+from hf_unlearn.cli.processes import launch
 
 SCRIPT = Path(__file__).with_name("data_parallel_run.py")
 STOPS = {"jit: head, until the target", "gradient_ascent: lands on its target"}

@@ -21,7 +21,9 @@ from fresh_processes import DEADLINE, exit_codes, start, until
 
 from hf_unlearn import METHODS, ForgetRequest
 from hf_unlearn.cli import main
-from hf_unlearn.run import Job, RunArguments, unlearn
+from hf_unlearn.pipeline.job import Job
+from hf_unlearn.pipeline.run_arguments import RunArguments
+from hf_unlearn.pipeline.unlearn import unlearn
 from hf_unlearn.training.resuming import keep_finished
 
 KILLS = int(os.environ.get("HF_UNLEARN_KILLS", "2"))

@@ -9,8 +9,9 @@ import time
 import pytest
 from test_command_line import command, environment, folders  # noqa: F401  a fixture
 
-from hf_unlearn import launch as launching
-from hf_unlearn.launch import launch, main
+from hf_unlearn.cli import processes as launching
+from hf_unlearn.cli.processes import launch
+from hf_unlearn.cli.run import main
 
 RANK = "import os, sys, time; rank = int(os.environ['RANK'])"
 
@@ -60,8 +61,8 @@ def test_the_same_error_in_all_processes_is_told_once(capfd):
 
 WAITING = """
 from pathlib import Path
-from hf_unlearn.launch import _end_with_launcher
-_end_with_launcher()
+from hf_unlearn.cli.worker import end_with_launcher
+end_with_launcher()
 folder, signals = Path(sys.argv[1]), 0
 Path(folder / f"ready-{rank}").touch()
 end = time.monotonic() + 60
@@ -78,7 +79,7 @@ sys.exit(130)
 def started_launcher(folder):
     """A launcher with two processes that wait for a signal, in a process group of its own, as a shell's job is."""
     words = script(WAITING)
-    code = f"from hf_unlearn.launch import launch; import sys; sys.exit(launch({[*words, str(folder)]!r}, 2))"
+    code = f"from hf_unlearn.cli.processes import launch; import sys; sys.exit(launch({[*words, str(folder)]!r}, 2))"
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     wait_for(lambda: len(list(folder.glob("ready-*"))) == 2)
     time.sleep(0.2)
@@ -120,7 +121,7 @@ def test_bad_arguments_are_told_once_and_no_process_starts(monkeypatch, tmp_path
     def started(*_):
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(launching, "launch", started)
+    monkeypatch.setattr("hf_unlearn.cli.run.launch", started)
     common = [
         "--model",
         "m",

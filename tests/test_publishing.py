@@ -13,7 +13,7 @@ from loopback_hub import ALWAYS, Fault
 
 from hf_unlearn import UnlearningTrainer
 from hf_unlearn.cli import main
-from hf_unlearn.hub.patience import PushError
+from hf_unlearn.hub.push.retries import PushError
 from hf_unlearn.methods import GradientAscent
 
 REPO = "alice/vit"

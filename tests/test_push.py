@@ -13,9 +13,9 @@ from loopback_hub import ALWAYS, Fault
 from receipts import write_run_receipt
 
 from hf_unlearn.cli import main
-from hf_unlearn.hub.command import push_run
-from hf_unlearn.hub.patience import Patience, PushError
-from hf_unlearn.hub.push import push_folder
+from hf_unlearn.hub.push.push import push_folder
+from hf_unlearn.hub.push.retries import Patience, PushError
+from hf_unlearn.hub.push.run_folder import push_run
 
 REPO = "alice/unlearned"
 

@@ -9,8 +9,8 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants
 from loopback_hub import ALWAYS, Fault, File
 
 from hf_unlearn.cli import main
-from hf_unlearn.hub import push
-from hf_unlearn.hub.patience import Patience
+from hf_unlearn.hub.push import push
+from hf_unlearn.hub.push.retries import Patience
 
 pytestmark = pytest.mark.slow
 

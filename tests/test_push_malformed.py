@@ -7,7 +7,7 @@ from hub_runs import run_folder, write
 from safetensors.numpy import save_file
 
 from hf_unlearn.cli import main
-from hf_unlearn.hub.patience import PushError, explained
+from hf_unlearn.hub.push.retries import PushError, explained
 
 REPORT = {"schema": "hf_unlearn/report/2", "models": {"unlearned": {}}, "run": {}}
 CASES = [

@@ -17,10 +17,11 @@ from loopback_hub import ALWAYS, Fault, File
 from receipts import write_run_receipt
 
 from hf_unlearn.cli import main
-from hf_unlearn.hub.command import push_run
-from hf_unlearn.hub.patience import PushError
-from hf_unlearn.hub.sealing import WEIGHTS
-from hf_unlearn.hub.targets import NO_REF
+from hf_unlearn.hub.layout import WEIGHTS
+from hf_unlearn.hub.push import run_folder as pushing
+from hf_unlearn.hub.push.retries import PushError
+from hf_unlearn.hub.push.run_folder import push_run
+from hf_unlearn.hub.push.target_names import NO_REF
 
 REPO = "alice/theirs"
 
@@ -290,14 +291,12 @@ def test_what_a_killed_push_left_is_removed(hub, run):
 
 def test_a_card_loads_the_model_by_its_full_name(hub, run, monkeypatch):
     seen = SimpleNamespace(repo=None)
-    from hf_unlearn.hub import command
-
-    prepare = command.prepare_folder
+    prepare = pushing.prepare_folder
 
     def look(folder, **settings):
         seen.repo = settings["repo_id"]
         return prepare(folder, **settings)
 
-    monkeypatch.setattr(command, "prepare_folder", look)
+    monkeypatch.setattr(pushing, "prepare_folder", look)
     assert push_run(run, "bert-base-uncased").repo_id == "alice/bert-base-uncased"
     assert seen.repo == "alice/bert-base-uncased"

@@ -19,11 +19,11 @@ from transformers import AutoModelForSequenceClassification
 
 from hf_unlearn import FeatureInformation, ForgetRequest, JiT, Receipt, UnlearningTrainer
 from hf_unlearn.cli import main
-from hf_unlearn.hub import canonical
-from hf_unlearn.hub.forgotten import PRIVATE_FILE, PRIVATE_FOLDER, ForgottenRows
-from hf_unlearn.hub.merkle import MerkleTree
-from hf_unlearn.hub.receipt import RECEIPT_FILE, seal, write_receipt
-from hf_unlearn.hub.rows import PREFIX, row_digest, row_digests
+from hf_unlearn.hub.receipt import RECEIPT, seal, write_receipt
+from hf_unlearn.hub.receipt import canonical_json as canonical
+from hf_unlearn.hub.receipt.forgotten_rows import PRIVATE_FILE, PRIVATE_FOLDER, ForgottenRows
+from hf_unlearn.hub.receipt.merkle_tree import MerkleTree
+from hf_unlearn.hub.receipt.row_digest import PREFIX, row_digest, row_digests
 
 HOSTILE = (
     "<img src=x onerror=alert(1)>\n# **x** [a](https://evil.example/u) www.evil.example @someone `b` | \x1b[31m"
@@ -40,7 +40,7 @@ def published(tmp_path):
 
 
 def test_the_receipt_follows_its_schema_and_wrong_ones_do_not(published):
-    receipt = valid(json.loads((published / RECEIPT_FILE).read_text()))
+    receipt = valid(json.loads((published / RECEIPT).read_text()))
     assert (receipt["started"], receipt["ended"]) == ("2026-01-02T03:04:05+00:00", "2026-01-02T03:05:35+00:00")
     assert receipt["seeds"] == {"seed": 7, "data_seed": None}
     assert receipt["forgotten_rows"]["rows"] == 12
@@ -122,7 +122,7 @@ def test_no_value_in_the_receipt_can_be_computed_from_rows(tmp_path):
     guesses |= {MerkleTree(sorted(leaves)).root.hex() for leaves in keyed}
     assert not guesses & published
     assert len(published & {receipt["forgotten_rows"]["root"], receipt["data"]["sets"]["retain"]["digest"]}) == 2
-    text = (tmp_path / RECEIPT_FILE).read_text()
+    text = (tmp_path / RECEIPT).read_text()
     assert not any(row["text"] in text for row in data)
 
 
@@ -132,7 +132,7 @@ def test_hostile_names_are_inert_and_short(tmp_path, place):
     method = {"method": HOSTILE, "attribute": HOSTILE, HOSTILE: [HOSTILE, Path(HOSTILE)], "object": object()}
     receipt, _ = receipt_for(text_data(3), data=data, method=method, outcome={"stopped": HOSTILE, "gap": float("nan")})
     receipt = valid(write_receipt(tmp_path, receipt))
-    text = (tmp_path / RECEIPT_FILE).read_text()
+    text = (tmp_path / RECEIPT).read_text()
     for mark in ("<img", "](", "**", "://", "www.", "@", "`", "\x1b", "\\u001b", "| ", "x" * 100):
         assert mark not in text
     assert receipt["data"]["id"] == "local"
@@ -208,7 +208,7 @@ def finished(tmp_path_factory):
 
 def test_a_run_writes_its_receipt_and_nothing_that_names_rows_or_places(finished):
     out = finished / "out"
-    text = (out / RECEIPT_FILE).read_text()
+    text = (out / RECEIPT).read_text()
     receipt = valid(json.loads(text))
     for word in (
         "user-5",
@@ -257,11 +257,11 @@ def test_the_receipt_of_a_run_is_verified_with_its_rows_and_published(finished, 
     assert main(["receipt", "seal", "--folder", str(out)]) == 2  # the key is in it
     assert main(["receipt", "seal", "--folder", str(out), "--run-folder"]) == 0
     assert verify(out, "--private", private) == 0
-    assert "README.md" in json.loads((out / RECEIPT_FILE).read_text())["files"]
+    assert "README.md" in json.loads((out / RECEIPT).read_text())["files"]
     (out / "model.safetensors").write_bytes(b"x")  # beside what is covered, but loaded
     assert verify(out) == 1
     (out / "model.safetensors").unlink()
-    for name in ("report.json", RECEIPT_FILE):
+    for name in ("report.json", RECEIPT):
         (tmp_path / "hub").mkdir(exist_ok=True)
         shutil.copy(out / name, tmp_path / "hub")
     shutil.copytree(out / "model", tmp_path / "hub", dirs_exist_ok=True)
@@ -286,7 +286,7 @@ def test_a_second_request_names_the_receipt_before_it(tmp_path):
     assert [receipt.forgotten.contains(row) for row in split.forget] == [True] * len(split.forget)
     assert not any(receipt.forgotten.contains(row) for row in split.retain)
     second = Receipt.from_trainer(trainer, model=str(tmp_path / "first")).public
-    assert second["previous"] == hashlib.sha256((tmp_path / "first" / RECEIPT_FILE).read_bytes()).hexdigest()
+    assert second["previous"] == hashlib.sha256((tmp_path / "first" / RECEIPT).read_bytes()).hexdigest()
     assert second["base_model"]["weights"].keys() == {"model.safetensors"}
 
 

@@ -13,9 +13,9 @@ from hub_runs import run_folder
 from receipts import publish, receipt_for, sign, valid, verify, write_run_receipt
 
 from hf_unlearn.cli import main
-from hf_unlearn.hub import canonical, sealing
-from hf_unlearn.hub.forgotten import PRIVATE_FILE, ForgottenRows
-from hf_unlearn.hub.receipt import RECEIPT_FILE, seal, verify_folder, write_receipt
+from hf_unlearn.hub.receipt import RECEIPT, seal, sealing, verify_folder, write_receipt
+from hf_unlearn.hub.receipt import canonical_json as canonical
+from hf_unlearn.hub.receipt.forgotten_rows import PRIVATE_FILE, ForgottenRows
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_an_untouched_folder_is_fine_and_sealing_again_changes_nothing(published
 
 def test_bit_flips_in_twenty_random_places_are_all_found(published, capsys):
     files = sorted(p for p in published.rglob("*") if p.is_file())
-    assert {p.name for p in files} >= {"model.safetensors", "config.json", "README.md", "roc.png", RECEIPT_FILE}
+    assert {p.name for p in files} >= {"model.safetensors", "config.json", "README.md", "roc.png", RECEIPT}
     rng = random.Random(20)
     for number in range(20):
         file = files[number % len(files)]
@@ -54,8 +54,8 @@ def test_bit_flips_in_twenty_random_places_are_all_found(published, capsys):
 
 def test_every_bit_of_the_receipt_counts(published):
     """Spaces, digits and letters alike: each flip of a sample of its bits is found without the signature."""
-    file = published / RECEIPT_FILE
-    (published / f"{RECEIPT_FILE}.sig").unlink()
+    file = published / RECEIPT
+    (published / f"{RECEIPT}.sig").unlink()
     whole = file.read_bytes()
     rng = random.Random(3)
     for bit in rng.sample(range(8 * len(whole)), 400):
@@ -114,7 +114,7 @@ def test_the_model_of_a_run_is_no_link_to_another_place(tmp_path):
         write_run_receipt(run)
     (run / "model").unlink()
     write_run_receipt(run)
-    assert not any("safetensors" in name for name in sealing.read_receipt(run / RECEIPT_FILE)["files"])
+    assert not any("safetensors" in name for name in sealing.read_receipt(run / RECEIPT)["files"])
     with pytest.raises(ValueError, match="lists no weights"):
         sealing.changed_weights(run)
     (run / "model").symlink_to(tmp_path / "disk")
@@ -125,12 +125,12 @@ def test_the_model_of_a_run_is_no_link_to_another_place(tmp_path):
 
 def test_a_receipt_names_no_file_outside_its_folder(published, tmp_path):
     """A name like `../secret` in a receipt is missing, never opened."""
-    receipt = sealing.read_receipt(published / RECEIPT_FILE)
+    receipt = sealing.read_receipt(published / RECEIPT)
     secret = sealing.file_digest(tmp_path / "key.pem")
     size = (tmp_path / "key.pem").stat().st_size
     receipt["files"]["../key.pem"] = {"bytes": size, "sha256": secret}
     receipt["digest"] = canonical.content_digest(receipt)
-    (published / RECEIPT_FILE).write_text(canonical.file_text(receipt))
+    (published / RECEIPT).write_text(canonical.file_text(receipt))
     assert "../key.pem: missing" in verify_folder(published)
 
 
@@ -140,14 +140,14 @@ def test_sealing_takes_in_new_files_and_drops_the_stale_signature(published):
     sealed = seal(published)
     assert "model-2.safetensors" in valid(sealed)["files"]
     assert verify_folder(published) == []
-    assert not (published / f"{RECEIPT_FILE}.sig").exists()
+    assert not (published / f"{RECEIPT}.sig").exists()
     (published / "config.json").write_text("{}")
     assert main(["receipt", "seal", "--folder", str(published)]) == 0
     assert verify(published) == 0
 
 
 def test_a_changed_receipt_is_not_blessed_by_sealing(published):
-    file = published / RECEIPT_FILE
+    file = published / RECEIPT
     file.write_text(file.read_text().replace('"rows": 12', '"rows": 13'))
     with pytest.raises(ValueError, match="changed"):
         seal(published)
@@ -163,9 +163,9 @@ def test_a_signature_is_of_the_owners_key_or_it_is_found(published, tmp_path, no
     public = tmp_path / "key.pem.pub"
     assert stat.S_IMODE((tmp_path / "key.pem").stat().st_mode) == 0o600
     assert verify(published, "--public-key", public) == 0
-    signature = json.loads((published / f"{RECEIPT_FILE}.sig").read_text())
+    signature = json.loads((published / f"{RECEIPT}.sig").read_text())
     ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(signature["public_key"])).verify(
-        bytes.fromhex(signature["signature"]), (published / RECEIPT_FILE).read_bytes()
+        bytes.fromhex(signature["signature"]), (published / RECEIPT).read_bytes()
     )
     assert main(["receipt", "keygen", "--output", str(tmp_path / "other.pem")]) == 0
     assert verify(published, "--public-key", tmp_path / "other.pem.pub") == 1
@@ -177,13 +177,13 @@ def test_a_signature_is_of_the_owners_key_or_it_is_found(published, tmp_path, no
     sign(published, tmp_path)
     assert verify(published) == 0
     assert verify(published, "--public-key", public) == 1
-    (published / f"{RECEIPT_FILE}.sig").unlink()
+    (published / f"{RECEIPT}.sig").unlink()
     assert verify(published) == 0
     assert verify(published, "--public-key", public) == 1
 
 
 def test_a_signature_of_other_bytes_is_invalid(published):
-    file = published / f"{RECEIPT_FILE}.sig"
+    file = published / f"{RECEIPT}.sig"
     whole = file.read_bytes()
     content = json.loads(whole)
     for change in (
@@ -205,7 +205,7 @@ def test_a_signature_of_other_bytes_is_invalid(published):
 def test_keys_are_not_overwritten_and_others_are_refused(tmp_path, published, capsys):
     assert main(["receipt", "keygen", "--output", str(tmp_path / "key.pem")]) == 2
     assert "`key`" in capsys.readouterr().err
-    assert main(["receipt", "sign", "--receipt", str(published / RECEIPT_FILE), "--key", str(tmp_path / "none")]) == 2
+    assert main(["receipt", "sign", "--receipt", str(published / RECEIPT), "--key", str(tmp_path / "none")]) == 2
     assert verify(published, "--public-key", published / "README.md") == 2
     assert verify(published, "--public-key", tmp_path / "key.pem") == 2  # the private one
 
@@ -279,7 +279,7 @@ def test_one_forgotten_row_stands_for_one_row(published, tmp_path, capsys):
 
 def test_a_receipt_from_elsewhere_and_one_alone(published, tmp_path, capsys):
     copy = tmp_path / "copy.json"
-    copy.write_bytes((published / RECEIPT_FILE).read_bytes())
+    copy.write_bytes((published / RECEIPT).read_bytes())
     assert verify(published, "--receipt", copy) == 0
     assert main(["receipt", "verify", "--receipt", str(copy)]) == 0
     seal_other = receipt_for(text_data(3))[0]

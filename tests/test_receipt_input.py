@@ -13,8 +13,8 @@ from PIL import Image
 from receipts import receipt_for, verify
 
 from hf_unlearn.cli import main
-from hf_unlearn.hub.forgotten import PRIVATE_FILE
 from hf_unlearn.hub.receipt import write_receipt
+from hf_unlearn.hub.receipt.forgotten_rows import PRIVATE_FILE
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from huggingface_hub.utils import filter_repo_objects
 from receipts import publish, receipt_for
 
 from hf_unlearn import Receipt
-from hf_unlearn.hub.forgotten import PRIVATE_FILE, PRIVATE_FOLDER, ForgottenRows
-from hf_unlearn.hub.receipt import RECEIPT_FILE, seal, verify_folder
+from hf_unlearn.hub.receipt import RECEIPT, seal, verify_folder
+from hf_unlearn.hub.receipt.forgotten_rows import PRIVATE_FILE, PRIVATE_FOLDER, ForgottenRows
 
 
 @pytest.fixture
@@ -23,9 +23,7 @@ def test_the_private_file_is_the_owners_alone_and_never_published(published, tmp
     private = tmp_path / PRIVATE_FILE
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
     forgotten = ForgottenRows.load(private)
-    assert not any(
-        secret.hex() in (published / RECEIPT_FILE).read_text() for secret in (forgotten.key, *forgotten.leaves)
-    )
+    assert not any(secret.hex() in (published / RECEIPT).read_text() for secret in (forgotten.key, *forgotten.leaves))
     assert forgotten.key.hex() not in repr(forgotten)
     for name in (PRIVATE_FILE, "renamed.json", f"{PRIVATE_FOLDER}/rows.json", "private/rows.json"):
         copy = published / name

@@ -14,9 +14,9 @@ import torch
 from conftest import image_data, pixel_data, text_data
 from PIL import Image
 
-from hf_unlearn.hub.forgotten import ForgottenRows, verify_inclusion
-from hf_unlearn.hub.merkle import MerkleTree, leaf_hash, root_of_path
-from hf_unlearn.hub.rows import row_digest, row_digests
+from hf_unlearn.hub.receipt.forgotten_rows import ForgottenRows, verify_inclusion
+from hf_unlearn.hub.receipt.merkle_tree import MerkleTree, leaf_hash, root_of_path
+from hf_unlearn.hub.receipt.row_digest import row_digest, row_digests
 
 # --- the tree ---------------------------------------------------------------------------------------------------------
 

@@ -27,8 +27,8 @@ from transformers.trainer_callback import ExportableState
 from hf_unlearn import FineTune, ForgetRequest, GradientAscent
 from hf_unlearn.data.overlap import check_overlap, fingerprint
 from hf_unlearn.data.sampling import draw
+from hf_unlearn.pipeline.prepare import check_folders
 from hf_unlearn.training.checkpoints import read_state, seal
-from hf_unlearn.training.checks import check_folders
 from hf_unlearn.training.resuming import go_on, keep_finished
 
 EVERY = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}

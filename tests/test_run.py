@@ -11,7 +11,7 @@ from conftest import image_data, image_processor, trained
 
 from hf_unlearn import UnlearningReport, UnlearningTrainer
 from hf_unlearn.cli import main
-from hf_unlearn.run import parse
+from hf_unlearn.cli.run import parse
 
 RECIPES = sorted(p for p in (Path(__file__).parents[1] / "recipes").glob("*/*.yaml") if p.parent.name != "accelerate")
 

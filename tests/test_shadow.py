@@ -23,7 +23,8 @@ from hf_unlearn.metrics.functional.roc import roc
 from hf_unlearn.models.pixel_mlp import PixelMLPConfig
 from hf_unlearn.models.prediction import predict
 from hf_unlearn.models.processor import Processor
-from hf_unlearn.training.plain_training import build_processor, train_classifier
+from hf_unlearn.pipeline.original import build_processor
+from hf_unlearn.training.plain_training import train_classifier
 
 pytestmark = pytest.mark.slow  # the quick subset leaves it out; continuous integration runs it
 

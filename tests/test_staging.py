@@ -15,11 +15,12 @@ from transformers import AutoTokenizer, BertweetTokenizer
 from hf_unlearn.evaluation.audit.verdicts import MEANING
 from hf_unlearn.evaluation.report.plots import drawings
 from hf_unlearn.evaluation.report.report import UnlearningReport
-from hf_unlearn.hub.card import write_card
-from hf_unlearn.hub.cleaning import without_paths, without_values
+from hf_unlearn.hub.card.evaluation_card import write_card
+from hf_unlearn.hub.layout import FIGURES, is_publishable
+from hf_unlearn.hub.push.cleaning import without_paths, without_values
+from hf_unlearn.hub.push.staging import inventory, prepare_folder
 from hf_unlearn.hub.receipt import verify_folder
-from hf_unlearn.hub.signing import generate_key, read_public_key, sign
-from hf_unlearn.hub.staging import FIGURES, inventory, is_publishable, prepare_folder
+from hf_unlearn.hub.receipt.signing import generate_key, read_public_key, sign
 from hf_unlearn.utils.files import front_matter
 
 ROOT = Path(__file__).parents[1]

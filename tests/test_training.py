@@ -10,7 +10,9 @@ from transformers import EarlyStoppingCallback
 from hf_unlearn import GradientAscent, UnlearningArguments
 from hf_unlearn.models.pretrained import save_model
 from hf_unlearn.models.processor import Processor
-from hf_unlearn.run import RunArguments, load_model, prepare, retrain
+from hf_unlearn.pipeline.prepare import load_model, prepare
+from hf_unlearn.pipeline.run_arguments import RunArguments
+from hf_unlearn.pipeline.unlearn import retrain
 from hf_unlearn.training.plain_training import train_classifier, warmup_steps
 
 

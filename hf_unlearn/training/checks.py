@@ -117,7 +117,7 @@ def check_output(model: nn.Module, output_dir: str, overwrite: bool) -> None:
     out = Path(output_dir)
     source = getattr(below(model).config, "_name_or_path", None)
     if source and Path(source).is_dir():
-        _check_source(Path(source), out)
+        check_source(Path(source), out)
     checkpoints = [p for p in out.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if NAME.fullmatch(p.name)]
     held = [*out.glob("*.safetensors"), *out.glob("model/*.safetensors"), *checkpoints]
     if held and not overwrite:
@@ -132,20 +132,7 @@ def check_output(model: nn.Module, output_dir: str, overwrite: bool) -> None:
         )
 
 
-def check_folders(model: str, output_dir: str, overwrite: bool) -> None:
-    """Raise ValueError where a run would overwrite its original, a model that is there already, or somebody's README.md."""
-    from ..hub.card import check_readme
-
-    folder = Path(output_dir)
-    _check_source(Path(model), folder)
-    if (folder / "model").exists() and not overwrite:
-        raise ValueError(
-            f"`output_dir={output_dir!r}` already holds a model. Choose another folder or pass --overwrite true."
-        )
-    check_readme(folder, overwrite)
-
-
-def _check_source(original: Path, folder: Path) -> None:
+def check_source(original: Path, folder: Path) -> None:
     """Raise ValueError where a run into `folder` would write to the place of its original."""
     there, out = original.resolve(), folder.resolve()
     inside = there.relative_to(out).parts[:1] if there.is_relative_to(out) else ("elsewhere",)

@@ -10,51 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.pairs import PreparedRows
-from ..models.processor import TEXT_COLUMNS, Processor
+from ..models.processor import Processor
 from ..models.snapshot import fingerprints
 
 if TYPE_CHECKING:
-    import datasets
     from torch import nn
 
 
 logger = logging.getLogger(__name__)
-
-
-def build_processor(config: Any, train: datasets.Dataset, text_column: str | None = None) -> Any:
-    """An image processor for the configuration's image size (and `image_mean`, `image_std`), or a WordPiece tokenizer trained on the training texts."""
-    if not hasattr(config, "vocab_size"):
-        from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
-
-        size = getattr(config, "image_size", None) or 32
-        mean, std = (getattr(config, name, None) or [0.5] * 3 for name in ("image_mean", "image_std"))
-        return ViTImageProcessorPil(size={"height": size, "width": size}, image_mean=mean, image_std=std)
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    column = next((c for c in ([text_column] if text_column else TEXT_COLUMNS) if c in train.column_names), None)
-    if column is None:
-        raise ValueError(f"`text_column` is missing: no text column among {', '.join(train.column_names)}.")
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=config.vocab_size, special_tokens=list(special.values()), show_progress=False
-    )
-    tokenizer.train_from_iterator(train[column], trainer)
-    ids = [(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ids)
-    length = min(128, getattr(config, "max_position_embeddings", 128))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=length, **special)
-
-
-def label_names(dataset: datasets.Dataset, label_column: str) -> list[str]:
-    """Names of the classes, from the data set's features or the distinct values."""
-    feature = dataset.features.get(label_column)
-    if getattr(feature, "names", None):
-        return list(feature.names)
-    return [str(v) for v in sorted(set(dataset[label_column]))]
 
 
 def train_classifier(

@@ -100,11 +100,11 @@ def digits_training(kind: str) -> tuple[Any, int]:
     from datasets import concatenate_datasets
     from transformers import AutoConfig, AutoModelForImageClassification
 
+    from hf_unlearn.cli.demo import VISION_CONFIG
     from hf_unlearn.data.loading import load_digits
-    from hf_unlearn.demo import VISION_CONFIG
     from hf_unlearn.evaluation.shadow_models import ShadowTraining
     from hf_unlearn.models.pixel_mlp import PixelMLPConfig
-    from hf_unlearn.training.plain_training import build_processor
+    from hf_unlearn.pipeline.original import build_processor
 
     sets = load_digits()
     config: Any = (

@@ -111,7 +111,7 @@ class Task:
     def processing_class(self) -> Any:
         from transformers import AutoTokenizer
 
-        from hf_unlearn.training.plain_training import build_processor
+        from hf_unlearn.pipeline.original import build_processor
 
         kept = self.out / "models" / f"{self.data}-tokenizer"  # training one anew gives another vocabulary
         if kept.exists():

@@ -49,7 +49,7 @@ class Task:
         from transformers import AutoConfig, AutoTokenizer
 
         from hf_unlearn.models.processor import Processor
-        from hf_unlearn.training.plain_training import build_processor
+        from hf_unlearn.pipeline.original import build_processor
 
         folder, self.label, self.epochs, self.rate = TASKS[name]
         self.name, self.out = name, options.out

@@ -130,7 +130,7 @@ def words(options: Any) -> None:
     from hf_unlearn import FeatureInformation
     from hf_unlearn.models.prediction import predict
     from hf_unlearn.models.processor import Processor
-    from hf_unlearn.training.plain_training import build_processor
+    from hf_unlearn.pipeline.original import build_processor
 
     sets = identity_words(load_dataset(options.path or SOURCES["identity-words"]), 0)
     templates = load_dataset(options.templates)["test"]

@@ -68,7 +68,7 @@ def load(data: str, path: str | None, out: Path) -> tuple[list[dict[str, Any]], 
 
     from hf_unlearn.data.loading import load_digits
     from hf_unlearn.models.processor import Processor
-    from hf_unlearn.training.plain_training import build_processor
+    from hf_unlearn.pipeline.original import build_processor
 
     if data == "digits":
         splits: Any = load_digits()

@@ -83,7 +83,7 @@ def small_vit() -> tuple[Any, Any]:
     import torch
     from transformers import AutoConfig, AutoModelForImageClassification
 
-    from hf_unlearn.training.plain_training import build_processor
+    from hf_unlearn.pipeline.original import build_processor
 
     config = AutoConfig.from_pretrained(Path(__file__).parents[1] / "digits-vit" / "config.json", num_labels=10)
     torch.manual_seed(0)

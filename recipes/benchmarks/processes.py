@@ -73,7 +73,7 @@ def worker(folder: Path) -> None:
 
 
 def main() -> None:
-    from hf_unlearn.launch import launch
+    from hf_unlearn.cli.processes import launch
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 COLOURS = {"original": "#999999", "unlearned": "#0072B2", "retrained": "#E69F00"}
 
 
+# How a figure is drawn, its size in inches, and what of the report it shows.
+Figure = tuple[Callable[["UnlearningReport", Any], None], tuple[float, float], Callable[["UnlearningReport"], Any]]
+
+
 @dataclass(frozen=True)
 class Drawing:
     """One figure: how it is drawn, its size in inches, and what it says to who reads and to who cannot see it."""
@@ -43,13 +47,6 @@ class Inline:
 def drawings(report: UnlearningReport) -> dict[str, Drawing]:
     """The figures that the report holds data for, by file name."""
     models = ", ".join(report.models)
-    wanted = {
-        "roc": (_roc, (5.6, 4.2), report.roc),
-        "per_class_accuracy": (_per_class, (8, 3.4), report.per_class),
-        "confidence": (_confidence, (8, 3.2), report.confidence),
-        "path": (_path, (8, 3.4), len(report.outcome.get("path", [])) > 1),
-        "relearning": (_relearning, (6, 3.4), report.relearning),
-    }
     words = {
         "roc": "Loss attack: share of forget rows found against share of test rows called members by mistake, both on log axes. "
         "On the dashed line an attacker guesses.",
@@ -69,7 +66,8 @@ def drawings(report: UnlearningReport) -> dict[str, Drawing]:
         "relearning": "Lines of accuracy over relearning steps. Back after: "
         + "; ".join(f"{n} {m['relearning_steps']:.0f}" for n, m in report.models.items() if "relearning_steps" in m),
     }
-    return {n: Drawing(draw, size, words[n], alts[n]) for n, (draw, size, data) in wanted.items() if data}
+    held = {name: figure for name, figure in FIGURES.items() if figure[2](report)}
+    return {name: Drawing(draw, size, words[name], alts[name]) for name, (draw, size, _) in held.items()}
 
 
 def save_figures(report: UnlearningReport, folder: Path, dpi: int = 150) -> list[Path]:
@@ -212,3 +210,13 @@ def _relearning(report: UnlearningReport, figure: Any) -> None:
     axes.set(xlabel="steps of teaching", ylabel="test accuracy (%)", ylim=(-3, 103), title="The class, taught again")
     axes.legend(frameon=False, loc="lower right")
     _clean(axes)
+
+
+# By file name. A push publishes these and no others.
+FIGURES: dict[str, Figure] = {
+    "roc": (_roc, (5.6, 4.2), lambda report: report.roc),
+    "per_class_accuracy": (_per_class, (8, 3.4), lambda report: report.per_class),
+    "confidence": (_confidence, (8, 3.2), lambda report: report.confidence),
+    "path": (_path, (8, 3.4), lambda report: len(report.outcome.get("path", [])) > 1),
+    "relearning": (_relearning, (6, 3.4), lambda report: report.relearning),
+}

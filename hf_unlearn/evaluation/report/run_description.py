@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,26 +12,11 @@ from ...utils.hub_names import snapshots
 from ...utils.safe_text import shown
 
 if TYPE_CHECKING:
-    from ...run import Job
     from ...trainer import UnlearningTrainer
 
 SHOWN_ARGUMENTS = (
     "update", "trust_region", "learning_rate", "max_steps", "num_train_epochs", "per_device_train_batch_size", "seed",
 )  # fmt: skip
-# Of a recipe only these keys are recorded, and of the others, where they were given, that they were.
-RUN_KEYS = (
-    "dataset_config", "train_split", "test_split", "validation_split", "train_rows", "test_rows", "image_column",
-    "text_column", "label_column", "forget_column", "forget_fraction", "retrain", "train_epochs",
-    "train_learning_rate", "train_batch_size", "peft_config", "bias_column", "relearning",
-)  # fmt: skip
-ARGUMENT_KEYS = (
-    "update", "trust_region", "forget_kind", "forget_target", "max_retain_drop", "check_steps", "weight_average",
-    "probe_size", "retain_per_forget", "momentum", "learning_rate", "num_train_epochs", "max_steps",
-    "per_device_train_batch_size", "gradient_accumulation_steps", "optim", "lr_scheduler_type", "warmup_steps",
-    "weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon", "seed", "fp16", "bf16",
-    "train_sampling_strategy", "use_cpu",
-)  # fmt: skip
-NO_MATTER = ("resume", "figures")  # to what comes out
 COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -65,33 +49,6 @@ def record_run(trainer: UnlearningTrainer, retain: Any | None, sizes: Mapping[st
         "versions": {"torch": torch.__version__.split("+")[0], "transformers": transformers.__version__},
         "device": trainer.args.device.type,
         "weights": weights_digest(trainer.model),
-    }
-
-
-def record_request(job: Job, trainer: UnlearningTrainer) -> dict[str, Any]:
-    """What only a run from a recipe knows: the request in words, where model and data come from, and the recipe's keys."""
-    from ...utils.hub_names import is_local
-
-    run, labels = job.run, class_names(job.model.config)
-    attribute = getattr(trainer.method, "attribute", None)
-    found = origin(job.model, run.model_revision or "main", fetch=True) | data_source(job.train)
-    if run.dataset == "digits":
-        found["dataset_name"] = "scikit-learn's digits"
-    elif not is_local(run.dataset):
-        commit = run.dataset_revision or (found["dataset"] or {}).get("revision")
-        found |= {"dataset": {"id": run.dataset, "revision": commit}, "dataset_config": run.dataset_config}
-    recipe = dict(_recipe(job, trainer, labels)) | ({"dataset": "digits"} if run.dataset == "digits" else {})
-    for key, source in (("model", found["original"]), ("dataset", found["dataset"])):
-        recipe |= {} if source is None else {key: source["id"], f"{key}_revision": source["revision"]}
-    given = [name for part in (run, trainer.method) for name, _ in _changed(part)]
-    given += ["forget_seed"] if run.forget_fraction and "forget_seed" not in given else []  # with it the rows are known
-    splits = {"train": run.train_split, "test": run.test_split, "validation": run.validation_split}
-    return {
-        **found,
-        "request": run.request().describe(labels) if job.split else f"the influence of '{shown(attribute)}'",
-        "splits": {k: shown(v) for k, v in splits.items() if v},
-        "recipe": {k: v for k, v in recipe.items() if v is not None},
-        "left_out": [name for name in given if name not in recipe and name not in NO_MATTER],
     }
 
 
@@ -174,34 +131,3 @@ def data_source(dataset: Any) -> dict[str, Any]:
         "dataset": {"id": name, "revision": commit},
         "dataset_config": None if config.startswith("default") else config,
     }
-
-
-def _recipe(job: Job, trainer: UnlearningTrainer, labels: list[str]) -> Iterator[tuple[str, Any]]:
-    """Keys that were not left at their defaults, with values that are numbers or short, clean words."""
-    known = {*labels, *map(str, range(len(labels)))}
-    yield "method", trainer.method.name
-    if job.run.forget_class and all(c in known and shown(c) == c for c in job.run.forget_class):
-        yield "forget_class", list(job.run.forget_class)
-    for source, keys in ((job.run, RUN_KEYS), (job.args, ARGUMENT_KEYS)):
-        for name, value in _changed(source):
-            if name in keys and _clean(value):
-                yield name, value
-    for name, value in _changed(trainer.method):
-        if _clean(value):
-            yield name, value
-
-
-def _changed(source: Any) -> Iterator[tuple[str, Any]]:
-    for f in fields(source):
-        default = f.default if f.default_factory is MISSING else f.default_factory()
-        value = getattr(source, f.name)
-        value = getattr(value, "value", getattr(value, "name", value))  # of a choice, of UIB's base
-        if f.init and value != default and f.name not in ("model_revision", "dataset_revision"):
-            yield f.name, "none" if value is None else value
-
-
-def _clean(value: Any) -> bool:
-    """Whether a value may be shown: a number, or a word that is neither long, nor hides something, nor is a path."""
-    return isinstance(value, bool | int | float) or (
-        isinstance(value, str) and shown(value) == value and "/" not in value and ":\\" not in value
-    )

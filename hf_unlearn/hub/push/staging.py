@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import platform
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -15,27 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..utils.files import front_matter, read_object, write_atomically
-from ..utils.hub_names import HUB_ID, is_local
-from ..utils.safe_text import visible
+from ...utils.files import front_matter, read_object, write_atomically
+from ...utils.hub_names import HUB_ID, is_local
+from ...utils.safe_text import visible
+from ..layout import ADAPTER, AUDIT, CARD, EVIDENCE, MODEL, RECEIPT, REPORT, VOCABULARY, is_publishable
 from .cleaning import Secrets, clean_tensors, without_paths, without_values
-from .targets import check_base
+from .target_names import check_base
 
 logger = logging.getLogger(__name__)
-
-RECEIPT, REPORT, CARD, AUDIT = "unlearning_receipt.json", "report.json", "README.md", "audit.json"
-ADAPTER = "adapter_config.json"
-FIGURES = ("roc", "per_class_accuracy", "confidence", "path", "relearning")  # as `evaluation.plots` names them
-EVIDENCE = re.compile(rf"{RECEIPT}(\.sig)?|{REPORT}|{CARD}|figures/({'|'.join(FIGURES)})\.png")
-VOCABULARY = re.compile(
-    r"(vocab|tokenizer|added_tokens|entity_vocab|word_shape|word_pronunciation)\.json|(vocab|merges|dict)\.txt|bpe\.codes"
-    r"|(spiece|spm|tokenizer|sentencepiece|sentencepiece\.bpe)\.model"
-)
-MODEL = re.compile(
-    r"(model|adapter_model|barycenter)(-\d{5}-of-\d{5})?\.safetensors|(model|adapter_model)\.safetensors\.index\.json"
-    r"|(generation_|adapter_|preprocessor_|processor_|tokenizer_)?config\.json|(special_tokens_map|barycenter)\.json|"
-    + VOCABULARY.pattern
-)
 LOCAL_STATE = ("is_local", "local_files_only")  # a tokenizer's memory of where it was loaded from
 
 
@@ -52,11 +38,6 @@ class Staged:
     folder: Path
     left_out: list[str]
     original: tuple[str | None, str | None]
-
-
-def is_publishable(path: str) -> bool:
-    """Whether a file of this name, relative to the repository, is on the list of what may be published."""
-    return bool(MODEL.fullmatch(path) or EVIDENCE.fullmatch(path))
 
 
 def inventory(folder: Path) -> tuple[list[str], list[str]]:
@@ -211,9 +192,9 @@ def complete(
     With a report it is the evaluation card, as report, audit and receipt are now, which then says where the model is; a `note`
     is for a model that was not measured.
     """
-    from ..evaluation.report.report import SCHEMA
-    from .card import card_of, is_rendered
-    from .plain_card import write_plain_card
+    from ...evaluation.report.report import SCHEMA
+    from ..card.evaluation_card import card_of, is_rendered
+    from ..card.plain_card import write_plain_card
 
     report = _read(run_folder / REPORT)
     measured = not note and report.get("schema") == SCHEMA
@@ -255,8 +236,8 @@ def check_private(folder: Path, run_folder: Path) -> None:
 
 def _seal(folder: Path, run_folder: Path, sign_key: str | Path | None) -> None:
     """The receipt over the files as they are published, cleaned and with their card."""
-    from .sealing import changed_weights, seal
-    from .signing import sign, signature_file
+    from ..receipt.sealing import changed_weights, seal
+    from ..receipt.signing import sign, signature_file
 
     changed = changed_weights(run_folder)
     if changed:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..utils.hub_names import is_local
+from ...utils.hub_names import is_local
 
 # Names of classes and of an attribute's values, which may look like anything: a model without one of them is another model.
 LABELS = re.compile(

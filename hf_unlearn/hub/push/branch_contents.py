@@ -7,9 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .plain_card import OURS
-from .sealing import FURNITURE
-from .staging import CARD, RECEIPT, REPORT
+from ..layout import BOILERPLATE, CARD, OURS, RECEIPT, REPORT
 
 
 def names_of(info: Any) -> set[str]:
@@ -22,14 +20,14 @@ def is_tagged(info: Any) -> bool:
     return OURS in {*(info.tags or ()), *(getattr(info.card_data, "tags", None) or ())}
 
 
-def not_furniture(info: Any) -> set[str]:
+def not_boilerplate(info: Any) -> set[str]:
     """The files there that are neither a card nor a licence and the like."""
-    return {name for name in names_of(info) if name != CARD and not FURNITURE.fullmatch(name)}
+    return {name for name in names_of(info) if name != CARD and not BOILERPLATE.fullmatch(name)}
 
 
 def license_beside(info: Any) -> Any:
     """The licence that the card on a branch names, where that is of hf_unlearn or no other model is there; else None."""
-    return getattr(info.card_data, "license", None) if is_tagged(info) or not not_furniture(info) else None
+    return getattr(info.card_data, "license", None) if is_tagged(info) or not not_boilerplate(info) else None
 
 
 def is_evidence(path: Path) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..evaluation.report.report import UnlearningReport
+    from ...evaluation.report.report import UnlearningReport
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,8 @@ class Publishing:
             return
         from huggingface_hub import HfApi
 
-        from .patience import Patience, PushError, explained, patiently
         from .push import IS_ORIGINAL, REMEDY
+        from .retries import Patience, PushError, explained, patiently
 
         name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
         given = private if private is not None else self.args.hub_private_repo
@@ -75,7 +75,7 @@ class Publishing:
         dataset_args: str | list[str] | None = None,
     ) -> None:
         """Write `README.md` into the output folder; arguments as in the base class."""
-        from .plain_card import write_plain_card
+        from ..card.plain_card import write_plain_card
 
         card = {k: v for k, v in locals().items() if k in CARD_ARGUMENTS}
         if self.is_world_process_zero():  # type: ignore[attr-defined]
@@ -84,7 +84,7 @@ class Publishing:
 
     def _original_name(self) -> str | None:
         """Hub id of what the model was loaded from, None for a folder."""
-        from ..utils.hub_names import is_local
+        from ...utils.hub_names import is_local
 
         name = getattr(self.model.config, "_name_or_path", None)
         return name if name and not is_local(name) else None
@@ -164,7 +164,7 @@ class Publishing:
         return folder
 
     def _push(self, saved: Path, card: dict[str, Any], note: str, revision: str | None, **settings: Any) -> Any:
-        from .command import push_run
+        from .run_folder import push_run
 
         assert self.hub_model_id is not None
         try:

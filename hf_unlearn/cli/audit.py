@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .data.loading import load_rows
-from .utils.hub_names import pinned
+from ..data.loading import load_rows
+from ..utils.hub_names import pinned
+from .exit_codes import answered
 
 if TYPE_CHECKING:
     import datasets
     from torch import nn
 
-    from .evaluation.audit.audit import Audit
+    from ..evaluation.audit.audit import Audit
 
 
 @dataclass
@@ -61,7 +61,7 @@ class AuditArguments:
 
 def load_sets(options: AuditArguments) -> dict[str, Any]:
     """Forget, test and retain rows."""
-    from .data.forget_request import ForgetRequest
+    from ..data.forget_request import ForgetRequest
 
     forget = load_rows(options.forget, "forget", "train")
     test = load_rows(options.test, "test", "test")
@@ -86,7 +86,7 @@ def load_models(options: AuditArguments, rows: datasets.Dataset) -> tuple[dict[s
     """
     import torch
 
-    from .models.pretrained import load_classifier, load_processing_class
+    from ..models.pretrained import load_classifier, load_processing_class
 
     device = "cuda" if torch.cuda.is_available() and not options.use_cpu else "cpu"
     sources = {"original": options.original, "unlearned": options.unlearned}
@@ -103,7 +103,7 @@ def load_models(options: AuditArguments, rows: datasets.Dataset) -> tuple[dict[s
 
 def audit(options: AuditArguments) -> Audit:
     """Load everything, check it, and audit."""
-    from .evaluation.audit.auditor import audit_models
+    from ..evaluation.audit.auditor import audit_models
 
     sets = load_sets(options)
     models, processing_class = load_models(options, sets["forget"])
@@ -113,8 +113,12 @@ def audit(options: AuditArguments) -> Audit:
     return audit_models(original, unlearned, retrained, processing_class=processing_class, **sets, **settings)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """`hf-unlearn audit`: 0 where the model is indistinguishable from retraining, 1 where not, 2 for bad input."""
+def main(words: Sequence[str]) -> int:
+    """`hf-unlearn audit`: 0 where the model is indistinguishable from retraining, 1 where not; other codes as in `exit_codes`."""
+    return answered(lambda: _judge(_parse(words)))
+
+
+def _parse(words: Sequence[str]) -> AuditArguments:
     from transformers import HfArgumentParser
 
     parser = HfArgumentParser(
@@ -123,15 +127,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Has a model forgotten, or does it seem so?",
         allow_abbrev=False,
     )
-    try:
-        (options,) = parser.parse_args_into_dataclasses(list(sys.argv[1:] if argv is None else argv))
-        result = audit(options)
-    except KeyboardInterrupt:
-        print("\nInterrupted.", file=sys.stderr)
-        return 130
-    except (ValueError, TypeError, OSError, ArithmeticError, ImportError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    (options,) = parser.parse_args_into_dataclasses(list(words))
+    return options
+
+
+def _judge(options: AuditArguments) -> int:
+    result = audit(options)
     result.print()
     if options.output_dir is not None:
         result.save(options.output_dir)

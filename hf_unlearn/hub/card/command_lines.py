@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from ..utils.safe_text import shown
+from ...utils.safe_text import shown
 
 ORIGINAL, DATA, OUT = "ORIGINAL", "DATA", "OUT"
 # What the card does not show, by the key of the recipe, as its owner gives it again.

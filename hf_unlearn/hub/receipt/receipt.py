@@ -27,35 +27,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
-from ..utils.hub_names import snapshots
-from .canonical import hub_id, plain, words
-from .forgotten import PRIVATE_FILE, PRIVATE_FOLDER, SCHEME, ForgottenRows, verify_inclusion
-from .sealing import RECEIPT_FILE, SCHEMA, file_digest, read_receipt, seal, verify_folder, write_receipt
+from ... import __version__
+from ...utils.hub_names import snapshots
+from ..layout import RECEIPT
+from .canonical_json import hub_id, plain, words
+from .forgotten_rows import SCHEME, ForgottenRows
+from .sealing import SCHEMA, file_digest, write_receipt
 
 if TYPE_CHECKING:
-    from ..data.forget_request import ForgetRequest
-    from ..evaluation.report.report import UnlearningReport
-    from ..run import Job
-    from ..trainer import UnlearningTrainer
+    from ...data.forget_request import ForgetRequest
+    from ...evaluation.report.report import UnlearningReport
+    from ...trainer import UnlearningTrainer
 
-__all__ = [
-    "PRIVATE_FILE",
-    "PRIVATE_FOLDER",
-    "RECEIPT_FILE",
-    "SCHEMA",
-    "ForgottenRows",
-    "Receipt",
-    "build_receipt",
-    "read_receipt",
-    "record_run",
-    "seal",
-    "verify_folder",
-    "verify_inclusion",
-    "write_receipt",
-]
-
-RUN_COVERS = ["README.md", "figures", "model", "report.html", "report.json", "report.md"]  # the rest is the run's own
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "numpy", "pillow", "safetensors")
 NAMED_CHOICES = {"method", "update", "forget_kind", "train_sampling_strategy"}  # text that is no place, name or token
 METRICS = ("models", "gap", "intervals")  # of a report
@@ -173,8 +156,8 @@ class Receipt:
             if rows is not None
         }
         folder, base_model = describe_base(trainer, model, model_revision)
-        if previous is None and folder is not None and (folder / RECEIPT_FILE).is_file():
-            previous = file_digest(folder / RECEIPT_FILE)
+        if previous is None and folder is not None and (folder / RECEIPT).is_file():
+            previous = file_digest(folder / RECEIPT)
         seconds = time.perf_counter() - trainer._started  # since it began; of a resumed run without the pause
         started = datetime.now(UTC) - timedelta(seconds=seconds)
         outcome = {
@@ -209,31 +192,6 @@ class Receipt:
         return write_receipt(folder, {**self.public, "covers": covers})
 
 
-def record_run(job: Job, trainer: UnlearningTrainer, report: UnlearningReport) -> dict[str, Any]:
-    """Write the receipt of `hf-unlearn run` into its output folder, and the owner's key into `_private` there."""
-    from ..evaluation.report.run_description import COMMIT, data_source
-
-    run, folder = job.run, Path(job.args.output_dir or ".")
-    commit = (data_source(job.train)["dataset"] or {}).get("revision") or run.dataset_revision
-    known = run.dataset == "digits" or COMMIT.fullmatch(commit or "")  # else it may be a folder
-    receipt = Receipt.from_trainer(
-        trainer,
-        report,
-        request=None if job.split is None else job.split.request,
-        retain_dataset=job.train if job.split is None else job.split.retain,
-        test_dataset=job.test,
-        model=run.model,
-        model_revision=run.model_revision,
-        dataset={
-            "id": run.dataset if known else None,
-            "revision": commit,
-            "config": run.dataset_config,
-            "split": run.train_split,
-        },
-    )
-    return receipt.save(folder, folder / PRIVATE_FOLDER / PRIVATE_FILE, RUN_COVERS)
-
-
 def describe_request(trainer: UnlearningTrainer, request: ForgetRequest | None) -> dict[str, Any]:
     """What was asked, in words that name no row: classes by their numbers, other criteria by their kind, without values."""
     if trainer.forget_dataset is None:
@@ -262,8 +220,8 @@ def describe_base(
     trainer: UnlearningTrainer, model: str | None, revision: str | None
 ) -> tuple[Path | None, dict[str, Any]]:
     """The folder that the original was loaded from, if it is at hand, and the original for a receipt."""
-    from ..models.forward import unwrap
-    from ..models.snapshot import joint_digest
+    from ...models.forward import unwrap
+    from ...models.snapshot import joint_digest
 
     config: Any = unwrap(trainer.model).config
     source = model or getattr(config, "_name_or_path", None) or ""
@@ -303,7 +261,7 @@ def _cached(source: str, revision: str | None) -> Path | None:
 
 def _arguments(trainer: UnlearningTrainer) -> dict[str, Any]:
     """The training arguments that are set, numbers and choices, without names, places, addresses or tokens; and adapters."""
-    from ..models.forward import unwrap
+    from ...models.forward import unwrap
 
     given = {f.name: getattr(trainer.args, f.name) for f in fields(trainer.args) if f.init}
     kept = (bool, int, float, Enum, Mapping)

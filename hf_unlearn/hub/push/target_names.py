@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..utils.hub_names import is_local
-from ..utils.safe_text import visible
-from .patience import PushError
+from ...utils.hub_names import is_local
+from ...utils.safe_text import visible
+from .retries import PushError
 
 # What `git check-ref-format --branch` refuses, and what stands for a commit.
 NO_REF = re.compile(

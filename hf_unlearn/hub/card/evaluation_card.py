@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from ..utils.files import read_object, write_atomically
-from ..utils.safe_text import inert, plain, shown, visible
-from .commands import audit_command, run_command, snippet
+from ...utils.files import read_object, write_atomically
+from ...utils.safe_text import inert, plain, shown, visible
+from ..layout import AUDIT, CARD, RECEIPT, REPORT
+from ..receipt.sealing import read_receipt, seal
+from .command_lines import audit_command, run_command, snippet
 from .metadata import metadata, model_name
-from .sealing import RECEIPT_FILE, read_receipt, seal
-from .signing import signature_file
 
 if TYPE_CHECKING:
-    from ..evaluation.report.report import UnlearningReport
-
-CARD, REPORT, AUDIT = "README.md", "report.json", "audit.json"
+    from ...evaluation.report.report import UnlearningReport
 MARK = re.compile(
     r"\[//\]: # \(hf_unlearn card, SHA-256 of the text above: [0-9a-f]{64}\)\n\Z"
 )  # markdown shows no such line
@@ -52,15 +48,15 @@ def render_card(
     from jinja2 import ChainableUndefined, Environment, PackageLoader
     from markupsafe import Markup
 
-    from ..evaluation.report.interpretation import limits, notes, reading
-    from ..evaluation.report.report import UnlearningReport
+    from ...evaluation.report.interpretation import limits, notes, reading
+    from ...evaluation.report.report import UnlearningReport
 
     _check_repo(repo_id)
     read = UnlearningReport.from_dict(report)
     run, ours = read.run, read.models.get("unlearned", {})
     # Every value is made inert, unless it is marked as ours: what a data set calls its classes must never become markup.
     environment = Environment(
-        loader=PackageLoader("hf_unlearn.hub"),
+        loader=PackageLoader("hf_unlearn.hub.card"),
         autoescape=False,
         finalize=lambda value: value if isinstance(value, Markup) else inert(shown(value, 2000)),
         undefined=ChainableUndefined,  # what a report does not know is left out
@@ -128,7 +124,7 @@ def card_of(folder: str | Path, *, repo_id: str | None = None, fields: Mapping[s
     report = read_object(folder / REPORT)
     if report is None:
         raise ValueError(f"There is no {REPORT} in {folder}. Name the output folder of a finished `hf-unlearn run`.")
-    receipt = read_receipt(folder / RECEIPT_FILE) if (folder / RECEIPT_FILE).exists() else None
+    receipt = read_receipt(folder / RECEIPT) if (folder / RECEIPT).exists() else None
     figures = sorted(f"figures/{path.name}" for path in (folder / "figures").glob("*.png"))
     audit = read_object(folder / AUDIT)
     try:
@@ -149,7 +145,7 @@ def write_card(folder: str | Path, *, repo_id: str | None = None, overwrite: boo
     text = card_of(folder, repo_id=repo_id)
     check_readme(folder, overwrite)
     write_atomically(folder / CARD, text)
-    if (folder / RECEIPT_FILE).exists():
+    if (folder / RECEIPT).exists():
         seal(folder, whole=False)
     return folder / CARD
 
@@ -161,30 +157,6 @@ def check_readme(folder: str | Path, overwrite: bool = False) -> None:
         raise ValueError(
             f"{path} is no card of hf_unlearn, or was edited by hand, and would be lost. Move it, choose another folder, or allow to overwrite."
         )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`hf-unlearn card`: 0 when the card is written, 2 for bad input."""
-    parser = argparse.ArgumentParser(
-        prog="hf-unlearn card",
-        description="Write the card of a run again, with the audit and the receipt beside it.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("folder", metavar="RUN_FOLDER", help="output folder of a run, with its report.json")
-    parser.add_argument("--repo", help="where the model is on the Hub, such as my-org/classifier")
-    parser.add_argument("--overwrite", action="store_true", help="replace a README.md that somebody wrote or edited")
-    options = parser.parse_args(argv)
-    signature = signature_file(Path(options.folder) / RECEIPT_FILE)
-    signed = signature.exists()
-    try:
-        path = write_card(options.folder, repo_id=options.repo, overwrite=options.overwrite)
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    print(f"Card in {path}")
-    if signed and not signature.exists():
-        print("The receipt was sealed again over it: sign it once more, with hf-unlearn receipt sign.")
-    return 0
 
 
 def _check_repo(repo_id: str | None) -> None:
@@ -221,7 +193,7 @@ def _figures(report: UnlearningReport, paths: Sequence[str]) -> Iterator[tuple[A
     """Path and drawing of each given figure, in the report's order."""
     from markupsafe import Markup
 
-    from ..evaluation.report.plots import drawings
+    from ...evaluation.report.plots import drawings
 
     given = {}
     for path in map(PurePosixPath, paths):
@@ -235,7 +207,7 @@ def _audit(audit: Mapping[str, Any] | None, run: Mapping[str, Any]) -> dict[str,
     """Verdict, its meaning, lines and limits of an audit; None for one of other weights."""
     if audit is None:
         return None
-    from ..evaluation.audit.verdicts import MEANING
+    from ...evaluation.audit.verdicts import MEANING
 
     if not str(audit.get("schema")).startswith("hf_unlearn/audit/1"):
         raise ValueError(f"`audit` has the schema {audit.get('schema')!r}, this version reads 'hf_unlearn/audit/1'.")

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..hub.layout import RECEIPT
+from ..hub.receipt.canonical_json import words
+from ..hub.receipt.forgotten_rows import ForgottenRows, verify_inclusion
+from ..hub.receipt.row_digest import refuse_other_files, row_digests
+from ..hub.receipt.sealing import read_receipt, seal, verify_folder, verify_receipt
+from ..hub.receipt.signing import generate_key, read_public_key, sign, signature_file
 from ..utils.files import write_atomically
 from ..utils.hub_names import TIMEOUT
-from .canonical import words
-from .forgotten import ForgottenRows, verify_inclusion
-from .rows import refuse_other_files, row_digests
-from .sealing import RECEIPT_FILE, read_receipt, seal, verify_folder, verify_receipt
-from .signing import generate_key, read_public_key, sign, signature_file
+from .exit_codes import answered
 
 NAMED = 10  # rows that are named in a message
 
@@ -34,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     verify = command(
         "verify", "Check a published folder against its receipt: 0 all is well, 1 a mismatch, 2 bad input."
     )
-    verify.add_argument("--receipt", type=Path, help=f"the receipt (default: {RECEIPT_FILE} in the folder)")
+    verify.add_argument("--receipt", type=Path, help=f"the receipt (default: {RECEIPT} in the folder)")
     verify.add_argument("--folder", help="the published folder, or a Hub id, with `@revision`")
     verify.add_argument("--public-key", help="PEM file of the key that the receipt must be signed with")
     verify.add_argument("--private", help="the owner's private file: the Merkle root is checked against it")
@@ -56,19 +57,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """0 where all is well, 1 for a mismatch, 2 for bad input."""
-    try:
-        options = _parser().parse_args(list(sys.argv[1:] if argv is None else argv))
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    try:
-        return {"verify": _verify, "prove": _prove, "seal": _seal, "keygen": _keygen, "sign": _sign}[options.command](
-            options
-        )
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+def main(words: Sequence[str]) -> int:
+    """`hf-unlearn receipt`: 0 where all is well, 1 for a mismatch; other codes as in `exit_codes`."""
+    steps = {"verify": _verify, "prove": _prove, "seal": _seal, "keygen": _keygen, "sign": _sign}
+
+    def work() -> int:
+        options = _parser().parse_args(list(words))
+        return steps[options.command](options)
+
+    return answered(work)
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -80,7 +77,7 @@ def _verify(options: argparse.Namespace) -> int:
         raise ValueError("`--proofs` needs `--rows`: the rows that they are of.")
     public_key = None if options.public_key is None else read_public_key(options.public_key)
     folder = None if options.folder is None else _find_folder(options.folder)
-    path: Path = options.receipt or folder / RECEIPT_FILE  # type: ignore[operator]
+    path: Path = options.receipt or folder / RECEIPT  # type: ignore[operator]
     if not path.is_file():
         raise ValueError(f"`--receipt`: there is no {path}.")
     private = None if options.private is None else ForgottenRows.load(options.private)

@@ -5,28 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..utils.files import write_atomically
-from .canonical import content_digest, file_text, read_exactly
-from .forgotten import PRIVATE_FOLDER, PRIVATE_SCHEMA, PROOF_SCHEMA
+from ...utils.files import write_atomically
+from ..layout import BOILERPLATE, RECEIPT, WEIGHTS
+from .canonical_json import content_digest, file_text, read_exactly
+from .forgotten_rows import PRIVATE_FOLDER, PRIVATE_SCHEMA, PROOF_SCHEMA
 from .signing import check_signature, signature_file
 
 SCHEMA = "hf_unlearn/receipt/1"
-RECEIPT_FILE = "unlearning_receipt.json"
-UNSEALED = {RECEIPT_FILE, f"{RECEIPT_FILE}.sig", ".gitattributes"}
+UNSEALED = {RECEIPT, f"{RECEIPT}.sig", ".gitattributes"}
 UNSEALED_FOLDERS = {".git", ".cache/huggingface"}
-# What a repository may hold beside what was sealed: all that the Hub's first commit, or its owner, adds without touching the model.
-FURNITURE = re.compile(r"\.git(attributes|ignore)|(LICEN[SC]E|NOTICE)([-_]\w+)?(\.(md|txt))?", re.IGNORECASE)
-# Weights in any format, whoever's.
-WEIGHTS = re.compile(
-    r".*\.(safetensors|bin|pt|pt2|pth|ckpt|pkl|pickle|joblib|h5|hdf5|keras|msgpack|onnx|onnx_data|gguf|ggml|tflite|pb|npz|npy|ot"
-    r"|mlmodel|nemo|mar|engine|params|index\.json|data-\d+-of-\d+)|.*\.ckpt[\w.-]*",
-    re.IGNORECASE | re.DOTALL,
-)
 PRIVATE_SCHEMAS = (PRIVATE_SCHEMA, PROOF_SCHEMA)
 SEARCHED = 2**26  # bytes of a file that are searched for something private
 LINKED_FOLDER = "is a link to a folder, whose files are not sealed"
@@ -67,7 +58,7 @@ def write_receipt(folder: str | Path, receipt: Mapping[str, Any]) -> dict[str, A
         files[name] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
     sealed = {**receipt, "files": files}
     sealed["digest"] = content_digest(sealed)
-    target = folder / RECEIPT_FILE
+    target = folder / RECEIPT
     text = file_text(sealed)
     if not target.is_file() or target.read_bytes() != text.encode():
         signature_file(target).unlink(missing_ok=True)
@@ -83,7 +74,7 @@ def seal(folder: str | Path, whole: bool = True) -> dict[str, Any]:
     Raises:
         ValueError: there is no receipt, it was changed by hand, or something private lies among the files.
     """
-    receipt = read_receipt(Path(folder) / RECEIPT_FILE)
+    receipt = read_receipt(Path(folder) / RECEIPT)
     return write_receipt(folder, {**receipt, "covers": None} if whole else receipt)
 
 
@@ -93,11 +84,11 @@ def changed_weights(folder: Path) -> list[str]:
     Raises:
         ValueError: there are none in what the receipt covers, neither there nor in the receipt: it says nothing of the model.
     """
-    receipt = read_receipt(folder / RECEIPT_FILE)
+    receipt = read_receipt(folder / RECEIPT)
     present = {n: path for n, path in published_files(folder, receipt["covers"]) if WEIGHTS.fullmatch(n)}
     listed = {n: file["sha256"] for n, file in receipt["files"].items() if WEIGHTS.fullmatch(n)}
     if not present and not listed:
-        raise ValueError(f"{RECEIPT_FILE} lists no weights, so it is not of a model here. Remove it, or seal it anew.")
+        raise ValueError(f"{RECEIPT} lists no weights, so it is not of a model here. Remove it, or seal it anew.")
     both = present.keys() & listed.keys()
     same = {n for n in both if file_digest(present[n]) == listed[n]}
     return sorted((present.keys() | listed.keys()) - same)
@@ -141,7 +132,7 @@ def verify_folder(
     Raises:
         ImportError: there is a signature, and no `cryptography` to check it with.
     """
-    folder, own = Path(folder), Path(folder) / RECEIPT_FILE
+    folder, own = Path(folder), Path(folder) / RECEIPT
     path = own if receipt_file is None else Path(receipt_file)
     problems = []
     if own.is_file() and path.is_file() and own.read_bytes() != path.read_bytes():
@@ -188,7 +179,7 @@ def _differing_files(folder: Path, receipt: Mapping[str, Any]) -> list[str]:
 def _is_extra(name: str, covers: list[str] | None) -> bool:
     """Whether an unlisted file matters; beside what is covered, only weights that loading the folder would find."""
     if covers is None or _covered(name, covers):
-        return not FURNITURE.fullmatch(name)
+        return not BOILERPLATE.fullmatch(name)
     return "/" not in name and bool(WEIGHTS.fullmatch(name))
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..utils.files import write_atomically
-from .canonical import file_text, read_exactly
+from ...utils.files import write_atomically
+from .canonical_json import file_text, read_exactly
 
 SIGNATURE_SCHEMA = "hf_unlearn/signature/1"
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..utils.safe_text import shown
+from ...utils.safe_text import shown
 
 SETS = {"forget": "the forget set", "retain": "the retain set", "test": "the test set"}
 METRICS = {"accuracy": "accuracy", "f1": "macro F1"}  # of the Hub -> as it is called here

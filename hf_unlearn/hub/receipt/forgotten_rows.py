@@ -30,9 +30,9 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from ..utils.files import write_atomically
-from .merkle import MerkleTree, root_of_path
-from .rows import row_digest, row_digests
+from ...utils.files import write_atomically
+from .merkle_tree import MerkleTree, root_of_path
+from .row_digest import row_digest, row_digests
 
 PRIVATE_FOLDER = "_private"  # `Trainer.push_to_hub` uploads nothing that starts with an underscore
 PRIVATE_FILE = "forgotten_rows.private.json"

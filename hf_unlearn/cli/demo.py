@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from .exit_codes import answered
 
 VISION_CONFIG: dict[str, Any] = {
     "model_type": "vit",
@@ -32,12 +35,19 @@ TEXT_CONFIG: dict[str, Any] = {
 }
 
 
-def main(options: argparse.Namespace) -> int:
+def main(words: Sequence[str]) -> int:
+    """`hf-unlearn demo`: 0 when both requests did what was asked, 1 when not; other codes as in `exit_codes`."""
+    return answered(lambda: _demo(_parse(words)))
+
+
+def _demo(options: argparse.Namespace) -> int:
     """Train, forget a class and a random 10 %, compare, write reports; 0 when both did what was asked."""
-    from .evaluation.report.run_description import class_names
-    from .methods import METHODS
-    from .run import RunArguments, prepare, retrain, unlearn
-    from .training.arguments import UnlearningArguments
+    from ..evaluation.report.run_description import class_names
+    from ..methods import METHODS
+    from ..pipeline.prepare import prepare
+    from ..pipeline.run_arguments import RunArguments
+    from ..pipeline.unlearn import retrain, unlearn
+    from ..training.arguments import UnlearningArguments
 
     text = options.task == "text"
     output = Path(options.output)
@@ -78,3 +88,24 @@ def main(options: argparse.Namespace) -> int:
             failed |= not trainer.outcome.ok
     print(f"Reports and figures: {output}/*/report.html")
     return int(failed)
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="hf-unlearn demo", description="Train, forget, compare with retraining, report."
+    )
+    parser.add_argument(
+        "--task", choices=("vision", "text"), default="vision", help="kind of classifier (default: vision)"
+    )
+    parser.add_argument(
+        "--dataset", help="folder or Hub id; default: scikit-learn's digits (vision); required for text"
+    )
+    parser.add_argument("--text-column", help="text column, if not `text`, `sentence` or `content`")
+    parser.add_argument("--label-column", default="label", help="column of class ids (default: label)")
+    parser.add_argument("--forget-class", help="class to forget (default: the fourth)")
+    parser.add_argument("--output", default="demo-output", help="folder for reports and figures (default: demo-output)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
+    parsed = parser.parse_args(words)
+    if parsed.task == "text" and not parsed.dataset:
+        parser.error("--task text needs --dataset: a folder or Hub id with a text and a label column")
+    return parsed

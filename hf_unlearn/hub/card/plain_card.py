@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..utils.files import write_atomically
-from ..utils.safe_text import inert
+from ...utils.files import write_atomically
+from ...utils.safe_text import inert
+from ..layout import OURS, TAG
 
-TAG, OURS = "machine-unlearning", "hf_unlearn"
 OF_ADAPTERS = (
     "This is an adapter: with it switched off, its base is the original model, which knows what was to be forgotten."
 )

@@ -18,13 +18,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..utils.files import holds_text
-from ..utils.safe_text import visible
-from .occupied import evidence_in, is_evidence, is_tagged, license_beside, names_of, not_furniture, same_files
-from .patience import CONFLICT, Patience, PushError, bounded, explained, is_passing, patiently, status, wait
-from .sealing import FURNITURE, WEIGHTS
-from .staging import ADAPTER, CARD, RECEIPT, inventory, is_publishable
-from .targets import check_targets
+from ...utils.files import holds_text
+from ...utils.safe_text import visible
+from ..layout import ADAPTER, BOILERPLATE, CARD, RECEIPT, WEIGHTS, is_publishable
+from .branch_contents import evidence_in, is_evidence, is_tagged, license_beside, names_of, not_boilerplate, same_files
+from .retries import CONFLICT, Patience, PushError, bounded, explained, is_passing, patiently, status, wait
+from .staging import inventory
+from .target_names import check_targets
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -93,7 +93,7 @@ def push_folder(
         tags: git tags of the commit; none is ever moved.
         original: Hub id and commit of the model that was unlearned.
         overwrite_original: the full name of the repository, where what is on `main` (or on `revision`) is to be replaced in
-            full: all but a licence and the like (`sealing.FURNITURE`) is removed that is not part of the push.
+            full: all but a licence and the like (`sealing.BOILERPLATE`) is removed that is not part of the push.
         token: with write right; by default the one of `hf auth login` or `HF_TOKEN`.
 
     Raises:
@@ -162,7 +162,7 @@ class _Push:
         refs = self._ask(self.api.list_repo_refs, self.repo_id)
         heads = {ref.name for ref in refs.branches}
         taken = {ref.name: ref.target_commit for ref in refs.tags}
-        empty = not not_furniture(main) and not self._has_foreign_words(main)
+        empty = not not_boilerplate(main) and not self._has_foreign_words(main)
         free = empty or (self._is_same_model(main) and not self._is_original(original))
         branch = revision or ("main" if overwrite_original or free else self._branch_name())
         if branch in taken:
@@ -207,7 +207,7 @@ class _Push:
     def _first(self) -> Any:
         """The repository's first commit, for a branch without the original in its history."""
         first = self._look(self._ask(self.api.list_repo_commits, self.repo_id)[-1].commit_id)
-        held = sorted(not_furniture(first))
+        held = sorted(not_boilerplate(first))
         if held:
             raise PushError(HAS_HISTORY.format(repo=self.repo_id, file=visible(held[0])))
         return first
@@ -323,7 +323,7 @@ class _Push:
 
         Where the branch is overwritten, that is every file that the receipt over the pushed ones would call extra.
         """
-        if path in self.files or FURNITURE.fullmatch(path):
+        if path in self.files or BOILERPLATE.fullmatch(path):
             return False
         return self.in_full or is_publishable(path) or WEIGHTS.fullmatch(path) is not None
 

@@ -1,0 +1,72 @@
+"""The one translation of what a command returns or raises into a message and an exit code."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+
+BAD_INPUT = 2
+UNEXPECTED = 70  # an error that nobody foresaw; 1 is an answer: "it has not forgotten"
+
+
+def answered(work: Callable[[], int]) -> int:
+    """What `work` returns, or the exit code of its failure.
+
+    2 for bad input, 70 for an error that nobody foresaw, 130 after Ctrl-C, 143 after SIGTERM. The message goes to stderr; of an
+    error that nobody foresaw the whole traceback. One of several processes does not return: it ends here, with that code.
+    """
+    if int(os.environ.get("RANK", "0")):
+        _be_quiet()
+    try:
+        code = work()
+    except KeyboardInterrupt as stop:
+        print(f"\nInterrupted. {stop}", file=sys.stderr)
+        code = 128 + getattr(stop, "signum", signal.SIGINT)
+    except SystemExit as stop:  # of a parser, with a message or a code
+        if isinstance(stop.code, str):
+            print(f"Error: {stop.code}", file=sys.stderr)
+        code = BAD_INPUT if isinstance(stop.code, str) else stop.code or 0
+    except Exception as error:
+        message = _message(error)
+        print(traceback.format_exc() if message is None else f"Error: {message}", file=sys.stderr)
+        code = UNEXPECTED if message is None else BAD_INPUT
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Threads of the process group now and then abort an interpreter that shuts down in order.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _message(error: Exception) -> str | None:
+    """What to tell the user of an error that bad input can cause; None for one that nobody foresaw."""
+    if isinstance(error, ValueError | TypeError | OSError | ArithmeticError | ImportError):
+        return str(error)
+    from datasets.exceptions import DatasetsError
+    from safetensors import SafetensorError
+
+    from ..training.outcome import StrayChange
+
+    if isinstance(error, DatasetsError):
+        return f"`dataset`: a file of it cannot be read ({error.__cause__ or error}). Correct it, or copy it again."
+    if isinstance(error, SafetensorError):
+        return f"A file of weights is damaged or not whole: {error}. Copy or download it again."
+    return str(error) if isinstance(error, StrayChange) else None
+
+
+def _be_quiet() -> None:
+    """The first process speaks for all."""
+    import datasets
+    import transformers
+
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    logging.getLogger("hf_unlearn").setLevel(logging.ERROR)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()

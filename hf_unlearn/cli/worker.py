@@ -1,0 +1,26 @@
+"""What each process of `hf-unlearn run --num-processes N` runs: `python -m hf_unlearn.cli.worker`, with the words of the run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+
+from .exit_codes import answered
+from .run import run_once
+
+
+def end_with_launcher() -> None:
+    """Interrupt this process, which leaves a checkpoint, when its launcher is gone and closes the pipe that it holds."""
+
+    def watch() -> None:
+        os.read(0, 1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    end_with_launcher()
+    sys.exit(answered(lambda: run_once(sys.argv[1:])))

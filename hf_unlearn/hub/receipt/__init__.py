@@ -1,0 +1,24 @@
+"""The deletion receipt: what was forgotten from which model, how, with what result, and by which files."""
+
+from ..layout import RECEIPT
+from .forgotten_rows import PRIVATE_FILE, PRIVATE_FOLDER, ForgottenRows, verify_inclusion
+from .receipt import Receipt, build_receipt
+from .sealing import SCHEMA, read_receipt, seal, verify_folder, write_receipt
+
+RECEIPT_FILE = RECEIPT  # its name before
+
+__all__ = [
+    "PRIVATE_FILE",
+    "PRIVATE_FOLDER",
+    "RECEIPT",
+    "RECEIPT_FILE",
+    "SCHEMA",
+    "ForgottenRows",
+    "Receipt",
+    "build_receipt",
+    "read_receipt",
+    "seal",
+    "verify_folder",
+    "verify_inclusion",
+    "write_receipt",
+]

@@ -1,0 +1,51 @@
+"""`Job`: the parts of a run that recipes, demos and benchmarks share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .run_arguments import RunArguments
+
+if TYPE_CHECKING:
+    import datasets
+    from torch import nn
+
+    from ..data.forget_request import Split
+    from ..training.arguments import UnlearningArguments
+
+
+@dataclass
+class Job:
+    """The parts of a run that demos and benchmarks share."""
+
+    run: RunArguments
+    args: UnlearningArguments
+    train: Any  # a data set, or with `streaming` a stream
+    test: datasets.Dataset | None
+    model: nn.Module
+    processing_class: Any
+    split: Split | None = None
+    validation: datasets.Dataset | None = None
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        run = self.run
+        return {"image_column": run.image_column, "text_column": run.text_column, "label_column": run.label_column}
+
+    @property
+    def train_arguments(self) -> dict[str, Any]:
+        """Fields of `TrainingArguments` with which original and retrained model are trained."""
+        from ..training.plain_training import warmup_steps
+
+        run, rows = self.run, self.train if self.split is None else self.split.retain
+        return {
+            "num_train_epochs": run.train_epochs,
+            "learning_rate": run.train_learning_rate,
+            "per_device_train_batch_size": -(-run.train_batch_size // self.args.world_size),
+            "weight_decay": 0.01,
+            "warmup_steps": warmup_steps(len(rows), run.train_batch_size, run.train_epochs),
+            "use_cpu": self.args.use_cpu,
+            "disable_tqdm": self.args.disable_tqdm,
+            "dataloader_pin_memory": self.args.dataloader_pin_memory,
+        }

@@ -1,0 +1,86 @@
+"""Training an original, for recipes and demos that have no trained model to start from."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..models.processor import TEXT_COLUMNS
+from .job import Job
+from .run_arguments import RunArguments
+
+if TYPE_CHECKING:
+    import datasets
+
+    from ..training.arguments import UnlearningArguments
+
+
+def train_original(run: RunArguments, args: UnlearningArguments, train: datasets.Dataset) -> None:
+    """Train a classifier of `run.model_config` on `train` and save it as `run.model`; of several processes the first one saves."""
+    import torch
+    from transformers import AutoConfig
+
+    from ..models import pixel_mlp  # noqa: F401  registers its architecture
+    from ..models.pretrained import auto_class, save_model
+    from ..models.processor import Processor
+    from ..training.plain_training import train_classifier
+    from ..utils.distributed import wait_for_all
+
+    assert run.model_config is not None
+    names = label_names(train, run.label_column)
+    config = AutoConfig.from_pretrained(
+        run.model_config,
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        label2id={n: i for i, n in enumerate(names)},
+    )
+    processing_class = build_processor(config, train, run.text_column)
+    torch.manual_seed(args.seed)
+    model = auto_class(train).from_config(config)
+    job = Job(run, args, train, None, model, processing_class)
+    processor = Processor(model, processing_class, **job.columns)
+    print(f"Training an original on {len(train)} rows → {run.model}", flush=True)
+    folder = Path(args.output_dir or ".") / "original-training"
+    train_classifier(model, train, processor, job.train_arguments, folder)
+    with suppress(OSError):
+        folder.rmdir()  # the base class makes it, and nothing is saved there
+    if args.process_index == 0:
+        save_model(model, processing_class, run.model)
+    wait_for_all()
+
+
+def build_processor(config: Any, train: datasets.Dataset, text_column: str | None = None) -> Any:
+    """An image processor for the configuration's image size (and `image_mean`, `image_std`), or a WordPiece tokenizer trained on the training texts."""
+    if not hasattr(config, "vocab_size"):
+        from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+        size = getattr(config, "image_size", None) or 32
+        mean, std = (getattr(config, name, None) or [0.5] * 3 for name in ("image_mean", "image_std"))
+        return ViTImageProcessorPil(size={"height": size, "width": size}, image_mean=mean, image_std=std)
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    column = next((c for c in ([text_column] if text_column else TEXT_COLUMNS) if c in train.column_names), None)
+    if column is None:
+        raise ValueError(f"`text_column` is missing: no text column among {', '.join(train.column_names)}.")
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=config.vocab_size, special_tokens=list(special.values()), show_progress=False
+    )
+    tokenizer.train_from_iterator(train[column], trainer)
+    ids = [(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ids)
+    length = min(128, getattr(config, "max_position_embeddings", 128))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=length, **special)
+
+
+def label_names(dataset: datasets.Dataset, label_column: str) -> list[str]:
+    """Names of the classes, from the data set's features or the distinct values."""
+    feature = dataset.features.get(label_column)
+    if getattr(feature, "names", None):
+        return list(feature.names)
+    return [str(v) for v in sorted(set(dataset[label_column]))]

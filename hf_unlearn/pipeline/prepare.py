@@ -1,0 +1,63 @@
+"""From the arguments of a run to its job: folders are checked, data and model are loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..training.checks import check_source
+from ..utils.hub_names import pinned
+from .job import Job
+from .original import train_original
+from .run_arguments import RunArguments
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..methods import UnlearningMethod
+    from ..training.arguments import UnlearningArguments
+
+
+def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMethod | None = None) -> Job:
+    """Load the data and the original; train the original first where the recipe asks for it."""
+    from ..data.columns import read_groups
+    from ..data.streams import split_stream
+    from .data_sets import load_splits
+
+    validate = method is not None and (method.reads_held_out or (method.stops_at_target and method.needs_retain))
+    train, test, validation = load_splits(run, validate)
+    # What names nothing must fail before anything is trained.
+    if method is not None and method.needs_column:
+        split = None
+        read_groups(train, getattr(method, "attribute", None))
+        if run.retrain or any((run.forget_class, run.forget_column, run.forget_ids_file, run.forget_fraction)):
+            raise ValueError("An `attribute` is unlearned on all rows: leave out `retrain` and the `forget_*` keys.")
+    else:
+        request = run.request()
+        split = split_stream(request, train, args.seed) if run.streaming else request.split(train)
+    if run.model_config is not None and not Path(run.model).exists():
+        train_original(run, args, train)
+    model, processing_class = load_model(run, train)
+    return Job(run, args, train, test, model, processing_class, split, validation)
+
+
+def load_model(run: RunArguments, train: Any) -> tuple[nn.Module, Any]:
+    """The original, and its image processor or tokenizer."""
+    from ..models.pretrained import load_classifier, load_processing_class
+
+    run.model, run.model_revision = pinned(run.model, run.model_revision)
+    model = load_classifier(run.model, train, run.model_revision)
+    return model, load_processing_class(run.model, train, run.model_revision)
+
+
+def check_folders(model: str, output_dir: str, overwrite: bool) -> None:
+    """Raise ValueError where a run would overwrite its original, a model that is there already, or somebody's README.md."""
+    from ..hub.card.evaluation_card import check_readme
+
+    folder = Path(output_dir)
+    check_source(Path(model), folder)
+    if (folder / "model").exists() and not overwrite:
+        raise ValueError(
+            f"`output_dir={output_dir!r}` already holds a model. Choose another folder or pass --overwrite true."
+        )
+    check_readme(folder, overwrite)

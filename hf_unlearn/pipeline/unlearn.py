@@ -1,0 +1,96 @@
+"""The steps of a run that take long: unlearning, the retrained yardstick, and measuring both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .job import Job
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..evaluation.report.report import UnlearningReport
+    from ..methods import UnlearningMethod
+
+
+def unlearn(
+    job: Job,
+    method: UnlearningMethod,
+    retrained: tuple[nn.Module, float] | None = None,
+    keep: Callable[[Any], None] | None = None,
+) -> tuple[Any, UnlearningReport]:
+    """Unlearn `job.split` from the job's model and measure: (trainer, report). Of several processes the first one measures.
+
+    `retrained`: yardstick and its seconds, trained here if None and asked for. `keep` may save what measuring could lose.
+    """
+    from ..evaluation.report.bias_pattern import read_pattern
+    from ..evaluation.report.report import UnlearningReport
+    from ..trainer import UnlearningTrainer
+    from ..training.checks import check_rows
+    from ..training.resuming import go_on
+    from .records import record_request
+
+    if job.args.forget_kind == "auto":
+        job.args.forget_kind = job.run.kind
+    retain = job.train if job.split is None else job.split.retain
+    trainer = UnlearningTrainer(
+        model=job.model,
+        args=job.args,
+        method=method,
+        forget_dataset=None if job.split is None else job.split.forget,
+        retain_dataset=retain if method.needs_retain else None,
+        eval_dataset=job.validation,
+        processing_class=job.processing_class,
+        peft_config=job.run.peft_config,
+        **job.columns,
+    )
+    if job.test is not None:
+        check_rows(trainer.processor, job.test, "test_split")
+    pattern = read_pattern(job.run.bias_column, job.run.bias_labels, trainer.processor, job.test)
+    go_on(trainer, job.run.resume)
+    if keep is not None and trainer.is_world_process_zero():
+        keep(trainer)
+    if retrained is None and job.run.retrain:
+        retrained = retrain(job)
+    if not trainer.is_world_process_zero():
+        return trainer, UnlearningReport(models={})
+    yardstick, seconds = retrained or (None, None)
+    report = trainer.report(
+        retain, job.test, yardstick, retrained_seconds=seconds, relearning=job.run.relearning, pattern=pattern
+    )
+    report.run |= record_request(job, trainer)
+    return trainer, report
+
+
+def retrain(job: Job) -> tuple[nn.Module, float]:
+    """A fresh model trained like the original, without the forget set, and saved as `retrained`: (model, seconds)."""
+    from ..methods import Retrain
+    from ..models.adapters import below
+    from ..models.snapshot import fingerprints
+    from ..trainer import UnlearningTrainer
+    from ..training.arguments import UnlearningArguments
+    from ..training.plain_training import warn_if_untrained
+    from ..training.resuming import go_on, keep_finished
+
+    assert job.split is not None
+    print(f"Retraining without the {len(job.split.forget)} rows to forget, for comparison", flush=True)
+    strategy = "epoch" if job.args.save_strategy == "best" else job.args.save_strategy
+    saving = {"save_strategy": strategy, "save_steps": job.args.save_steps, "save_total_limit": 1}
+    arguments = {**job.train_arguments, **saving, "max_steps": -1, "logging_strategy": "no"}
+    folder = Path(job.args.output_dir or ".") / "retrained"
+    trainer = UnlearningTrainer(
+        model_init=lambda: type(below(job.model))(below(job.model).config),
+        args=UnlearningArguments(output_dir=str(folder), seed=job.args.seed + 1, overwrite=True, **arguments),
+        method=Retrain(),
+        forget_dataset=job.split.forget,
+        retain_dataset=job.split.retain,
+        processing_class=job.processing_class,
+        **job.columns,
+    )
+    go_on(trainer, job.run.resume)
+    warn_if_untrained(fingerprints(trainer.fresh_model()), trainer.model, "retrained model")
+    if trainer.is_world_process_zero():  # an audit will ask for it
+        keep_finished(trainer, job.processing_class, folder)
+    return trainer.model, trainer.seconds
