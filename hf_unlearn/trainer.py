@@ -7,7 +7,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput
 
 from .data.columns import read_groups, read_strata
@@ -23,9 +21,8 @@ from .data.pairs import PairCollator, PreparedRows, UnlearningDataset, share_out
 from .data.sampling import EpochSampler, draw
 from .hub.push.trainer_mixin import Publishing
 from .methods import METHODS, UnlearningMethod
-from .methods.components.counterfactual_anchors import CounterfactualAnchors
-from .models.adapters import ADAPTER, Patch, adapter_names, is_adapted, load_adapters, norms_to_hold
-from .models.forward import in_precision, unwrap
+from .models.adapters import ADAPTER, Patch, adapter_names, is_adapted, norms_to_hold
+from .models.forward import in_precision
 from .models.processor import Processor
 from .models.reference import Reference, build_reference, forgotten_classes
 from .models.snapshot import Snapshot, fingerprints
@@ -33,13 +30,14 @@ from .models.trainable import check_precision, restrict, updated_names
 from .training.arguments import UnlearningArguments
 from .training.backends import check_backend, sharded_while_training, use_one_gpu, warn_if_whole
 from .training.checkpointed_trainer import CheckpointedTrainer
-from .training.checkpoints import check_best, chosen_checkpoint, is_checkpoint, is_inside, make_room, read_state
+from .training.checkpoints import chosen_checkpoint, is_checkpoint, is_inside, make_room, read_state
 from .training.checks import check_data, check_original, check_output, check_patch, find_kind
-from .training.monitor import Watch
-from .training.optimizers import check_idle, check_options, choose_optimiser
-from .training.outcome import Outcome, verify
+from .training.monitor import Monitor
+from .training.optimizers import check_idle, check_options, choose_optimizer
+from .training.outcome import Outcome
 from .training.resuming import check_settings, describe_settings
 from .training.stopping import ForgettingControl, Interrupted, graceful_interrupt
+from .training.verification import verify
 from .utils.distributed import in_any_process, real_rows, sums_over_processes
 
 if TYPE_CHECKING:
@@ -95,64 +93,14 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         label_column: str | None = None,
     ) -> None:
         self.given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        args = args if args is not None else UnlearningArguments(output_dir="unlearned")
-        if not isinstance(args, UnlearningArguments):
-            raise TypeError(f"`args` must be `UnlearningArguments`, got {type(args).__name__}.")
-        if method is None:
-            if args.method not in METHODS:
-                raise ValueError(f"`method={args.method!r}` is unknown. Known: {', '.join(METHODS)}.")
-            method = METHODS[args.method]()
-        check_backend(method, args)
-        check_options(args, optimizers[0], peft_config)
-        use_one_gpu(args)
-        if model is None and model_init is None:
-            raise ValueError(
-                "`model` is missing: pass the trained classifier, or `model_init` to retrain from scratch."
-            )
-        self.method = method
-        self.model_init_fn = model_init
-        model = model if model is not None else model_init()  # type: ignore[misc]
+        args, self.method, model = self._resolve(args, method, model, model_init, optimizers[0], peft_config)
         self.processor = Processor(
             model, processing_class, image_column=image_column, text_column=text_column, label_column=label_column
         )
-        check_patch(model, method, args.update, peft_config is not None)
-        check_data(method, self.processor, forget_dataset, retain_dataset)
         self.forget_dataset, self.retain_dataset = forget_dataset, retain_dataset
-        kind = "samples" if forget_dataset is None else args.forget_kind
-        if kind == "auto":
-            kind = find_kind(model, self.processor, forget_dataset, retain_dataset)
-        resolved = args.resolved(method, kind, ADAPTER if peft_config is not None or is_adapted(model) else None)
-        check_idle(args, resolved, optimizers[0])
-        args = resolved
-        self.patch = None
-        if peft_config is not None:
-            rows: Any = retain_dataset if forget_dataset is None else forget_dataset
-            self.patch = Patch(model, peft_config, args.seed, probe=self.processor.collate([next(iter(rows))]))
-            model = self.patch.model
-        self.updated = adapter_names(model, args.update) or updated_names(model, args.update)  # type: ignore[arg-type]
-        check_precision(model, () if method.one_shot else self.updated)
-        self.held_norms = norms_to_hold(model, self.updated)
-        groups = None
-        if method.needs_column and not method.one_shot:
-            groups, self.group_names = read_groups(retain_dataset, getattr(method, "attribute", None))
-        watched = draw(retain_dataset, WATCHED_ROWS, args.seed) if forget_dataset is None else forget_dataset
-        self.unlearning_data = UnlearningDataset(
-            forget_dataset if method.needs_forget else None,
-            (watched if method.one_shot else retain_dataset) if method.needs_retain else None,
-            self.processor,
-            retain_per_forget=args.retain_per_forget or 1,
-            seed=args.seed,
-            groups=groups,
-        )
-        self.forget_rows = self.unlearning_data.forget or PreparedRows(watched, self.processor, "forget_dataset")
-        self.sampler = EpochSampler(
-            len(self.unlearning_data),
-            args.seed,
-            shuffle=args.train_sampling_strategy != "sequential",
-            strata=None if groups is None else read_strata(retain_dataset, groups, self.processor.label_columns[0]),
-        )
-        optimiser = choose_optimiser(args, model, self.updated, optimizers[0])
-        restrict(model, self.updated)
+        args = self._check(args, model, optimizers[0], peft_config)
+        model = self._restrict(args, model, peft_config)
+        self._lay_out_rows(args)
         super().__init__(
             model=model,
             args=args,
@@ -163,24 +111,97 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
             compute_metrics=compute_metrics,
             callbacks=callbacks,
             optimizers=optimizers,
-            optimizer_cls_and_kwargs=optimiser,
+            optimizer_cls_and_kwargs=choose_optimizer(args, model, self.updated, optimizers[0]),
         )
+        self._take_over()
+
+    # --- the parts of __init__ ----------------------------------------------------------------------------------------
+
+    def _resolve(
+        self, args: Any, method: Any, model: Any, model_init: Any, optimizer: Any, peft_config: Any
+    ) -> tuple[UnlearningArguments, UnlearningMethod, Any]:
+        """What was left out, filled in; and refused what no model or data is needed to refuse."""
+        args = args if args is not None else UnlearningArguments(output_dir="unlearned")
+        if not isinstance(args, UnlearningArguments):
+            raise TypeError(f"`args` must be `UnlearningArguments`, got {type(args).__name__}.")
+        if method is None:
+            if args.method not in METHODS:
+                raise ValueError(f"`method={args.method!r}` is unknown. Known: {', '.join(METHODS)}.")
+            method = METHODS[args.method]()
+        check_backend(method, args)
+        check_options(args, optimizer, peft_config)
+        use_one_gpu(args)
+        if model is None and model_init is None:
+            raise ValueError(
+                "`model` is missing: pass the trained classifier, or `model_init` to retrain from scratch."
+            )
+        self.model_init_fn = model_init
+        return args, method, model if model is not None else model_init()
+
+    def _check(self, args: UnlearningArguments, model: Any, optimizer: Any, peft_config: Any) -> UnlearningArguments:
+        """The arguments with the method's own values, once model and data are found to fit."""
+        forget, retain, adapted = self.forget_dataset, self.retain_dataset, peft_config is not None
+        check_patch(model, self.method, args.update, adapted)
+        check_data(self.method, self.processor, forget, retain)
+        kind = "samples" if forget is None else args.forget_kind
+        if kind == "auto":
+            kind = find_kind(model, self.processor, forget, retain)
+        resolved = args.resolved(self.method, kind, ADAPTER if adapted or is_adapted(model) else None)
+        check_idle(args, resolved, optimizer)
+        return resolved
+
+    def _restrict(self, args: UnlearningArguments, model: Any, peft_config: Any) -> Any:
+        """The model, with a patch if one is wanted, in which `self.updated` alone may move."""
+        self.patch = None
+        if peft_config is not None:
+            rows: Any = self.retain_dataset if self.forget_dataset is None else self.forget_dataset
+            self.patch = Patch(model, peft_config, args.seed, probe=self.processor.collate([next(iter(rows))]))
+            model = self.patch.model
+        self.updated = adapter_names(model, args.update) or updated_names(model, args.update)  # type: ignore[arg-type]
+        check_precision(model, () if self.method.one_shot else self.updated)
+        self.held_norms = norms_to_hold(model, self.updated)
+        restrict(model, self.updated)
+        return model
+
+    def _lay_out_rows(self, args: UnlearningArguments) -> None:
+        """The training samples and their order, and the rows to forget, or to look at where there are none."""
+        method, forget, retain = self.method, self.forget_dataset, self.retain_dataset
+        groups = None
+        if method.needs_column and not method.one_shot:
+            groups, self.group_names = read_groups(retain, getattr(method, "attribute", None))
+        watched = draw(retain, WATCHED_ROWS, args.seed) if forget is None else forget
+        self.unlearning_data = UnlearningDataset(
+            forget if method.needs_forget else None,
+            (watched if method.one_shot else retain) if method.needs_retain else None,
+            self.processor,
+            retain_per_forget=args.retain_per_forget or 1,
+            seed=args.seed,
+            groups=groups,
+        )
+        self.forget_rows = self.unlearning_data.forget or PreparedRows(watched, self.processor, "forget_dataset")
+        self.sampler = EpochSampler(
+            len(self.unlearning_data),
+            args.seed,
+            shuffle=args.train_sampling_strategy != "sequential",
+            strata=None if groups is None else read_strata(retain, groups, self.processor.label_columns[0]),
+        )
+
+    def _take_over(self) -> None:
+        """After the base class's own `__init__`: what it would do otherwise, and what watches over the run."""
         warn_if_whole(self)
         self.shards, self.is_fsdp_enabled = self.is_fsdp_enabled, False  # in training alone
         # Terms are means: the Trainer must divide them by the number of accumulation steps.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
-        if self.method.anchors is None:
-            self.method = replace(self.method, anchors=args.update != "head" and retain_dataset is None)
+        self.method = self.method.resolved(self.args.update, self.retain_dataset is not None)
         self.forgetting = ForgettingControl(self)
         self.add_callback(self.forgetting)
         self.reference: Reference
-        self.anchors: CounterfactualAnchors | None = None
+        self.monitor: Monitor
         self.original: Snapshot | None = None
         self.outcome: Outcome | None = None
         self.interrupted = 0  # the number of the signal
         self.seconds = 0.0
-        self.watch: Watch
         self._terms: dict[str, list[float]] = defaultdict(list)
 
     # --- data ---------------------------------------------------------------------------------------------------------
@@ -218,9 +239,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
             return (loss, outputs) if return_outputs else loss
         for norm in self.held_norms:
             norm.eval()
-        terms = self.method.loss(model, inputs, self.reference)
-        if self.anchors is not None:
-            terms["anchors"] = self.method.anchor_weight * self.anchors.loss(model, inputs["seed"], self.processor)
+        terms = self.method.terms(model, inputs, self.reference)
         total = torch.stack(list(terms.values())).sum()
         if in_any_process(not torch.isfinite(total)):
             bad = ", ".join(k for k, v in terms.items() if not torch.isfinite(v)) or "in another process"
@@ -260,11 +279,8 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
             )
             if self.args.forget_kind == "class":
                 self.reference.forgotten_classes = forgotten_classes(self.reference)
-            if self.method.anchors and self.reference.forgotten_classes:
-                self.anchors = CounterfactualAnchors(seed=self.args.seed).build(
-                    self.model, self.forget_rows, self.processor, self.reference, progress=not self.args.disable_tqdm
-                )
-        self.watch = Watch(self)
+            self.method.prepare(self)
+        self.monitor = Monitor(self)
         self.method.setup(self)
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs: Any) -> Any:
@@ -295,7 +311,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         self.outcome = self.measured = None
         self._set_up()
         if folder is not None:
-            fresh = self.model_init_fn is not None or self.method.name == "retrain"
+            fresh = self.model_init_fn is not None or self.method.starts_fresh
             if self.method.needs_forget or not fresh:
                 check_original(saved["original"], self.original_fingerprints)
             self.method.load_state(saved["method"])
@@ -305,10 +321,10 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         if self.is_world_process_zero():
             make_room(self.args.output_dir, folder, self.args.overwrite)
         self.forgetting.start(saved, held)
-        self._started = started
+        self.started = started
         if self.method.one_shot or (folder is not None and self._go_to_end(folder, saved)):
             self.seconds = time.perf_counter() - started
-            self.watch.model_changed()
+            self.monitor.model_changed()
             self.outcome = verify(self)
             return TrainOutput(self.state.global_step, 0.0, {})
         try:
@@ -334,38 +350,6 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         from .training.hyperparameter_search import search
 
         return search(self, hp_space, compute_objective, *args, **kwargs)
-
-    # --- checkpoints --------------------------------------------------------------------------------------------------
-
-    def _save(self, output_dir: str | None = None, state_dict: Any | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        folder = Path(output_dir or self.args.output_dir)
-        if self.args.should_save:
-            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing reads, with the token
-        self.method.save(unwrap(self.model), folder)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Load through `from_pretrained`, strictly: the base class restores wrong weights for ViT-like models."""
-        target = self.model if model is None else model
-        if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            self.watch.model_changed()
-            return
-        if is_adapted(target):
-            load_adapters(target, resume_from_checkpoint)
-        else:
-            model_class: Any = type(target)
-            target.load_state_dict(model_class.from_pretrained(resume_from_checkpoint).state_dict(), strict=True)
-        self.watch.model_changed()
-
-    def _load_best_model(self) -> None:
-        best = check_best(self.state.best_model_checkpoint)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            super()._load_best_model()
-        else:
-            self._load_from_checkpoint(str(best))
-        self.forgetting.end_with_average(best, read_state(best)["averaged"])
-        self.watch.model_changed()
 
     # --- report -------------------------------------------------------------------------------------------------------
 

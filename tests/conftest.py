@@ -3,6 +3,7 @@
 import copy
 import multiprocessing
 import os
+import signal
 import socket
 from functools import lru_cache
 from pathlib import Path
@@ -36,6 +37,8 @@ from hf_unlearn.models.processor import Processor
 from hf_unlearn.utils.files import written_atomically
 
 multiprocessing.set_start_method("forkserver", force=True)  # a process with threads that forks can hang: workers too
+# A shell that runs the tests in the background has them ignore Ctrl-C, which some tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 datasets.disable_progress_bars()
 

@@ -30,7 +30,7 @@ from hf_unlearn.evaluation.audit.evidence import (
 from hf_unlearn.evaluation.audit.model_outputs import adapters_off, quantised, run_model, unchanged_share
 from hf_unlearn.evaluation.audit.probing import class_probe, feature_similarity, membership_probe
 from hf_unlearn.evaluation.audit.verdicts import DAMAGED, HIDDEN, LESS, MORE, SAME, UNCLEAR, decide
-from hf_unlearn.evaluation.relearning import relearning_curve, relearning_steps
+from hf_unlearn.evaluation.relearning import relearn
 from hf_unlearn.models.prediction import predict
 from hf_unlearn.models.pretrained import load_classifier
 from hf_unlearn.models.processor import Processor
@@ -187,12 +187,13 @@ def test_the_curve_ends_where_relearning_counts_its_steps():
     rows = [processor(r) for r in class_split("vit", 80).forget]
     with torch.no_grad():
         model.classifier.bias[1] -= 8
-    steps = relearning_steps(model, rows[:10], rows[10:], processor, 0.9, learning_rate=5e-3)
-    curve = relearning_curve(model, rows[:10], rows[10:], processor, stop=0.9, learning_rate=5e-3)
+    given = (model, rows[:10], rows[10:], processor)
+    *_, (steps, _) = relearn(*given, stop=0.9, learning_rate=5e-3)
+    curve = list(relearn(*given, stop=0.9, learning_rate=5e-3, every_step=False))
     assert curve[0][0] == 0
     assert curve[-1][1] >= 0.9
     assert steps <= curve[-1][0] <= steps * 1.125 + 1
-    limited = relearning_curve(model, rows[:10], rows[10:], processor, stop=0.9, learning_rate=1e-9, limit=20)
+    limited = list(relearn(*given, stop=0.9, learning_rate=1e-9, limit=20, every_step=False))
     assert limited[-1][0] == 20
 
 

@@ -45,7 +45,7 @@ from hf_unlearn.data.streams import split_stream
 from hf_unlearn.models.prediction import predict
 from hf_unlearn.pipeline.data_sets import load_splits
 from hf_unlearn.pipeline.run_arguments import RunArguments
-from hf_unlearn.training.outcome import mean_total_variation
+from hf_unlearn.training.verification import mean_total_variation
 from hf_unlearn.utils import large_tensors as tables
 from hf_unlearn.utils.large_tensors import Collector, chunks, new_table
 
@@ -348,7 +348,7 @@ def test_a_run_is_the_same_with_its_outputs_on_disk(tmp_path, monkeypatch, metho
         made = method(num_perturbations=2, anchors=False) if method is JiT else method()
         trainer = trainer_for("vit", tmp_path / folder, made, split=split, probe_size=4, check_steps=1)
         trainer.train()
-        outputs = [trainer.reference.logits, trainer.watch.forget_logits()]
+        outputs = [trainer.reference.logits, trainer.monitor.forget_logits()]
         return trainer, predict(trainer.model, split.forget, trainer.processor)[0], outputs
 
     plain, logits, _ = run("memory")

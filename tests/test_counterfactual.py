@@ -113,9 +113,9 @@ def test_anchor_loss_is_the_mean_divergence_on_the_drawn_anchors(arch):
     chosen = [int(s) % len(anchors.rows) for s in seeds]
     log_q, p = logits[chosen].double().log_softmax(-1), anchors.targets[chosen].double()
     expected = (torch.xlogy(p, p) - p * log_q).sum(-1).mean().item()
-    assert anchors.loss(model.train(), seeds, processor).item() == pytest.approx(expected, rel=1e-3)
+    assert anchors.loss(model.train(), seeds).item() == pytest.approx(expected, rel=1e-3)
     assert model.training
-    kept = anchors.loss(original, seeds, processor).item()
+    kept = anchors.loss(original, seeds).item()
     assert kept == pytest.approx(-original_loss(anchors, original, processor, chosen), rel=1e-2, abs=1e-5)
     assert kept < expected
 
@@ -272,7 +272,7 @@ def test_distillation_forgets_the_class_and_keeps_the_others(tmp_path, arch):
 def test_any_method_may_hold_outputs_on_anchors(tmp_path):
     trainer = trainer_for("vit", tmp_path, GradientDifference(anchors=True, anchor_weight=0.5), update="all")
     trainer.train()
-    assert trainer.anchors.rows
+    assert trainer.method.held_anchors.rows
     assert all("loss/anchors" in e for e in trainer.state.log_history if "loss" in e)
 
 
@@ -283,7 +283,7 @@ def test_any_method_may_hold_outputs_on_anchors(tmp_path):
 def test_jit_takes_anchors_where_nothing_else_holds_the_body(tmp_path, update, retain, expected):
     trainer = trainer_for("vit", tmp_path, JiT(num_perturbations=1), update=update, retain=retain, max_steps=1)
     trainer.train()
-    assert (trainer.anchors is not None) == expected
+    assert (trainer.method.held_anchors is not None) == expected
 
 
 @pytest.mark.parametrize(("labels", "expected"), [([1, 2], (1, 2)), ([1, 1], (1,)), (None, (1,))])

@@ -41,7 +41,7 @@ def test_table_is_consistent():
         assert "Example:" in method.__doc__
         instance = method()
         assert instance.describe() == {"method": name, **{f.name: getattr(instance, f.name) for f in fields(instance)}}
-        assert all(text for _, text in method.help().values()), f"a setting of {name} has no help"
+        assert all(f.metadata.get("help") for f in fields(method)), f"a setting of {name} has no help"
         assert set(method.arguments) <= {f.name for f in fields(UnlearningArguments)}
 
 

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from conftest import changed, class_split, processing_class, state, trained
 
-from hf_unlearn.evaluation.relearning import relearning_steps
+from hf_unlearn.evaluation.relearning import relearn
 from hf_unlearn.models.processor import Processor
 
 
@@ -25,6 +25,13 @@ def brute_force(model, processor, rows, probe, accuracy, learning_rate, limit):
         F.cross_entropy(model(**batch).logits, batch["labels"]).backward()
         optimiser.step()
     return limit
+
+
+def relearning_steps(model, rows, probe, processor, stop, limit=200, **settings):
+    """Steps until the accuracy is back; `limit` where it never is."""
+    path = list(relearn(model, rows, probe, processor, stop=stop, limit=limit - 1, **settings))
+    assert [step for step, _ in path] == list(range(len(path)))
+    return path[-1][0] if path[-1][1] >= stop else limit
 
 
 def forgetful(arch):

@@ -14,7 +14,7 @@ from scipy.stats import binomtest, bootstrap, chi2_contingency, ncx2
 from sklearn.metrics import f1_score
 
 from hf_unlearn import ForgetRequest, GradientAscent, JiT, UnlearningReport
-from hf_unlearn.evaluation.relearning import relearning_path, relearning_steps
+from hf_unlearn.evaluation.relearning import relearn
 from hf_unlearn.evaluation.report.bias_pattern import Pattern, bias_measures, read_pattern
 from hf_unlearn.evaluation.report.interpretation import reading
 from hf_unlearn.metrics.functional import fairness, intervals
@@ -345,9 +345,9 @@ def test_relearning_has_a_curve_that_ends_where_the_steps_do(tmp_path):
     for name, path in report.relearning.items():
         assert len(path) - 1 == report.models[name]["relearning_steps"] or len(path) == 200
     rows = [trainer.processor(row) for row in trainer.forget_dataset]
-    path = relearning_path(trainer.model, rows, rows, trainer.processor, 0.9)
-    assert relearning_steps(trainer.model, rows, rows, trainer.processor, 0.9) == len(path) - 1
-    assert relearning_steps(trainer.model, rows, rows, trainer.processor, 1.1, limit=3) == 3
+    path = list(relearn(trainer.model, rows, rows, trainer.processor, stop=0.9))
+    assert path[-1][0] == len(path) - 1
+    assert [step for step, _ in relearn(trainer.model, rows, rows, trainer.processor, limit=3)] == [0, 1, 2, 3]
     assert report.to_html().count("<img") >= 3
 
 

@@ -95,18 +95,18 @@ def test_landing_is_on_the_line_between_the_last_good_state_and_this_one(tmp_pat
     with torch.no_grad():  # ahead: everything is forgotten
         trainer.model.classifier.bias[1] -= 40.0
     ahead = state(trainer.model)
-    trainer.watch.model_changed()
-    assert trainer.watch.share_remembered() == 0.0
-    trainer.watch.target = 0.5
+    trainer.monitor.model_changed()
+    assert trainer.monitor.share_remembered() == 0.0
+    trainer.monitor.target = 0.5
     trainer.forgetting._land()
     share = (state(trainer.model)["classifier.bias"][1] - start["classifier.bias"][1]) / -40.0
     assert 0 < share < 1
-    assert trainer.watch.share_remembered() <= 0.5
+    assert trainer.monitor.share_remembered() <= 0.5
     # One bisection step less far, more than the target was remembered.
     with torch.no_grad():
         trainer.model.classifier.bias[1] += 40.0 / 64
-    trainer.watch.model_changed()
-    assert trainer.watch.share_remembered() > 0.5
+    trainer.monitor.model_changed()
+    assert trainer.monitor.share_remembered() > 0.5
     assert math.isclose(float(ahead["classifier.bias"][1] - start["classifier.bias"][1]), -40.0, rel_tol=1e-5)
 
 
@@ -115,8 +115,8 @@ def test_held_out_rows_guard_single_samples(tmp_path):
     trainer = trainer_for("vit", tmp_path, MarginalInformation(), split=partial_split(), forget_kind="samples", **ADAM)
     trainer.eval_dataset = {"validation": held_out, "other": held_out.select(range(4))}
     trainer._set_up()
-    assert len(trainer.watch._kept) == 48
-    assert trainer.watch.guards_kept
+    assert len(trainer.monitor._kept) == 48
+    assert trainer.monitor.guards_kept
 
 
 def test_a_target_that_is_met_before_the_first_step_is_no_success(tmp_path):

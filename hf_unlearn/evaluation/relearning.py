@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,110 +18,55 @@ from ..models.processor import Processor
 NO_LABELS = "`forget_rows` and `probe_rows` need labels: relearning teaches the class again."
 
 
-def relearning_steps(
+def relearn(
     model: nn.Module,
     forget_rows: Sequence[Any],
     probe_rows: Sequence[Any],
     processor: Processor,
-    accuracy: float,
     *,
-    learning_rate: float = 5e-4,
+    stop: float = math.inf,
     limit: int = 200,
-) -> int:
-    """Adam steps on `forget_rows` until the accuracy on `probe_rows` is back at `accuracy`; `limit` if it never is.
+    every_step: bool = True,
+    learning_rate: float = 5e-4,
+) -> Iterator[tuple[int, float]]:
+    """(steps, accuracy on `probe_rows` in [0, 1]) while a copy of `model` is taught `forget_rows`, from 0 steps on.
 
-    Works on a copy, all parameters, cross-entropy, eval behaviour. Adam's step has the same size in every layer and
-    architecture, so one learning rate serves all of them.
+    Adam on all parameters, cross-entropy, eval behaviour. Adam's step has the same size in every layer and architecture, so one
+    learning rate serves all of them.
 
     Args:
-        forget_rows: about 20 labelled rows to relearn from.
-        probe_rows: labelled rows of the forgotten class, best from a test set.
-        accuracy: in [0, 1], such as 0.9 times the original's.
+        model: not changed.
+        forget_rows: about 20 labelled rows to relearn from; all of them are in every step.
+        probe_rows: labelled rows of the forgotten classes, best from a test set.
+        processor: prepares and collates the rows.
+        stop: accuracy at which it ends, such as 0.9 times the original's; by default only at `limit`.
+        limit: most steps.
+        every_step: whether to look after every step. If not, after 0 to 8 steps and from there at every eighth of the steps done:
+            what matters is the ratio between two models' steps.
+        learning_rate: Adam's.
+
+    Raises:
+        ValueError: rows have no labels.
     """
-    path = relearning_path(
-        model, forget_rows, probe_rows, processor, accuracy, learning_rate=learning_rate, limit=limit
-    )
-    return steps_of(path, accuracy, limit)
-
-
-def steps_of(path: Sequence[float], accuracy: float, limit: int) -> int:
-    """The steps of a `relearning_path` that came back to `accuracy`; `limit` for one that did not."""
-    return len(path) - 1 if path and path[-1] >= accuracy else limit
-
-
-def relearning_path(
-    model: nn.Module,
-    forget_rows: Sequence[Any],
-    probe_rows: Sequence[Any],
-    processor: Processor,
-    accuracy: float,
-    *,
-    learning_rate: float = 5e-4,
-    limit: int = 200,
-) -> list[float]:
-    """Accuracy on `probe_rows` after 0, 1, 2, … steps of `relearning_steps`, up to the one that brings it back."""
-    path: list[float] = []
-    for step, taught in enumerate(_taught(model, forget_rows, processor, learning_rate)):
-        if step == limit:
-            break
-        logits, labels = predict(taught, probe_rows, processor)
-        if labels is None:
-            raise ValueError(NO_LABELS)
-        path.append((logits.argmax(-1) == labels).float().mean().item())
-        if path[-1] >= accuracy:
-            break
-    return path
-
-
-def relearning_curve(
-    model: nn.Module,
-    forget_rows: Sequence[Any],
-    probe_rows: Sequence[Any],
-    processor: Processor,
-    *,
-    stop: float = 1.0,
-    learning_rate: float = 5e-4,
-    limit: int = 100,
-) -> list[tuple[int, float]]:
-    """(steps, accuracy on `probe_rows`) while `forget_rows` are taught as `relearning_steps` does.
-
-    Looked at after 0 to 8 steps, and from there at every eighth of the steps done, since what matters is the ratio between
-    two models' steps. The curve ends at accuracy `stop`, or with `limit` steps.
-    """
-    if any("labels" not in processor.collate([row]) for row in (forget_rows[0], probe_rows[0])):
-        raise ValueError(NO_LABELS)
+    model = copy.deepcopy(model).requires_grad_(True)
     device = next(model.parameters()).device
-    probe = {k: v.to(device) for k, v in processor.collate(list(probe_rows)).items()}
-    curve: list[tuple[int, float]] = []
-    following = 0
-    for step, taught in enumerate(_taught(model, forget_rows, processor, learning_rate)):
-        if step < following:
-            continue
-        with torch.no_grad(), eval_mode(taught):
-            right = classify(taught, model_inputs(probe)).argmax(-1) == probe["labels"]
-        curve.append((step, right.float().mean().item()))
-        following = min(step + max(1, step // 8), limit)
-        if curve[-1][1] >= stop or step >= limit:
-            break
-    return curve
-
-
-def _taught(
-    model: nn.Module, forget_rows: Sequence[Any], processor: Processor, learning_rate: float
-) -> Iterator[nn.Module]:
-    """A copy of `model` after 0, 1, 2, … steps on `forget_rows`."""
-    model = copy.deepcopy(model)
-    for p in model.parameters():
-        p.requires_grad_(True)
-    device = next(model.parameters()).device
-    batch = {k: v.to(device) for k, v in processor.collate(list(forget_rows)).items()}
-    if "labels" not in batch:
+    taught = {k: v.to(device) for k, v in processor.collate(list(forget_rows)).items()}
+    if "labels" not in taught:
         raise ValueError(NO_LABELS)
     optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
-    while True:
-        yield model
+    following = 0
+    for step in range(limit + 1):
+        if step == following:
+            logits, labels = predict(model, probe_rows, processor)
+            if labels is None:
+                raise ValueError(NO_LABELS)
+            accuracy = (logits.argmax(-1) == labels).float().mean().item()
+            yield step, accuracy
+            if accuracy >= stop:
+                return
+            following = min(step + (1 if every_step else max(1, step // 8)), limit)
         with eval_mode(model):
-            loss = F.cross_entropy(classify(model, model_inputs(batch)).float(), batch["labels"])
+            loss = F.cross_entropy(classify(model, model_inputs(taught)).float(), taught["labels"])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

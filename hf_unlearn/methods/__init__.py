@@ -1,6 +1,6 @@
 """The table of methods. A new one is a file beside this one and a line in `METHODS`."""
 
-from .base import Paper, UnlearningMethod, setting
+from .base import METHODS, Paper, UnlearningMethod, setting
 from .counterfactual_distillation import CounterfactualDistillation
 from .feature_information import FeatureInformation
 from .fine_tune import FineTune
@@ -12,17 +12,19 @@ from .marginal_information import MarginalInformation
 from .retrain import Retrain
 from .wasserstein_barycenter import WassersteinBarycenter
 
-METHODS: dict[str, type[UnlearningMethod]] = {
-    "jit": JiT,
-    "counterfactual_distillation": CounterfactualDistillation,
-    "marginal_information": MarginalInformation,
-    "feature_information": FeatureInformation,
-    "uib": UIB,
-    "wasserstein_barycenter": WassersteinBarycenter,
-    "retrain": Retrain,
-    "fine_tune": FineTune,
-    "gradient_ascent": GradientAscent,
-    "gradient_difference": GradientDifference,
-}
+METHODS.update(
+    {
+        "jit": JiT,
+        "counterfactual_distillation": CounterfactualDistillation,
+        "marginal_information": MarginalInformation,
+        "feature_information": FeatureInformation,
+        "uib": UIB,
+        "wasserstein_barycenter": WassersteinBarycenter,
+        "retrain": Retrain,
+        "fine_tune": FineTune,
+        "gradient_ascent": GradientAscent,
+        "gradient_difference": GradientDifference,
+    }
+)
 
 __all__ = ["METHODS", "Paper", "UnlearningMethod", "setting", *(c.__name__ for c in METHODS.values())]

@@ -25,7 +25,7 @@ from .components.trust_region import relative_step
 
 if TYPE_CHECKING:
     from ..models.reference import Reference
-    from ..trainer import UnlearningTrainer
+    from .protocols import UnlearningRun
 
 
 logger = logging.getLogger(__name__)
@@ -83,14 +83,14 @@ class CounterfactualDistillation(UnlearningMethod):
                 f"`relearning_length` is a share of each tensor's norm, in (0, 1), got {self.relearning_length}."
             )
 
-    def setup(self, trainer: UnlearningTrainer) -> None:
-        reference = trainer.reference
+    def setup(self, run: UnlearningRun) -> None:
+        reference = run.reference
         if not reference.forgotten_classes:
             raise ValueError(
                 "`method='counterfactual_distillation'` forgets whole classes, and this forget set names single samples. "
                 "Use `jit`, or say `forget_kind='class'` if it is the whole class."
             )
-        if trainer.args.fp16 and self.relearning_steps:
+        if run.args.fp16 and self.relearning_steps:
             raise ValueError(
                 "`fp16=True` scales gradients, and the simulated attack adds its own unscaled. Use `bf16=True`, or "
                 "`relearning_steps=0`."

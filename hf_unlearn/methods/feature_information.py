@@ -19,7 +19,7 @@ from .pooled_information import PooledInformation
 
 if TYPE_CHECKING:
     from ..models.reference import Reference
-    from ..trainer import UnlearningTrainer
+    from .protocols import UnlearningRun
 
 
 @dataclass(kw_only=True)
@@ -80,9 +80,9 @@ class FeatureInformation(PooledInformation):
         if not self.temperature > 0:
             raise ValueError(f"`temperature` must be positive, got {self.temperature}.")
 
-    def setup(self, trainer: UnlearningTrainer) -> None:
-        super().setup(trainer)
-        self._groups = len(trainer.group_names)
+    def setup(self, run: UnlearningRun) -> None:
+        super().setup(run)
+        self._groups = len(run.group_names)
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
         logits = self.logits(model, batch)

@@ -21,7 +21,7 @@ from ..models.forward import classify, eval_mode, model_inputs, unwrap
 from ..models.snapshot import Snapshot
 from ..models.structure import layer_groups
 from ..utils.large_tensors import chunks
-from .base import Paper, UnlearningMethod, setting
+from .base import METHODS, Paper, UnlearningMethod, setting
 from .components.influence import CURVATURES, TINY, Sample, influence
 from .components.losses import cross_entropy, kl_to_target
 from .components.step_length import OutputProbe, Ray, farthest
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..models.reference import Reference
-    from ..trainer import UnlearningTrainer
+    from .protocols import UnlearningRun
 
 logger = logging.getLogger(__name__)
 
@@ -185,29 +185,29 @@ class UIB(UnlearningMethod):
 
     # --- the prior ----------------------------------------------------------------------------------------------------
 
-    def setup(self, trainer: UnlearningTrainer) -> None:
-        self._base.setup(trainer)
+    def setup(self, run: UnlearningRun) -> None:
+        self._base.setup(run)
         self._steps, self._refreshed = 0, False
         self._mean, self._precision, self._told = {}, {}, None
         self._resting = self.base is None
         if not self.beta:
             return
-        if trainer.forget_dataset is None or not hasattr(trainer.retain_dataset, "__len__"):
+        if run.forget_dataset is None or not hasattr(run.retain_dataset, "__len__"):
             raise ValueError(
                 "`method='uib'` compares gradients of the rows to forget and of the rows to keep, and needs both sets, of known "
                 "length. Pass `forget_dataset` and `retain_dataset`, without `streaming=True`."
             )
-        self._names = self._held_names(trainer.model)
-        self._offset = self._read_offset(trainer.model)
-        retain = PreparedRows(trainer.retain_dataset, trainer.processor, "retain_dataset", cache_bytes=0)
-        batch_size = min(trainer.args.eval_batch_size, 64)
+        self._names = self._held_names(run.model)
+        self._offset = self._read_offset(run.model)
+        retain = PreparedRows(run.retain_dataset, run.processor, "retain_dataset", cache_bytes=0)
+        batch_size = min(run.args.eval_batch_size, 64)
         self._samples = tuple(
-            Sample(rows, trainer.processor.collate, self.samples, trainer.args.seed, batch_size)  # type: ignore[arg-type]
-            for rows in (trainer.forget_rows, retain)
+            Sample(rows, run.processor.collate, self.samples, run.args.seed, batch_size)  # type: ignore[arg-type]
+            for rows in (run.forget_rows, retain)
         )
-        self._probe = OutputProbe(trainer, *self._samples)
-        self._trainer = trainer
-        self._take_prior(trainer.model)
+        self._probe = OutputProbe(run, *self._samples)
+        self._run = run
+        self._take_prior(run.model)
         self._resting = self._may_rest()
 
     def _held_names(self, model: nn.Module) -> list[str]:
@@ -270,11 +270,11 @@ class UIB(UnlearningMethod):
                 self._mean[n] = moves[n].add_(ray.start[n])
                 if self._offset:  # of the mean of the request before from where this one starts
                     self._mean[n].add_(self._offset[n].to(moves[n]))
-        trainer = self._trainer
-        trainer.watch.model_changed()
+        run = self._run
+        run.monitor.model_changed()
         if self.needs_forget and self.hold:
-            self._told = trainer.watch.forget_logits()
-            trainer.watch.model_changed()  # what it saw is the prior's, not the start's
+            self._told = run.monitor.forget_logits()
+            run.monitor.model_changed()  # what it saw is the prior's, not the start's
             for (part,) in chunks(self._told):
                 part.copy_(part.softmax(-1))
 
@@ -346,8 +346,8 @@ class UIB(UnlearningMethod):
     def undone(self, model: nn.Module) -> Iterator[None]:
         """Inside, the weights are the original's again."""
         moved = Snapshot(model, self._mean)
-        if self._mean and model is self._trainer.model:
-            self._trainer.original.restore(model)  # type: ignore[union-attr]
+        if self._mean and model is self._run.model:
+            self._run.original.restore(model)  # type: ignore[union-attr]
         try:
             with self._base.undone(model):
                 yield
@@ -385,8 +385,6 @@ class UIB(UnlearningMethod):
 
 
 def _as_method(base: UnlearningMethod | str | None) -> UnlearningMethod | None:
-    from . import METHODS
-
     if isinstance(base, str):
         if base not in METHODS:
             raise ValueError(f"`base={base!r}` is unknown. Known: {', '.join(METHODS)}.")
@@ -395,7 +393,7 @@ def _as_method(base: UnlearningMethod | str | None) -> UnlearningMethod | None:
         return None
     if not isinstance(base, UnlearningMethod):
         raise TypeError(f"`base` must be an `UnlearningMethod` or a key, got {type(base).__name__}.")
-    if base.one_shot or isinstance(base, UIB) or base.name == "retrain":
+    if base.one_shot or isinstance(base, UIB) or base.starts_fresh:
         raise ValueError(
             f"`base={base.name!r}` has no steps from the original weights that a prior could regularise. Use a gradient method, "
             "such as 'gradient_ascent' or 'marginal_information', or None for fine-tuning."

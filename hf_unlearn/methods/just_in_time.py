@@ -19,7 +19,7 @@ from .components.pooled_sums import over_share
 
 if TYPE_CHECKING:
     from ..models.reference import Reference
-    from ..trainer import UnlearningTrainer
+    from .protocols import UnlearningRun
 
 
 @dataclass(kw_only=True)
@@ -180,8 +180,8 @@ class JiT(UnlearningMethod):
             return self.arguments
         return {"trust_region": 0.002, "max_steps": 120, "check_steps": 20, "per_device_train_batch_size": 32}
 
-    def setup(self, trainer: UnlearningTrainer) -> None:
-        reference = trainer.reference
+    def setup(self, run: UnlearningRun) -> None:
+        reference = run.reference
         if reference.input_max <= reference.input_min:
             raise ValueError(
                 "`forget_dataset`: every input has the same constant value, so noise has no room after clamping. Check the "
@@ -191,21 +191,21 @@ class JiT(UnlearningMethod):
         self._range = None if self.clamp == "batch" else (reference.input_min, reference.input_max)
         self._half: HalfCopy | None = None
         if self.precision == "bfloat16" or (
-            self.precision == "auto" and not in_any_process(not self._half_is_safe(trainer))
+            self.precision == "auto" and not in_any_process(not self._half_is_safe(run))
         ):
-            self._half = HalfCopy(trainer.model)
+            self._half = HalfCopy(run.model)
 
-    def _half_is_safe(self, trainer: UnlearningTrainer) -> bool:
+    def _half_is_safe(self, run: UnlearningRun) -> bool:
         """Large enough to gain, supported by the hardware, and the loss of a first batch within 1 % of float32."""
-        model = trainer.model
+        model = run.model
         if (
             self.mode == "train"
             or sum(p.numel() for p in model.parameters()) < 1_000_000
             or not bfloat16_is_fast(model)
         ):
             return False
-        rows = trainer.forget_rows.many(range(min(16, len(trainer.forget_rows))))
-        batch = {k: v.to(trainer.args.device) for k, v in trainer.processor.collate(rows).items()}
+        rows = run.forget_rows.many(range(min(16, len(run.forget_rows))))
+        batch = {k: v.to(run.args.device) for k, v in run.processor.collate(rows).items()}
         inputs, seeds = model_inputs(batch), torch.arange(len(rows))
         with eval_mode(model), torch.no_grad():
             logits = classify(model, inputs).float()

@@ -21,7 +21,7 @@ from .pooled_information import PooledInformation
 
 if TYPE_CHECKING:
     from ..models.reference import Reference
-    from ..trainer import UnlearningTrainer
+    from .protocols import UnlearningRun
 
 UTILITIES = ("cross_entropy", "kl")
 
@@ -83,19 +83,19 @@ class MarginalInformation(PooledInformation):
     def reads_labels(self, side: str) -> bool:
         return self.conditional or (side == "retain" and self.utility == "cross_entropy")
 
-    def setup(self, trainer: UnlearningTrainer) -> None:
-        classes = trainer.reference.logits.shape[-1]
+    def setup(self, run: UnlearningRun) -> None:
+        classes = run.reference.logits.shape[-1]
         if classes < 2:
             raise ValueError(
                 f"`method={self.name!r}` needs a classifier of two or more classes, and the head has {classes}."
             )
-        if self.conditional and trainer.reference.forgotten_classes:
+        if self.conditional and run.reference.forgotten_classes:
             raise ValueError(
                 "`conditional=True` compares forget and retain rows of one class, and the retain set has none of a class that "
                 "is forgotten whole: there would be nothing to follow. Leave it off."
             )
-        super().setup(trainer)
-        self._original = FrozenOriginal(trainer.model, trainer.patch) if self.utility == "kl" else None
+        super().setup(run)
+        self._original = FrozenOriginal(run.model, run.patch) if self.utility == "kl" else None
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
         logits = self.logits(model, batch)

@@ -14,7 +14,7 @@ from .components.pooled_sums import PooledSums
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..trainer import UnlearningTrainer
+    from .protocols import UnlearningRun
 
 IT_REG = Paper("Machine Unlearning via Information Theoretic Regularization", "2502.05684")
 
@@ -41,7 +41,7 @@ class PooledInformation(UnlearningMethod):
         """(..., groups, C + 1): `class_sums` of this batch."""
         raise NotImplementedError(f"{type(self).__name__} must define `own_sums`.")
 
-    def setup(self, trainer: UnlearningTrainer) -> None:
+    def setup(self, run: UnlearningRun) -> None:
         self._sums = PooledSums(self.memory)
 
     def pooled(self, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:

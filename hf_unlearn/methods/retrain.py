@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .fine_tune import FineTune
 
 if TYPE_CHECKING:
-    from ..trainer import UnlearningTrainer
+    from .protocols import UnlearningRun
 
 
 @dataclass(kw_only=True)
@@ -27,9 +27,10 @@ class Retrain(FineTune):
     """
 
     name: ClassVar[str] = "retrain"
+    starts_fresh: ClassVar[bool] = True
     arguments: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {"update": "all", "trust_region": 0.0, "learning_rate": 1e-3, "num_train_epochs": 10.0, "max_steps": -1}
     )
 
-    def setup(self, trainer: UnlearningTrainer) -> None:
-        trainer.model.load_state_dict(trainer.fresh_model().state_dict())
+    def setup(self, run: UnlearningRun) -> None:
+        run.model.load_state_dict(run.fresh_model().state_dict())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.barycenter_layer import Barycenter, attach, attached, detach, save_barycenter
-from ..models.forward import eval_mode, model_inputs
+from ..models.prediction import answers
 from ..models.processor import Processor
 from ..models.structure import find_last_layer
 from .base import Paper, UnlearningMethod, setting
@@ -23,7 +23,7 @@ from .components.wasserstein import StreamingMoments, affine_maps
 from .pooled_information import IT_REG
 
 if TYPE_CHECKING:
-    from ..trainer import UnlearningTrainer
+    from .protocols import UnlearningRun
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +84,8 @@ class WassersteinBarycenter(UnlearningMethod):
     def reads_labels(self, side: str) -> bool:
         return False
 
-    def setup(self, trainer: UnlearningTrainer) -> None:
-        self.apply(trainer.model, trainer.retain_dataset, trainer.processor)
+    def setup(self, run: UnlearningRun) -> None:
+        self.apply(run.model, run.retain_dataset, run.processor)
 
     def apply(self, model: nn.Module, dataset: Any, processor: Processor) -> Barycenter:
         """Fit on `dataset` and attach to `model`; see `fit_barycenter` and `attach`."""
@@ -179,20 +179,19 @@ def fit_barycenter(
         raise ValueError("`model` carries a barycenter already. Take it off first: `detach(model)`.")
     number: dict[Any, int] = {}
     moments, sample = StreamingMoments(layer.in_features), _RowSample(CLASSIFIER_ROWS, seed)
-    with eval_mode(model), torch.no_grad():
-        for rows in _batches(dataset, batch_size):
-            values = [_value(row, attribute) for row in rows]
-            group = torch.tensor([number.setdefault(v, len(number)) for v in values])
-            if len(number) > MAX_GROUPS:
-                raise ValueError(
-                    f"`attribute={attribute!r}` has more than {MAX_GROUPS} distinct values"
-                    + (", and they are continuous" if any(isinstance(v, float) for v in values) else "")
-                    + ": each needs many rows of its own. Bin it, for example into quartiles, in a new column."
-                )
-            x = _last_features(model, layer, processor.collate(rows))
-            moments.update(x, group)
-            if predict_group:
-                sample.add(x, group)
+    for answer in answers(model, dataset, processor.collate, batch_size, features=True):
+        values = [_value(row, attribute) for row in answer.rows]
+        group = torch.tensor([number.setdefault(v, len(number)) for v in values])
+        if len(number) > MAX_GROUPS:
+            raise ValueError(
+                f"`attribute={attribute!r}` has more than {MAX_GROUPS} distinct values"
+                + (", and they are continuous" if any(isinstance(v, float) for v in values) else "")
+                + ": each needs many rows of its own. Bin it, for example into quartiles, in a new column."
+            )
+        features: Tensor = answer.features  # type: ignore[assignment]
+        moments.update(features, group)
+        if predict_group:
+            sample.add(features, group)
     names = list(number)
     if len(names) < 2:
         raise ValueError(
@@ -227,17 +226,6 @@ def _check_settings(strength: float, ridge: float) -> None:
         raise ValueError(f"`ridge` must not be negative, got {ridge}.")
 
 
-def _batches(dataset: Any, size: int) -> Iterator[list[Any]]:
-    rows: list[Any] = []
-    for row in dataset:
-        rows.append(row)
-        if len(rows) == size:
-            yield rows
-            rows = []
-    if rows:
-        yield rows
-
-
 def _value(row: Any, attribute: str) -> Any:
     """The attribute of a row, as a plain Python value that JSON can hold."""
     if attribute not in row:
@@ -251,24 +239,6 @@ def _value(row: Any, attribute: str) -> Any:
     if not isinstance(value, str | int | float):
         raise ValueError(f"`attribute={attribute!r}` holds a {type(value).__name__}: it must be a string or a number.")
     return value
-
-
-def _last_features(model: nn.Module, layer: nn.Linear, batch: dict[str, Any]) -> Tensor:
-    """What the last layer reads for a batch's logits, (B, d)."""
-    device = next(model.parameters()).device
-    seen: list[tuple[Tensor, Tensor]] = []
-    handle = layer.register_forward_hook(lambda _m, args, output: seen.append((args[0], output)))
-    try:
-        logits = model(**model_inputs({k: v.to(device) for k, v in batch.items()})).logits
-    finally:
-        handle.remove()
-    features, outputs = seen[-1]
-    if features.ndim == 2:
-        return features
-    # Decoders score every token and keep one: the token whose scores became the logits.
-    features, outputs = features.flatten(1, -2), outputs.flatten(1, -2)
-    kept = (outputs - logits[:, None]).abs().amax(-1).argmin(1)
-    return features[torch.arange(len(kept), device=kept.device), kept]
 
 
 class _RowSample:

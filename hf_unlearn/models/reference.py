@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..data.pairs import PreparedRows
+from ..data.sampling import Drawn
 from ..utils.distributed import joined_outputs, own_part, range_over_processes, sums_over_processes
 from ..utils.large_tensors import Collector, chunks
-from .forward import classify, continuous_input, eval_mode, model_inputs, unwrap
+from .forward import classify, continuous_input, eval_mode, unwrap
+from .prediction import answers
 from .processor import Processor
 
 if TYPE_CHECKING:
@@ -88,24 +91,19 @@ def build_reference(
 
     Very large outputs lie in `folder` (`new_table`).
     """
-    device = next(model.parameters()).device
     labels: list[Tensor | None] = []
     low, high, total, squares, count = float("inf"), -float("inf"), 0.0, 0.0, 0.0
     own = own_part(len(forget))
     logits = Collector(len(own), folder)
-    with eval_mode(model):
-        for start in range(own.start, own.stop, batch_size):
-            rows = forget.many(range(start, min(start + batch_size, own.stop)))
-            batch = {k: v.to(device) for k, v in processor.collate(rows).items()}
-            labels.append(batch["labels"].cpu() if "labels" in batch else None)
-            inputs = model_inputs(batch)
-            logits.add(classify(model, inputs))
-            x, mask = continuous_input(model, inputs)
-            values = x.flatten() if mask.ndim == 0 else x[mask[..., 0] > 0].flatten()
-            low, high = min(low, values.min().item()), max(high, values.max().item())
-            total += values.sum(dtype=torch.float64).item()
-            squares += values.square().sum(dtype=torch.float64).item()
-            count += values.numel()
+    for answer in answers(model, Drawn(forget, np.asarray(own)), processor.collate, batch_size):
+        logits.add(answer.logits)
+        labels.append(answer.labels)
+        x, mask = continuous_input(model, answer.inputs)
+        values = x.flatten() if mask.ndim == 0 else x[mask[..., 0] > 0].flatten()
+        low, high = min(low, values.min().item()), max(high, values.max().item())
+        total += values.sum(dtype=torch.float64).item()
+        squares += values.square().sum(dtype=torch.float64).item()
+        count += values.numel()
     low, high = range_over_processes(low, high)
     total, squares, count = sums_over_processes([total, squares, count])
     known = None if any(y is None for y in labels) else torch.cat([torch.zeros(0, dtype=torch.long), *labels])  # type: ignore[list-item]

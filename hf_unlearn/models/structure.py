@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .forward import unwrap
 
@@ -133,13 +134,32 @@ def find_last_layer(model: nn.Module) -> nn.Linear:
     Raises:
         ValueError: there is none.
     """
+    return _last_layers(model)[-1]
+
+
+def _last_layers(model: nn.Module) -> list[nn.Linear]:
     model = unwrap(model)
     head = model.get_submodule(find_head(model))
     classes = model.config.num_labels  # type: ignore[union-attr]
     linear = [m for m in head.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
     if not linear:
-        raise ValueError(
-            f"`model`: its head ({type(head).__name__}) has no linear layer with {classes} outputs, in front of which the "
-            "barycenter would sit."
-        )
-    return linear[-1]
+        raise ValueError(f"`model`: its head ({type(head).__name__}) has no linear layer with {classes} outputs.")
+    return linear
+
+
+@contextmanager
+def last_layer_inputs(model: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Inside, every forward pass adds what the last layer read and gave, whichever of its copies is in use (adapters keep several)."""
+    layers = _last_layers(model)
+    width = max(layer.in_features for layer in layers)  # the factors of a low-rank adapter are narrower
+    seen: list[tuple[Tensor, Tensor]] = []
+    handles = [
+        layer.register_forward_hook(lambda _m, args, output: seen.append((args[0].detach(), output.detach())))
+        for layer in layers
+        if layer.in_features == width
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

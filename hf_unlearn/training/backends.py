@@ -11,7 +11,7 @@ from ..models.forward import unwrap
 from ..models.sharding import is_sharded, whole_state
 
 if TYPE_CHECKING:
-    from ..trainer import UnlearningTrainer
+    from .protocols import TrainingRun
 
 
 import logging
@@ -22,8 +22,8 @@ from ..utils.distributed import in_parallel
 
 if TYPE_CHECKING:
     from ..methods import UnlearningMethod
-    from ..trainer import UnlearningTrainer
     from .arguments import UnlearningArguments
+    from .protocols import TrainingRun
 
 logger = logging.getLogger(__name__)
 
@@ -82,10 +82,10 @@ def use_one_gpu(args: UnlearningArguments) -> None:
         args._n_gpu = 1
 
 
-def warn_if_whole(trainer: UnlearningTrainer) -> None:
+def warn_if_whole(run: TrainingRun) -> None:
     """Say so where accelerate did not take up what was asked for, as on a CPU."""
-    backend = backend_of(trainer.args)
-    if backend in ("fsdp", "deepspeed") and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+    backend = backend_of(run.args)
+    if backend in ("fsdp", "deepspeed") and not (run.is_fsdp_enabled or run.is_deepspeed_enabled):
         logger.warning("%s needs GPUs: the run goes on with data parallelism.", BACKENDS[backend])
 
 
@@ -125,23 +125,23 @@ def _is_on(variable: str) -> bool:
 
 
 @contextmanager
-def sharded_while_training(trainer: UnlearningTrainer) -> Iterator[None]:
+def sharded_while_training(run: TrainingRun) -> Iterator[None]:
     """Inside, the base class may shard the trainer's model; afterwards it has a whole one again, on its device.
 
     So looks at the original, reports and saved models need not know of parts.
     """
-    if not trainer.shards:
+    if not run.shards:
         yield
         return
-    plain = copy.deepcopy(unwrap(trainer.model)).cpu()
-    trainer.is_fsdp_enabled = True
+    plain = copy.deepcopy(unwrap(run.model)).cpu()
+    run.is_fsdp_enabled = True
     try:
         yield
     finally:
-        trainer.is_fsdp_enabled = False
-    sharded = unwrap(trainer.model)
+        run.is_fsdp_enabled = False
+    sharded = unwrap(run.model)
     if is_sharded(sharded):
         plain.load_state_dict(whole_state(sharded))
         for name, module in plain.named_modules():
             module.training = sharded.get_submodule(name).training
-        trainer.model = trainer.model_wrapped = plain.to(trainer.args.device)
+        run.model = run.model_wrapped = plain.to(run.args.device)

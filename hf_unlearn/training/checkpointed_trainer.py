@@ -13,18 +13,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from transformers import Trainer, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.overlap import fingerprint
+from ..models.adapters import is_adapted, load_adapters
+from ..models.forward import unwrap
 from ..models.sharding import whole_state
 from ..models.snapshot import joint_digest
 from ..utils.files import clear_errors
-from .checkpoints import ASIDE, is_checkpoint, publish, seal
+from .checkpoints import ASIDE, check_best, is_checkpoint, publish, read_state, seal
 from .resuming import describe_settings
 
 if TYPE_CHECKING:
     from ..methods import UnlearningMethod
+    from .monitor import Monitor
     from .outcome import Outcome
     from .stopping import ForgettingControl
 
@@ -36,12 +39,13 @@ class CheckpointedTrainer(Trainer):
 
     method: UnlearningMethod
     forgetting: ForgettingControl
+    monitor: Monitor
     outcome: Outcome | None = None
     original_fingerprints: dict[str, str]
     interrupted = 0  # the number of the signal that asked the run to end
     seconds = 0.0
     shards = False  # whether the base class shards the model over processes while it trains
-    _started = 0.0
+    started = 0.0
     _aside = False  # whether a checkpoint is being written
     resumed_from: Path | None = None  # the checkpoint that the run goes on from
 
@@ -56,7 +60,7 @@ class CheckpointedTrainer(Trainer):
             **describe_settings(self),
             **self.forgetting.state(),
             "method": self.method.state(),
-            "seconds": time.perf_counter() - self._started if self.outcome is None else self.seconds,
+            "seconds": time.perf_counter() - self.started if self.outcome is None else self.seconds,
             "original": joint_digest(self.original_fingerprints),
             "model_only": self.args.save_only_model,
         }
@@ -99,6 +103,36 @@ class CheckpointedTrainer(Trainer):
                 if self.args.should_save:
                     shutil.rmtree(folder / ASIDE, ignore_errors=True)
         self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
+        if self.args.should_save:
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing reads, with the token
+        self.method.save(unwrap(self.model), folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load through `from_pretrained`, strictly: the base class restores wrong weights for ViT-like models."""
+        target = self.model if model is None else model
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            self.monitor.model_changed()
+            return
+        if is_adapted(target):
+            load_adapters(target, resume_from_checkpoint)
+        else:
+            model_class: Any = type(target)
+            target.load_state_dict(model_class.from_pretrained(resume_from_checkpoint).state_dict(), strict=True)
+        self.monitor.model_changed()
+
+    def _load_best_model(self) -> None:
+        best = check_best(self.state.best_model_checkpoint)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(str(best))
+        self.forgetting.end_with_average(best, read_state(best)["averaged"])
+        self.monitor.model_changed()
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """With `save_strategy="best"` it decides what is saved; a run that is asked to end must be."""

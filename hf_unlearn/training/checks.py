@@ -199,6 +199,6 @@ def check_patch(model: nn.Module, method: UnlearningMethod, update: str | None, 
             f"`update={update!r}` and `peft_config` both say what may move. Leave `update` out: the adapter moves, and the modules "
             "in `peft_config.modules_to_save`."
         )
-    if name == "retrain" or (given and method.one_shot):
-        why = "starts from fresh weights" if name == "retrain" else "trains no parameter"
+    if method.starts_fresh or (given and method.one_shot):
+        why = "starts from fresh weights" if method.starts_fresh else "trains no parameter"
         raise ValueError(f"{what}: `method={name!r}` {why}, so there is nothing that an adapter could restrict.")

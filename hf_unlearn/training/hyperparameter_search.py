@@ -9,25 +9,54 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from transformers.hyperparameter_search import OptunaBackend
 from transformers.trainer_callback import ExportableState
 
 from ..methods import METHODS, UnlearningMethod
 from ..models.forward import unwrap
+from .protocols import FinishedRun
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..trainer import UnlearningTrainer
+    from ..models.snapshot import Snapshot
     from .arguments import UnlearningArguments
 
 Objective = Callable[[dict[str, float]], Any]
 
 
+class SearchedTrainer(FinishedRun, Protocol):
+    """A trainer, as a search sees it: made again, with other values, for every trial.
+
+    Attributes:
+        given: the arguments that it was made with.
+        original: a copy of the weights that moved, None before `train()`.
+        The others are as in the HF Trainer.
+    """
+
+    given: dict[str, Any]
+    original: Snapshot | None
+    eval_dataset: Any
+    callback_handler: Any
+    accelerator: Any
+
+    def train(self) -> Any:
+        """Unlearn."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Measure on `eval_dataset`."""
+
+    def add_callback(self, callback: Any) -> None:
+        """Add a callback."""
+
+
+T = TypeVar("T", bound=SearchedTrainer)
+
+
 def search(
-    trainer: UnlearningTrainer,
+    trainer: SearchedTrainer,
     hp_space: Callable[[Any], Mapping[str, Any]] | None,
     compute_objective: Objective | None = None,
     n_trials: int = 20,
@@ -74,7 +103,7 @@ def search(
     )
 
 
-def tuned(trainer: UnlearningTrainer, values: Mapping[str, Any], folder: str | Path | None = None) -> UnlearningTrainer:
+def tuned(trainer: T, values: Mapping[str, Any], folder: str | Path | None = None) -> T:
     """A trainer like `trainer`, on a copy of the original, with other `values` (names as in `search`), not trained yet.
 
     Raises:
@@ -108,7 +137,7 @@ def tuned(trainer: UnlearningTrainer, values: Mapping[str, Any], folder: str | P
     return new
 
 
-def original_of(trainer: UnlearningTrainer) -> nn.Module:
+def original_of(trainer: SearchedTrainer) -> nn.Module:
     """A copy of the model that `trainer` was given, whether it has been trained since or not."""
     with nullcontext() if trainer.original is None else trainer.original_weights():
         model: Any = copy.deepcopy(unwrap(trainer.model))
@@ -122,7 +151,7 @@ def original_of(trainer: UnlearningTrainer) -> nn.Module:
     return model
 
 
-def measures_of(trainer: UnlearningTrainer) -> dict[str, float]:
+def measures_of(trainer: SearchedTrainer) -> dict[str, float]:
     """What a finished run is judged by: its outcome, and, with an `eval_dataset`, what `evaluate` measures.
 
     `forget_remembered` and, where it is known, `forget_target` are shares of the forget set, `retain_accuracy` and `retain_drop`
@@ -157,7 +186,7 @@ class Trials:
 
     def __init__(
         self,
-        trainer: UnlearningTrainer,
+        trainer: SearchedTrainer,
         hp_space: Callable[[Any], Mapping[str, Any]],
         compute_objective: Objective,
         hp_name: Callable[[Any], str] | None,

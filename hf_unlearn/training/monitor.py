@@ -19,7 +19,7 @@ from ..utils.distributed import in_any_process, joined_outputs, own_part, proces
 from ..utils.large_tensors import chunks
 
 if TYPE_CHECKING:
-    from ..trainer import UnlearningTrainer
+    from .protocols import TrainingRun
 
 logger = logging.getLogger(__name__)
 CLASS_TARGET = 0.01  # share of a forgotten class that may still be put into it
@@ -46,8 +46,8 @@ def estimated_target(error: float, forget_counts: Tensor, retain_counts: Tensor)
     return float((forget / forget.sum() * (1 - error * growth).clamp_min(0)).sum())
 
 
-class Watch:
-    """Looks at a trainer's model; built on the original, whose outputs `trainer.reference` holds.
+class Monitor:
+    """Looks at a trainer's model; built on the original, whose outputs `run.reference` holds.
 
     Several processes share the rows of a look and come to the same figures, so all of them must look together.
 
@@ -56,11 +56,11 @@ class Watch:
         guards_kept: whether accuracy lost on the kept rows is damage.
     """
 
-    def __init__(self, trainer: UnlearningTrainer) -> None:
-        self.trainer = trainer
+    def __init__(self, run: TrainingRun) -> None:
+        self.run = run
         self.guards_kept = False
         self._kept: PreparedRows | None = None  # labelled
-        self._logits: tuple[int, Tensor] | None = (0, trainer.reference.logits)  # of the last full look, and its step
+        self._logits: tuple[int, Tensor] | None = (0, run.reference.logits)  # of the last full look, and its step
         self._build_kept_probe()
         self.target = self._find_target()
 
@@ -70,19 +70,19 @@ class Watch:
 
     def forget_logits(self) -> Tensor:
         """Logits (n, classes) of the model, as it is now, on the whole forget set."""
-        step = self.trainer.state.global_step
+        step = self.run.state.global_step
         if self._logits is None or self._logits[0] != step:
-            self._logits = (step, self._predict(self.trainer.forget_rows)[0])
+            self._logits = (step, self._predict(self.run.forget_rows)[0])
         return self._logits[1]
 
     def share_remembered(self, limit: int | None = None) -> float:
         """Share of the forget set (or of `limit` rows drawn by seed) still answered as before; NaN if an output is."""
-        forget = self.trainer.forget_rows
-        rows = drawn_rows(len(forget), len(forget) if limit is None else limit, self.trainer.args.seed)
+        forget = self.run.forget_rows
+        rows = drawn_rows(len(forget), len(forget) if limit is None else limit, self.run.args.seed)
         logits = self.forget_logits() if len(rows) == len(forget) else self._predict(Drawn(forget, rows))[0]
         if not all(torch.isfinite(part).all() for (part,) in chunks(logits)):
             return math.nan
-        return self.trainer.reference.remembered(logits, torch.from_numpy(rows)).float().mean().item()
+        return self.run.reference.remembered(logits, torch.from_numpy(rows)).float().mean().item()
 
     def share_kept(self) -> float | None:
         """Accuracy on a probe of rows to keep, or None without labelled ones; NaN if an output is."""
@@ -96,40 +96,40 @@ class Watch:
 
     def _predict(self, rows: Any) -> tuple[Tensor, Tensor | None]:
         """Logits (n, classes) and labels (n,) of all `rows`, of which each process reads its part."""
-        part, trainer, folder = own_part(len(rows)), self.trainer, self.trainer.args.output_dir
+        part, run, folder = own_part(len(rows)), self.run, self.run.args.output_dir
         # As many rows in each process: where parameters are sharded, none can go forward without the others.
         filled = [*part, *[0] * (-(-len(rows) // processes()) - len(part))]
         drawn = Drawn(rows, np.array(filled))
-        share_statistics(trainer.model)
-        logits, labels = predict(trainer.model, drawn, trainer.processor, trainer.args.eval_batch_size, folder=folder)
+        share_statistics(run.model)
+        logits, labels = predict(run.model, drawn, run.processor, run.args.eval_batch_size, folder=folder)
         return joined_outputs(logits[: len(part)], labels if labels is None else labels[: len(part)], len(rows), folder)
 
     def _build_kept_probe(self) -> None:
         """Rows on which damage shows: held-out ones where single samples are forgotten, else of the retain set."""
-        trainer, held_out = self.trainer, self._validation_set()
-        source = trainer.retain_dataset if held_out is None or trainer.reference.forgotten_classes else held_out
+        run, held_out = self.run, self._validation_set()
+        source = run.retain_dataset if held_out is None or run.reference.forgotten_classes else held_out
         if source is None:
             return
         rows = PreparedRows(
-            draw(source, trainer.args.probe_size, trainer.args.seed), trainer.processor, "retain_dataset", KEPT_BYTES
+            draw(source, run.args.probe_size, run.args.seed), run.processor, "retain_dataset", KEPT_BYTES
         )
         unlabelled = any("labels" not in row for row in rows.many(own_part(len(rows))))
         if len(rows) and not in_any_process(unlabelled):
             self._kept = rows
-            self.guards_kept = trainer.method.needs_forget or trainer.method.needs_column
+            self.guards_kept = run.method.needs_forget or run.method.needs_column
 
     def _validation_set(self) -> Any | None:
         """`eval_dataset`, or its entry `validation` where it is a dictionary."""
-        given = self.trainer.eval_dataset
+        given = self.run.eval_dataset
         return given.get("validation") if isinstance(given, dict) else given
 
     def _find_target(self) -> float | None:
-        given, method = self.trainer.args.forget_target, self.trainer.method
+        given, method = self.run.args.forget_target, self.run.method
         if given is not None:
             return None if given < 0 else given
         if not method.needs_forget:
             return None
-        if self.trainer.reference.forgotten_classes:
+        if self.run.reference.forgotten_classes:
             return CLASS_TARGET
         if not method.stops_at_target or not method.needs_retain:
             return None
@@ -147,7 +147,7 @@ class Watch:
         accuracy, counts = self.held_out_accuracy(), self._retain_counts()
         if accuracy is None or counts is None:
             return None
-        predicted = self.trainer.reference.predictions.bincount(minlength=len(counts))
+        predicted = self.run.reference.predictions.bincount(minlength=len(counts))
         return estimated_target(1 - accuracy, predicted, counts)
 
     def held_out_accuracy(self) -> float | None:
@@ -155,7 +155,7 @@ class Watch:
         held_out = self._validation_set()
         if held_out is None:
             return None
-        logits, labels = self._predict(draw(held_out, VALIDATION_ROWS, self.trainer.args.seed))
+        logits, labels = self._predict(draw(held_out, VALIDATION_ROWS, self.run.args.seed))
         if labels is None:
             return None
         # Laplace's rule of succession: no error among few rows does not mean none on unseen data.
@@ -163,7 +163,7 @@ class Watch:
 
     def _retain_counts(self) -> Tensor | None:
         """(classes,) labelled rows of each class in a map-style retain set."""
-        retain, processor = self.trainer.retain_dataset, self.trainer.processor
+        retain, processor = self.run.retain_dataset, self.run.processor
         column = find_label_column(retain, processor.label_columns[0])
         if column is None:
             return None
@@ -173,7 +173,7 @@ class Watch:
             rows = read_labels(retain, column)
         else:
             return None
-        counts = torch.zeros(self.trainer.reference.logits.shape[-1], dtype=torch.long)
+        counts = torch.zeros(self.run.reference.logits.shape[-1], dtype=torch.long)
         for value, count in zip(*np.unique(rows, return_counts=True), strict=True):
             counts[processor.class_id(value, column)] += int(count)
         return counts

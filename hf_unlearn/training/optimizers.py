@@ -53,7 +53,7 @@ def check_idle(given: UnlearningArguments, resolved: UnlearningArguments, optimi
             )
 
 
-def choose_optimiser(
+def choose_optimizer(
     args: UnlearningArguments, model: nn.Module, updated: Iterable[str], given: torch.optim.Optimizer | None
 ) -> tuple[type[torch.optim.Optimizer], dict[str, Any]] | None:
     """Class and settings of the optimiser; None for the base class's own, or the `given` one.

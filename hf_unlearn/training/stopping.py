@@ -27,7 +27,7 @@ from ..models.snapshot import Snapshot
 from ..utils.distributed import in_any_process
 
 if TYPE_CHECKING:
-    from ..trainer import UnlearningTrainer
+    from .protocols import TrainingRun
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +44,8 @@ class ForgettingControl(TrainerCallback):
     in the log `forget_remembered` and `retain_accuracy`), the last good state and the average travel with checkpoints.
     """
 
-    def __init__(self, trainer: UnlearningTrainer) -> None:
-        self.trainer = trainer
+    def __init__(self, run: TrainingRun) -> None:
+        self.run = run
         self.path: list[dict[str, float]] = []
         self.stopped = ""
         self.good: Snapshot | None = None
@@ -60,25 +60,25 @@ class ForgettingControl(TrainerCallback):
         saved = saved or {}
         self.path, self.stopped = saved.get("path", []), saved.get("stopped", "")
         self.averaged, self._ended = saved.get("averaged", False), False
-        self.good = self.trainer.original
-        if self.trainer.args.weight_average:  # from where the run starts, which `setup` may have moved
+        self.good = self.run.original
+        if self.run.args.weight_average:  # from where the run starts, which `setup` may have moved
             self.average = {n: p.detach().clone() for n, p in self._moving().items()}
         if checkpoint is not None:
             self._load(checkpoint)
         if not self.path:
-            with self.trainer.original_weights():  # the first look is at the original
+            with self.run.original_weights():  # the first look is at the original
                 self._look(0)
 
     def save(self, checkpoint: Path) -> None:
         """Write the state to go back to and the average into `checkpoint`."""
         assert self.good is not None
         average = {f"average.{n}": whole(t).cpu() for n, t in self.average.items()}
-        if self.trainer.args.should_save:
+        if self.run.args.should_save:
             save_file({**{f"good.{n}": t for n, t in self.good.tensors.items()}, **average}, checkpoint / CONTROL_FILE)
 
     def state(self) -> dict[str, Any]:
         """All but the tensors, JSON-ready; `ended` says that the run would take no further step."""
-        ended = self._ended or (self.trainer.control.should_training_stop and not self.trainer.interrupted)
+        ended = self._ended or (self.run.control.should_training_stop and not self.run.interrupted)
         return {"path": self.path, "stopped": self.stopped, "averaged": self.averaged, "ended": ended}
 
     def size(self) -> int:
@@ -94,7 +94,7 @@ class ForgettingControl(TrainerCallback):
             average.copy_(tensors[f"average.{name}"])
 
     def _moving(self) -> dict[str, Tensor]:
-        return {n: p for n, p in unwrap(self.trainer.model).named_parameters() if p.requires_grad}
+        return {n: p for n, p in unwrap(self.run.model).named_parameters() if p.requires_grad}
 
     @torch.no_grad()
     def _swap_average(self) -> None:
@@ -105,7 +105,7 @@ class ForgettingControl(TrainerCallback):
                 parameter.copy_(self.average[name])
                 self.average[name] = kept
             self.averaged = not self.averaged
-            self.trainer.watch.model_changed()
+            self.run.monitor.model_changed()
 
     @contextmanager
     def with_average(self) -> Iterator[None]:
@@ -136,37 +136,37 @@ class ForgettingControl(TrainerCallback):
             self._swap_average()
         # Now the parameters may be in parts.
         self.average = {n: as_held(self.average[n], p) for n, p in self._moving().items() if n in self.average}
-        model: Any = unwrap(self.trainer.model)
+        model: Any = unwrap(self.run.model)
         if hasattr(model, "_require_grads_hook"):  # set with gradient checkpointing: only its reentrant form needs it
             model.disable_input_require_grads()
-        schedule = getattr(self.trainer.lr_scheduler, "lr_lambdas", None)
+        schedule = getattr(self.run.lr_scheduler, "lr_lambdas", None)
         if schedule:
-            self._rates = sum(map(schedule[0], range(state.max_steps))) * self.trainer.lr_scheduler.base_lrs[0]
+            self._rates = sum(map(schedule[0], range(state.max_steps))) * self.run.lr_scheduler.base_lrs[0]
         else:
-            self._rates = state.max_steps * self.trainer.optimizer.param_groups[0]["lr"]
+            self._rates = state.max_steps * self.run.optimizer.param_groups[0]["lr"]
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # accelerate forgets the epoch of a wrapped sampler when it resumes inside an epoch
-        self.trainer.sampler.epoch = int(state.epoch or 0)
+        self.run.sampler.epoch = int(state.epoch or 0)
         if state.global_step == 0 and self.path:  # by now every callback has begun
             self._log(self.path[0])
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._save_after_epoch:
             control.should_save, self._save_after_epoch = True, False
-        elif self.trainer.interrupted:  # inside an epoch: nothing that the run would not have done there
+        elif self.run.interrupted:  # inside an epoch: nothing that the run would not have done there
             control.should_log = control.should_evaluate = control.should_save = False
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not self.trainer.interrupted:
+        if not self.run.interrupted:
             self.end_with_average()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.method.adjust_gradients(self.trainer.model)
+        self.run.method.adjust_gradients(self.run.model)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        rate = self.trainer.optimizer.param_groups[0]["lr"]
-        self.trainer.method.after_step(self.trainer.model, rate, rate / self._rates if self._rates else 0.0)
+        rate = self.run.optimizer.param_groups[0]["lr"]
+        self.run.method.after_step(self.run.model, rate, rate / self._rates if self._rates else 0.0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.average:
@@ -188,9 +188,9 @@ class ForgettingControl(TrainerCallback):
 
     def _interrupted(self) -> bool:
         """Whether any process was asked to end: all must stop after the same step."""
-        if in_any_process(bool(self.trainer.interrupted)) and not self.trainer.interrupted:
-            self.trainer.interrupted = signal.SIGTERM
-        return bool(self.trainer.interrupted)
+        if in_any_process(bool(self.run.interrupted)) and not self.run.interrupted:
+            self.run.interrupted = signal.SIGTERM
+        return bool(self.run.interrupted)
 
     def _decide(self, state: Any, control: Any) -> None:
         """Look, and then stop, go back or go on."""
@@ -200,18 +200,18 @@ class ForgettingControl(TrainerCallback):
             self._go_back(reason, control)
         elif self._overshoots(look):
             self._go_back("enough: one more step would overshoot", control)
-        elif self.trainer.method.stops_at_target and self.trainer.anchors is None and self._at_target(look):
-            if not self.trainer.reference.forgotten_classes:
+        elif self.run.method.ends_at_target() and self._at_target(look):
+            if not self.run.reference.forgotten_classes:
                 self._land()
             self.stopped, control.should_training_stop = "target reached", True
         elif state.global_step < state.max_steps:
-            self.good = Snapshot(self.trainer.model, self.trainer.updated)
+            self.good = Snapshot(self.run.model, self.run.updated)
 
     def _go_back(self, reason: str, control: Any) -> None:
         """Restore the last good state and end the run."""
         assert self.good is not None
-        self.good.restore(self.trainer.model)
-        self.trainer.watch.model_changed()
+        self.good.restore(self.run.model)
+        self.run.monitor.model_changed()
         self.stopped, control.should_training_stop = reason, True
 
     def _land(self) -> None:
@@ -220,12 +220,12 @@ class ForgettingControl(TrainerCallback):
         For single samples the target lies close to where a run starts, and between two looks it goes far past it.
         """
         assert self.good is not None
-        trainer, ahead, near, far = self.trainer, Snapshot(self.trainer.model, self.trainer.updated), 0.0, 1.0
+        run, ahead, near, far = self.run, Snapshot(self.run.model, self.run.updated), 0.0, 1.0
         for look in range(LANDING_LOOKS + 1):
             middle = far if look == LANDING_LOOKS else (near + far) / 2
-            self.good.mixed(ahead, middle).restore(trainer.model)
-            trainer.watch.model_changed()
-            if trainer.watch.share_remembered() <= trainer.watch.target:  # type: ignore[operator]
+            self.good.mixed(ahead, middle).restore(run.model)
+            run.monitor.model_changed()
+            if run.monitor.share_remembered() <= run.monitor.target:  # type: ignore[operator]
                 far = middle
             else:
                 near = middle
@@ -233,9 +233,9 @@ class ForgettingControl(TrainerCallback):
     def _look(self, step: int) -> dict[str, float]:
         look: dict[str, float] = {
             "step": step,
-            "forget": self.trainer.watch.share_remembered(self.trainer.args.probe_size),
+            "forget": self.run.monitor.share_remembered(self.run.args.probe_size),
         }
-        kept = self.trainer.watch.share_kept()
+        kept = self.run.monitor.share_kept()
         if kept is not None:
             look["retain"] = kept
         self.path.append(look)
@@ -245,33 +245,33 @@ class ForgettingControl(TrainerCallback):
 
     def _log(self, look: Mapping[str, float]) -> None:
         """The look as an entry of the log, where there is one; the step's own entry follows if it was due."""
-        if self.trainer.args.logging_strategy == "no":
+        if self.run.args.logging_strategy == "no":
             return
-        due = self.trainer.control.should_log
+        due = self.run.control.should_log
         names = {"forget": "forget_remembered", "retain": "retain_accuracy"}
-        self.trainer.log({name: look[key] for key, name in names.items() if key in look})
-        self.trainer.control.should_log = due
+        self.run.log({name: look[key] for key, name in names.items() if key in look})
+        self.run.control.should_log = due
 
     def _damage(self, look: dict[str, float]) -> str:
         if not math.isfinite(look["forget"]) or not math.isfinite(look.get("retain", 0.0)):
             return "diverged: NaN in the outputs"
         drop = self.path[0].get("retain", 0.0) - look.get("retain", 0.0)
-        if self.trainer.watch.guards_kept and drop > self.trainer.args.max_retain_drop:
+        if self.run.monitor.guards_kept and drop > self.run.args.max_retain_drop:
             return f"kept data suffers: {100 * drop:.1f} points lost"
         return ""
 
     def _overshoots(self, look: dict[str, float]) -> bool:
         """Single samples whose target is unknown: a retrained model still answers nearly all of them as before."""
-        unknown = self.trainer.watch.target is None and self.trainer.args.forget_target is None  # negative: none wanted
-        single = unknown and not self.trainer.reference.forgotten_classes
-        return single and self.trainer.method.stops_at_target and look["forget"] < SAMPLES_FLOOR
+        unknown = self.run.monitor.target is None and self.run.args.forget_target is None  # negative: none wanted
+        single = unknown and not self.run.reference.forgotten_classes
+        return single and self.run.method.stops_at_target and look["forget"] < SAMPLES_FLOOR
 
     def _at_target(self, look: dict[str, float]) -> bool:
         """On the probe, within its error, and then on the whole forget set."""
-        target, rows = self.trainer.watch.target, self.trainer.args.probe_size
+        target, rows = self.run.monitor.target, self.run.args.probe_size
         if target is None or look["forget"] > target + 2 * math.sqrt(target * (1 - target) / rows):
             return False
-        return self.trainer.watch.share_remembered() <= target
+        return self.run.monitor.share_remembered() <= target
 
 
 class Interrupted(KeyboardInterrupt):
@@ -283,14 +283,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextmanager
-def graceful_interrupt(trainer: UnlearningTrainer) -> Iterator[None]:
+def graceful_interrupt(run: TrainingRun) -> Iterator[None]:
     """The first Ctrl-C, or SIGTERM, lets the step end and saves a checkpoint; another Ctrl-C interrupts at once."""
-    trainer.interrupted, first = 0, 0.0
+    run.interrupted, first = 0, 0.0
 
     def handler(signum: int, frame: Any) -> None:
         nonlocal first
-        if not trainer.interrupted:
-            trainer.interrupted, first = signum, time.monotonic()
+        if not run.interrupted:
+            run.interrupted, first = signum, time.monotonic()
             logger.warning("Interrupted: saving a checkpoint after this step. Press Ctrl-C again to stop at once.")
         elif signum == signal.SIGINT and time.monotonic() - first > ONE_PRESS:
             raise KeyboardInterrupt

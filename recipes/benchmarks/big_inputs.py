@@ -158,7 +158,7 @@ def logits(kind: str, rows: int, folder: str) -> dict[str, Any]:
     import torch
 
     from hf_unlearn.models.reference import Reference
-    from hf_unlearn.training.outcome import mean_total_variation
+    from hf_unlearn.training.verification import mean_total_variation
     from hf_unlearn.utils.large_tensors import Collector
 
     found: dict[str, Any] = {}

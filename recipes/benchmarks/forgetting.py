@@ -142,7 +142,7 @@ class Lab:
     def cell(self, arch: str, seed: int, request: str, method: str, retrain: bool) -> dict[str, Any]:
         """One run of `method` for `request` (a class id, or `random`), measured."""
         from hf_unlearn import METHODS, UnlearningArguments, UnlearningTrainer
-        from hf_unlearn.evaluation.relearning import relearning_steps
+        from hf_unlearn.evaluation.relearning import relearn
         from hf_unlearn.models.adapter_config import SHORTHANDS
 
         if request == "random":
@@ -193,7 +193,8 @@ class Lab:
             if retrain:
                 probe = [r for r, g in zip(test, gone.tolist(), strict=True) if g]
                 goal = 0.9 * out["original"]["forgotten"] / 100
-                out[name]["relearning"] = relearning_steps(model, rows[:20], probe, trainer.processor, goal)
+                *_, (steps, found) = relearn(model, rows[:20], probe, trainer.processor, stop=goal, limit=199)
+                out[name]["relearning"] = steps if found >= goal else 200
         return out
 
 

@@ -15,9 +15,11 @@ from torch import nn
 from ...data.sampling import drawn_rows
 from ...models.processor import Processor
 from ...models.snapshot import weights_digest
-from ..relearning import relearning_curve
+from ..relearning import relearn
 from .audit import Audit
+from .checks import check_models, check_sets, find_classes, same_shares
 from .evidence import Evidence, compare, settle
+from .evidence_lines import Figures
 from .model_outputs import Measured, Outputs, adapter_layers, adapters_off, quantised, run_model, unchanged_share
 from .probing import feature_similarity
 from .verdicts import SPECS, decide, describe, limits
@@ -87,8 +89,6 @@ class Auditor:
         batch_size: int = 128,
         seed: int = 0,
     ) -> None:
-        from .checks import check_models, check_sets, find_classes, same_shares
-
         columns = {"image_column": image_column, "text_column": text_column, "label_column": label_column}
         self.processor = Processor(original, processing_class, **columns)
         self.original_model, self.batch_size, self.seed = original, batch_size, seed
@@ -136,7 +136,10 @@ class Auditor:
         stop = BACK * original.right[self.gone].float().mean().item()
         count = len(self.sets["forget"])
         taught = [self.sets["forget"].many(drawn_rows(count, TAUGHT, self.seed + i).tolist()) for i in range(DRAWS)]
-        return [relearning_curve(model, rows, probe, self.processor, stop=stop, limit=LIMIT) for rows in taught]
+        return [
+            list(relearn(model, rows, probe, self.processor, stop=stop, limit=LIMIT, every_step=False))
+            for rows in taught
+        ]
 
     def audit(self, unlearned: Measured, retrained: Sequence[Measured], alpha: float = 0.05) -> Audit:
         """Compare measured models: every line of evidence, and the verdict.
@@ -169,9 +172,7 @@ class Auditor:
 
     def lines(self, unlearned: Measured, retrained: Sequence[Measured], alpha: float) -> list[Evidence]:
         """Every line that these sets allow, compared with retraining where its value is known."""
-        from .evidence_lines import Figures
-
-        figures = Figures(self, retrained)
+        figures = Figures(self.classes, self.gone, self.alike, self.original, list(retrained))
         return [
             line
             for key in SPECS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from .model_outputs import FLOOR, Outputs
 from .probing import class_probe, membership_probe
 
 if TYPE_CHECKING:
-    from .auditor import Auditor
     from .model_outputs import Measured
 
 FEWEST = 5  # rows on either side of a comparison
@@ -24,12 +24,23 @@ NEAREST = 1e-4  # 1 − CKA of features that are the original's own
 EXACTLY = 0.01  # nats of log-odds: the same answer, for the same reason
 
 
+@dataclass(frozen=True, eq=False)
 class Figures:
-    """Figures of measured models on the auditor's sets; some are relative to the retrained models."""
+    """Figures of measured models on the same sets; some are relative to the retrained models.
 
-    def __init__(self, auditor: Auditor, retrained: Sequence[Measured]) -> None:
-        self.classes, self.gone, self.original = auditor.classes, auditor.gone, auditor.original
-        self.retrained, self.alike = list(retrained), auditor.alike
+    Attributes:
+        classes: ids of the classes that were forgotten as a whole; empty where single rows were.
+        gone: (test rows,) boolean, true for test rows of these classes.
+        alike: whether forget and test rows have labels in like shares.
+        original: the model that learned everything.
+        retrained: the models trained without the forget set.
+    """
+
+    classes: tuple[int, ...]
+    gone: Tensor
+    alike: bool
+    original: Measured
+    retrained: Sequence[Measured]
 
     def of(self, key: str, model: Measured) -> Estimate | None:
         """The figure `key` of `model`, None where these sets or models do not allow it."""

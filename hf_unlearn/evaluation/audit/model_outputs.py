@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ...data.pairs import PreparedRows
-from ...models.forward import classify, eval_mode, model_inputs, unwrap
+from ...models.forward import unwrap
+from ...models.prediction import answers
 from ...models.processor import Processor
 from ...models.structure import find_head
 from .evidence import Estimate
@@ -50,7 +51,6 @@ class Outputs:
         return Outputs(self.logits[rows], self.features[rows], self.labels[rows])
 
 
-@torch.no_grad()
 def run_model(
     model: nn.Module,
     sets: Mapping[str, PreparedRows],
@@ -64,51 +64,19 @@ def run_model(
     Raises:
         ValueError: NaN or +∞ among the logits; `name` says of which model.
     """
-    device = next(model.parameters()).device
     out: dict[str, Outputs] = {}
-    with eval_mode(model), _last_features(model) as seen:
-        for key, rows in sets.items():
-            logits, features, labels = [], [], []
-            for start in range(0, len(rows), batch_size):
-                batch = processor.collate(rows.many(range(start, min(start + batch_size, len(rows)))))
-                labels.append(batch["labels"])
-                inputs = {k: v.to(device) for k, v in model_inputs(batch).items()}
-                logits.append(classify(model, inputs).float().cpu())
-                features.append(seen[-1].flatten(1).float().cpu())
-                seen.clear()
-            z = torch.cat(logits)
-            if torch.isnan(z).any() or (z == torch.inf).any():
-                raise ValueError(
-                    f"`{name}` gives NaN or infinite logits on the {key} set: it computes nothing that could be compared. "
-                    "Check how it was saved and loaded."
-                )
-            out[key] = Outputs(z.clamp_min(FLOOR), torch.cat(features), torch.cat(labels))
+    for key, rows in sets.items():
+        parts: list[tuple[Any, ...]] = []  # not the answers themselves, which hold their inputs
+        for a in answers(model, rows, processor.collate, batch_size, features=True):
+            parts.append((a.logits.float().cpu(), a.features.float().cpu(), a.labels))  # type: ignore[union-attr]
+        logits, features, labels = map(torch.cat, zip(*parts, strict=True))
+        if torch.isnan(logits).any() or (logits == torch.inf).any():
+            raise ValueError(
+                f"`{name}` gives NaN or infinite logits on the {key} set: it computes nothing that could be compared. "
+                "Check how it was saved and loaded."
+            )
+        out[key] = Outputs(logits.clamp_min(FLOOR), features, labels)
     return out
-
-
-@contextmanager
-def _last_features(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collects what the last linear layer reads, whichever of its copies is in use (an adapter keeps several)."""
-    model = unwrap(model)
-    config: Any = model.config
-    head = model.get_submodule(find_head(model))
-    layers = [m for m in head.modules() if isinstance(m, nn.Linear) and m.out_features == config.num_labels]
-    if not layers:
-        raise ValueError(
-            f"`model`: its head ({type(head).__name__}) has no linear layer with {config.num_labels} outputs."
-        )
-    width = max(m.in_features for m in layers)  # the factors of a low-rank adapter are narrower
-    seen: list[Tensor] = []
-    handles = [
-        m.register_forward_pre_hook(lambda _m, args: seen.append(args[0].detach()))
-        for m in layers
-        if m.in_features == width
-    ]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def quantised(model: nn.Module, precision: str) -> nn.Module:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...data.columns import find_label_column
 from ...metrics.functional import intervals
 from ...metrics.functional.fairness import bias_labels, label_groups
-from ...metrics.functional.intervals import Estimate
+from ...metrics.functional.intervals import Interval
 from ...models.processor import Processor
 
 NONE = "(none)"
@@ -114,19 +114,14 @@ def _mapping(labels: Mapping[Any, Any] | Sequence[str]) -> Mapping[Any, Any]:
     )
 
 
-def bias_measures(predicted: Tensor, labels: Tensor, values: Sequence[str], pattern: Pattern) -> dict[str, Estimate]:
+def bias_measures(predicted: Tensor, labels: Tensor, values: Sequence[str], pattern: Pattern) -> dict[str, Interval]:
     """What `fairness` measures of answers and labels (n,), each with its interval; what the rows do not define is left out."""
-    from ...metrics.functional.fairness import aligned_conflicting_accuracy, bias_following
-
     y_hat, y = predicted.numpy(), labels.numpy()
     pointed, right = pattern.pointed(values), (predicted == labels).numpy()
     with_it, against = pointed >= 0, (pointed >= 0) & (pointed != y)
-    out: dict[str, Estimate] = {}
+    out: dict[str, Interval] = {}
     if against.any():
-        out["bias_following"] = (
-            bias_following(y_hat, y, pointed),
-            *intervals.share((y_hat == pointed)[against])[1:],
-        )
+        out["bias_following"] = intervals.share((y_hat == pointed)[against])
     without = _given_without(y_hat, y, pointed, sorted(set(pattern.labels.values())))
     if without is not None:
         out["bias_without"] = without
@@ -135,8 +130,7 @@ def bias_measures(predicted: Tensor, labels: Tensor, values: Sequence[str], patt
             out[name] = intervals.share(right[rows])
     if against.any() and (with_it & ~against).any():
         aligned, conflicting = (intervals.share(right[rows]) for rows in (with_it & ~against, against))
-        shares = aligned_conflicting_accuracy(y_hat, y, pointed)
-        out["aligned_minus_conflicting"] = (shares[0] - shares[1], *intervals.difference(aligned, conflicting)[1:])
+        out["aligned_minus_conflicting"] = intervals.difference(aligned, conflicting)
     groups = label_groups(values, y)
     out["worst_group_accuracy"] = intervals.worst_share(np.bincount(groups, weights=right), np.bincount(groups))
     if len(set(values)) > 1:
@@ -144,7 +138,7 @@ def bias_measures(predicted: Tensor, labels: Tensor, values: Sequence[str], patt
     return out
 
 
-def _given_without(y_hat: np.ndarray, y: np.ndarray, pointed: np.ndarray, labels: Sequence[int]) -> Estimate | None:
+def _given_without(y_hat: np.ndarray, y: np.ndarray, pointed: np.ndarray, labels: Sequence[int]) -> Interval | None:
     """P(ŷ = L | y ≠ L, nothing points to L), over the labels L that are pointed to; None without such rows.
 
     A row is a trial for several labels and a hit for one at most: the limits are those of its rows, not of its trials.
@@ -155,7 +149,7 @@ def _given_without(y_hat: np.ndarray, y: np.ndarray, pointed: np.ndarray, labels
     if not rows.any():
         return None
     value, low, high = (part * float(rows.sum() / free.sum()) for part in intervals.share(hit[rows]))
-    return value, low, min(high, 1.0)
+    return Interval(value, low, min(high, 1.0))
 
 
 def _class_id(label: Any, processor: Processor) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .table import cell
 
 if TYPE_CHECKING:
-    from .report import UnlearningReport
+    from .report_data import ReportData
 
 # measure -> subject, and what a value above and one below the retrained model's mean
 SENTENCES = {
@@ -49,7 +49,7 @@ PATCH_LIMIT = (
 )
 
 
-def notes(report: UnlearningReport) -> list[str]:
+def notes(report: ReportData) -> list[str]:
     """How to read the figures that this report has."""
     attacked = any("loss_attack_auc" in measured for measured in report.models.values())
     return [
@@ -61,12 +61,12 @@ def notes(report: UnlearningReport) -> list[str]:
     ]
 
 
-def limits(report: UnlearningReport) -> list[str]:
+def limits(report: ReportData) -> list[str]:
     """What the figures do not prove, of this run."""
     return [PATCH_LIMIT, *LIMITS] if report.run.get("patch") or report.run.get("adapter") else LIMITS
 
 
-def reading(report: UnlearningReport) -> list[str]:
+def reading(report: ReportData) -> list[str]:
     """One sentence per measure of the unlearned model, against the retrained one or, without it, the original."""
     retrained = "retrained" in report.models
     other = "retrained" if retrained else "original"

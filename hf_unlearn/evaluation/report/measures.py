@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...metrics.functional import intervals
 from ...metrics.functional.distance import divergences
-from ...metrics.functional.intervals import Estimate
+from ...metrics.functional.intervals import Interval
 from ...metrics.functional.membership import entropy_attack_calls, loss
 from ...metrics.functional.roc import Roc, roc
 
@@ -19,13 +19,13 @@ BINS = 20
 Outputs = Mapping[str, tuple[Tensor, Tensor | None]]  # set -> logits (n, classes), labels (n,)
 
 
-def measure(outputs: Outputs, classes: tuple[int, ...]) -> tuple[dict[str, Estimate], Roc | None]:
+def measure(outputs: Outputs, classes: tuple[int, ...]) -> tuple[dict[str, Interval], Roc | None]:
     """Accuracies, F1 and attacks of one model, and the ROC of its loss attack where the sets allow one.
 
     Args:
         classes: the forgotten ones; the parts of the test set are told apart by them.
     """
-    out: dict[str, Estimate] = {}
+    out: dict[str, Interval] = {}
     for name, (logits, labels) in outputs.items():
         if labels is None:
             continue
@@ -42,8 +42,8 @@ def measure(outputs: Outputs, classes: tuple[int, ...]) -> tuple[dict[str, Estim
         )
     curve = loss_attack(outputs)
     if curve is not None:
-        out["loss_attack_auc"] = (curve.auc, curve.auc_low, curve.auc_high)
-        out |= {f"loss_attack_tpr_{rate:g}": found for rate, found in curve.tpr.items()}
+        out["loss_attack_auc"] = Interval(curve.auc, curve.auc_low, curve.auc_high)
+        out |= {f"loss_attack_tpr_{rate:g}": Interval(*found) for rate, found in curve.tpr.items()}
     return out, curve
 
 
@@ -65,7 +65,7 @@ def loss_attack(outputs: Outputs) -> Roc | None:
     return roc(-loss(asked, asked_labels), -loss(others, labels))
 
 
-def distances(logits: Tensor, yardstick: Tensor) -> dict[str, Estimate]:
+def distances(logits: Tensor, yardstick: Tensor) -> dict[str, Interval]:
     """How far outputs (n, classes) are from the retrained model's on the same rows."""
     return {
         "js_to_retrained": intervals.mean(divergences(logits, yardstick).numpy()),

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from ...utils.safe_text import inert, plain, shown
 from .interpretation import limits, notes, reading
+from .plots import draw_inline
+from .table import rows
 
 if TYPE_CHECKING:
-    from .report import UnlearningReport
+    from .report_data import ReportData
 
 
-def to_markdown(report: UnlearningReport) -> str:
+def to_markdown(report: ReportData) -> str:
     """The report as markdown."""
     names = list(report.models)
     lines = ["# Unlearning report", ""]
@@ -21,7 +23,7 @@ def to_markdown(report: UnlearningReport) -> str:
     lines += [inert(_done(report)), ""]
     lines += ["| | " + " | ".join(map(inert, names)) + " |", "|---|" + "---:|" * len(names)]
     # In a cell `[1, 2]` links nowhere, and escaped it could not be read as text; the cells hold numbers only.
-    lines += [f"| {inert(title)} | " + " | ".join(cells) + " |" for title, cells in report.rows()]
+    lines += [f"| {inert(title)} | " + " | ".join(cells) + " |" for title, cells in rows(report)]
     if "ratio" in report.seconds:
         lines += ["", _time(report)]
     lines += ["", *(f"- **Warning:** {inert(w)}" for w in report.warnings)] if report.warnings else []
@@ -34,7 +36,7 @@ def to_markdown(report: UnlearningReport) -> str:
     return "\n".join([*lines, ""])
 
 
-def to_html(report: UnlearningReport, figures: bool = True) -> str:
+def to_html(report: ReportData, figures: bool = True) -> str:
     """One HTML page that loads nothing: styles and figures are inside, there are no scripts.
 
     Raises:
@@ -45,8 +47,6 @@ def to_html(report: UnlearningReport, figures: bool = True) -> str:
 
     pictures = []
     if figures:
-        from .plots import draw_inline
-
         pictures = draw_inline(report)
     # On a phone two columns are in sight: the two to compare.
     order = sorted(range(len(report.models)), key=lambda i: list(report.models)[i] == "original")
@@ -64,7 +64,7 @@ def to_html(report: UnlearningReport, figures: bool = True) -> str:
         done=_done(report),
         time=_time(report) if "ratio" in report.seconds else "",
         models=[list(report.models)[i] for i in order],
-        rows=[(title, [cells[i] for i in order]) for title, cells in report.rows()],
+        rows=[(title, [cells[i] for i in order]) for title, cells in rows(report)],
         warnings=report.warnings,
         reading=reading(report),
         figures=pictures,
@@ -75,7 +75,7 @@ def to_html(report: UnlearningReport, figures: bool = True) -> str:
     )
 
 
-def print_table(report: UnlearningReport) -> None:
+def print_table(report: ReportData) -> None:
     """The table and the warnings, in the terminal."""
     from rich.console import Console
     from rich.markup import escape
@@ -88,7 +88,7 @@ def print_table(report: UnlearningReport) -> None:
     table.add_column("")
     for name in report.models:
         table.add_column(safe(name), justify="right")
-    for title, cells in report.rows():
+    for title, cells in rows(report):
         table.add_row(safe(title), *map(safe, cells))
     console = Console(width=None if Console().is_terminal else 140)  # a log need not be wrapped
     console.print(table)
@@ -98,16 +98,16 @@ def print_table(report: UnlearningReport) -> None:
         console.print(f"[yellow]Warning:[/yellow] {safe(warning)}")
 
 
-def _done(report: UnlearningReport) -> str:
+def _done(report: ReportData) -> str:
     method, steps = report.run.get("method", {}).get("method", "?"), report.outcome.get("steps", "?")
     return f"Method: {method}, {steps} steps, {report.outcome.get('stopped', '')}."
 
 
-def _time(report: UnlearningReport) -> str:
+def _time(report: ReportData) -> str:
     return f"Unlearning took {100 * report.seconds['ratio']:.1f} % of the retraining time."
 
 
-def _settings(report: UnlearningReport) -> list[tuple[str, str]]:
+def _settings(report: ReportData) -> list[tuple[str, str]]:
     """What the run was made with, as name and value."""
     run, out = report.run, []
     for key in ("method", "arguments", "rows", "versions", "patch", "bias"):

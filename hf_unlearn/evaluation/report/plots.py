@@ -14,21 +14,21 @@ import numpy as np
 from ...utils.files import written_atomically
 
 if TYPE_CHECKING:
-    from .report import UnlearningReport
+    from .report_data import ReportData
 
 # Colour-blind safe (Okabe and Ito); the same model has the same colour everywhere.
 COLOURS = {"original": "#999999", "unlearned": "#0072B2", "retrained": "#E69F00"}
 
 
 # How a figure is drawn, its size in inches, and what of the report it shows.
-Figure = tuple[Callable[["UnlearningReport", Any], None], tuple[float, float], Callable[["UnlearningReport"], Any]]
+Figure = tuple[Callable[["ReportData", Any], None], tuple[float, float], Callable[["ReportData"], Any]]
 
 
 @dataclass(frozen=True)
 class Drawing:
     """One figure: how it is drawn, its size in inches, and what it says to who reads and to who cannot see it."""
 
-    draw: Callable[[UnlearningReport, Any], None]
+    draw: Callable[[ReportData, Any], None]
     size: tuple[float, float]
     caption: str
     alt: str
@@ -44,7 +44,7 @@ class Inline:
     alt: str
 
 
-def drawings(report: UnlearningReport) -> dict[str, Drawing]:
+def drawings(report: ReportData) -> dict[str, Drawing]:
     """The figures that the report holds data for, by file name."""
     models = ", ".join(report.models)
     words = {
@@ -70,7 +70,7 @@ def drawings(report: UnlearningReport) -> dict[str, Drawing]:
     return {name: Drawing(draw, size, words[name], alts[name]) for name, (draw, size, _) in held.items()}
 
 
-def save_figures(report: UnlearningReport, folder: Path, dpi: int = 150) -> list[Path]:
+def save_figures(report: ReportData, folder: Path, dpi: int = 150) -> list[Path]:
     """Draw what the report holds into `folder` as PNG files; returns their paths.
 
     Raises:
@@ -85,7 +85,7 @@ def save_figures(report: UnlearningReport, folder: Path, dpi: int = 150) -> list
     return written
 
 
-def draw_inline(report: UnlearningReport) -> list[Inline]:
+def draw_inline(report: ReportData) -> list[Inline]:
     """The same figures as SVG, for a page that loads nothing. Raises as `save_figures`."""
     out = []
     for drawing in drawings(report).values():
@@ -97,7 +97,7 @@ def draw_inline(report: UnlearningReport) -> list[Inline]:
     return out
 
 
-def _draw(report: UnlearningReport, drawing: Drawing) -> Any:
+def _draw(report: ReportData, drawing: Drawing) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -114,7 +114,7 @@ def _clean(axes: Any) -> None:
     axes.set_axisbelow(True)
 
 
-def _per_class(report: UnlearningReport, figure: Any) -> None:
+def _per_class(report: ReportData, figure: Any) -> None:
     axes = figure.subplots()
     names = list(report.per_class)
     classes = np.arange(len(report.per_class[names[0]]))
@@ -136,7 +136,7 @@ def _per_class(report: UnlearningReport, figure: Any) -> None:
     _clean(axes)
 
 
-def _confidence(report: UnlearningReport, figure: Any) -> None:
+def _confidence(report: ReportData, figure: Any) -> None:
     sets = list(next(iter(report.confidence.values())))
     all_axes = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
     for axes, name in zip(all_axes, sets, strict=True):
@@ -152,7 +152,7 @@ def _confidence(report: UnlearningReport, figure: Any) -> None:
     figure.legend(*all_axes[0].get_legend_handles_labels(), ncols=3, loc="outside lower center", frameon=False)
 
 
-def _roc(report: UnlearningReport, figure: Any) -> None:
+def _roc(report: ReportData, figure: Any) -> None:
     axes = figure.subplots()
     lowest = min(1 / (3 * max(c["members"], c["others"])) for c in report.roc.values())
     for name, curve in report.roc.items():
@@ -174,7 +174,7 @@ def _roc(report: UnlearningReport, figure: Any) -> None:
     _clean(axes)
 
 
-def _path(report: UnlearningReport, figure: Any) -> None:
+def _path(report: ReportData, figure: Any) -> None:
     path = report.outcome["path"]
     forget = [100 * look["forget"] for look in path]
     kept = [100 * look.get("retain", np.nan) for look in path]
@@ -201,7 +201,7 @@ def _path(report: UnlearningReport, figure: Any) -> None:
         _clean(trade)
 
 
-def _relearning(report: UnlearningReport, figure: Any) -> None:
+def _relearning(report: ReportData, figure: Any) -> None:
     axes = figure.subplots()
     for name, accuracies in report.relearning.items():
         steps = np.arange(len(accuracies))

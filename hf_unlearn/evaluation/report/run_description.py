@@ -12,7 +12,7 @@ from ...utils.hub_names import snapshots
 from ...utils.safe_text import shown
 
 if TYPE_CHECKING:
-    from ...trainer import UnlearningTrainer
+    from ...training.protocols import FinishedRun
 
 SHOWN_ARGUMENTS = (
     "update", "trust_region", "learning_rate", "max_steps", "num_train_epochs", "per_device_train_batch_size", "seed",
@@ -20,7 +20,7 @@ SHOWN_ARGUMENTS = (
 COMMIT = re.compile("[0-9a-f]{40}")
 
 
-def record_run(trainer: UnlearningTrainer, retain: Any | None, sizes: Mapping[str, int]) -> dict[str, Any]:
+def describe_run(run: FinishedRun, retain: Any | None, sizes: Mapping[str, int]) -> dict[str, Any]:
     """What any trainer knows. `sizes`: rows of each set that were measured."""
     import torch
     import transformers
@@ -28,27 +28,27 @@ def record_run(trainer: UnlearningTrainer, retain: Any | None, sizes: Mapping[st
     from ...models.adapters import is_adapted
     from ...models.snapshot import weights_digest
 
-    sets: dict[str, Any] = {"forget": trainer.forget_dataset, "retain": retain}
-    labels, classes = class_names(trainer.model.config), trainer.reference.forgotten_classes
+    sets: dict[str, Any] = {"forget": run.forget_dataset, "retain": retain}
+    labels, classes = class_names(run.model.config), run.reference.forgotten_classes
     return {
-        "task": "text-classification" if trainer.processor.text else "image-classification",
-        "method": trainer.method.describe(),
-        "about": trainer.method.about(),
-        "kind": trainer.args.forget_kind,
-        "arguments": {n: getattr(trainer.args, n) for n in SHOWN_ARGUMENTS},
-        "model_type": getattr(trainer.model.config, "model_type", ""),
-        "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        "adapter": is_adapted(trainer.model),
-        **({} if trainer.patch is None else {"patch": trainer.patch.describe()}),
-        **origin(trainer.model),
-        **data_source(trainer.forget_dataset if trainer.forget_dataset is not None else retain),
+        "task": "text-classification" if run.processor.text else "image-classification",
+        "method": run.method.describe(),
+        "about": run.method.about(),
+        "kind": run.args.forget_kind,
+        "arguments": {n: getattr(run.args, n) for n in SHOWN_ARGUMENTS},
+        "model_type": getattr(run.model.config, "model_type", ""),
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "adapter": is_adapted(run.model),
+        **({} if run.patch is None else {"patch": run.patch.describe()}),
+        **origin(run.model),
+        **data_source(run.forget_dataset if run.forget_dataset is not None else retain),
         "sets": {name: len(data) for name, data in sets.items() if hasattr(data, "__len__")},
         "rows": dict(sizes),
         "forgotten_classes": list(classes),
         "forgotten_labels": [shown(labels[c]) for c in classes if c < len(labels)],
         "versions": {"torch": torch.__version__.split("+")[0], "transformers": transformers.__version__},
-        "device": trainer.args.device.type,
-        "weights": weights_digest(trainer.model),
+        "device": run.args.device.type,
+        "weights": weights_digest(run.model),
     }
 
 

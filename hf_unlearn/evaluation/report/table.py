@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ...utils.safe_text import shown
 
 if TYPE_CHECKING:
-    from .report import UnlearningReport
+    from .report_data import ReportData
 
 PERCENT = {
     "forget_accuracy": "accuracy on the forget set",
@@ -48,7 +48,7 @@ for _measure, _before in (("loss_attack_auc", "loss_attack_tpr_0.01"), ("js_to_r
 ORDER += [measure for measure in PLAIN if measure not in ORDER]
 
 
-def title(report: UnlearningReport, measure: str) -> str:
+def title(report: ReportData, measure: str) -> str:
     """What a measure is called, with the names of this report's pattern in it, and its unit."""
     text = PERCENT.get(measure) or PLAIN[measure]
     unit = " (%)" if measure in PERCENT and "(points)" not in text else ""
@@ -68,7 +68,7 @@ def cell(measure: str, value: float | None, limits: list[float] | None = None) -
     return f"{figures[0]} [{figures[1]}, {figures[2]}]" if limits else figures[0]
 
 
-def rows(report: UnlearningReport) -> list[tuple[str, list[str]]]:
+def rows(report: ReportData) -> list[tuple[str, list[str]]]:
     """Title and cells of each row. Names from the data are in them, shortened: whoever shows them makes them inert."""
     names = list(report.models)
     out = []
@@ -93,7 +93,7 @@ def rows(report: UnlearningReport) -> list[tuple[str, list[str]]]:
     return out
 
 
-def _information(report: UnlearningReport, names: list[str]) -> list[tuple[str, list[str]]]:
+def _information(report: ReportData, names: list[str]) -> list[tuple[str, list[str]]]:
     if not report.information:
         return []
     told = [report.information[n] for n in names]

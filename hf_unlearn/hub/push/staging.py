@@ -192,7 +192,7 @@ def complete(
     With a report it is the evaluation card, as report, audit and receipt are now, which then says where the model is; a `note`
     is for a model that was not measured.
     """
-    from ...evaluation.report.report import SCHEMA
+    from ...evaluation.report.report_data import SCHEMA
     from ..card.evaluation_card import card_of, is_rendered
     from ..card.plain_card import write_plain_card
 

@@ -27,7 +27,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ... import __version__
 from ...utils.hub_names import snapshots
 from ..layout import RECEIPT
 from .canonical_json import hub_id, plain, words
@@ -37,9 +36,9 @@ from .sealing import SCHEMA, file_digest, write_receipt
 if TYPE_CHECKING:
     from ...data.forget_request import ForgetRequest
     from ...evaluation.report.report import UnlearningReport
-    from ...trainer import UnlearningTrainer
+    from ...training.protocols import FinishedRun
 
-PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "numpy", "pillow", "safetensors")
+PACKAGES = ("hf_unlearn", "torch", "transformers", "datasets", "accelerate", "peft", "numpy", "pillow", "safetensors")
 NAMED_CHOICES = {"method", "update", "forget_kind", "train_sampling_strategy"}  # text that is no place, name or token
 METRICS = ("models", "gap", "intervals")  # of a report
 USUAL_WEIGHTS = re.compile(r"(adapter_|pytorch_)?model(-\d{5}-of-\d{5})?\.safetensors")
@@ -120,7 +119,7 @@ class Receipt:
     @classmethod
     def from_trainer(
         cls,
-        trainer: UnlearningTrainer,
+        trainer: FinishedRun,
         report: UnlearningReport | None = None,
         *,
         request: ForgetRequest | None = None,
@@ -158,7 +157,7 @@ class Receipt:
         folder, base_model = describe_base(trainer, model, model_revision)
         if previous is None and folder is not None and (folder / RECEIPT).is_file():
             previous = file_digest(folder / RECEIPT)
-        seconds = time.perf_counter() - trainer._started  # since it began; of a resumed run without the pause
+        seconds = time.perf_counter() - trainer.started  # since it began; of a resumed run without the pause
         started = datetime.now(UTC) - timedelta(seconds=seconds)
         outcome = {
             k: v for k, v in trainer.outcome.as_dict().items() if k not in ("warnings", "path")
@@ -192,13 +191,13 @@ class Receipt:
         return write_receipt(folder, {**self.public, "covers": covers})
 
 
-def describe_request(trainer: UnlearningTrainer, request: ForgetRequest | None) -> dict[str, Any]:
+def describe_request(run: FinishedRun, request: ForgetRequest | None) -> dict[str, Any]:
     """What was asked, in words that name no row: classes by their numbers, other criteria by their kind, without values."""
-    if trainer.forget_dataset is None:
+    if run.forget_dataset is None:
         return {"kind": "attribute", "classes": [], "selected_by": ["attribute"]}
     return {
-        "kind": trainer.args.forget_kind,
-        "classes": sorted(trainer.reference.forgotten_classes),
+        "kind": run.args.forget_kind,
+        "classes": sorted(run.reference.forgotten_classes),
         "selected_by": sorted(_criteria(request)) if request is not None else [],
     }
 
@@ -216,14 +215,12 @@ def _describe_set(forgotten: ForgottenRows, name: str, rows: Any) -> dict[str, A
     return {"rows": len(rows), "digested": min(len(rows), SET_ROWS), "digest": digest}
 
 
-def describe_base(
-    trainer: UnlearningTrainer, model: str | None, revision: str | None
-) -> tuple[Path | None, dict[str, Any]]:
+def describe_base(run: FinishedRun, model: str | None, revision: str | None) -> tuple[Path | None, dict[str, Any]]:
     """The folder that the original was loaded from, if it is at hand, and the original for a receipt."""
     from ...models.forward import unwrap
     from ...models.snapshot import joint_digest
 
-    config: Any = unwrap(trainer.model).config
+    config: Any = unwrap(run.model).config
     source = model or getattr(config, "_name_or_path", None) or ""
     revision = getattr(config, "_commit_hash", None) or revision
     local = bool(source) and Path(source).is_dir()
@@ -237,7 +234,7 @@ def describe_base(
         "id": name,
         "revision": None if name == "local" else words(revision or "main"),
         "weights": weights,
-        "tensors": joint_digest(trainer.original_fingerprints),
+        "tensors": joint_digest(run.original_fingerprints),
     }
 
 
@@ -259,21 +256,21 @@ def _cached(source: str, revision: str | None) -> Path | None:
         return None
 
 
-def _arguments(trainer: UnlearningTrainer) -> dict[str, Any]:
+def _arguments(run: FinishedRun) -> dict[str, Any]:
     """The training arguments that are set, numbers and choices, without names, places, addresses or tokens; and adapters."""
     from ...models.forward import unwrap
 
-    given = {f.name: getattr(trainer.args, f.name) for f in fields(trainer.args) if f.init}
+    given = {f.name: getattr(run.args, f.name) for f in fields(run.args) if f.init}
     kept = (bool, int, float, Enum, Mapping)
     out = {k: v for k, v in given.items() if isinstance(v, kept) or (k in NAMED_CHOICES and v is not None)}
-    adapters: Any = getattr(unwrap(trainer.model), "peft_config", None)
+    adapters: Any = getattr(unwrap(run.model), "peft_config", None)
     return {**out, "adapters": {name: a.to_dict() for name, a in adapters.items()}} if adapters else out
 
 
 def _versions() -> dict[str, str]:
     import platform
 
-    found = {"python": platform.python_version(), "hf_unlearn": __version__}
+    found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package).split("+")[0]

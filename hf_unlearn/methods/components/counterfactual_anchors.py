@@ -60,6 +60,7 @@ class CounterfactualAnchors:
         Raises:
             ValueError: no class is kept, or not one start arrives.
         """
+        self.processor = processor
         device = next(model.parameters()).device
         classes = reference.logits.shape[-1]
         kept = [c for c in range(classes) if c not in reference.forgotten_classes]
@@ -155,11 +156,11 @@ class CounterfactualAnchors:
         self.rows.append({k: v[i][real].cpu() for k, v in inputs.items()})
         self.inputs.append(moved[i][real].float().cpu())
 
-    def loss(self, model: nn.Module, seeds: Tensor, processor: Processor) -> Tensor:
+    def loss(self, model: nn.Module, seeds: Tensor) -> Tensor:
         """KL of the held outputs on one anchor per seed, mean in nats."""
         device = seeds.device
         chosen = [int(s % len(self.rows)) for s in seeds.tolist()]
-        inputs = {k: v.to(device) for k, v in processor.collate([self.rows[i] for i in chosen]).items()}
+        inputs = {k: v.to(device) for k, v in self.processor.collate([self.rows[i] for i in chosen]).items()}
         edit: Edit | None = None
         if self.inputs:
             held = self._padded(chosen, inputs["attention_mask"])

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from ...models.forward import classify, eval_mode, model_inputs, unwrap
+from ...data.sampling import Drawn
+from ...models.forward import unwrap
+from ...models.prediction import answers
 from ...models.reference import SAMPLES_FLOOR
 from ...utils.distributed import sum_over_processes
 from .influence import Sample
@@ -17,7 +19,7 @@ from .influence import Sample
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ...trainer import UnlearningTrainer
+    from ..protocols import UnlearningRun
 
 FLOOR = 0.01
 SHORTEST = 2.0**-20  # of the first guess: what is shorter is nothing
@@ -99,24 +101,24 @@ class OutputProbe:
         known: whether that was said, or is sure; an estimate it is otherwise.
 
     Args:
-        trainer: its model still is the original, whose outputs are kept.
+        run: its model still is the original, whose outputs are kept.
         forget, retain: samples that the displacement is taken from. The probe draws at most 256 rows of its own: those
             that the displacement was made to spare would move too little.
     """
 
-    def __init__(self, trainer: UnlearningTrainer, forget: Sample, retain: Sample) -> None:
-        self.trainer = trainer
+    def __init__(self, run: UnlearningRun, forget: Sample, retain: Sample) -> None:
+        self.run = run
         self.forget, self.retain = (
             Sample(s.rows, s.collate, min(s.cap, PROBE), s.seed + 1, s.batch_size) for s in (forget, retain)
         )
-        self.before = self._told(self.retain)
-        given, self.known = trainer.args.forget_target, True
+        self.before = self._log_probabilities(self.retain)
+        given, self.known = run.args.forget_target, True
         if given is not None:
             self.target = given if given >= 0 else None
-        elif trainer.reference.forgotten_classes:
-            self.target = trainer.watch.target
+        elif run.reference.forgotten_classes:
+            self.target = run.monitor.target
         else:  # of single rows: a retrained model errs on them at least as often as the original on unseen ones
-            self.target, self.known = trainer.watch.held_out_accuracy(), False
+            self.target, self.known = run.monitor.held_out_accuracy(), False
 
     def far_enough(self, trust: float, reach: float) -> bool:
         """Whether the forget set is at its target, or the outputs on rows to keep have moved by `reach` nats.
@@ -137,7 +139,7 @@ class OutputProbe:
 
     def moved(self) -> float:
         """Mean KL(original ‖ model), in nats, over rows to keep; infinite where an output is NaN."""
-        now = self._told(self.retain)
+        now = self._log_probabilities(self.retain)
         total = sum_over_processes(F.kl_div(now, self.before, reduction="sum", log_target=True).double())
         moved = total.item() / len(self.retain)
         return math.inf if math.isnan(moved) else moved
@@ -145,15 +147,12 @@ class OutputProbe:
     def remembered(self) -> float:
         """Share of rows to forget that are answered as before (`Reference.remembered`)."""
         index = torch.from_numpy(self.forget.own_rows())
-        same = self.trainer.reference.remembered(self._told(self.forget), index).sum().double()
+        same = self.run.reference.remembered(self._log_probabilities(self.forget), index).sum().double()
         return sum_over_processes(same).item() / len(self.forget)
 
-    @torch.no_grad()
-    def _told(self, sample: Sample) -> Tensor:
-        """Log-probabilities (own rows, classes)."""
-        model = self.trainer.model
-        device = next(model.parameters()).device
-        classes = self.trainer.reference.logits.shape[-1]
-        with eval_mode(model):
-            told = [classify(model, model_inputs(b)).float().log_softmax(-1) for b in sample.batches(device)]
-        return torch.cat(told) if told else torch.zeros(0, classes, device=device)
+    def _log_probabilities(self, sample: Sample) -> Tensor:
+        """(own rows, classes)."""
+        model, rows = self.run.model, Drawn(sample.rows, sample.own_rows())
+        found = [a.logits.float().log_softmax(-1) for a in answers(model, rows, sample.collate, sample.batch_size)]
+        device, classes = next(model.parameters()).device, self.run.reference.logits.shape[-1]
+        return torch.cat(found) if found else torch.zeros(0, classes, device=device)

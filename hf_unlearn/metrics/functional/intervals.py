@@ -6,13 +6,20 @@ means and F1 get the percentile bootstrap over rows.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 LEVEL = 0.95
 DRAWS = 1000
-Estimate = tuple[float, float, float]  # value, low, high
+
+
+class Interval(NamedTuple):
+    """A figure and the limits of its interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 def share_limits(hits: Any, sizes: Any, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
@@ -34,14 +41,14 @@ def share_limits(hits: Any, sizes: Any, level: float = LEVEL) -> tuple[np.ndarra
     return low, high
 
 
-def share(hits: Any) -> Estimate:
+def share(hits: Any) -> Interval:
     """The share of true entries of `hits` (n,), with its limits. Raises ValueError where there are none."""
     array = np.asarray(hits, dtype=bool)
     low, high = share_limits(array.sum(), array.size)
-    return float(array.mean()), float(low), float(high)
+    return Interval(float(array.mean()), float(low), float(high))
 
 
-def difference(first: Estimate, second: Estimate) -> Estimate:
+def difference(first: Interval, second: Interval) -> Interval:
     """`first` − `second`, limits by Newcombe's square-and-add (Statistics in Medicine 1998).
 
     The two are taken as independent. On the same rows they are not: what they have in common makes the limits too wide, never
@@ -49,10 +56,10 @@ def difference(first: Estimate, second: Estimate) -> Estimate:
     """
     (p, p_low, p_high), (q, q_low, q_high) = first, second
     below, above = np.hypot(p - p_low, q_high - q), np.hypot(p_high - p, q - q_low)
-    return p - q, float(p - q - below), float(p - q + above)
+    return Interval(p - q, float(p - q - below), float(p - q + above))
 
 
-def mean_distance(ours: list[Estimate], theirs: list[Estimate]) -> Estimate:
+def mean_distance(ours: list[Interval], theirs: list[Interval]) -> Interval:
     """Mean |ours − theirs| over paired shares: the limits of every distance, averaged, which is wide rather than narrow.
 
     A distance that its difference does not tell from 0 has 0 as its lower limit.
@@ -62,10 +69,10 @@ def mean_distance(ours: list[Estimate], theirs: list[Estimate]) -> Estimate:
         d, low, high = difference(a, b)
         distances.append((abs(d), max(low, -high, 0.0), max(high, -low)))
     value, low, high = np.mean(distances, axis=0).tolist()
-    return value, low, high
+    return Interval(value, low, high)
 
 
-def mean(values: Any, seed: int = 0) -> Estimate:
+def mean(values: Any, seed: int = 0) -> Interval:
     """The mean of `values` (n,), with bootstrap limits in their unit."""
     x, generator = np.asarray(values, dtype=np.float64), np.random.default_rng(seed)
     rows = max(1, 2**21 // len(x))  # drawn in blocks of about 16 MB
@@ -73,7 +80,7 @@ def mean(values: Any, seed: int = 0) -> Estimate:
     return _around(float(x.mean()), np.concatenate(blocks))
 
 
-def macro_f1(predicted: Any, true: Any, seed: int = 0) -> Estimate:
+def macro_f1(predicted: Any, true: Any, seed: int = 0) -> Interval:
     """Macro F1 of class ids (n,) over the classes that `true` holds, with bootstrap limits.
 
     Rows with the same answer and label are alike, so a resample is a draw of how often each such pair occurs.
@@ -96,17 +103,17 @@ def macro_f1(predicted: Any, true: Any, seed: int = 0) -> Estimate:
     return _around(value(y_hat, y), (f1 * (held > 0)).sum(1) / (held > 0).sum(1))
 
 
-def worst_share(hits: Any, sizes: Any) -> Estimate:
+def worst_share(hits: Any, sizes: Any) -> Interval:
     """The lowest share of any group, `hits` out of `sizes` (groups,).
 
     The limits hold for all groups at once (Bonferroni): which of them is the worst was seen on the same rows.
     """
     k, n = np.asarray(hits, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
     low, high = share_limits(k, n, 1 - (1 - LEVEL) / len(n))
-    return float((k / n).min()), float(low.min()), float(high.min())
+    return Interval(float((k / n).min()), float(low.min()), float(high.min()))
 
 
-def cramers_v(predicted: Any, attributes: Any) -> Estimate:
+def cramers_v(predicted: Any, attributes: Any) -> Interval:
     """Cramér's V of predictions and attribute (n,), limits from the noncentral χ² distribution.
 
     A sample's V is above 0 where the true one is 0, and a bootstrap's higher still; these limits know it, and reach down to 0.
@@ -119,7 +126,7 @@ def cramers_v(predicted: Any, attributes: Any) -> Estimate:
     v, table = value(predicted, attributes), crosstab(np.asarray(attributes), np.asarray(predicted)).count
     smaller, freedom = min(table.shape) - 1, (table.shape[0] - 1) * (table.shape[1] - 1)
     if smaller == 0:
-        return v, v, v  # one answer to everything
+        return Interval(v, v, v)  # one answer to everything
     scale = table.sum() * smaller
     statistic, tail = scale * v**2, (1 - LEVEL) / 2
 
@@ -127,9 +134,9 @@ def cramers_v(predicted: Any, attributes: Any) -> Estimate:
         return float(chndtrinc(statistic, freedom, p)) if chndtr(statistic, freedom, 0.0) > p else 0.0
 
     low, high = (np.sqrt(noncentrality(p) / scale) for p in (1 - tail, tail))
-    return v, float(min(low, v)), float(np.clip(high, v, 1.0))
+    return Interval(v, float(min(low, v)), float(np.clip(high, v, 1.0)))
 
 
-def _around(value: float, draws: np.ndarray) -> Estimate:
+def _around(value: float, draws: np.ndarray) -> Interval:
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return value, float(min(low, value)), float(max(high, value))
+    return Interval(value, float(min(low, value)), float(max(high, value)))

@@ -1,0 +1,113 @@
+"""`ReportData`: the figures of a report and what they warn of; without torch, for whoever reads or shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+SCHEMA = "hf_unlearn/report/2"
+
+
+@dataclass
+class ReportData:
+    """What was asked, what was done, and what each model does now.
+
+    Attributes:
+        models: model -> measure -> value. Accuracies, F1 and attack are shares in [0, 1]; Jensen–Shannon divergence is in
+            nats. Models are `original`, `unlearned` and, where one was given, `retrained`.
+        intervals: model -> measure (and `gap`) -> [low, high], at 95 % over the rows measured; see `intervals`. A count of
+            relearning steps has none: it is one teaching run.
+        gap: model -> mean absolute difference to the retrained model over `GAP_MEASURES`, in points.
+        per_class, per_class_intervals: model -> test accuracy of every class, and its [low, high].
+        roc: model -> curve of the loss attack: `false_positives`, `true_positives`, and how many `members` and `others`.
+        relearning: model -> test accuracy on the forgotten classes after 0, 1, 2, … steps of teaching them again.
+        confidence: model -> set -> histogram (20 bins over [0, 1], shares) of the highest probability.
+        information: model -> what its outputs tell (`InformationAudit`, on all rows measured): whether a row is of the
+            forget set, or, where an attribute was unlearned, its value given the label.
+        groups, group_intervals: model -> value of the attribute -> accuracy on the test set, and its [low, high].
+        seconds: of unlearning, of retraining, and their ratio.
+        outcome: the checks of the run (`Outcome`), its warnings and its path over the steps.
+        run: method, arguments, sizes, versions.
+    """
+
+    models: dict[str, dict[str, float]]
+    gap: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    per_class: dict[str, list[float | None]] = field(default_factory=dict)
+    per_class_intervals: dict[str, list[list[float] | None]] = field(default_factory=dict)
+    roc: dict[str, dict[str, Any]] = field(default_factory=dict)
+    relearning: dict[str, list[float]] = field(default_factory=dict)
+    confidence: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    information: dict[str, dict[str, Any]] = field(default_factory=dict)
+    groups: dict[str, dict[str, float]] = field(default_factory=dict)
+    group_intervals: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    outcome: dict[str, Any] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+    schema: str = SCHEMA
+
+    @property
+    def warnings(self) -> list[str]:
+        """What went wrong in the run, or reads badly in the figures."""
+        out = list(self.outcome.get("warnings", []))
+        ours, yardstick = self.models.get("unlearned", {}), self.models.get("retrained")
+        if yardstick and ours.get("forget_accuracy", 0.0) < yardstick.get("forget_accuracy", 0.0) - 0.05:
+            out.append("over-forgetting: accuracy on the forget set is below the retrained model's")
+        limits = [self.intervals.get(n, {}).get("forget_accuracy") for n in ("unlearned", "retrained")]
+        if limits[0] and limits[1] and limits[0][0] > limits[1][1]:
+            out.append(
+                "under-forgetting: accuracy on the forget set is above the retrained model's, beyond both intervals"
+            )
+        out += self._attacks_that_turn()
+        if yardstick and "relearning_steps" in ours and ours["relearning_steps"] < 0.5 * yardstick["relearning_steps"]:
+            out.append(
+                f"shallow: the class is back after {ours['relearning_steps']:.0f} relearning steps, the retrained model takes "
+                f"{yardstick['relearning_steps']:.0f}; outputs look right, weights still know it"
+            )
+        return out
+
+    def began_lower(self, measure: str) -> bool:
+        """Whether the original's value lies below the unlearned model's, so that a low one is where it came from."""
+        values = [self.models.get(name, {}).get(measure) for name in ("original", "unlearned")]
+        return None not in values and values[0] < values[1]  # type: ignore[operator]
+
+    def _attacks_that_turn(self) -> list[str]:
+        """Attacks on the unlearned model that find less than in the retrained one, or less than chance."""
+        out = []
+        for measure, attack in (("membership_attack", "entropy attack"), ("loss_attack_auc", "loss attack")):
+            ours, theirs = (self.intervals.get(n, {}).get(measure) for n in ("unlearned", "retrained"))
+            if ours and theirs and ours[1] < theirs[0]:
+                less = f"the {attack} finds less than in the retrained model, beyond both intervals"
+                short = self.began_lower(measure)
+                out.append(
+                    f"under-forgetting: {less}, and still less in the original" if short else f"over-forgetting: {less}"
+                )
+            elif ours and not theirs and measure == "loss_attack_auc" and ours[1] < 0.5:
+                out.append(
+                    "over-forgetting: the loss attack is below chance, so losses on the forget set are higher than on test "
+                    "rows, and who reads it the other way round finds the forgotten rows"
+                )
+        return out
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**asdict(self), "warnings": self.warnings}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `as_dict`.
+
+        Raises:
+            ValueError: another schema, or not what a report of this schema holds.
+        """
+        if data.get("schema") != SCHEMA:
+            raise ValueError(f"`schema` is {data.get('schema')!r}, this version reads {SCHEMA!r}.")
+        parts = {k: v for k, v in data.items() if k not in ("schema", "warnings")}
+        wrong = {k for k, v in parts.items() if not isinstance(v, dict)} | parts.keys() - {f.name for f in fields(cls)}
+        wrong |= {"models"} - parts.keys()
+        if not wrong and not all(isinstance(measures, dict) for measures in parts["models"].values()):
+            wrong = {"models"}
+        if wrong:
+            raise ValueError(f"report.json is malformed at {min(wrong)[:60]!r}.")
+        return cls(**parts)

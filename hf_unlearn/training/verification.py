@@ -1,0 +1,82 @@
+"""After a run: which parameters changed, whether the outputs moved, whether kept data suffered. Never a false success."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..models.adapters import norms_to_hold
+from ..models.snapshot import fingerprints
+from ..utils.large_tensors import chunks
+from .outcome import Outcome, StrayChange
+
+if TYPE_CHECKING:
+    from .protocols import TrainingRun
+
+logger = logging.getLogger(__name__)
+
+
+def mean_total_variation(a: Tensor, b: Tensor) -> float:
+    """Mean total variation distance, in [0, 1], between the outputs of two models given as logits (n, classes)."""
+    moved = sum((p.softmax(-1) - q.softmax(-1)).abs().sum(dtype=torch.float64) for p, q in chunks(a, b))
+    return 0.5 * float(moved) / len(a)
+
+
+def verify(run: TrainingRun) -> Outcome:
+    """Compare the model with its original, and say what is wrong.
+
+    Raises:
+        StrayChange: parameters outside `update` changed.
+    """
+    method, reference = run.method, run.reference
+    before, after = run.original_fingerprints, fingerprints(run.model)
+    changed = {n for n in before if before[n] != after[n]}
+    strays = changed - set(run.updated)
+    if method.moves_statistics():
+        held = {id(b) for norm in norms_to_hold(run.model, run.updated) for b in norm.buffers()}
+        strays -= {n for n, b in run.model.named_buffers() if id(b) not in held}
+    if strays:
+        raise StrayChange(
+            f"`update={run.args.update!r}` allows {len(run.updated)} tensors to change, and others did: "
+            f"{', '.join(sorted(strays)[:5])}. The model must not be used. Load the original again, "
+            "and give an `update` that names these if they may move."
+        )
+    logits = run.monitor.forget_logits()
+    remembered = reference.remembered(logits, torch.arange(len(logits))).float().mean().item()
+    path, target = run.forgetting.path, run.monitor.target
+    out = Outcome(
+        steps=run.state.global_step,
+        stopped=run.forgetting.stopped
+        or ("all steps done" if run.state.global_step >= run.state.max_steps else "ended by a callback"),
+        forget_start=path[0]["forget"],
+        forget_end=remembered,
+        forget_target=target,
+        retain_start=path[0].get("retain"),
+        retain_end=run.monitor.share_kept(),
+        outputs_moved=mean_total_variation(logits, reference.logits),
+        tensors_changed=len(changed),
+        target_reached=None if target is None else remembered <= target,
+        path=path,
+    )
+    if not changed and not method.one_shot:
+        out.warnings.append("no parameter changed: the model is the original")
+    elif out.outputs_moved < 1e-4:
+        out.warnings.append("the outputs on the forget set did not move")
+    if target is not None and out.forget_start <= target:
+        out.warnings.append(
+            f"the target, {target:.1%} of the forget set, was met before the first step: nothing to forget"
+        )
+    if out.target_reached is False:
+        out.warnings.append(f"the target was not reached: {remembered:.1%} of the forget set, wanted {target:.1%}")
+    if out.stopped.startswith(("diverged", "kept data")):
+        out.warnings.append(f"stopped early, last good state restored: {out.stopped}")
+    if out.retain_start is not None and out.retain_end is not None and run.monitor.guards_kept:
+        drop = out.retain_start - out.retain_end
+        if not drop <= run.args.max_retain_drop:
+            out.warnings.append(f"kept data collapsed: accuracy fell by {100 * drop:.1f} points")
+    for warning in out.warnings:
+        logger.warning(warning)
+    return out
