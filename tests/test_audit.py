@@ -20,12 +20,12 @@ from hf_unlearn.evaluation.audit.evidence import (
     PRIOR_SEEDS,
     Estimate,
     Evidence,
-    average,
     compare,
+    estimate_mean,
+    estimate_share,
     seed_spread,
     separation,
     settle,
-    share,
 )
 from hf_unlearn.evaluation.audit.model_outputs import adapters_off, quantised, run_model, unchanged_share
 from hf_unlearn.evaluation.audit.probing import class_probe, feature_similarity, membership_probe
@@ -52,9 +52,9 @@ def test_auc_is_scikit_learns_and_its_error_that_of_delong():
 
 def test_errors_of_a_paired_difference_and_of_a_share_that_is_zero():
     x, y = np.array([1.0, 2.0, 4.0, 5.0]), np.array([1.0, 1.0, 2.0, 2.0])
-    assert (average(x) - average(y)).error == pytest.approx((x - y).std() / 2)
-    assert share(np.zeros(50)).error == pytest.approx(math.sqrt(2) / 50)
-    pair = Estimate.mean([share([1, 0]), share([1, 1])])
+    assert (estimate_mean(x) - estimate_mean(y)).error == pytest.approx((x - y).std() / 2)
+    assert estimate_share(np.zeros(50)).error == pytest.approx(math.sqrt(2) / 50)
+    pair = Estimate.mean([estimate_share([1, 0]), estimate_share([1, 1])])
     assert pair.value == 0.75
     assert pair.rows[0].tolist() == [1.0, 0.5]
 
@@ -78,7 +78,7 @@ def compared(value, rows=400, **changes):
     hits = np.arange(rows) < value * rows
     half = Estimate(0.5)
     settings = {"practical": 0.1, "default_spread": 0.0, "alpha": 0.05, **changes}
-    return compare(line(), share(np.arange(rows) < 0.9 * rows), share(hits), half, **settings)
+    return compare(line(), estimate_share(np.arange(rows) < 0.9 * rows), estimate_share(hits), half, **settings)
 
 
 def test_equivalence_needs_the_interval_inside_the_margin_and_difference_needs_it_outside():

@@ -15,7 +15,6 @@ from hf_unlearn.methods.components.wasserstein import (
     StreamingMoments,
     affine_maps,
     gaussian_barycenter,
-    general_barycenter,
 )
 from hf_unlearn.methods.wasserstein_barycenter import WassersteinBarycenter, fit_barycenter
 from hf_unlearn.models.barycenter_layer import RECORD, TENSORS, Barycenter, attach, attached, detach, save_barycenter
@@ -413,28 +412,6 @@ def test_missing_column_is_named():
     model = build("vit")
     with pytest.raises(ValueError, match="`attribute='age'` is not in `dataset`, which has pixel_values, label"):
         fit_barycenter(model, data_for("vit", 8), Processor(model), "age")
-
-
-# --- beyond Gaussians -------------------------------------------------------------------------------------------------
-
-
-def test_general_barycenter_averages_quantiles_in_one_dimension():
-    pytest.importorskip("ot")
-    rng = np.random.default_rng(0)
-    a, b = torch.from_numpy(rng.exponential(1.0, (100, 1))), torch.from_numpy(rng.normal(5, 2, (100, 1)))
-    expected = 0.5 * (a.sort(0).values + b.sort(0).values)
-    for mapped in general_barycenter([a, b], points=100):
-        torch.testing.assert_close(mapped.sort(0).values, expected, atol=1e-6, rtol=0)
-    # Weight on one group alone leaves it in place.
-    torch.testing.assert_close(general_barycenter([a, b], [1.0, 0.0], points=100)[0], a, atol=1e-6, rtol=0)
-
-
-def test_general_barycenter_says_what_it_needs(monkeypatch):
-    with pytest.raises(ValueError, match="`samples`"):
-        general_barycenter([torch.randn(3, 2)])
-    monkeypatch.setitem(__import__("sys").modules, "ot", None)
-    with pytest.raises(ImportError, match=r"pip install hf_unlearn\[ot\]"):
-        general_barycenter([torch.randn(3, 2)] * 2)
 
 
 @pytest.mark.parametrize("arch", ARCHS)

@@ -22,7 +22,7 @@ from ..models.snapshot import Snapshot
 from ..models.structure import layer_groups
 from ..utils.large_tensors import chunks
 from .base import METHODS, Paper, UnlearningMethod, setting
-from .components.influence import CURVATURES, TINY, Sample, influence
+from .components.influence import TINY, Sample, influence
 from .components.losses import cross_entropy, kl_to_target
 from .components.step_length import OutputProbe, Ray, farthest
 
@@ -127,7 +127,6 @@ class UIB(UnlearningMethod):
     scale: float = setting(1.0, "α, the greatest s: 1 is what influence functions predict.")
     clip: float = setting(0.3, "c, the greatest displacement of a layer over the norm of its weights.")
     samples: int = setting(512, "Rows of each set that the statistics pass reads at most, drawn by seed.")
-    curvature: str = setting("diagonal", "`diagonal` Fisher information, or the `exact` Hessian for tiny models.")
     prior: str | None = setting(
         None, "File of `save_prior` from the request before this one, to whose mean s Δ is added."
     )
@@ -148,8 +147,6 @@ class UIB(UnlearningMethod):
             raise ValueError(
                 "`retain_weight=0` and `hold=0` leave nothing to train on without a `base`. Set one of them."
             )
-        if self.curvature not in CURVATURES:
-            raise ValueError(f"`curvature={self.curvature!r}` is not one of {', '.join(map(repr, CURVATURES))}.")
         self.base = _as_method(self.base)
         self._base: UnlearningMethod = UnlearningMethod() if self.base is None else self.base
         # What the trainer asks a method about is the base's answer; it always needs the retain set and all labels.
@@ -243,9 +240,7 @@ class UIB(UnlearningMethod):
         self._mean, self._precision = {}, {}  # makes room for the pass
         layers, (forget, retain) = layer_groups(model, self._names), self._samples
         with torch.enable_grad():
-            found = influence(
-                model, self._names, forget, retain, layers=layers, damping=self.damping, curvature=self.curvature
-            )
+            found = influence(model, self._names, forget, retain, layers=layers, damping=self.damping)
         ray = Ray(model, layers, found.displacement, self.clip)
         if self.scale * max(ray.lengths.values()) < SILENT:
             logger.warning(

@@ -19,7 +19,7 @@ from typing import Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..utils.files import write_atomically
+from ..utils.files import file_digest, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -33,19 +33,18 @@ ASIDE = "_partial"  # in the output folder, where what is not whole lives; a pus
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return _short(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+def _short(content: bytes = b"") -> Any:
+    return hashlib.blake2b(content, digest_size=16)
 
 
 def seal(folder: Path, state: Mapping[str, Any], record: Path | None = None) -> None:
     """Write `state` with size and digest of every file in `folder`, and its own digest, to `record` (`STATE_FILE` in it)."""
     record = folder / STATE_FILE if record is None else record
     found = sorted(p for p in folder.rglob("*") if p.is_file() and p != record)
-    files = {str(p.relative_to(folder)): [p.stat().st_size, _file_digest(p)] for p in found}
+    files = {str(p.relative_to(folder)): [p.stat().st_size, file_digest(p, _short)] for p in found}
     content = {**state, "files": files}
     write_atomically(record, json.dumps({**content, "digest": _digest(content)}))
 
@@ -93,7 +92,7 @@ def find_damage(folder: Path) -> str:
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} of {size} bytes"
-        if _file_digest(path) != digest:
+        if file_digest(path, _short) != digest:
             return f"{name} does not hold the bytes that were written"
     return ""
 

@@ -54,13 +54,13 @@ class Estimate:
         return Estimate(float(np.mean([e.value for e in estimates])), rows, max(e.grain for e in estimates))
 
 
-def share(hits: Any) -> Estimate:
+def estimate_share(hits: Any) -> Estimate:
     """The share of true entries (n,)."""
     hits = np.asarray(hits, dtype=np.float64)
     return Estimate(float(hits.mean()), (hits,), 1.0)
 
 
-def average(values: Any) -> Estimate:
+def estimate_mean(values: Any) -> Estimate:
     """The mean of values (n,)."""
     values = np.asarray(values, dtype=np.float64)
     return Estimate(float(values.mean()), (values,))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...metrics.functional.distance import divergences
-from .evidence import Estimate, average, separation, share
+from .evidence import Estimate, estimate_mean, estimate_share, separation
 from .model_outputs import FLOOR, Outputs
 from .probing import class_probe, membership_probe
 
@@ -69,11 +69,11 @@ class Figures:
     # --- memory ---
 
     def _forget_accuracy(self, model: Measured) -> Estimate:
-        return share(model.outputs["forget"].right)
+        return estimate_share(model.outputs["forget"].right)
 
     def _test_forgotten_accuracy(self, model: Measured) -> Estimate | None:
         gone = model.outputs["test"].right[self.gone]
-        return share(gone) if self.classes and len(gone) else None
+        return estimate_share(gone) if self.classes and len(gone) else None
 
     def _membership(self, model: Measured) -> Estimate | None:
         """The log-odds that retraining gives a row say how hard it is; without a retrained model they are taken as they are."""
@@ -133,7 +133,7 @@ class Figures:
 
     @staticmethod
     def _distance(outputs: Outputs, others: Sequence[Measured]) -> Estimate:
-        return average(np.mean([divergence(outputs.logits, o.outputs["forget"].logits) for o in others], axis=0))
+        return estimate_mean(np.mean([divergence(outputs.logits, o.outputs["forget"].logits) for o in others], axis=0))
 
     def _struck_out(self) -> Outputs:
         """What hiding the classes behind the original would give."""
@@ -143,18 +143,18 @@ class Figures:
     # --- kept data ---
 
     def _test_accuracy(self, model: Measured) -> Estimate:
-        return share(model.outputs["test"].right[~self.gone])
+        return estimate_share(model.outputs["test"].right[~self.gone])
 
     def _retain_accuracy(self, model: Measured) -> Estimate | None:
-        return share(model.outputs["retain"].right) if "retain" in model.outputs else None
+        return estimate_share(model.outputs["retain"].right) if "retain" in model.outputs else None
 
     def _calibration(self, model: Measured) -> Estimate:
-        return average(model.outputs["test"].confidence[~self.gone])
+        return estimate_mean(model.outputs["test"].confidence[~self.gone])
 
     # --- behind the outputs ---
 
     def _relearning(self, model: Measured) -> Estimate | None:
-        return average(np.log1p([curve[-1][0] for curve in model.curves])) if model.curves else None
+        return estimate_mean(np.log1p([curve[-1][0] for curve in model.curves])) if model.curves else None
 
     def _class_probe(self, model: Measured) -> Estimate | None:
         if not self.gone.any() or not self.classes:
@@ -191,10 +191,10 @@ class Figures:
         return Estimate(model.unchanged)
 
     def _int8(self, model: Measured) -> Estimate:
-        return share(model.rounded["int8"])
+        return estimate_share(model.rounded["int8"])
 
     def _bf16(self, model: Measured) -> Estimate:
-        return share(model.rounded["bf16"])
+        return estimate_share(model.rounded["bf16"])
 
     def _adapter(self, model: Measured) -> Estimate | None:
         below: Any = model.switched_off
@@ -205,7 +205,7 @@ class Figures:
         return self._like_the_original(below)
 
     def _like_the_original(self, outputs: Outputs) -> Estimate:
-        return share((outputs.margin - self.original.outputs["forget"].margin).abs() < EXACTLY)
+        return estimate_share((outputs.margin - self.original.outputs["forget"].margin).abs() < EXACTLY)
 
 
 def divergence(a: Tensor, b: Tensor) -> np.ndarray:

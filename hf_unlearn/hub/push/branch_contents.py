@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ...utils.files import file_digest
 from ..layout import BOILERPLATE, CARD, OURS, RECEIPT, REPORT
 
 
@@ -53,7 +54,6 @@ def same_files(info: Any, folder: Path, names: list[str]) -> bool:
 
 def _is_same(file: Any, path: Path) -> bool:
     if file.lfs is not None:
-        with path.open("rb") as content:
-            return bool(hashlib.file_digest(content, "sha256").hexdigest() == file.lfs.sha256)
+        return bool(file_digest(path) == file.lfs.sha256)
     data = path.read_bytes()  # a small file, which git names by this digest
     return bool(hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() == file.blob_id)

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...utils.files import holds_text
+from ...utils.files import file_digest, holds_text
 from ...utils.safe_text import visible
 from ..layout import ADAPTER, BOILERPLATE, CARD, RECEIPT, WEIGHTS, is_publishable
 from .branch_contents import evidence_in, is_evidence, is_tagged, license_beside, names_of, not_boilerplate, same_files
@@ -224,11 +224,7 @@ class _Push:
     @cached_property
     def weights(self) -> dict[str, str]:
         """SHA-256 of each file of tensors."""
-        digests = {}
-        for name in (n for n in self.files if n.endswith(".safetensors")):
-            with (self.folder / name).open("rb") as file:
-                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-        return digests
+        return {n: file_digest(self.folder / n) for n in self.files if n.endswith(".safetensors")}
 
     def _is_same_model(self, info: Any) -> bool:
         """Whether a branch holds these weights: an earlier push of them, to be completed or to get another card."""

@@ -27,11 +27,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...utils.files import file_digest
 from ...utils.hub_names import snapshots
 from ..layout import RECEIPT
 from .canonical_json import hub_id, plain, words
 from .forgotten_rows import SCHEME, ForgottenRows
-from .sealing import SCHEMA, file_digest, write_receipt
+from .sealing import SCHEMA, write_receipt
 
 if TYPE_CHECKING:
     from ...data.forget_request import ForgetRequest

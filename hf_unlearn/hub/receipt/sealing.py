@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...utils.files import write_atomically
+from ...utils.files import file_digest, write_atomically
 from ..layout import BOILERPLATE, RECEIPT, WEIGHTS
 from .canonical_json import content_digest, file_text, read_exactly
 from .forgotten_rows import PRIVATE_FOLDER, PRIVATE_SCHEMA, PROOF_SCHEMA
@@ -211,12 +210,6 @@ def _entries(folder: Path, covers: list[str] | None) -> Iterator[tuple[str, Path
             covered = relative not in UNSEALED and (covers is None or _covered(relative, covers))
             if covered and (path.is_file() or path.is_dir()):
                 yield relative, path
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_private(name: str) -> bool:

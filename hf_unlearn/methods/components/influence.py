@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jacrev, vmap
+from torch.func import functional_call, grad, vmap
 
 from ...data.sampling import drawn_rows
 from ...models.forward import classify, eval_mode, in_precision, model_inputs, unwrap
@@ -21,8 +21,6 @@ from ...utils.distributed import in_parallel, sum_over_processes
 
 logger = logging.getLogger(__name__)
 
-CURVATURES = ("diagonal", "exact")
-EXACT_LIMIT = 5_000  # parameters, for the exact Hessian
 TINY = 1e-20  # curvature of a layer on which no gradient falls
 GRADIENT_BYTES = 2**26  # of per-sample gradients held at once; at least one sample's
 
@@ -165,7 +163,6 @@ def influence(
     *,
     layers: Mapping[str, Sequence[str]] | None = None,
     damping: float = 0.1,
-    curvature: str = "diagonal",
 ) -> Influence:
     """Δ = (|ΔD|/|D|) (H + λ)⁻¹ [ḡ(ΔD) − ḡ(D')], with ḡ mean gradients of the cross-entropy and H its curvature on D'.
 
@@ -181,19 +178,9 @@ def influence(
         forget, retain: samples of the removed data ΔD and of what stays, D'.
         layers: layer -> names of its parameters; None: one layer.
         damping: λ over the mean curvature of the layer.
-        curvature: `diagonal`, or `exact` for at most 5,000 parameters.
-
-    Raises:
-        ValueError: too many parameters for the exact curvature.
     """
     gradients = SampleGradients(model, names)
     parameters = gradients.parameters
-    size = sum(p.numel() for p in parameters.values())
-    if curvature == "exact" and size > EXACT_LIMIT:
-        raise ValueError(
-            f"`curvature='exact'` builds a matrix of {size}² values; {EXACT_LIMIT} parameters are the limit. Use 'diagonal', "
-            "or choose fewer parameters with `layers`."
-        )
     device = next(iter(parameters.values())).device
     fisher = {n: torch.zeros_like(p, dtype=torch.float32) for n, p in parameters.items()}
     move = {n: torch.zeros_like(p, dtype=torch.float32) for n, p in parameters.items()}
@@ -214,32 +201,6 @@ def influence(
         level = sum(fisher[n].sum().item() for n in own) / sum(fisher[n].numel() for n in own)
         for n in own:
             fisher[n].add_(max(damping * level, TINY))
-    if curvature == "exact":
-        matrix = _hessian(gradients, retain, device).double()
-        matrix.diagonal().add_(damping * matrix.diagonal().mean())
-        solved = torch.linalg.solve(matrix, torch.cat([m.flatten() for m in move.values()]).double())
-        pieces = solved.split([m.numel() for m in move.values()])
-        move = {n: piece.view_as(m).float() for (n, m), piece in zip(move.items(), pieces, strict=True)}
-    else:
-        for n, m in move.items():
-            m.div_(fisher[n])
-    for m in move.values():
-        m.mul_(share)
+    for n, m in move.items():
+        m.div_(fisher[n]).mul_(share)
     return Influence(move, fisher)
-
-
-def _hessian(gradients: SampleGradients, rows: Sample, device: torch.device) -> Tensor:
-    """(parameters, parameters): second derivatives of the mean cross-entropy, parameters in the order of `gradients`."""
-    parameters = gradients.parameters
-    sizes = [p.numel() for p in parameters.values()]
-
-    def loss(vector: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        pieces = zip(parameters.items(), vector.split(sizes), strict=True)
-        return gradients.loss({n: piece.view_as(p) for (n, p), piece in pieces}, batch)
-
-    vector = torch.cat([p.detach().flatten() for p in parameters.values()])
-    total = vector.new_zeros(len(vector), len(vector))
-    with eval_mode(gradients.model, recompute=False), plain_attention(gradients.model):
-        for batch in rows.batches(device):
-            total += jacrev(grad(loss), chunk_size=64)(vector, batch).detach()
-    return sum_over_processes(total.div_(len(rows)))

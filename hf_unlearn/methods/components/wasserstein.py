@@ -1,14 +1,12 @@
-"""Wasserstein-2 barycenters: of Gaussians in closed form from streamed moments, and of any laws through POT.
+"""Wasserstein-2 barycenters of Gaussians, in closed form from streamed moments.
 
 Sources: Álvarez-Esteban et al. (2016) for the fixed point; Xu and Strohmer (arXiv 2502.05684) for its use in unlearning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,9 +52,6 @@ class StreamingMoments:
         if few := [k for k, n in enumerate(self.counts) if n < 2]:
             raise ValueError(f"group {few[0]} has {self.counts[few[0]]} samples: a covariance needs two at least.")
         return torch.stack([s / (n - 1) for s, n in zip(self._scatter, self.counts, strict=True)])
-
-
-# --- Gaussians --------------------------------------------------------------------------------------------------------
 
 
 def gaussian_barycenter(covariances: Tensor, weights: Tensor, tol: float = 1e-10, max_iter: int = 200) -> Tensor:
@@ -153,51 +148,3 @@ def _normalised(weights: Tensor, covariances: Tensor) -> Tensor:
 
 def _mean(matrices: Tensor, weights: Tensor) -> Tensor:
     return (weights[:, None, None] * matrices).sum(0)
-
-
-# --- any laws ---------------------------------------------------------------------------------------------------------
-
-
-def general_barycenter(
-    samples: Sequence[Tensor], weights: Sequence[float] | Tensor | None = None, *, points: int = 200, seed: int = 0
-) -> list[Tensor]:
-    """Map samples of any law onto their Wasserstein-2 barycenter, by exact transport between point clouds.
-
-    The barycenter has `points` free support points (Cuturi and Doucet 2014, in the library POT); each sample goes to the mean
-    of the points its mass is sent to (barycentric projection). A map of these samples only, not of new ones; time grows
-    faster than the square of the samples.
-
-    Args:
-        samples: K tensors (n_k, d).
-        weights: (K,) shares; by default n_k / Σ n.
-        points: support points, at most the number of samples.
-        seed: of the draw of the starting points from the pooled samples.
-
-    Returns:
-        K tensors (n_k, d) in the dtype of `samples`.
-
-    Raises:
-        ImportError: POT is not installed.
-        ValueError: fewer than two groups, or an empty one.
-    """
-    try:
-        import ot
-    except ImportError as error:
-        raise ImportError(
-            "`general_barycenter` needs the library POT: `pip install hf_unlearn[ot]`. The affine map "
-            "(`WassersteinBarycenter`) does without."
-        ) from error
-    if len(samples) < 2 or any(len(x) == 0 for x in samples):
-        raise ValueError("`samples` must hold two groups or more, each with samples.")
-    clouds = [x.detach().cpu().double().numpy() for x in samples]
-    shares = np.asarray([len(x) for x in samples] if weights is None else weights, dtype=np.float64)
-    pooled = np.concatenate(clouds)
-    start = np.random.default_rng(seed).permutation(len(pooled))[:points]
-    masses = [np.full(len(x), 1 / len(x)) for x in clouds]
-    support = ot.lp.free_support_barycenter(clouds, masses, pooled[start], weights=shares / shares.sum())
-    mass = np.full(len(support), 1 / len(support))
-    plans = [ot.emd(a, mass, ot.dist(x, support)) for x, a in zip(clouds, masses, strict=True)]
-    return [
-        torch.from_numpy(plan @ support / plan.sum(1, keepdims=True)).to(x)
-        for plan, x in zip(plans, samples, strict=True)
-    ]

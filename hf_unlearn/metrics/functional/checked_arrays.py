@@ -32,13 +32,18 @@ def class_ids(values: Any, argument: str) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def group_codes(values: Any, argument: str) -> tuple[list[Any], np.ndarray]:
+def group_codes(values: Any, argument: str, rows: int | None = None) -> tuple[list[Any], np.ndarray]:
     """The distinct values (k), sorted, and each sample's position (n,) among them.
 
+    Args:
+        rows: how many samples there must be, if known.
+
     Raises:
-        ValueError: no sample, or a missing value.
+        ValueError: no sample, another number than `rows`, or a missing value.
     """
     listed = scalars(values)
+    if rows is not None and len(listed) != rows:
+        raise ValueError(f"`{argument}` has {len(listed)} values for {rows} samples. Give one per row.")
     if not listed:
         raise ValueError(f"`{argument}` is empty: nothing can be measured. Pass one value per sample.")
     if any(v is None or v != v for v in listed):

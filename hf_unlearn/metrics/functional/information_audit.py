@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checked_arrays import group_codes
 from .information import (
     Bounds,
     check_at_least_two,
@@ -105,11 +106,11 @@ def audit(
         )
     p = checked_probabilities(probabilities, "`probabilities`").cpu()
     n, classes = p.shape
-    names, group = _codes(groups, n, "groups")
+    names, group = _coded(groups, n, "groups")
     check_at_least_two(len(names), "`groups`", "groups")
     if marginal and (names != ["forget", "retain"] or labels is not None):
         raise ValueError("`marginal=True` needs `groups` of 'retain' and 'forget' only, and no `labels`.")
-    _, label = _codes([0] * n if labels is None else labels, n, "labels")
+    _, label = _coded([0] * n if labels is None else labels, n, "labels")
     n_labels = int(label.max()) + 1
 
     # Sorted by label and group, so that every cell is a slice.
@@ -176,13 +177,6 @@ def audit(
     )
 
 
-def _codes(values: Any, n: int, argument: str) -> tuple[list[Any], Tensor]:
-    """The distinct values, and the position (n,) of each sample's value among them."""
-    listed = values.tolist() if hasattr(values, "tolist") else list(values)
-    if len(listed) != n:
-        raise ValueError(f"`{argument}` has {len(listed)} values for {n} samples. Give one per row of `probabilities`.")
-    if any(v is None or v != v for v in listed):
-        raise ValueError(f"`{argument}` holds missing values (None or NaN). Drop those rows, or give them a group.")
-    names = sorted(set(listed), key=str)
-    position = {name: i for i, name in enumerate(names)}
-    return names, torch.tensor([position[v] for v in listed])
+def _coded(values: Any, rows: int, argument: str) -> tuple[list[Any], Tensor]:
+    names, codes = group_codes(values, argument, rows)
+    return names, torch.from_numpy(codes)

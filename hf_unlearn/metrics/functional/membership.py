@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .checked_arrays import class_ids, log_probabilities, same_length
+from .roc import placements, true_positives
 
 Outputs = tuple[Any, Any]  # logits (n, classes), labels (n,)
 
@@ -153,13 +154,10 @@ def membership_roc(members: Any, others: Any) -> dict[str, float]:
         `auc`, 0.5 by chance, and `tpr_at_1_percent_fpr` and `tpr_at_0.1_percent_fpr`: the greatest share of members found
         with at most that share of false alarms among the others; with fewer than 100 or 1,000 others that means none.
     """
-    from sklearn.metrics import auc, roc_curve
-
-    scores = np.concatenate([members, others])
-    truth = np.repeat([1, 0], [len(members), len(others)])
-    fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
-    found = {f"tpr_at_{percent}_percent_fpr": float(tpr[fpr <= float(percent) / 100].max()) for percent in ("1", "0.1")}
-    return {"auc": float(auc(fpr, tpr)), **found}
+    members, others = np.sort(members), np.sort(others)
+    shares = true_positives(members, others, np.array([0.01, 0.001]))
+    found = {f"tpr_at_{percent}_percent_fpr": float(s) for percent, s in zip(("1", "0.1"), shares, strict=True)}
+    return {"auc": float(placements(members, others)[0].mean()), **found}
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

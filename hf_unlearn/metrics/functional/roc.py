@@ -68,14 +68,14 @@ def roc(members: Any, others: Any, *, rates: Sequence[float] = (0.01, 0.001), le
     auc, error = _delong(members, others)
     low, high = _auc_interval(auc, error, min(len(members), len(others)), level)
     found = {}
-    for rate, share in zip(rates, _true_positives(members, others, np.asarray(rates)), strict=True):
+    for rate, share in zip(rates, true_positives(members, others, np.asarray(rates)), strict=True):
         low_share, high_share = share_limits(round(share * len(members)), len(members), level)
         found[float(rate)] = (float(share), float(low_share), float(high_share))
-    curve = (CURVE.tolist(), _true_positives(members, others, CURVE).tolist())
+    curve = (CURVE.tolist(), true_positives(members, others, CURVE).tolist())
     return Roc(auc, low, high, found, curve, len(members), len(others), level)
 
 
-def _true_positives(members: np.ndarray, others: np.ndarray, rates: np.ndarray) -> np.ndarray:
+def true_positives(members: np.ndarray, others: np.ndarray, rates: np.ndarray) -> np.ndarray:
     """The highest share of members above a threshold that at most the share `rates` (k,) of the others is above; both sorted."""
     allowed = np.floor(rates * len(others) + 1e-9).astype(int)  # 1e-9: 0.001 * 3000 may come out below 3
     # Strictly above the first other that is too many: ties at the threshold are then never let in.
