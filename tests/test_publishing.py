@@ -93,6 +93,7 @@ def test_a_card_takes_the_nine_arguments(tmp_path):
         "library_name": "transformers",
         "tags": ["machine-unlearning", "hf_unlearn", "a", "b"],
         "base_model": "org/vit",
+        "base_model_relation": "finetune",
         "datasets": "org/digits",
         "pipeline_tag": "image-classification",
     }

@@ -51,7 +51,11 @@ def snippet(run: Mapping[str, Any], repo_id: str | None) -> str:
                 f"model = {load}(AutoModelFor{kind}.from_pretrained({base}), {where})",
             )
         )
-    own = ["from hf_unlearn import mlp  # makes its architecture known"] if run.get("model_type") == "pixel_mlp" else []
+    own = (
+        ["from hf_unlearn.models import pixel_mlp  # makes its architecture known"]
+        if run.get("model_type") == "pixel_mlp"
+        else []
+    )
     lines = (
         "from transformers import pipeline",
         *own,

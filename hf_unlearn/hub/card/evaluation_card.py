@@ -16,6 +16,8 @@ from .command_lines import audit_command, run_command, snippet
 from .metadata import metadata, model_name
 
 if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+
     from ...evaluation.report.report import UnlearningReport
 MARK = re.compile(
     r"\[//\]: # \(hf_unlearn card, SHA-256 of the text above: [0-9a-f]{64}\)\n\Z"
@@ -44,33 +46,15 @@ def render_card(
     Raises:
         ValueError: a report or an audit of another schema, a figure that is not below the card, a `repo_id` that is none.
     """
-    import yaml
-    from jinja2 import ChainableUndefined, Environment, PackageLoader
-    from markupsafe import Markup
-
     from ...evaluation.report.interpretation import limits, notes, reading
     from ...evaluation.report.report import UnlearningReport
 
     _check_repo(repo_id)
     read = UnlearningReport.from_dict(report)
     run, ours = read.run, read.models.get("unlearned", {})
-    # Every value is made inert, unless it is marked as ours: what a data set calls its classes must never become markup.
-    environment = Environment(
-        loader=PackageLoader("hf_unlearn.hub.card"),
-        autoescape=False,
-        finalize=lambda value: value if isinstance(value, Markup) else inert(shown(value, 2000)),
-        undefined=ChainableUndefined,  # what a report does not know is left out
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"shown": shown, "fenced": _fenced, "cell": _cell, "link": _link, "percent": _percent}
-    text = environment.get_template("unlearning_card.md").render(
-        metadata=Markup(
-            yaml.safe_dump(
-                metadata(run, ours, repo_id, fields), sort_keys=False, allow_unicode=True, width=float("inf")
-            ).strip()
-        ),
+    text = _render(
+        "unlearning_card.md",
+        metadata(run, ours, repo_id, fields),
         title=model_name(run, repo_id),
         report=read,
         ours=ours,
@@ -98,7 +82,49 @@ def render_card(
         run_command=run_command(run),
         settings={"method": run.get("method", {}), "arguments": run.get("arguments", {})},
     )
-    return _marked(re.sub(r"\n{3,}", "\n\n", text))
+    return _marked(text)
+
+
+def write_plain_card(
+    folder: Path, original: str | None, table: str = "", note: str = "", fields: Mapping[str, Any] | None = None
+) -> Path:
+    """Write the card of a model that was not measured by `hf-unlearn run` into `folder`, and return its path.
+
+    Args:
+        original: Hub id of the model that was unlearned, None if it is not on the Hub.
+        table: markdown below the introduction.
+        note: markdown above it.
+        fields: of the front matter, as in `render_card`; `model_name` is the title.
+    """
+    from markupsafe import Markup
+
+    given = dict(fields or {})
+    original, title = given.get("base_model") or original, given.pop("model_name", None) or "Unlearned model"
+    adapter = (folder / "adapter_config.json").is_file()
+    shown = {"title": title, "original": original, "adapter": adapter}
+    front = metadata({"original": {"id": original}, "adapter": adapter}, fields=given)
+    text = _render("plain_card.md", front, note=Markup(note), table=Markup(table), **shown)
+    write_atomically(folder / CARD, text.rstrip("\n") + "\n")
+    return folder / CARD
+
+
+def _render(template: str, front: ModelCardData, **values: Any) -> str:
+    """Every value is made inert, unless it is marked as ours: what a data set calls its classes must never become markup."""
+    from jinja2 import ChainableUndefined, Environment, PackageLoader
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("hf_unlearn.hub.card"),
+        autoescape=False,
+        finalize=lambda value: value if isinstance(value, Markup) else inert(shown(value, 2000)),
+        undefined=ChainableUndefined,  # what a report does not know is left out
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"shown": shown, "fenced": _fenced, "cell": _cell, "link": _link, "percent": _percent}
+    text = environment.get_template(template).render(metadata=Markup(front.to_yaml()), **values)
+    return re.sub(r"\n{3,}", "\n\n", text)
 
 
 def is_rendered(text: str) -> bool:

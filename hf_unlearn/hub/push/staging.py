@@ -193,8 +193,7 @@ def complete(
     is for a model that was not measured.
     """
     from ...evaluation.report.report_data import SCHEMA
-    from ..card.evaluation_card import card_of, is_rendered
-    from ..card.plain_card import write_plain_card
+    from ..card.evaluation_card import card_of, is_rendered, write_plain_card
 
     report = _read(run_folder / REPORT)
     measured = not note and report.get("schema") == SCHEMA
@@ -209,7 +208,7 @@ def complete(
         write_atomically(folder / CARD, card_of(run_folder, repo_id=repo_id, fields=fields))
         return
     table = run_folder / "report.md"
-    write_plain_card(folder, original, table.read_text() if table.is_file() else "", note, **card)
+    write_plain_card(folder, original, table.read_text() if table.is_file() else "", note, card)
 
 
 def _tell_of_audit(card: Path, run_folder: Path) -> None:

@@ -75,12 +75,12 @@ class Publishing:
         dataset_args: str | list[str] | None = None,
     ) -> None:
         """Write `README.md` into the output folder; arguments as in the base class."""
-        from ..card.plain_card import write_plain_card
+        from ..card.evaluation_card import write_plain_card
 
         card = {k: v for k, v in locals().items() if k in CARD_ARGUMENTS}
         if self.is_world_process_zero():  # type: ignore[attr-defined]
             report = "" if self.measured is None else self.measured.to_markdown()
-            write_plain_card(Path(self.args.output_dir), self._original_name(), report, **front_matter(card))
+            write_plain_card(Path(self.args.output_dir), self._original_name(), report, fields=front_matter(card))
 
     def _original_name(self) -> str | None:
         """Hub id of what the model was loaded from, None for a folder."""
