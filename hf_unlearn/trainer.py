@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from transformers.trainer_utils import TrainOutput
 from .data.columns import read_groups, read_strata
 from .data.pairs import PairCollator, PreparedRows, UnlearningDataset, share_out
 from .data.sampling import EpochSampler, draw
+from .evaluation.report.report import UnlearningReport
 from .hub.push.trainer_mixin import Publishing
 from .methods import METHODS, UnlearningMethod
 from .models.adapters import ADAPTER, Patch, adapter_names, is_adapted, norms_to_hold
@@ -32,6 +33,7 @@ from .training.backends import check_backend, sharded_while_training, use_one_gp
 from .training.checkpointed_trainer import CheckpointedTrainer
 from .training.checkpoints import chosen_checkpoint, is_checkpoint, is_inside, make_room, read_state
 from .training.checks import check_data, check_original, check_output, check_patch, find_kind
+from .training.hyperparameter_search import search
 from .training.monitor import Monitor
 from .training.optimizers import check_idle, check_options, choose_optimizer
 from .training.outcome import Outcome
@@ -39,9 +41,6 @@ from .training.resuming import check_settings, describe_settings
 from .training.stopping import ForgettingControl, Interrupted, graceful_interrupt
 from .training.verification import verify
 from .utils.distributed import in_any_process, real_rows, sums_over_processes
-
-if TYPE_CHECKING:
-    from .evaluation.report.report import UnlearningReport
 
 WATCHED_ROWS = 1_000  # training rows looked at where there is no forget set
 
@@ -347,8 +346,6 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         self, hp_space: Any = None, compute_objective: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
         """Search over fields of the method (`"method.sigma"`) and of the arguments, from the original: see `search.search`."""
-        from .training.hyperparameter_search import search
-
         return search(self, hp_space, compute_objective, *args, **kwargs)
 
     # --- report -------------------------------------------------------------------------------------------------------
@@ -377,8 +374,6 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         **settings: Any,
     ) -> UnlearningReport:
         """Measure original, unlearned and (where given) retrained model side by side; `settings` as in `UnlearningReport.measure`."""
-        from .evaluation.report.report import UnlearningReport
-
         if self.outcome is None:
             raise RuntimeError("`report()` needs a finished run: call `train()` first.")
         retain = retain_dataset if retain_dataset is not None else self.retain_dataset

@@ -15,10 +15,17 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import datasets
 import numpy as np
 import torch
+import transformers
+from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky import get_reusable_executor
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
+from torch import nn
 from tqdm.auto import tqdm
 
 from ..data.forget_request import ForgetRequest, Split
@@ -29,10 +36,6 @@ from ..models.prediction import predict
 from ..models.processor import Processor
 from ..training.plain_training import train_classifier
 from ..utils.files import written_atomically
-
-if TYPE_CHECKING:
-    import datasets
-    from torch import nn
 
 CACHE_BYTES = 2**30  # of prepared rows, in each process
 
@@ -79,8 +82,6 @@ class ShadowTraining:
         Raises:
             ValueError: no rows, or a row without a label.
         """
-        import transformers
-
         model = self.model(0)
         digest = hashlib.blake2b(digest_size=16)
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
@@ -124,8 +125,6 @@ class Shadows:
 
     def logits(self, index: int) -> np.ndarray:
         """Logits (rows, classes) of one model."""
-        from safetensors.numpy import load_file
-
         return load_file(self.files[index])["logits"]
 
     def scores(self, rows: Any = slice(None)) -> np.ndarray:
@@ -266,8 +265,6 @@ def _run_all(
     training: ShadowTraining, common: str, jobs: list[_Job], folder: Path, workers: int, progress: bool
 ) -> tuple[Path, ...]:
     """The output files of all jobs, in order; those that are missing are made."""
-    from joblib import Parallel, delayed, parallel_config
-
     if workers < 1:
         raise ValueError(f"`workers={workers}` must be 1 or more. One per core is best.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -287,8 +284,6 @@ def _run_all(
 
 def _whole(file: Path) -> bool:
     """Whether `file` is there, and all of it: a machine that lost power can leave a renamed file without its content."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(file, "numpy"):
             return True
@@ -298,15 +293,11 @@ def _whole(file: Path) -> bool:
 
 def _release() -> None:
     """End the worker processes, which would keep their memory for five minutes."""
-    from joblib.externals.loky import get_reusable_executor
-
     get_reusable_executor().shutdown(wait=True, kill_workers=True)
 
 
 def _make(training: ShadowTraining, job: _Job, file: Path) -> None:
     """Train, unlearn if asked to, and write the outputs on all rows, which appear whole or not at all."""
-    from safetensors.numpy import save_file
-
     with _one_thread():
         model = training.model(job.seed)
         rows = training.rows(model, CACHE_BYTES)

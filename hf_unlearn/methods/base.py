@@ -9,15 +9,13 @@ from dataclasses import dataclass, fields, replace
 from dataclasses import field as dataclass_field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from torch import Tensor, nn
+
+from ..models.reference import Reference
 from .components.counterfactual_anchors import CounterfactualAnchors
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from ..models.reference import Reference
-    from .protocols import UnlearningRun
+from .protocols import UnlearningRun
 
 METHODS: dict[str, type[UnlearningMethod]] = {}
 """key -> method; `methods/__init__.py` fills it."""

@@ -11,22 +11,19 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.forward import classify, eval_mode, model_inputs
+from ..models.reference import Reference
 from ..utils.distributed import sum_over_processes, sums_over_processes
 from .base import UnlearningMethod, setting
 from .components.losses import kl_to_target
 from .components.trust_region import relative_step
-
-if TYPE_CHECKING:
-    from ..models.reference import Reference
-    from .protocols import UnlearningRun
-
+from .protocols import UnlearningRun
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +13,11 @@ from torch import Tensor, nn
 
 from ..metrics.functional.information import conditional_information, group_information
 from ..models.forward import classify, eval_mode, model_inputs
+from ..models.reference import Reference
 from .base import setting
 from .components.pooled_sums import class_sums, means
 from .pooled_information import PooledInformation
-
-if TYPE_CHECKING:
-    from ..models.reference import Reference
-    from .protocols import UnlearningRun
+from .protocols import UnlearningRun
 
 
 @dataclass(kw_only=True)

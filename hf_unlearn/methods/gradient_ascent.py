@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
 
 from .base import UnlearningMethod
 from .components.losses import cross_entropy
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 
 @dataclass(kw_only=True)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
 
 from .base import setting
 from .components.losses import cross_entropy
 from .gradient_ascent import GradientAscent
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 
 @dataclass(kw_only=True)

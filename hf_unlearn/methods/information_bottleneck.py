@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from ..data.pairs import PreparedRows
 from ..models.forward import classify, eval_mode, model_inputs, unwrap
+from ..models.reference import Reference
 from ..models.snapshot import Snapshot
 from ..models.structure import layer_groups
 from ..utils.large_tensors import chunks
@@ -25,12 +27,7 @@ from .base import METHODS, Paper, UnlearningMethod, setting
 from .components.influence import TINY, Sample, influence
 from .components.losses import cross_entropy, kl_to_target
 from .components.step_length import OutputProbe, Ray, farthest
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from ..models.reference import Reference
-    from .protocols import UnlearningRun
+from .protocols import UnlearningRun
 
 logger = logging.getLogger(__name__)
 

@@ -7,19 +7,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..models.forward import classify, continuous_input, eval_mode, model_inputs, repeat_inputs, replace_by, unwrap
+from ..models.reference import Reference
 from ..utils.distributed import in_any_process, in_parallel, range_over_processes
 from .base import Paper, UnlearningMethod, setting
 from .components.pooled_sums import over_share
-
-if TYPE_CHECKING:
-    from ..models.reference import Reference
-    from .protocols import UnlearningRun
+from .protocols import UnlearningRun
 
 
 @dataclass(kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +13,12 @@ from torch import Tensor, nn
 
 from ..metrics.functional.information import disjoint_information, marginal_information
 from ..models.forward import classify, eval_mode, model_inputs
-from ..models.reference import FrozenOriginal
+from ..models.reference import FrozenOriginal, Reference
 from .base import setting
 from .components.losses import kl_to_target
 from .components.pooled_sums import class_sums, means
 from .pooled_information import PooledInformation
-
-if TYPE_CHECKING:
-    from ..models.reference import Reference
-    from .protocols import UnlearningRun
+from .protocols import UnlearningRun
 
 UTILITIES = ("cross_entropy", "kl")
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor, nn
 
 from .base import Paper, UnlearningMethod, setting
 from .components.pooled_sums import PooledSums
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from .protocols import UnlearningRun
+from .protocols import UnlearningRun
 
 IT_REG = Paper("Machine Unlearning via Information Theoretic Regularization", "2502.05684")
 

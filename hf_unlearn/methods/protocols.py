@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from torch import Tensor, nn
 
-    from ..data.pairs import PreparedRows
-    from ..models.adapters import Patch
-    from ..models.processor import Processor
-    from ..models.reference import Reference
-    from ..models.snapshot import Snapshot
+from ..data.pairs import PreparedRows
+from ..models.adapters import Patch
+from ..models.processor import Processor
+from ..models.reference import Reference
+from ..models.snapshot import Snapshot
 
 
 class OutputMonitor(Protocol):

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from .fine_tune import FineTune
-
-if TYPE_CHECKING:
-    from .protocols import UnlearningRun
+from .protocols import UnlearningRun
 
 
 @dataclass(kw_only=True)

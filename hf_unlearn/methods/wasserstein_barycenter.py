@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 from ..models.barycenter_layer import Barycenter, attach, attached, detach, save_barycenter
@@ -21,9 +22,7 @@ from ..models.structure import find_last_layer
 from .base import Paper, UnlearningMethod, setting
 from .components.wasserstein import StreamingMoments, affine_maps
 from .pooled_information import IT_REG
-
-if TYPE_CHECKING:
-    from .protocols import UnlearningRun
+from .protocols import UnlearningRun
 
 logger = logging.getLogger(__name__)
 
@@ -127,8 +126,6 @@ class WassersteinBarycenter(UnlearningMethod):
             OSError: files are missing.
             ValueError: they are not of a barycenter for this model.
         """
-        import transformers
-
         hub = {k: kwargs[k] for k in ("revision", "token", "cache_dir") if k in kwargs}
         if model_class is None:
             config = transformers.AutoConfig.from_pretrained(str(source), **hub)

@@ -9,19 +9,19 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers.utils import cached_file
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from .adapter_config import adapter_config, kind_of
 from .forward import classify, eval_mode, model_inputs, unwrap
 from .structure import find_heads
 from .trainable import restrict, updated_names
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +63,6 @@ class Patch:
     def __init__(self, model: Any, config: Any, seed: int = 0, probe: Mapping[str, Any] | None = None) -> None:
         config = adapter_config(config, below(model))
         config.revision = config.revision or getattr(below(model).config, "_commit_hash", None)  # of the base
-        from peft import PeftModel, get_peft_model
-
         self.before: list[str] = list(model.active_adapters) if isinstance(model, PeftModel) else []
         copied = [_copied(config), *(_copied(model.peft_config[n]) for n in self.before)]
         if any(copied[0] & other for other in copied[1:]):
@@ -231,8 +229,6 @@ def load_adapters(model: Any, folder: str | Path, argument: str = "resume_from_c
     Raises:
         ValueError: a file is missing or holds other tensors than the adapter has.
     """
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
-
     model = unwrap(model)
     for name in model.active_adapters:
         file = Path(folder) / ("" if name == "default" else name) / ADAPTER_FILE
@@ -253,10 +249,6 @@ def load_patches(base: nn.Module, source: str | Path, revision: str | None = Non
         ValueError: a file holds other tensors than its configuration asks for.
         OSError: there is no adapter, or not as safetensors.
     """
-    from peft import PeftModel
-    from transformers.utils import cached_file
-    from transformers.utils.peft_utils import find_adapter_config_file
-
     file = cached_file(str(source), ADAPTER_FILE, revision=revision)
     model: Any = PeftModel.from_pretrained(base, str(source), revision=revision)
     names = list(model.active_adapters)

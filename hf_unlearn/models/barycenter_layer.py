@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, nn
+from transformers.utils import cached_file
 
 from ..utils.files import write_atomically
 from .structure import find_last_layer
@@ -114,8 +116,6 @@ class Barycenter(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Write `barycenter.safetensors` and then `barycenter.json`, which names the former's digest, into `folder`."""
-        from safetensors.torch import save
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = save({name: buffer.cpu().contiguous() for name, buffer in self.named_buffers()})
@@ -138,9 +138,6 @@ class Barycenter(nn.Module):
             OSError: files are missing.
             ValueError: they are of another version, or do not belong together.
         """
-        from safetensors.torch import load
-        from transformers.utils import cached_file
-
         record = json.loads(Path(cached_file(str(source), RECORD, **hub)).read_text())
         if record.pop("schema", None) != SCHEMA:
             raise ValueError(f"{RECORD} in {source} is not of schema {SCHEMA}. Save it again with this version.")

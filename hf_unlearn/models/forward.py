@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 Batch = dict[str, Any]
 Edit = Callable[[Tensor], Tensor]
@@ -64,8 +65,6 @@ def eval_mode(model: nn.Module, recompute: bool = True) -> Iterator[None]:
 
 def _checkpointing_layers(model: nn.Module) -> list[Any]:
     """The layers of `model` with activation checkpointing switched on; of nested ones the outermost."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
     found: dict[str, Any] = {}
     for name, module in model.named_modules():
         if isinstance(module, GradientCheckpointingLayer) and vars(module).get("gradient_checkpointing"):

@@ -8,14 +8,22 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import datasets
+from torch import nn
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..utils.files import clear_errors
+from . import pixel_mlp  # noqa: F401  registers its architecture
+from .adapters import load_patches
 from .processor import IMAGE_COLUMNS
-
-if TYPE_CHECKING:
-    import datasets
-    from torch import nn
 
 
 def is_image_dataset(dataset: datasets.Dataset) -> bool:
@@ -26,8 +34,6 @@ def is_image_dataset(dataset: datasets.Dataset) -> bool:
 
 def auto_class(dataset: datasets.Dataset) -> Any:
     """The Auto class of a classifier for `dataset`: of images, or of texts."""
-    from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
-
     return AutoModelForImageClassification if is_image_dataset(dataset) else AutoModelForSequenceClassification
 
 
@@ -40,11 +46,6 @@ def load_classifier(source: str, rows: datasets.Dataset, revision: str | None = 
     Raises:
         ValueError: some of its weights are missing, and would be drawn at random.
     """
-    from transformers.utils.peft_utils import find_adapter_config_file
-
-    from . import pixel_mlp  # noqa: F401  registers its architecture
-    from .adapters import load_patches
-
     adapter = find_adapter_config_file(source, revision=revision)
     if adapter is not None:
         named = json.loads(Path(adapter).read_text())
@@ -64,8 +65,6 @@ def load_classifier(source: str, rows: datasets.Dataset, revision: str | None = 
 
 def load_processing_class(source: str, rows: datasets.Dataset, revision: str | None = None) -> Any:
     """The image processor or tokenizer beside a classifier."""
-    from transformers import AutoImageProcessor, AutoTokenizer
-
     if is_image_dataset(rows):
         return AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil")
     return AutoTokenizer.from_pretrained(source, revision=revision)

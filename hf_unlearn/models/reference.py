@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +16,10 @@ from ..data.pairs import PreparedRows
 from ..data.sampling import Drawn
 from ..utils.distributed import joined_outputs, own_part, range_over_processes, sums_over_processes
 from ..utils.large_tensors import Collector, chunks
+from .adapters import Patch
 from .forward import classify, continuous_input, eval_mode, unwrap
 from .prediction import answers
 from .processor import Processor
-
-if TYPE_CHECKING:
-    from .adapters import Patch
 
 
 @dataclass

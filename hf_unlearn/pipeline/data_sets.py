@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import datasets
+from datasets import load_dataset
+
+from ..data.loading import load_digits
 from ..data.streams import held
-
-if TYPE_CHECKING:
-    import datasets
-
-    from .run_arguments import RunArguments
+from ..utils.hub_names import pinned
+from .run_arguments import RunArguments
 
 
 def load_splits(
@@ -23,14 +24,8 @@ def load_splits(
     if run.streaming:
         check_streaming(run)
     if run.dataset == "digits":
-        from ..data.loading import load_digits
-
         loaded: Mapping[str, Any] = load_digits()
     else:
-        from datasets import load_dataset
-
-        from ..utils.hub_names import pinned
-
         run.dataset, run.dataset_revision = pinned(run.dataset, run.dataset_revision, "dataset")
         loaded = load_dataset(run.dataset, run.dataset_config, revision=run.dataset_revision, streaming=run.streaming)
     named = None if run.validation_split == "none" else run.validation_split

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import datasets
+from torch import nn
+
+from ..data.forget_request import Split
+from ..training.arguments import UnlearningArguments
+from ..training.plain_training import warmup_steps
 from .run_arguments import RunArguments
-
-if TYPE_CHECKING:
-    import datasets
-    from torch import nn
-
-    from ..data.forget_request import Split
-    from ..training.arguments import UnlearningArguments
 
 
 @dataclass
@@ -36,8 +35,6 @@ class Job:
     @property
     def train_arguments(self) -> dict[str, Any]:
         """Fields of `TrainingArguments` with which original and retrained model are trained."""
-        from ..training.plain_training import warmup_steps
-
         run, rows = self.run, self.train if self.split is None else self.split.retain
         return {
             "num_train_epochs": run.train_epochs,

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..models.processor import TEXT_COLUMNS
+import datasets
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, PreTrainedTokenizerFast
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from ..models import pixel_mlp  # noqa: F401  registers its architecture
+from ..models.pretrained import auto_class, save_model
+from ..models.processor import TEXT_COLUMNS, Processor
+from ..training.arguments import UnlearningArguments
+from ..training.plain_training import train_classifier
+from ..utils.distributed import wait_for_all
 from .job import Job
 from .run_arguments import RunArguments
-
-if TYPE_CHECKING:
-    import datasets
-
-    from ..training.arguments import UnlearningArguments
 
 
 def train_original(run: RunArguments, args: UnlearningArguments, train: datasets.Dataset) -> None:
     """Train a classifier of `run.model_config` on `train` and save it as `run.model`; of several processes the first one saves."""
-    import torch
-    from transformers import AutoConfig
-
-    from ..models import pixel_mlp  # noqa: F401  registers its architecture
-    from ..models.pretrained import auto_class, save_model
-    from ..models.processor import Processor
-    from ..training.plain_training import train_classifier
-    from ..utils.distributed import wait_for_all
-
     assert run.model_config is not None
     names = label_names(train, run.label_column)
     config = AutoConfig.from_pretrained(
@@ -53,14 +50,9 @@ def train_original(run: RunArguments, args: UnlearningArguments, train: datasets
 def build_processor(config: Any, train: datasets.Dataset, text_column: str | None = None) -> Any:
     """An image processor for the configuration's image size (and `image_mean`, `image_std`), or a WordPiece tokenizer trained on the training texts."""
     if not hasattr(config, "vocab_size"):
-        from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
-
         size = getattr(config, "image_size", None) or 32
         mean, std = (getattr(config, name, None) or [0.5] * 3 for name in ("image_mean", "image_std"))
         return ViTImageProcessorPil(size={"height": size, "width": size}, image_mean=mean, image_std=std)
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
     column = next((c for c in ([text_column] if text_column else TEXT_COLUMNS) if c in train.column_names), None)
     if column is None:
         raise ValueError(f"`text_column` is missing: no text column among {', '.join(train.column_names)}.")

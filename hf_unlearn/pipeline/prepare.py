@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import nn
+
+from ..data.columns import read_groups
+from ..data.streams import split_stream
+from ..hub.card.evaluation_card import check_readme
+from ..methods import UnlearningMethod
+from ..models.pretrained import load_classifier, load_processing_class
+from ..training.arguments import UnlearningArguments
 from ..training.checks import check_source
 from ..utils.hub_names import pinned
+from .data_sets import load_splits
 from .job import Job
 from .original import train_original
 from .run_arguments import RunArguments
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from ..methods import UnlearningMethod
-    from ..training.arguments import UnlearningArguments
-
 
 def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMethod | None = None) -> Job:
     """Load the data and the original; train the original first where the recipe asks for it."""
-    from ..data.columns import read_groups
-    from ..data.streams import split_stream
-    from .data_sets import load_splits
-
     validate = method is not None and (method.reads_held_out or (method.stops_at_target and method.needs_retain))
     train, test, validation = load_splits(run, validate)
     # What names nothing must fail before anything is trained.
@@ -43,8 +42,6 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
 
 def load_model(run: RunArguments, train: Any) -> tuple[nn.Module, Any]:
     """The original, and its image processor or tokenizer."""
-    from ..models.pretrained import load_classifier, load_processing_class
-
     run.model, run.model_revision = pinned(run.model, run.model_revision)
     model = load_classifier(run.model, train, run.model_revision)
     return model, load_processing_class(run.model, train, run.model_revision)
@@ -52,8 +49,6 @@ def load_model(run: RunArguments, train: Any) -> tuple[nn.Module, Any]:
 
 def check_folders(model: str, output_dir: str, overwrite: bool) -> None:
     """Raise ValueError where a run would overwrite its original, a model that is there already, or somebody's README.md."""
-    from ..hub.card.evaluation_card import check_readme
-
     folder = Path(output_dir)
     check_source(Path(model), folder)
     if (folder / "model").exists() and not overwrite:

@@ -5,26 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..evaluation.report.run_description import class_names, data_source, origin
+from ..evaluation.report.report import UnlearningReport
+from ..evaluation.report.run_description import COMMIT, class_names, data_source, origin
 from ..hub.receipt.forgotten_rows import PRIVATE_FILE, PRIVATE_FOLDER
 from ..hub.receipt.receipt import Receipt
+from ..trainer import UnlearningTrainer
+from ..utils.hub_names import is_local
 from ..utils.safe_text import shown
-
-if TYPE_CHECKING:
-    from ..evaluation.report.report import UnlearningReport
-    from ..trainer import UnlearningTrainer
-    from .job import Job
-
+from .job import Job
 
 RUN_COVERS = ["README.md", "figures", "model", "report.html", "report.json", "report.md"]  # the rest is the run's own
 
 
 def record_receipt(job: Job, trainer: UnlearningTrainer, report: UnlearningReport) -> dict[str, Any]:
     """Write the receipt of `hf-unlearn run` into its output folder, and the owner's key into `_private` there."""
-    from ..evaluation.report.run_description import COMMIT, data_source
-
     run, folder = job.run, Path(job.args.output_dir or ".")
     commit = (data_source(job.train)["dataset"] or {}).get("revision") or run.dataset_revision
     known = run.dataset == "digits" or COMMIT.fullmatch(commit or "")  # else it may be a folder
@@ -68,8 +64,6 @@ NO_MATTER = ("resume", "figures")  # to what comes out
 
 def record_request(job: Job, trainer: UnlearningTrainer) -> dict[str, Any]:
     """What only a run from a recipe knows: the request in words, where model and data come from, and the recipe's keys."""
-    from ..utils.hub_names import is_local
-
     run, labels = job.run, class_names(job.model.config)
     attribute = getattr(trainer.method, "attribute", None)
     found = origin(job.model, run.model_revision or "main", fetch=True) | data_source(job.train)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from ..data.forget_request import ForgetRequest
 from ..utils.argument_checks import check_counts, check_not_empty, check_positive
-
-if TYPE_CHECKING:
-    from ..data.forget_request import ForgetRequest
 
 
 @dataclass
@@ -97,8 +94,6 @@ class RunArguments:
 
     def request(self) -> ForgetRequest:
         """The `ForgetRequest` of the `forget_*` keys."""
-        from ..data.forget_request import ForgetRequest
-
         return ForgetRequest(
             label=self.forget_class,
             column=self.forget_column,

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import nn
+
+from ..evaluation.report.bias_pattern import read_pattern
+from ..evaluation.report.report import UnlearningReport
+from ..methods import Retrain, UnlearningMethod
+from ..models.adapters import below
+from ..models.snapshot import fingerprints
+from ..trainer import UnlearningTrainer
+from ..training.arguments import UnlearningArguments
+from ..training.checks import check_rows
+from ..training.plain_training import warn_if_untrained
+from ..training.resuming import go_on, keep_finished
 from .job import Job
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from ..evaluation.report.report import UnlearningReport
-    from ..methods import UnlearningMethod
+from .records import record_request
 
 
 def unlearn(
@@ -25,13 +32,6 @@ def unlearn(
 
     `retrained`: yardstick and its seconds, trained here if None and asked for. `keep` may save what measuring could lose.
     """
-    from ..evaluation.report.bias_pattern import read_pattern
-    from ..evaluation.report.report import UnlearningReport
-    from ..trainer import UnlearningTrainer
-    from ..training.checks import check_rows
-    from ..training.resuming import go_on
-    from .records import record_request
-
     if job.args.forget_kind == "auto":
         job.args.forget_kind = job.run.kind
     retain = job.train if job.split is None else job.split.retain
@@ -66,14 +66,6 @@ def unlearn(
 
 def retrain(job: Job) -> tuple[nn.Module, float]:
     """A fresh model trained like the original, without the forget set, and saved as `retrained`: (model, seconds)."""
-    from ..methods import Retrain
-    from ..models.adapters import below
-    from ..models.snapshot import fingerprints
-    from ..trainer import UnlearningTrainer
-    from ..training.arguments import UnlearningArguments
-    from ..training.plain_training import warn_if_untrained
-    from ..training.resuming import go_on, keep_finished
-
     assert job.split is not None
     print(f"Retraining without the {len(job.split.forget)} rows to forget, for comparison", flush=True)
     strategy = "epoch" if job.args.save_strategy == "best" else job.args.save_strategy

@@ -5,15 +5,13 @@ from __future__ import annotations
 import copy
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
+from ..methods import UnlearningMethod
 from ..utils.argument_checks import check_counts, check_positive
-
-if TYPE_CHECKING:
-    from ..methods import UnlearningMethod
 
 FORGET_KINDS = ("auto", "class", "samples")
 

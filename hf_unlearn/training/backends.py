@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-from ..models.forward import unwrap
-from ..models.sharding import is_sharded, whole_state
-
-if TYPE_CHECKING:
-    from .protocols import TrainingRun
-
-
 import logging
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from ..methods import METHODS, UnlearningMethod
+from ..models.forward import unwrap
+from ..models.sharding import is_sharded, whole_state
 from ..utils.distributed import in_parallel
-
-if TYPE_CHECKING:
-    from ..methods import UnlearningMethod
-    from .arguments import UnlearningArguments
-    from .protocols import TrainingRun
+from .arguments import UnlearningArguments
+from .protocols import TrainingRun
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +36,6 @@ def backend_of(args: UnlearningArguments) -> str:
 
 def check_backend(method: UnlearningMethod, args: UnlearningArguments) -> None:
     """Raise ValueError where `method` cannot take its steps on the backend of `args`: which, why, and what to use."""
-    from ..methods import METHODS
-
     backend, name = backend_of(args), method.name or type(method).__name__
     if in_parallel() and args.world_size == 1:
         raise ValueError(

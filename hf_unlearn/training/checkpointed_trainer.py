@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,19 +17,17 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.overlap import fingerprint
+from ..methods import UnlearningMethod
 from ..models.adapters import is_adapted, load_adapters
 from ..models.forward import unwrap
 from ..models.sharding import whole_state
 from ..models.snapshot import joint_digest
 from ..utils.files import clear_errors
 from .checkpoints import ASIDE, check_best, is_checkpoint, publish, read_state, seal
+from .monitor import Monitor
+from .outcome import Outcome
 from .resuming import describe_settings
-
-if TYPE_CHECKING:
-    from ..methods import UnlearningMethod
-    from .monitor import Monitor
-    from .outcome import Outcome
-    from .stopping import ForgettingControl
+from .stopping import ForgettingControl
 
 logger = logging.getLogger(__name__)
 

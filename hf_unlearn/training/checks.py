@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from torch import nn
-
-from ..models.adapters import ADAPTER, is_adapted
-
-if TYPE_CHECKING:
-    from ..methods import UnlearningMethod
-
-
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+from torch import nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.columns import find_label_column, read_labels
 from ..data.overlap import check_overlap
-from ..models.adapters import below
+from ..methods import METHODS, UnlearningMethod
+from ..models.adapters import ADAPTER, below, is_adapted
 from ..models.prediction import predict
 from ..models.processor import Processor
 from ..models.snapshot import joint_digest
 from .checkpoints import ASIDE, NAME, is_checkpoint
-
-if TYPE_CHECKING:
-    from ..methods import UnlearningMethod
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +26,6 @@ WRITTEN = ("model", "retrained", "original-training", ASIDE)  # what a run makes
 
 def check_data(method: UnlearningMethod, processor: Processor, forget: Any | None, retain: Any | None) -> None:
     """Raise ValueError where `method` cannot work with these sets, or `processor` not with their rows."""
-    from ..methods import METHODS
-
     name = method.name or type(method).__name__
     if forget is None and not method.needs_column:
         raise ValueError("`forget_dataset` is missing: the rows to forget, `ForgetRequest(...).split(dataset).forget`.")

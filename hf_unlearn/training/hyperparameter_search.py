@@ -9,20 +9,17 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from torch import nn
 from transformers.hyperparameter_search import OptunaBackend
 from transformers.trainer_callback import ExportableState
 
 from ..methods import METHODS, UnlearningMethod
 from ..models.forward import unwrap
+from ..models.snapshot import Snapshot
+from .arguments import UnlearningArguments
 from .protocols import FinishedRun
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from ..models.snapshot import Snapshot
-    from .arguments import UnlearningArguments
 
 Objective = Callable[[dict[str, float]], Any]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +17,7 @@ from ..models.prediction import predict
 from ..models.reference import SAMPLES_FLOOR
 from ..utils.distributed import in_any_process, joined_outputs, own_part, processes, share_statistics
 from ..utils.large_tensors import chunks
-
-if TYPE_CHECKING:
-    from .protocols import TrainingRun
+from .protocols import TrainingRun
 
 logger = logging.getLogger(__name__)
 CLASS_TARGET = 0.01  # share of a forgotten class that may still be put into it

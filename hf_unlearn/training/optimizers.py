@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,9 +11,7 @@ from torch import nn
 from ..methods.components.trust_region import TrustRegion
 from ..models.adapters import FLOOR, is_adapted
 from ..models.forward import unwrap
-
-if TYPE_CHECKING:
-    from .arguments import UnlearningArguments
+from .arguments import UnlearningArguments
 
 OF_OPTIMISERS = ("optim", "optim_args", "weight_decay", "momentum", "adam_beta1", "adam_beta2", "adam_epsilon")
 

@@ -7,15 +7,14 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import nn
+from transformers import Trainer, TrainingArguments
 
 from ..data.pairs import PreparedRows
 from ..models.processor import Processor
 from ..models.snapshot import fingerprints
-
-if TYPE_CHECKING:
-    from torch import nn
-
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +26,6 @@ def train_classifier(
 
     `arguments` are fields of `TrainingArguments`. Warns where the model is afterwards what it was.
     """
-    from transformers import Trainer, TrainingArguments
-
     fixed: dict[str, Any] = {"save_strategy": "no", "remove_unused_columns": False, "logging_strategy": "no"}
     # Else several processes would multiply a mean loss by their number.
     fixed["average_tokens_across_devices"] = False

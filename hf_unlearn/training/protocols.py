@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from torch import nn
+
+from ..data.sampling import EpochSampler
+from ..methods import UnlearningMethod
 from ..methods.protocols import OutputMonitor, UnlearningRun
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from ..data.sampling import EpochSampler
-    from ..methods import UnlearningMethod
-    from .outcome import Outcome
+from .outcome import Outcome
 
 
 class RunMonitor(OutputMonitor, Protocol):

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..models.adapters import configurations
+from ..models.pretrained import save_model
 from .checkpoints import claim_of, find_damage, is_inside, last_checkpoint, resumable, seal
 
 logger = logging.getLogger(__name__)
@@ -104,8 +105,6 @@ def keep_finished(trainer: Any, processing_class: Any, folder: str | Path) -> No
 
     The claim that it is finished is written first and holds only for these very files, which then appear in one go.
     """
-    from ..models.pretrained import save_model
-
     folder = Path(folder)
     record = claim_of(folder)
     if record.is_file() and not find_damage(folder):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -25,9 +25,7 @@ from ..models.reference import SAMPLES_FLOOR
 from ..models.sharding import as_held, local, whole
 from ..models.snapshot import Snapshot
 from ..utils.distributed import in_any_process
-
-if TYPE_CHECKING:
-    from .protocols import TrainingRun
+from .protocols import TrainingRun
 
 logger = logging.getLogger(__name__)
 

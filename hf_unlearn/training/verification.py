@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,9 +11,7 @@ from ..models.adapters import norms_to_hold
 from ..models.snapshot import fingerprints
 from ..utils.large_tensors import chunks
 from .outcome import Outcome, StrayChange
-
-if TYPE_CHECKING:
-    from .protocols import TrainingRun
+from .protocols import TrainingRun
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+from safetensors import SafetensorError
+
 
 class WriteError(OSError):
     """Something could not be written: most often the disk is full."""
@@ -42,8 +45,6 @@ def clear_errors(what: str, folder: str | Path, size: int = 0) -> Iterator[None]
 
 def _failed_to_write(error: Exception) -> bool:
     """A disk that is full or fails, and what safetensors and torch make of it."""
-    from safetensors import SafetensorError
-
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
     writer = ("PytorchStreamWriter", "inline_container")
@@ -113,8 +114,6 @@ def holds_text(path: Path) -> bool:
 
 def front_matter(path: Path) -> dict[str, Any]:
     """The YAML block at the top of a markdown file, as the Hub finds it; {} where there is no file or no such block."""
-    import yaml
-
     if not path.is_file():
         return {}
     found = FRONT_MATTER.match(path.read_text("utf-8", errors="replace"))

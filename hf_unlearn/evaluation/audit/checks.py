@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from scipy.stats import chi2_contingency
 from torch import Tensor, nn
 
 from ...data.pairs import PreparedRows
@@ -109,8 +110,6 @@ def find_classes(kind: str, labels: Mapping[str, Tensor]) -> tuple[int, ...]:
 
 def same_shares(a: Tensor, b: Tensor, level: float = 0.01) -> bool:
     """Whether two sets of labels (n,) could be drawn from the same shares of the classes (χ² test at `level`)."""
-    from scipy.stats import chi2_contingency
-
     classes = int(max(a.max(), b.max())) + 1
     counts = torch.stack([a.bincount(minlength=classes), b.bincount(minlength=classes)])
     counts = counts[:, counts.sum(0) > 0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +13,8 @@ from torch import Tensor
 
 from ...metrics.functional.distance import divergences
 from .evidence import Estimate, estimate_mean, estimate_share, separation
-from .model_outputs import FLOOR, Outputs
+from .model_outputs import FLOOR, Measured, Outputs
 from .probing import class_probe, membership_probe
-
-if TYPE_CHECKING:
-    from .model_outputs import Measured
 
 FEWEST = 5  # rows on either side of a comparison
 NEAREST = 1e-4  # 1 − CKA of features that are the original's own

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from .evidence import Estimate, separation
@@ -38,8 +42,6 @@ def membership_probe(forget: Tensor, test: Tensor, folds: int = 5, seed: int = 0
     Raises:
         ValueError: fewer rows than folds.
     """
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-
     if min(len(forget), len(test)) < folds:
         raise ValueError(f"`forget` and `test` need at least {folds} rows each, got {len(forget)} and {len(test)}.")
     x = torch.cat([forget, test]).numpy()
@@ -50,10 +52,6 @@ def membership_probe(forget: Tensor, test: Tensor, folds: int = 5, seed: int = 0
 
 
 def _probe(seed: int):  # type: ignore[no-untyped-def]
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     model = LogisticRegression(class_weight="balanced", C=0.1, max_iter=500, random_state=seed)
     return make_pipeline(StandardScaler(), model)
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from .report_data import ReportData
 from .table import cell
-
-if TYPE_CHECKING:
-    from .report_data import ReportData
 
 # measure -> subject, and what a value above and one below the retrained model's mean
 SENTENCES = {

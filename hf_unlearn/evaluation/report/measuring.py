@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +15,13 @@ from ...metrics.functional.fairness import group_accuracies
 from ...metrics.functional.information_audit import audit
 from ...metrics.functional.intervals import Interval, mean_distance, share
 from ...models.prediction import predict
+from ...training.protocols import FinishedRun
 from ..relearning import relearn
 from . import measures
 from .bias_pattern import Pattern, bias_measures, read_values
+from .measures import Outputs
 from .report_data import ReportData
 from .run_description import describe_run
-
-if TYPE_CHECKING:
-    from ...training.protocols import FinishedRun
-    from .measures import Outputs
 
 RELEARNING_LIMIT = 200  # steps
 TAUGHT_ROWS = 20  # forget rows that a forgotten class is relearned from

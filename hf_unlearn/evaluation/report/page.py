@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from ...utils.safe_text import inert, plain, shown
 from .interpretation import limits, notes, reading
 from .plots import draw_inline
+from .report_data import ReportData
 from .table import rows
-
-if TYPE_CHECKING:
-    from .report_data import ReportData
 
 
 def to_markdown(report: ReportData) -> str:
@@ -42,9 +43,6 @@ def to_html(report: ReportData, figures: bool = True) -> str:
     Raises:
         ImportError: `figures` without matplotlib.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
     pictures = []
     if figures:
         pictures = draw_inline(report)

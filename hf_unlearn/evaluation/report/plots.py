@@ -7,14 +7,12 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...utils.files import written_atomically
-
-if TYPE_CHECKING:
-    from .report_data import ReportData
+from .report_data import ReportData
 
 # Colour-blind safe (Okabe and Ito); the same model has the same colour everywhere.
 COLOURS = {"original": "#999999", "unlearned": "#0072B2", "retrained": "#E69F00"}

@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+import transformers
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
+
+from ...models.adapters import is_adapted
+from ...models.snapshot import weights_digest
+from ...training.protocols import FinishedRun
 from ...utils.files import front_matter
 from ...utils.hub_names import snapshots
 from ...utils.safe_text import shown
-
-if TYPE_CHECKING:
-    from ...training.protocols import FinishedRun
 
 SHOWN_ARGUMENTS = (
     "update", "trust_region", "learning_rate", "max_steps", "num_train_epochs", "per_device_train_batch_size", "seed",
@@ -22,12 +27,6 @@ COMMIT = re.compile("[0-9a-f]{40}")
 
 def describe_run(run: FinishedRun, retain: Any | None, sizes: Mapping[str, int]) -> dict[str, Any]:
     """What any trainer knows. `sizes`: rows of each set that were measured."""
-    import torch
-    import transformers
-
-    from ...models.adapters import is_adapted
-    from ...models.snapshot import weights_digest
-
     sets: dict[str, Any] = {"forget": run.forget_dataset, "retain": retain}
     labels, classes = class_names(run.model.config), run.reference.forgotten_classes
     return {
@@ -81,8 +80,6 @@ def origin(model: Any, revision: str | None = None, fetch: bool = False) -> dict
 
 def _snapshot(name: str, revision: str | None) -> Path | None:
     """The folder of a model in the Hub's cache: that of `revision`, or the only one; with several, what they are in."""
-    from huggingface_hub import try_to_load_from_cache
-
     folder = snapshots(name)
     held = list(folder.iterdir()) if folder.is_dir() else []
     if not held:
@@ -95,9 +92,6 @@ def _snapshot(name: str, revision: str | None) -> Path | None:
 
 def _download(name: str, revision: str) -> None:
     """The card of a model on the Hub into the cache, where it can be had."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-
     try:
         hf_hub_download(name, "README.md", revision=revision)
     except (HfHubHTTPError, OSError):  # no card, or no network: its licence stays unknown

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ...utils.safe_text import shown
-
-if TYPE_CHECKING:
-    from .report_data import ReportData
+from .report_data import ReportData
 
 PERCENT = {
     "forget_accuracy": "accuracy on the forget set",

@@ -6,8 +6,17 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import yaml
+from huggingface_hub import ModelCardData
+from jinja2 import ChainableUndefined, Environment, PackageLoader, TemplateError
+from markupsafe import Markup
+
+from ...evaluation.audit.verdicts import MEANING
+from ...evaluation.report.interpretation import limits, notes, reading
+from ...evaluation.report.plots import drawings
+from ...evaluation.report.report import UnlearningReport
 from ...utils.files import read_object, write_atomically
 from ...utils.safe_text import inert, plain, shown, visible
 from ..layout import AUDIT, CARD, RECEIPT, REPORT
@@ -15,10 +24,6 @@ from ..receipt.sealing import read_receipt, seal
 from .command_lines import audit_command, run_command, snippet
 from .metadata import metadata, model_name
 
-if TYPE_CHECKING:
-    from huggingface_hub import ModelCardData
-
-    from ...evaluation.report.report import UnlearningReport
 MARK = re.compile(
     r"\[//\]: # \(hf_unlearn card, SHA-256 of the text above: [0-9a-f]{64}\)\n\Z"
 )  # markdown shows no such line
@@ -46,9 +51,6 @@ def render_card(
     Raises:
         ValueError: a report or an audit of another schema, a figure that is not below the card, a `repo_id` that is none.
     """
-    from ...evaluation.report.interpretation import limits, notes, reading
-    from ...evaluation.report.report import UnlearningReport
-
     _check_repo(repo_id)
     read = UnlearningReport.from_dict(report)
     run, ours = read.run, read.models.get("unlearned", {})
@@ -96,8 +98,6 @@ def write_plain_card(
         note: markdown above it.
         fields: of the front matter, as in `render_card`; `model_name` is the title.
     """
-    from markupsafe import Markup
-
     given = dict(fields or {})
     original, title = given.get("base_model") or original, given.pop("model_name", None) or "Unlearned model"
     adapter = (folder / "adapter_config.json").is_file()
@@ -110,9 +110,6 @@ def write_plain_card(
 
 def _render(template: str, front: ModelCardData, **values: Any) -> str:
     """Every value is made inert, unless it is marked as ours: what a data set calls its classes must never become markup."""
-    from jinja2 import ChainableUndefined, Environment, PackageLoader
-    from markupsafe import Markup
-
     environment = Environment(
         loader=PackageLoader("hf_unlearn.hub.card"),
         autoescape=False,
@@ -144,8 +141,6 @@ def card_of(folder: str | Path, *, repo_id: str | None = None, fields: Mapping[s
     Raises:
         ValueError: there is no report that this version reads, or a receipt that was changed by hand.
     """
-    from jinja2 import TemplateError
-
     folder = Path(folder)
     report = read_object(folder / REPORT)
     if report is None:
@@ -200,8 +195,6 @@ def _request(run: Mapping[str, Any]) -> str:
 
 def _rows(report: UnlearningReport) -> list[tuple[str, list[Any]]]:
     """The report's table without the rows on single groups: values of an attribute are not for a card."""
-    from markupsafe import Markup
-
     groups = len(next(iter(report.groups.values()), {}))
     table, seconds = report.rows(), "unlearning" in report.seconds
     end = len(table) - seconds
@@ -217,10 +210,6 @@ def _groups(report: UnlearningReport) -> list[tuple[str, float, float, int]]:
 
 def _figures(report: UnlearningReport, paths: Sequence[str]) -> Iterator[tuple[Any, Any]]:
     """Path and drawing of each given figure, in the report's order."""
-    from markupsafe import Markup
-
-    from ...evaluation.report.plots import drawings
-
     given = {}
     for path in map(PurePosixPath, paths):
         if path.is_absolute() or ".." in path.parts or not re.fullmatch(r"[\w./-]+", str(path), re.ASCII):
@@ -233,8 +222,6 @@ def _audit(audit: Mapping[str, Any] | None, run: Mapping[str, Any]) -> dict[str,
     """Verdict, its meaning, lines and limits of an audit; None for one of other weights."""
     if audit is None:
         return None
-    from ...evaluation.audit.verdicts import MEANING
-
     if not str(audit.get("schema")).startswith("hf_unlearn/audit/1"):
         raise ValueError(f"`audit` has the schema {audit.get('schema')!r}, this version reads 'hf_unlearn/audit/1'.")
     try:
@@ -257,8 +244,6 @@ def _audit(audit: Mapping[str, Any] | None, run: Mapping[str, Any]) -> dict[str,
 
 def _cell(value: float | None) -> Any:
     """A number of an audit's line."""
-    from markupsafe import Markup
-
     return Markup("–" if value is None else f"{value:.3f}")
 
 
@@ -268,16 +253,11 @@ def _percent(share: float) -> str:
 
 def _link(address: str) -> Any:
     """The target of a link: a plain web address, or none."""
-    from markupsafe import Markup
-
     return Markup(address if re.fullmatch(r"https://[\w./-]+", address, re.ASCII) else "")
 
 
 def _fenced(content: Any, language: str) -> Any:
     """A code block that its content cannot close; what is not text is written as YAML, its strings shortened."""
-    import yaml
-    from markupsafe import Markup
-
     if not isinstance(content, str):
         content = yaml.safe_dump(_short(content), sort_keys=False, allow_unicode=True, width=float("inf")).strip()
     text = "\n".join(map(visible, content.split("\n")))

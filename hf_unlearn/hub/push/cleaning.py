@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import get_token
+
 from ...utils.hub_names import is_local
 
 # Names of classes and of an attribute's values, which may look like anything: a model without one of them is another model.
@@ -81,8 +83,6 @@ class Secrets:
     """What no published text may hold: tokens, and the folders of this machine."""
 
     def __init__(self, run_folder: Path) -> None:
-        from huggingface_hub import get_token
-
         roots = {Path.home(), Path.cwd(), run_folder.absolute(), run_folder.resolve(), Path(tempfile.gettempdir())}
         # A root of one part, such as /data, is an ordinary word until something follows it.
         ends = {str(r): r"(?![\w-])" if len(r.parts) > 2 else r"/[\w.]" for r in roots if r.parent != r}

@@ -16,7 +16,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from ...utils.files import file_digest, holds_text
 from ...utils.safe_text import visible
@@ -25,9 +34,6 @@ from .branch_contents import evidence_in, is_evidence, is_tagged, license_beside
 from .retries import CONFLICT, Patience, PushError, bounded, explained, is_passing, patiently, status, wait
 from .staging import inventory
 from .target_names import check_targets
-
-if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +114,6 @@ def push_folder(
 
 def full_name(repo_id: str, token: str | None = None, patience: Patience | None = None) -> str:
     """`repo_id` with its owner: a bare name is one's own. Raises PushError as `push_folder`."""
-    from huggingface_hub import HfApi
-
     if "/" in repo_id:
         return repo_id
     with explained(repo_id):
@@ -120,9 +124,6 @@ def license_there(
     repo_id: str, revision: str | None = None, token: str | None = None, patience: Patience | None = None
 ) -> Any:
     """The licence that the repository was made with, or got by an earlier push; None where there is none."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
     look = HfApi(token=token).model_info
     with explained(repo_id):
         try:
@@ -135,8 +136,6 @@ class _Push:
     """The steps of one push."""
 
     def __init__(self, folder: Path, repo_id: str, token: str | None, patience: Patience) -> None:
-        from huggingface_hub import HfApi
-
         self.api, self.folder, self.patience, self.in_full = HfApi(token=token), folder, patience, False
         self.files, left_out = inventory(folder)
         if left_out:
@@ -190,8 +189,6 @@ class _Push:
             self._ask(self.api.model_info, base, revision=adapter.get("revision"))
 
     def _look_or_make(self, private: bool) -> Any:
-        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
         try:
             return self._look()
         except GatedRepoError:
@@ -288,9 +285,6 @@ class _Push:
         After an answer that was lost, or another commit, the branch is looked at anew: the client library leaves out files that
         are there, so that a commit that did arrive is recognised, and one of somebody else's is never overwritten.
         """
-        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-        from huggingface_hub.errors import HTTPError
-
         parent, conflicts = there.sha, 0
         for attempt in range(self.patience.tries):
             there = self._look(branch) if attempt else there
@@ -343,8 +337,6 @@ class _Push:
                 raise PushError(f"{arrived}, but without the tag {tag!r}: {error}") from error
 
     def _make_tag(self, tag: str, commit: str) -> None:
-        from huggingface_hub.errors import HfHubHTTPError
-
         try:
             self._ask(self.api.create_tag, self.repo_id, tag=tag, revision=commit)
         except HfHubHTTPError as error:

@@ -14,10 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...evaluation.report.report_data import SCHEMA
 from ...utils.files import front_matter, read_object, write_atomically
 from ...utils.hub_names import HUB_ID, is_local
 from ...utils.safe_text import visible
+from ..card.evaluation_card import card_of, is_rendered, write_plain_card
 from ..layout import ADAPTER, AUDIT, CARD, EVIDENCE, MODEL, RECEIPT, REPORT, VOCABULARY, is_publishable
+from ..receipt.sealing import changed_weights, seal
+from ..receipt.signing import sign, signature_file
 from .cleaning import Secrets, clean_tensors, without_paths, without_values
 from .target_names import check_base
 
@@ -192,9 +196,6 @@ def complete(
     With a report it is the evaluation card, as report, audit and receipt are now, which then says where the model is; a `note`
     is for a model that was not measured.
     """
-    from ...evaluation.report.report_data import SCHEMA
-    from ..card.evaluation_card import card_of, is_rendered, write_plain_card
-
     report = _read(run_folder / REPORT)
     measured = not note and report.get("schema") == SCHEMA
     if (folder / CARD).is_file() and not (measured and is_rendered((folder / CARD).read_text("utf-8", "replace"))):
@@ -235,9 +236,6 @@ def check_private(folder: Path, run_folder: Path) -> None:
 
 def _seal(folder: Path, run_folder: Path, sign_key: str | Path | None) -> None:
     """The receipt over the files as they are published, cleaned and with their card."""
-    from ..receipt.sealing import changed_weights, seal
-    from ..receipt.signing import sign, signature_file
-
     changed = changed_weights(run_folder)
     if changed:
         raise ValueError(

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
 from ...utils.hub_names import is_local
 from ...utils.safe_text import visible
 from .retries import PushError
@@ -21,8 +23,6 @@ def check_targets(
     repo_id: str, revision: str | None = None, tags: Sequence[str] = (), overwrite_original: str | None = None
 ) -> None:
     """Raise PushError for a name that the Hub or git would not take, or an `overwrite_original` that is not `repo_id`."""
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:

@@ -8,10 +8,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from ...evaluation.report.report import UnlearningReport
+from huggingface_hub import HfApi
+
+from ...evaluation.report.report import UnlearningReport
+from ...utils.hub_names import is_local
+from ..card.evaluation_card import write_plain_card
+from .push import IS_ORIGINAL, REMEDY
+from .retries import Patience, PushError, explained, patiently
+from .run_folder import push_run
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +54,6 @@ class Publishing:
         """
         if not self.is_world_process_zero():  # type: ignore[attr-defined]
             return
-        from huggingface_hub import HfApi
-
-        from .push import IS_ORIGINAL, REMEDY
-        from .retries import Patience, PushError, explained, patiently
-
         name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
         given = private if private is not None else self.args.hub_private_repo
         settings = {"token": token or self.args.hub_token, "private": given is not False, "exist_ok": True}
@@ -75,8 +76,6 @@ class Publishing:
         dataset_args: str | list[str] | None = None,
     ) -> None:
         """Write `README.md` into the output folder; arguments as in the base class."""
-        from ..card.evaluation_card import write_plain_card
-
         card = {k: v for k, v in locals().items() if k in CARD_ARGUMENTS}
         if self.is_world_process_zero():  # type: ignore[attr-defined]
             report = "" if self.measured is None else self.measured.to_markdown()
@@ -84,8 +83,6 @@ class Publishing:
 
     def _original_name(self) -> str | None:
         """Hub id of what the model was loaded from, None for a folder."""
-        from ...utils.hub_names import is_local
-
         name = getattr(self.model.config, "_name_or_path", None)
         return name if name and not is_local(name) else None
 
@@ -164,8 +161,6 @@ class Publishing:
         return folder
 
     def _push(self, saved: Path, card: dict[str, Any], note: str, revision: str | None, **settings: Any) -> Any:
-        from .run_folder import push_run
-
         assert self.hub_model_id is not None
         try:
             if self.measured is not None and not note:

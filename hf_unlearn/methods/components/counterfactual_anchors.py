@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ...data.pairs import PreparedRows
 from ...models.forward import Edit, classify, continuous_input, eval_mode, model_inputs, replace_by
+from ...models.processor import Processor
+from ...models.reference import Reference
 from ...utils.distributed import own_part, together
 from .losses import kl_to_target, total_variation
-
-if TYPE_CHECKING:
-    from ...data.pairs import PreparedRows
-    from ...models.processor import Processor
-    from ...models.reference import Reference
 
 logger = logging.getLogger(__name__)
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...models.forward import classify, eval_mode, model_inputs
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 
 def kl_to_target(target: Tensor, logits: Tensor) -> Tensor:

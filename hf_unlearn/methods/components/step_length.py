@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ...data.sampling import Drawn
 from ...models.forward import unwrap
 from ...models.prediction import answers
 from ...models.reference import SAMPLES_FLOOR
 from ...utils.distributed import sum_over_processes
+from ..protocols import UnlearningRun
 from .influence import Sample
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from ..protocols import UnlearningRun
 
 FLOOR = 0.01
 SHORTEST = 2.0**-20  # of the first guess: what is shorter is nothing
