@@ -5,11 +5,8 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SGD, changed, data_for, forget_batch, image_data, image_processor, state, trained
 from peft import IA3Config, LNTuningConfig, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from test_adapters import logits, patched, perturb
-from test_methods import make
 
 from hf_unlearn import JiT
 from hf_unlearn.cli import main
@@ -19,6 +16,11 @@ from hf_unlearn.models.adapter_config import adapter_config
 from hf_unlearn.models.adapters import Patch, load_patches
 from hf_unlearn.models.prediction import predict
 from hf_unlearn.models.pretrained import load_classifier, save_model
+from tests.support.data import data_for, image_data, image_processor
+from tests.support.models import changed, state, trained
+from tests.support.runs import SGD, forget_batch
+from tests.test_adapters import logits, patched, perturb
+from tests.test_methods import make
 
 pytestmark = pytest.mark.slow
 

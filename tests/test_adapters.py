@@ -6,23 +6,8 @@ import math
 
 import pytest
 import torch
-from conftest import (
-    SGD,
-    KillAt,
-    Killed,
-    arguments,
-    build,
-    changed,
-    class_split,
-    forget_batch,
-    processing_class,
-    state,
-    trained,
-    trainer_for,
-)
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from test_methods import GRADIENT, make
 
 from hf_unlearn import JiT, MarginalInformation, UnlearningTrainer
 from hf_unlearn.models.adapter_config import adapter_config
@@ -31,6 +16,10 @@ from hf_unlearn.models.forward import classify, eval_mode, model_inputs
 from hf_unlearn.models.pretrained import save_model
 from hf_unlearn.models.reference import FrozenOriginal
 from hf_unlearn.models.structure import default_targets
+from tests.support.data import class_split, processing_class
+from tests.support.models import build, changed, state, trained
+from tests.support.runs import SGD, KillAt, Killed, arguments, forget_batch, trainer_for
+from tests.test_methods import GRADIENT, make
 
 KINDS = ("lora", "dora", "ia3")
 ARCHES = ("vit", "resnet", "convnext", "swin", "bert", "distilbert", "roberta")

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import class_split, data_for, image_data, image_processor, pixel_data, processing_class, trained
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
@@ -34,6 +33,8 @@ from hf_unlearn.evaluation.relearning import relearn
 from hf_unlearn.models.prediction import predict
 from hf_unlearn.models.pretrained import load_classifier
 from hf_unlearn.models.processor import Processor
+from tests.support.data import class_split, data_for, image_data, image_processor, pixel_data, processing_class
+from tests.support.models import trained
 
 # --- statistics -------------------------------------------------------------------------------------------------------
 
@@ -250,7 +251,7 @@ def test_sets_that_cannot_be_compared_are_refused_before_a_model_is_run(changes,
 
 
 def test_models_that_cannot_be_compared_are_refused_before_a_model_is_run():
-    from conftest import build
+    from tests.support.models import build
 
     original = Untouchable(trained("vit"))
     with pytest.raises(ValueError, match=r"`retrained\[0\]` has a head of 3 classes and `original` one of 4"):

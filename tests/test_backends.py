@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from conftest import arguments, class_split, processing_class, trained
 
 from hf_unlearn import METHODS, UIB, FeatureInformation, JiT, UnlearningMethod, UnlearningTrainer
 from hf_unlearn.cli.run import main
 from hf_unlearn.training.backends import BACKENDS, backend_of, check_backend
+from tests.support.data import class_split, processing_class
+from tests.support.models import trained
+from tests.support.runs import arguments
 
 ROOT = Path(__file__).parents[1]
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import arguments, build, changed, data_for, processing_class, state, trained
 
 from hf_unlearn import UnlearningTrainer
 from hf_unlearn.methods.components.wasserstein import (
@@ -21,6 +20,9 @@ from hf_unlearn.models.barycenter_layer import RECORD, TENSORS, Barycenter, atta
 from hf_unlearn.models.forward import model_inputs
 from hf_unlearn.models.processor import Processor
 from hf_unlearn.models.structure import find_last_layer
+from tests.support.data import data_for, processing_class
+from tests.support.models import build, changed, state, trained
+from tests.support.runs import arguments
 
 ARCHS = ("resnet", "vit", "bert")
 

@@ -12,19 +12,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import (
-    CLASSES,
-    arguments,
-    changed,
-    class_split,
-    image_data,
-    image_processor,
-    pixel_data,
-    state,
-    text_data,
-    trained,
-    trainer_for,
-)
 from datasets import load_dataset
 
 from hf_unlearn import (
@@ -48,6 +35,9 @@ from hf_unlearn.pipeline.run_arguments import RunArguments
 from hf_unlearn.training.verification import mean_total_variation
 from hf_unlearn.utils import large_tensors as tables
 from hf_unlearn.utils.large_tensors import Collector, chunks, new_table
+from tests.support.data import CLASSES, class_split, image_data, image_processor, pixel_data, text_data
+from tests.support.models import changed, state, trained
+from tests.support.runs import arguments, trainer_for
 
 pytestmark = pytest.mark.slow
 

@@ -14,15 +14,6 @@ import pytest
 import transformers
 import yaml
 from cards import keep
-from conftest import (
-    data_for,
-    image_data,
-    image_processor,
-    text_data,
-    tokenizer,
-    trained,
-    trainer_for,
-)
 from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
 
@@ -35,6 +26,9 @@ from hf_unlearn.hub.receipt import RECEIPT, verify_folder
 from hf_unlearn.hub.receipt.signing import signature_file
 from hf_unlearn.models.pretrained import save_model
 from hf_unlearn.pipeline.prepare import check_folders
+from tests.support.data import data_for, image_data, image_processor, text_data, tokenizer
+from tests.support.models import trained
+from tests.support.runs import trainer_for
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,17 +14,6 @@ import datasets
 import numpy as np
 import pytest
 import yaml
-from conftest import (
-    CLASSES,
-    data_for,
-    image_data,
-    image_processor,
-    pixel_data,
-    text_data,
-    tokenizer,
-    trained,
-    trainer_for,
-)
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
@@ -35,6 +24,9 @@ from hf_unlearn.evaluation.report.run_description import class_names
 from hf_unlearn.hub.card.evaluation_card import render_card, write_card
 from hf_unlearn.models.pretrained import save_model
 from hf_unlearn.utils.safe_text import LENGTH, shown
+from tests.support.data import CLASSES, data_for, image_data, image_processor, pixel_data, text_data, tokenizer
+from tests.support.models import trained
+from tests.support.runs import trainer_for
 
 pytestmark = pytest.mark.slow
 

@@ -10,19 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import (
-    KillAt,
-    Killed,
-    build,
-    changed,
-    class_split,
-    data_for,
-    processing_class,
-    state,
-    trained,
-    trainer_for,
-)
-from fresh_processes import exit_codes, start
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_pt_utils import safe_globals
 
@@ -30,6 +17,10 @@ from hf_unlearn import FineTune, GradientAscent, GradientDifference
 from hf_unlearn.training.checkpoints import chosen_checkpoint, find_damage, last_checkpoint, read_state
 from hf_unlearn.training.resuming import go_on, keep_finished
 from hf_unlearn.utils.files import WriteError
+from tests.support.data import class_split, data_for, processing_class
+from tests.support.fresh_processes import exit_codes, start
+from tests.support.models import build, changed, state, trained
+from tests.support.runs import KillAt, Killed, trainer_for
 
 EVERY = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
 ADAMW = {"trust_region": 0.0, "learning_rate": 1e-3}

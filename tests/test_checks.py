@@ -2,11 +2,13 @@
 
 import datasets
 import pytest
-from conftest import CLASSES, class_split, pixel_data, trained, trainer_for
 
 from hf_unlearn import FeatureInformation, JiT, MarginalInformation
 from hf_unlearn.models.processor import Processor
 from hf_unlearn.training.checks import check_data
+from tests.support.data import CLASSES, class_split, pixel_data
+from tests.support.models import trained
+from tests.support.runs import trainer_for
 
 
 def without_label(data, row=3, value=None):

@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import image_data, image_processor, text_data, tokenizer, trained
 from safetensors.torch import load_file
 
 from hf_unlearn import METHODS
 from hf_unlearn.cli import COMMANDS, main
+from tests.support.data import image_data, image_processor, text_data, tokenizer
+from tests.support.models import trained
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -82,7 +83,8 @@ def test_a_target_that_is_missed_exits_with_1_and_says_so(folders, tmp_path):
 def test_nan_in_the_data_exits_with_2_and_writes_no_model(folders, tmp_path):
     import datasets
     import numpy as np
-    from conftest import pixel_data
+
+    from tests.support.data import pixel_data
 
     rows = pixel_data(96).with_format("numpy")
     pixels = np.stack(rows["pixel_values"])

@@ -3,13 +3,15 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from conftest import KillAt, Killed, changed, class_split, pixel_data, state, trained, trainer_for
 from transformers import TrainerCallback
 
 from hf_unlearn import ForgetRequest, GradientAscent, JiT, UnlearningMethod
 from hf_unlearn.methods.components.trust_region import TrustRegion
 from hf_unlearn.models.forward import classify, eval_mode, model_inputs
 from hf_unlearn.models.prediction import predict
+from tests.support.data import class_split, pixel_data
+from tests.support.models import changed, state, trained
+from tests.support.runs import KillAt, Killed, trainer_for
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-12, 1e-3, 1.0, 1e6])

@@ -6,19 +6,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import (
-    CLASSES,
-    arguments,
-    build,
-    changed,
-    class_split,
-    forget_batch,
-    pixel_data,
-    processing_class,
-    state,
-    trained,
-    trainer_for,
-)
 
 from hf_unlearn import CounterfactualDistillation, ForgetRequest, GradientDifference, JiT, UnlearningTrainer
 from hf_unlearn.data.pairs import PreparedRows
@@ -28,6 +15,9 @@ from hf_unlearn.models.forward import classify, model_inputs
 from hf_unlearn.models.prediction import predict
 from hf_unlearn.models.processor import Processor
 from hf_unlearn.models.reference import Reference, build_reference, forgotten_classes
+from tests.support.data import CLASSES, class_split, pixel_data, processing_class
+from tests.support.models import build, changed, state, trained
+from tests.support.runs import arguments, forget_batch, trainer_for
 
 
 def test_struck_out_belief_is_the_rest_renormalised():

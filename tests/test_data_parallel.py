@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import state, trained
-from data_parallel_run import CASES, RESUMED, SHARDED, ZERO
 
 from hf_unlearn import METHODS
 from hf_unlearn.cli.processes import launch
+from tests.support.data_parallel_run import CASES, RESUMED, SHARDED, ZERO
+from tests.support.models import state, trained
 
-SCRIPT = Path(__file__).with_name("data_parallel_run.py")
+ROOT = Path(__file__).parents[1]
+SCRIPT = ["-m", "tests.support.data_parallel_run"]
 STOPS = {"jit: head, until the target", "gradient_ascent: lands on its target"}
 NAMES = [
     *CASES,
@@ -26,8 +27,8 @@ pytestmark = pytest.mark.slow
 
 def in_two(folder, *words):
     """What each of two processes found."""
-    environment = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    assert launch([sys.executable, str(SCRIPT), str(folder), *words], 2, environment) == 0
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    assert launch([sys.executable, *SCRIPT, str(folder), *words], 2, environment) == 0
     return [torch.load(folder / f"results-{rank}.pt") for rank in (0, 1)]
 
 
@@ -35,9 +36,9 @@ def in_two(folder, *words):
 def results(tmp_path_factory):
     """What one process found, and what each of two did: importing takes longer than all the runs, so it is done once."""
     folder = tmp_path_factory.mktemp("alone")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with (folder / "log").open("w") as log:
-        single = subprocess.Popen([sys.executable, str(SCRIPT), str(folder)], env=environment, stdout=log, stderr=log)
+        single = subprocess.Popen([sys.executable, *SCRIPT, str(folder)], env=environment, stdout=log, stderr=log)
         two = in_two(tmp_path_factory.mktemp("two"))
     assert single.wait(timeout=600) == 0, (folder / "log").read_text()[-6000:]
     return [torch.load(folder / "results-0.pt")], two

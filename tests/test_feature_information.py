@@ -4,7 +4,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, arguments, build, data_for, groups_for, image_processor, processing_class, trained
 
 from hf_unlearn import FeatureInformation, UnlearningTrainer
 from hf_unlearn.data.columns import read_groups
@@ -12,6 +11,9 @@ from hf_unlearn.data.sampling import EpochSampler
 from hf_unlearn.metrics.functional.information_audit import audit
 from hf_unlearn.models.prediction import predict
 from hf_unlearn.models.processor import Processor
+from tests.support.data import CLASSES, data_for, groups_for, image_processor, processing_class
+from tests.support.models import build, trained
+from tests.support.runs import arguments
 
 
 def trainer_on(arch, folder, data, model=None, method=None, **changes):

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import image_data, image_processor, tokenizer, trained
-from hub_runs import write
 from huggingface_hub import HfApi, ModelCard
 from transformers import AutoModelForImageClassification
 
 from hf_unlearn.utils.hub_names import pinned, split_revision
+from tests.support.data import image_data, image_processor, tokenizer
+from tests.support.hub_runs import write
+from tests.support.models import trained
 
 ROOT = Path(__file__).parents[1]
 LOAD = """

@@ -10,19 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from conftest import (
-    SGD,
-    KillAt,
-    Killed,
-    build,
-    changed,
-    class_split,
-    data_for,
-    processing_class,
-    state,
-    trained,
-    trainer_for,
-)
 from torch import nn
 
 from hf_unlearn import METHODS, UIB, FineTune, GradientAscent, JiT, MarginalInformation
@@ -30,6 +17,9 @@ from hf_unlearn.methods.components.influence import Sample, SampleGradients, inf
 from hf_unlearn.methods.components.step_length import farthest
 from hf_unlearn.models.processor import Processor
 from hf_unlearn.models.structure import layer_groups
+from tests.support.data import class_split, data_for, processing_class
+from tests.support.models import build, changed, state, trained
+from tests.support.runs import SGD, KillAt, Killed, trainer_for
 
 # --- where the removal moves the weights ------------------------------------------------------------------------------
 

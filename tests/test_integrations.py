@@ -7,18 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from conftest import (
-    SGD,
-    arguments,
-    changed,
-    class_split,
-    data_for,
-    processing_class,
-    state,
-    text_data,
-    trained,
-    trainer_for,
-)
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_unlearn import (
@@ -36,6 +24,9 @@ from hf_unlearn import (
 from hf_unlearn.models.forward import classify, eval_mode, model_inputs
 from hf_unlearn.models.structure import default_targets
 from hf_unlearn.training.hyperparameter_search import measures_of, remaining_damage, tuned
+from tests.support.data import class_split, data_for, processing_class, text_data
+from tests.support.models import changed, state, trained
+from tests.support.runs import SGD, arguments, trainer_for
 
 pytestmark = pytest.mark.slow
 

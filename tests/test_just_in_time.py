@@ -8,21 +8,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import (
-    CLASSES,
-    SIZE,
-    build,
-    changed,
-    class_split,
-    data_for,
-    forget_batch,
-    pixels,
-    state,
-    text_data,
-    tokenizer,
-    trained,
-    trainer_for,
-)
 
 from hf_unlearn import JiT
 from hf_unlearn.data.pairs import sample_seed
@@ -30,6 +15,9 @@ from hf_unlearn.methods.just_in_time import gaussian_like
 from hf_unlearn.models.forward import continuous_input, model_inputs
 from hf_unlearn.models.processor import Processor
 from hf_unlearn.models.reference import Reference
+from tests.support.data import CLASSES, SIZE, class_split, data_for, pixels, text_data, tokenizer
+from tests.support.models import build, changed, state, trained
+from tests.support.runs import forget_batch, trainer_for
 
 
 def official(model, batches, seeds, sigma, copies, learning_rate, zero_gradients):

@@ -16,8 +16,6 @@ import subprocess
 import time
 
 import pytest
-from conftest import arguments, class_split, data_for, image_data, image_processor, processing_class, trained
-from fresh_processes import DEADLINE, exit_codes, start, until
 
 from hf_unlearn import METHODS, ForgetRequest
 from hf_unlearn.cli import main
@@ -25,6 +23,10 @@ from hf_unlearn.pipeline.job import Job
 from hf_unlearn.pipeline.run_arguments import RunArguments
 from hf_unlearn.pipeline.unlearn import unlearn
 from hf_unlearn.training.resuming import keep_finished
+from tests.support.data import class_split, data_for, image_data, image_processor, processing_class
+from tests.support.fresh_processes import DEADLINE, exit_codes, start, until
+from tests.support.models import trained
+from tests.support.runs import arguments
 
 KILLS = int(os.environ.get("HF_UNLEARN_KILLS", "2"))
 pytestmark = pytest.mark.slow

@@ -7,11 +7,11 @@ import sys
 import time
 
 import pytest
-from test_command_line import command, environment, folders  # noqa: F401  a fixture
 
 from hf_unlearn.cli import processes as launching
 from hf_unlearn.cli.processes import launch
 from hf_unlearn.cli.run import main
+from tests.test_command_line import command, environment, folders  # noqa: F401  a fixture
 
 RANK = "import os, sys, time; rank = int(os.environ['RANK'])"
 

@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import class_split, forget_batch, state, trained, trainer_for
 
 from hf_unlearn import ForgetRequest, MarginalInformation
 from hf_unlearn.metrics.functional.information import disjoint_information
 from hf_unlearn.models.forward import classify, eval_mode, model_inputs
+from tests.support.data import class_split
+from tests.support.models import state, trained
+from tests.support.runs import forget_batch, trainer_for
 
 ADAM = {"trust_region": 0.0, "learning_rate": 1e-3, "optim": "adamw_torch"}
 
@@ -127,7 +129,7 @@ def test_conditional_form_without_forget_labels_is_refused(tmp_path):
 
 
 def test_a_head_of_one_output_is_refused(tmp_path):
-    from conftest import build
+    from tests.support.models import build
 
     split = class_split("vit", label=0)
     zeros = [s.remove_columns("label").add_column("label", [0] * len(s)) for s in (split.forget, split.retain)]

@@ -3,18 +3,20 @@
 import math
 from dataclasses import fields
 
-import conftest
 import pytest
 import torch
-from conftest import KillAt, Killed, build, changed, class_split, data_for, forget_batch, state, trained, trainer_for
 
 from hf_unlearn import METHODS, ForgetRequest, JiT, Split, UnlearningArguments, UnlearningMethod
 from hf_unlearn.data.pairs import sample_seed
 from hf_unlearn.data.sampling import EpochSampler
 from hf_unlearn.models.forward import classify, eval_mode, model_inputs
 from hf_unlearn.models.trainable import updated_names
+from tests.support.data import class_split, data_for
+from tests.support.models import build, changed, state, trained
+from tests.support.runs import SGD as PLAIN_STEPS
+from tests.support.runs import KillAt, Killed, forget_batch, trainer_for
 
-SGD = {**conftest.SGD, "weight_average": 0.0}
+SGD = {**PLAIN_STEPS, "weight_average": 0.0}
 FROM_RETAIN = ("retrain", "fine_tune")
 CARRIERS = [
     n for n, m in METHODS.items() if not m.one_shot and n not in (*FROM_RETAIN, "uib")

@@ -6,11 +6,13 @@ import evaluate
 import numpy as np
 import pytest
 import torch
-from conftest import arguments, data_for, processing_class, trained
 
 import hf_unlearn.metrics as metrics
 from hf_unlearn import FineTune, UnlearningTrainer
 from hf_unlearn.metrics.functional.fairness import bias_labels, group_accuracies
+from tests.support.data import data_for, processing_class
+from tests.support.models import trained
+from tests.support.runs import arguments
 
 pytestmark = pytest.mark.usefixtures("evaluate_cache")
 

@@ -8,7 +8,6 @@ import evaluate
 import numpy as np
 import pytest
 import torch
-from conftest import class_split, data_for, trainer_for
 from scipy.stats import entropy
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, mutual_info_score, roc_auc_score
@@ -25,6 +24,8 @@ from hf_unlearn.metrics.functional.membership import (
     modified_entropy,
     threshold_attack,
 )
+from tests.support.data import class_split, data_for
+from tests.support.runs import trainer_for
 
 pytestmark = pytest.mark.usefixtures("evaluate_cache")
 

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from conftest import SGD, arguments, changed, class_split, processing_class, state, trained, trainer_for
 
 from hf_unlearn import GradientAscent, JiT, UnlearningTrainer
+from tests.support.data import class_split, processing_class
+from tests.support.models import changed, state, trained
+from tests.support.runs import SGD, arguments, trainer_for
 
 
 def given(folder, optimizer, model, method=None, peft_config=None, **changes):

@@ -8,22 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from conftest import (
-    CLASSES,
-    SIZE,
-    TEXT,
-    VISION,
-    WORDS,
-    build,
-    data_for,
-    image_data,
-    image_processor,
-    pixel_data,
-    processing_class,
-    text_data,
-    tokenizer,
-    trained,
-)
 from PIL import Image
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -40,6 +24,21 @@ from hf_unlearn.models.forward import (
 from hf_unlearn.models.prediction import predict
 from hf_unlearn.models.processor import Processor
 from hf_unlearn.models.trainable import restrict, updated_names
+from tests.support.data import (
+    CLASSES,
+    SIZE,
+    TEXT,
+    VISION,
+    WORDS,
+    data_for,
+    image_data,
+    image_processor,
+    pixel_data,
+    processing_class,
+    text_data,
+    tokenizer,
+)
+from tests.support.models import build, trained
 
 
 def batch_of(arch, n=6):

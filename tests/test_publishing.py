@@ -7,14 +7,16 @@ from concurrent.futures import Future
 import pytest
 import torch
 import transformers
-from conftest import arguments, class_split, image_data, image_processor, trained, trainer_for
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, snapshot_download
-from loopback_hub import ALWAYS, Fault
 
 from hf_unlearn import UnlearningTrainer
 from hf_unlearn.cli import main
 from hf_unlearn.hub.push.retries import PushError
 from hf_unlearn.methods import GradientAscent
+from tests.support.data import class_split, image_data, image_processor
+from tests.support.loopback_hub import ALWAYS, Fault
+from tests.support.models import trained
+from tests.support.runs import arguments, trainer_for
 
 REPO = "alice/vit"
 MODEL_FILES = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}

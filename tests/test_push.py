@@ -7,15 +7,15 @@ import time
 from email.utils import formatdate
 
 import pytest
-from hub_runs import RUN_FILES, digests, run_folder, write
 from huggingface_hub import CommitOperationAdd, HfApi, constants, hf_hub_download, snapshot_download
-from loopback_hub import ALWAYS, Fault
-from receipts import write_run_receipt
 
 from hf_unlearn.cli import main
 from hf_unlearn.hub.push.push import push_folder
 from hf_unlearn.hub.push.retries import Patience, PushError
 from hf_unlearn.hub.push.run_folder import push_run
+from tests.support.hub_runs import RUN_FILES, digests, run_folder, write
+from tests.support.loopback_hub import ALWAYS, Fault
+from tests.support.receipts import write_run_receipt
 
 REPO = "alice/unlearned"
 

@@ -4,13 +4,13 @@ The real client over HTTP; only the clock is not real, so that nobody sleeps bet
 """
 
 import pytest
-from hub_runs import RUN_FILES, digests, run_folder
 from huggingface_hub import CommitOperationAdd, HfApi, constants
-from loopback_hub import ALWAYS, Fault, File
 
 from hf_unlearn.cli import main
 from hf_unlearn.hub.push import push
 from hf_unlearn.hub.push.retries import Patience
+from tests.support.hub_runs import RUN_FILES, digests, run_folder
+from tests.support.loopback_hub import ALWAYS, Fault, File
 
 pytestmark = pytest.mark.slow
 

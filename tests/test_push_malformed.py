@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from hub_runs import run_folder, write
 from safetensors.numpy import save_file
 
 from hf_unlearn.cli import main
 from hf_unlearn.hub.push.retries import PushError, explained
+from tests.support.hub_runs import run_folder, write
 
 REPORT = {"schema": "hf_unlearn/report/2", "models": {"unlearned": {}}, "run": {}}
 CASES = [

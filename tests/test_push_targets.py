@@ -11,10 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from hub_runs import RUN_FILES, run_folder, write
 from huggingface_hub import CommitOperationAdd, HfApi, constants
-from loopback_hub import ALWAYS, Fault, File
-from receipts import write_run_receipt
 
 from hf_unlearn.cli import main
 from hf_unlearn.hub.layout import WEIGHTS
@@ -22,6 +19,9 @@ from hf_unlearn.hub.push import run_folder as pushing
 from hf_unlearn.hub.push.retries import PushError
 from hf_unlearn.hub.push.run_folder import push_run
 from hf_unlearn.hub.push.target_names import NO_REF
+from tests.support.hub_runs import RUN_FILES, run_folder, write
+from tests.support.loopback_hub import ALWAYS, Fault, File
+from tests.support.receipts import write_run_receipt
 
 REPO = "alice/theirs"
 

@@ -12,9 +12,7 @@ from pathlib import Path
 import datasets
 import jsonschema
 import pytest
-from conftest import arguments, class_split, image_data, image_processor, text_data, tokenizer, trained, trainer_for
 from huggingface_hub import constants
-from receipts import publish, receipt_for, valid, verify
 from transformers import AutoModelForSequenceClassification
 
 from hf_unlearn import FeatureInformation, ForgetRequest, JiT, Receipt, UnlearningTrainer
@@ -24,6 +22,10 @@ from hf_unlearn.hub.receipt import canonical_json as canonical
 from hf_unlearn.hub.receipt.forgotten_rows import PRIVATE_FILE, PRIVATE_FOLDER, ForgottenRows
 from hf_unlearn.hub.receipt.merkle_tree import MerkleTree
 from hf_unlearn.hub.receipt.row_digest import PREFIX, row_digest, row_digests
+from tests.support.data import class_split, image_data, image_processor, text_data, tokenizer
+from tests.support.models import trained
+from tests.support.receipts import publish, receipt_for, valid, verify
+from tests.support.runs import arguments, trainer_for
 
 HOSTILE = (
     "<img src=x onerror=alert(1)>\n# **x** [a](https://evil.example/u) www.evil.example @someone `b` | \x1b[31m"

@@ -6,16 +6,16 @@ import stat
 
 import datasets
 import pytest
-from conftest import text_data
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
-from hub_runs import run_folder
-from receipts import publish, receipt_for, sign, valid, verify, write_run_receipt
 
 from hf_unlearn.cli import main
 from hf_unlearn.hub.receipt import RECEIPT, seal, sealing, verify_folder, write_receipt
 from hf_unlearn.hub.receipt import canonical_json as canonical
 from hf_unlearn.hub.receipt.forgotten_rows import PRIVATE_FILE, ForgottenRows
+from tests.support.data import text_data
+from tests.support.hub_runs import run_folder
+from tests.support.receipts import publish, receipt_for, sign, valid, verify, write_run_receipt
 
 
 @pytest.fixture

@@ -2,8 +2,9 @@
 
 import pytest
 from huggingface_hub import HfApi, constants
-from loopback_hub import ALWAYS, Fault
-from receipts import publish, verify
+
+from tests.support.loopback_hub import ALWAYS, Fault
+from tests.support.receipts import publish, verify
 
 REPO = "alice/unlearned"
 

@@ -8,13 +8,13 @@ import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import text_data
 from PIL import Image
-from receipts import receipt_for, verify
 
 from hf_unlearn.cli import main
 from hf_unlearn.hub.receipt import write_receipt
 from hf_unlearn.hub.receipt.forgotten_rows import PRIVATE_FILE
+from tests.support.data import text_data
+from tests.support.receipts import receipt_for, verify
 
 
 @pytest.fixture(scope="module")

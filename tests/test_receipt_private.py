@@ -5,13 +5,13 @@ import os
 import stat
 
 import pytest
-from conftest import text_data
 from huggingface_hub.utils import filter_repo_objects
-from receipts import publish, receipt_for
 
 from hf_unlearn import Receipt
 from hf_unlearn.hub.receipt import RECEIPT, seal, verify_folder
 from hf_unlearn.hub.receipt.forgotten_rows import PRIVATE_FILE, PRIVATE_FOLDER, ForgottenRows
+from tests.support.data import text_data
+from tests.support.receipts import publish, receipt_for
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import image_data, pixel_data, text_data
 from PIL import Image
 
 from hf_unlearn.hub.receipt.forgotten_rows import ForgottenRows, verify_inclusion
 from hf_unlearn.hub.receipt.merkle_tree import MerkleTree, leaf_hash, root_of_path
 from hf_unlearn.hub.receipt.row_digest import row_digest, row_digests
+from tests.support.data import image_data, pixel_data, text_data
 
 # --- the tree ---------------------------------------------------------------------------------------------------------
 

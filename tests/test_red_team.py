@@ -5,13 +5,14 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
-from conftest import build, image_processor, tokenizer
 from pretenders import PRETENDERS, Scene
 
 from hf_unlearn.evaluation.audit.auditor import Auditor
 from hf_unlearn.evaluation.audit.verdicts import SAME, UNCLEAR
 from hf_unlearn.models.pixel_mlp import PixelMLPConfig, PixelMLPForImageClassification
 from hf_unlearn.models.processor import Processor
+from tests.support.data import image_processor, tokenizer
+from tests.support.models import build
 
 pytestmark = pytest.mark.slow  # the quick subset leaves it out; continuous integration runs it
 

@@ -1,10 +1,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import changed, class_split, processing_class, state, trained
 
 from hf_unlearn.evaluation.relearning import relearn
 from hf_unlearn.models.processor import Processor
+from tests.support.data import class_split, processing_class
+from tests.support.models import changed, state, trained
 
 
 def parts(arch, model):

@@ -9,19 +9,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import (
-    CLASSES,
-    arguments,
-    build,
-    changed,
-    class_split,
-    data_for,
-    processing_class,
-    state,
-    text_data,
-    trained,
-    trainer_for,
-)
 
 from hf_unlearn import (
     FineTune,
@@ -38,6 +25,9 @@ from hf_unlearn.metrics.functional.membership import entropy_attack, prediction_
 from hf_unlearn.models.prediction import predict
 from hf_unlearn.models.processor import Processor
 from hf_unlearn.training.outcome import Outcome
+from tests.support.data import CLASSES, class_split, data_for, processing_class, text_data
+from tests.support.models import build, changed, state, trained
+from tests.support.runs import arguments, trainer_for
 
 
 @pytest.fixture(scope="module", params=["vit", "bert"])

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import class_split, data_for, text_data, trained, trainer_for
 from scipy.stats import binomtest, bootstrap, chi2_contingency, ncx2
 from sklearn.metrics import f1_score
 
@@ -21,6 +20,9 @@ from hf_unlearn.metrics.functional import fairness, intervals
 from hf_unlearn.metrics.functional.membership import threshold_attack
 from hf_unlearn.models.prediction import predict
 from hf_unlearn.utils.safe_text import inert
+from tests.support.data import class_split, data_for, text_data
+from tests.support.models import trained
+from tests.support.runs import trainer_for
 
 HOSTILE = "x|</td><script>alert(1)</script>\n# **b** `c` [l](http://evil.example/a) ![i](http://evil.example) www.evil.example"
 

@@ -8,19 +8,6 @@ import threading
 
 import datasets
 import pytest
-from conftest import (
-    KillAt,
-    Killed,
-    build,
-    changed,
-    class_split,
-    data_for,
-    processing_class,
-    state,
-    text_data,
-    trained,
-    trainer_for,
-)
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
@@ -30,6 +17,9 @@ from hf_unlearn.data.sampling import draw
 from hf_unlearn.pipeline.prepare import check_folders
 from hf_unlearn.training.checkpoints import read_state, seal
 from hf_unlearn.training.resuming import go_on, keep_finished
+from tests.support.data import class_split, data_for, processing_class, text_data
+from tests.support.models import build, changed, state, trained
+from tests.support.runs import KillAt, Killed, trainer_for
 
 EVERY = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from conftest import image_data, image_processor, trained
 
 from hf_unlearn import UnlearningReport, UnlearningTrainer
 from hf_unlearn.cli import main
 from hf_unlearn.cli.run import parse
+from tests.support.data import image_data, image_processor
+from tests.support.models import trained
 
 RECIPES = sorted(p for p in (Path(__file__).parents[1] / "recipes").glob("*/*.yaml") if p.parent.name != "accelerate")
 

@@ -3,12 +3,13 @@ import re
 import pytest
 import torch
 import transformers
-from conftest import TEXT, VISION, build, changed, state
 from safetensors.torch import save_file
 
 from hf_unlearn.models.snapshot import Snapshot, fingerprints
 from hf_unlearn.models.structure import default_targets, find_blocks, find_head
 from hf_unlearn.models.trainable import restrict, updated_names
+from tests.support.data import TEXT, VISION
+from tests.support.models import build, changed, state
 
 BLOCKS = {"resnet": 2, "vit": 2, "convnext": 3, "swin": 2, "bert": 2, "distilbert": 2, "roberta": 2}
 

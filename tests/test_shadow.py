@@ -6,11 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import processing_class, text_data
 from datasets import concatenate_datasets
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, DistilBertConfig
 
@@ -25,6 +25,7 @@ from hf_unlearn.models.prediction import predict
 from hf_unlearn.models.processor import Processor
 from hf_unlearn.pipeline.original import build_processor
 from hf_unlearn.training.plain_training import train_classifier
+from tests.support.data import processing_class, text_data
 
 pytestmark = pytest.mark.slow  # the quick subset leaves it out; continuous integration runs it
 
@@ -156,7 +157,7 @@ def test_shadows_of_texts(tmp_path):
 RUN = """
 import sys
 from pathlib import Path
-from test_shadow import digits, half_splits, train_shadows
+from tests.test_shadow import digits, half_splits, train_shadows
 train_shadows(digits(epochs=30.0), half_splits(160, 8, never=40), Path(sys.argv[1]), workers=int(sys.argv[2]))
 """
 
@@ -165,7 +166,7 @@ train_shadows(digits(epochs=30.0), half_splits(160, 8, never=40), Path(sys.argv[
 def test_a_killed_run_goes_on_without_repeating_finished_models(tmp_path, workers):
     def start():
         command = [sys.executable, "-c", RUN, str(tmp_path / "killed"), str(workers)]
-        path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+        path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
         return subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
 

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hub_runs import PRIVATE, RUN_FILES, digests, run_folder, write
-from receipts import write_run_receipt
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer, BertweetTokenizer
@@ -22,6 +20,8 @@ from hf_unlearn.hub.push.staging import inventory, prepare_folder
 from hf_unlearn.hub.receipt import verify_folder
 from hf_unlearn.hub.receipt.signing import generate_key, read_public_key, sign
 from hf_unlearn.utils.files import front_matter
+from tests.support.hub_runs import PRIVATE, RUN_FILES, digests, run_folder, write
+from tests.support.receipts import write_run_receipt
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = [

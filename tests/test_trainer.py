@@ -9,26 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import (
-    CLASSES,
-    SGD,
-    SIZE,
-    KillAt,
-    Killed,
-    arguments,
-    build,
-    changed,
-    class_split,
-    data_for,
-    image_data,
-    image_processor,
-    pixel_data,
-    state,
-    text_data,
-    tokenizer,
-    trained,
-    trainer_for,
-)
 from transformers import DataCollatorWithPadding, TrainerCallback, TrainingArguments
 
 from hf_unlearn import (
@@ -42,6 +22,19 @@ from hf_unlearn import (
 )
 from hf_unlearn.models.forward import classify, eval_mode, model_inputs
 from hf_unlearn.models.prediction import predict
+from tests.support.data import (
+    CLASSES,
+    SIZE,
+    class_split,
+    data_for,
+    image_data,
+    image_processor,
+    pixel_data,
+    text_data,
+    tokenizer,
+)
+from tests.support.models import build, changed, state, trained
+from tests.support.runs import SGD, KillAt, Killed, arguments, trainer_for
 
 
 def make(folder, arch="vit", method=None, **changes):

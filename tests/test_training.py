@@ -4,7 +4,6 @@ import os
 
 import pytest
 import torch
-from conftest import KillAt, Killed, build, changed, data_for, image_data, image_processor, state, trainer_for
 from transformers import EarlyStoppingCallback
 
 from hf_unlearn import GradientAscent, UnlearningArguments
@@ -14,6 +13,9 @@ from hf_unlearn.pipeline.prepare import load_model, prepare
 from hf_unlearn.pipeline.run_arguments import RunArguments
 from hf_unlearn.pipeline.unlearn import retrain
 from hf_unlearn.training.plain_training import train_classifier, warmup_steps
+from tests.support.data import data_for, image_data, image_processor
+from tests.support.models import build, changed, state
+from tests.support.runs import KillAt, Killed, trainer_for
 
 
 def files(folder):

@@ -5,10 +5,12 @@ import math
 
 import pytest
 import torch
-from conftest import class_split, data_for, state, trained, trainer_for
 
 from hf_unlearn import ForgetRequest, MarginalInformation
 from hf_unlearn.training.monitor import estimated_target
+from tests.support.data import class_split, data_for
+from tests.support.models import state, trained
+from tests.support.runs import trainer_for
 
 ADAM = {"trust_region": 0.0, "learning_rate": 3e-3, "optim": "adamw_torch"}
 

@@ -17,7 +17,8 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
-from loopback_hub import LFS_SUFFIXES, Answer, File, LoopbackHub, Refusal, Repository
+
+from tests.support.loopback_hub import LFS_SUFFIXES, Answer, File, LoopbackHub, Refusal, Repository
 
 LFS_LIMIT = 10 * 2**20  # bytes; a larger file is LFS whatever its name
 

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import torch
 from accelerate.state import DistributedType, PartialState
-from conftest import SGD, KillAt, Killed, class_split, data_for, processing_class, state, trained
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from hf_unlearn import METHODS, ForgetRequest, UnlearningArguments, UnlearningMethod, UnlearningTrainer
+from tests.support.data import class_split, data_for, processing_class
+from tests.support.models import state, trained
+from tests.support.runs import SGD, KillAt, Killed
 
 ROWS = 68  # 17 of each class
 

@@ -6,13 +6,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import jsonschema
-from conftest import image_processor, text_data, trained
 
 from hf_unlearn import JiT
 from hf_unlearn.cli import main
 from hf_unlearn.hub.receipt import RECEIPT, build_receipt, sealing, write_receipt
 from hf_unlearn.hub.receipt.forgotten_rows import PRIVATE_FILE, ForgottenRows
 from hf_unlearn.pipeline.records import RUN_COVERS
+from tests.support.data import image_processor, text_data
+from tests.support.models import trained
 
 SCHEMA = json.loads((Path(sealing.__file__).parent / "schemas" / "receipt.schema.json").read_text())
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

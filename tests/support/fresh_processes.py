@@ -22,7 +22,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 CONTEXT = multiprocessing.get_context("forkserver")
 DEADLINE = 300  # seconds
 PRELOADED = (
-    "conftest",
+    "tests.support.runs",
     "hf_unlearn.pipeline.unlearn",
     "hf_unlearn.trainer",
     "hf_unlearn.evaluation.report.report",
@@ -36,7 +36,7 @@ def start_server():
     CONTEXT.set_forkserver_preload(list(PRELOADED))
     with changed_environment(PYTHONWARNINGS="ignore"):  # it would tell of the semaphores that killed processes left
         resource_tracker.ensure_running()
-    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
     with changed_environment(PYTHONPATH=path, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1"):
         forkserver.ensure_running()
 

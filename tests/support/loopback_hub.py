@@ -147,7 +147,7 @@ class LoopbackHub:
         self.cas = Path(self._folder.name) / "cas"
         self.reset()
         self.lock, self.closing = threading.RLock(), threading.Event()
-        from loopback_http import Handler  # it needs this module's names
+        from tests.support.loopback_http import Handler
 
         self._servers = [Server(("127.0.0.1", 0), Handler) for _ in range(2)]
         for server in self._servers:
