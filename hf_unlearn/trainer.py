@@ -22,7 +22,7 @@ from .data.sampling import EpochSampler, draw
 from .evaluation.report.report import UnlearningReport
 from .hub.push.trainer_mixin import Publishing
 from .methods import METHODS, UnlearningMethod
-from .models.adapters import ADAPTER, Patch, adapter_names, is_adapted, norms_to_hold
+from .models.adapters import UPDATE_ADAPTER, Patch, adapter_names, is_adapted, norms_to_hold
 from .models.forward import in_precision
 from .models.processor import Processor
 from .models.reference import Reference, build_reference, forgotten_classes
@@ -31,7 +31,7 @@ from .models.trainable import check_precision, restrict, updated_names
 from .training.arguments import UnlearningArguments
 from .training.backends import check_backend, sharded_while_training, use_one_gpu, warn_if_whole
 from .training.checkpointed_trainer import CheckpointedTrainer
-from .training.checkpoints import chosen_checkpoint, is_checkpoint, is_inside, make_room, read_state
+from .training.checkpoints import chosen_checkpoint, clean_output_folder, is_checkpoint, is_inside, read_state
 from .training.checks import check_data, check_original, check_output, check_patch, find_kind
 from .training.hyperparameter_search import search
 from .training.monitor import Monitor
@@ -145,7 +145,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         kind = "samples" if forget is None else args.forget_kind
         if kind == "auto":
             kind = find_kind(model, self.processor, forget, retain)
-        resolved = args.resolved(self.method, kind, ADAPTER if adapted or is_adapted(model) else None)
+        resolved = args.resolved(self.method, kind, UPDATE_ADAPTER if adapted or is_adapted(model) else None)
         check_idle(args, resolved, optimizer)
         return resolved
 
@@ -318,7 +318,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
                 self.method.load_checkpoint(held)
             started -= saved["seconds"]
         if self.is_world_process_zero():
-            make_room(self.args.output_dir, folder, self.args.overwrite)
+            clean_output_folder(self.args.output_dir, folder, self.args.overwrite)
         self.forgetting.start(saved, held)
         self.started = started
         if self.method.one_shot or (folder is not None and self._go_to_end(folder, saved)):

@@ -15,7 +15,7 @@ from transformers.trainer_pt_utils import safe_globals
 
 from hf_unlearn import FineTune, GradientAscent, GradientDifference
 from hf_unlearn.training.checkpoints import chosen_checkpoint, find_damage, last_checkpoint, read_state
-from hf_unlearn.training.resuming import go_on, keep_finished
+from hf_unlearn.training.resuming import save_finished, train_or_resume
 from hf_unlearn.utils.files import WriteError
 from tests.support.data import class_split, data_for, processing_class
 from tests.support.fresh_processes import exit_codes, start
@@ -396,7 +396,7 @@ def test_a_run_that_overwrites_takes_the_claims_of_the_one_before_away(tmp_path)
     (tmp_path / "model").mkdir()
     before = ascent(tmp_path)
     before.train()
-    keep_finished(before, None, tmp_path / "model")
+    save_finished(before, None, tmp_path / "model")
     assert last_checkpoint(tmp_path) == tmp_path / "model"
     with pytest.raises(Killed):
         ascent(tmp_path, KillAt(1), overwrite=True).train()
@@ -409,11 +409,11 @@ def test_a_finished_run_is_gone_on_with_after_its_training(tmp_path, three, capl
     folder = tmp_path / "run"
     first = ascent(folder, save_strategy="no", **ADAMW)
     first.train()
-    keep_finished(first, processing_class("vit"), folder / "model")
+    save_finished(first, processing_class("vit"), folder / "model")
     assert names(folder) == ["model", "model.finished.json"]
     count = Count()
     again = ascent(folder, count, save_strategy="no", **ADAMW)
-    go_on(again, resume=True)
+    train_or_resume(again, resume=True)
     assert count.steps == []
     assert not changed(three[1], state(again.model))
     assert again.outcome == first.outcome
@@ -421,36 +421,36 @@ def test_a_finished_run_is_gone_on_with_after_its_training(tmp_path, three, capl
     with again.original_weights() as model:
         assert not changed(state(trained("vit")), state(model))
     written = (folder / "model.finished.json").read_bytes()
-    keep_finished(again, processing_class("vit"), folder / "model")
+    save_finished(again, processing_class("vit"), folder / "model")
     assert (folder / "model.finished.json").read_bytes() == written
     flip(folder / "model" / "model.safetensors")
     with pytest.raises(ValueError, match=r"no whole checkpoint.*model: model.safetensors does not hold"):
-        go_on(ascent(folder, count, save_strategy="no", **ADAMW), resume=True)
-    go_on(ascent(folder, count, save_strategy="no", overwrite=True, **ADAMW), resume=True)
+        train_or_resume(ascent(folder, count, save_strategy="no", **ADAMW), resume=True)
+    train_or_resume(ascent(folder, count, save_strategy="no", overwrite=True, **ADAMW), resume=True)
     assert count.steps == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_run_that_goes_on_from_a_named_checkpoint_ends_anew(tmp_path):
     first = ascent(tmp_path, **ADAMW)
     first.train()
-    keep_finished(first, None, tmp_path / "model")
+    save_finished(first, None, tmp_path / "model")
     with pytest.raises(ValueError, match=r"`resume_from_checkpoint=.*checkpoint-5.` cannot be used"):
-        go_on(ascent(tmp_path, resume_from_checkpoint=str(tmp_path / "checkpoint-5")), resume=True)
+        train_or_resume(ascent(tmp_path, resume_from_checkpoint=str(tmp_path / "checkpoint-5")), resume=True)
     other = ascent(tmp_path, resume_from_checkpoint=str(tmp_path / "checkpoint-4"), max_steps=8, **ADAMW)
-    go_on(other, resume=True)
+    train_or_resume(other, resume=True)
     assert changed(state(first.model), state(other.model))
     for folder in (tmp_path / "model", tmp_path):  # beside its checkpoints, or around them as a retrained one
-        keep_finished(other, None, folder)
+        save_finished(other, None, folder)
         assert not changed(state(other.model), state(type(other.model).from_pretrained(folder)))
     again = ascent(tmp_path, overwrite=True)
     again.train()
-    keep_finished(again, None, tmp_path)
+    save_finished(again, None, tmp_path)
     assert not changed(state(again.model), state(type(other.model).from_pretrained(tmp_path)))
 
 
 def test_at_the_command_line_nothing_to_resume_from_is_a_beginning(tmp_path, three, capsys):
     trainer = ascent(tmp_path / "run", **ADAMW)
-    go_on(trainer, resume=True)
+    train_or_resume(trainer, resume=True)
     assert f"Nothing to resume from in {tmp_path / 'run'} yet" in capsys.readouterr().out
     assert not changed(three[1], state(trainer.model))
 

@@ -22,7 +22,7 @@ from hf_unlearn.cli import main
 from hf_unlearn.pipeline.job import Job
 from hf_unlearn.pipeline.run_arguments import RunArguments
 from hf_unlearn.pipeline.unlearn import unlearn
-from hf_unlearn.training.resuming import keep_finished
+from hf_unlearn.training.resuming import save_finished
 from tests.support.data import class_split, data_for, image_data, image_processor, processing_class
 from tests.support.fresh_processes import DEADLINE, exit_codes, start, until
 from tests.support.models import trained
@@ -83,7 +83,7 @@ def job(name, folder):
 def complete(name, folder):
     """As `hf-unlearn run` does it."""
     parts, method = job(name, folder)
-    trainer, report = unlearn(parts, method, keep=lambda t: keep_finished(t, parts.processing_class, folder / "model"))
+    trainer, report = unlearn(parts, method, keep=lambda t: save_finished(t, parts.processing_class, folder / "model"))
     if trainer.is_world_process_zero():
         report.save(folder, figures=False)
 

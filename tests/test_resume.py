@@ -15,8 +15,8 @@ from hf_unlearn import FineTune, ForgetRequest, GradientAscent
 from hf_unlearn.data.overlap import check_overlap, fingerprint
 from hf_unlearn.data.sampling import draw
 from hf_unlearn.pipeline.prepare import check_folders
-from hf_unlearn.training.checkpoints import read_state, seal
-from hf_unlearn.training.resuming import go_on, keep_finished
+from hf_unlearn.training.checkpoints import read_state, seal_checkpoint
+from hf_unlearn.training.resuming import save_finished, train_or_resume
 from tests.support.data import class_split, data_for, processing_class, text_data
 from tests.support.models import build, changed, state, trained
 from tests.support.runs import KillAt, Killed, trainer_for
@@ -40,7 +40,7 @@ def killed(folder, step=3, **changes):
 def finished(folder, **changes):
     trainer = ascent(folder, **changes)
     trainer.train()
-    keep_finished(trainer, processing_class("vit"), folder / "model")
+    save_finished(trainer, processing_class("vit"), folder / "model")
     return trainer
 
 
@@ -54,9 +54,9 @@ def test_a_request_of_the_same_size_is_not_taken_for_another(tmp_path):
     for folder in (tmp_path / "killed", tmp_path / "finished"):
         before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
         with pytest.raises(ValueError, match="other rows to forget or to keep, as many of them as now"):
-            go_on(ascent(folder, split=drawn(1)), resume=True)
+            train_or_resume(ascent(folder, split=drawn(1)), resume=True)
         assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
-        go_on(ascent(folder, split=drawn(0)), resume=True)
+        train_or_resume(ascent(folder, split=drawn(0)), resume=True)
 
 
 def test_a_fingerprint_is_of_the_rows_and_of_nothing_else(tmp_path):
@@ -83,7 +83,7 @@ def test_a_finished_run_is_not_relabelled_with_other_settings(tmp_path):
     finished(tmp_path, max_steps=2)
     for changes in ({"max_steps": 4}, {"trust_region": 0.02}):
         with pytest.raises(ValueError, match=f"the run has ended, with other settings.*{next(iter(changes))}"):
-            go_on(ascent(tmp_path, **{"max_steps": 2, **changes}), resume=True)
+            train_or_resume(ascent(tmp_path, **{"max_steps": 2, **changes}), resume=True)
 
 
 def test_an_adapter_of_another_kind_is_not_gone_on_with(tmp_path):
@@ -238,7 +238,7 @@ def test_a_checkpoint_that_says_less_is_gone_on_from(tmp_path):
     saved = read_state(place)
     kept = {k: v for k, v in saved.items() if k not in ("files", "contents", "adapters")}
     del kept["settings"]["adam_beta1"]
-    seal(place, kept)
+    seal_checkpoint(place, kept)
     again = ascent(tmp_path)
     again.train(resume_from_checkpoint=True)
     whole = ascent(tmp_path / "whole")
@@ -250,10 +250,10 @@ def test_a_run_from_elsewhere_is_gone_on_with_by_the_same_command(tmp_path):
     killed(tmp_path / "there")
     start = str(tmp_path / "there" / "checkpoint-2")
     with pytest.raises(Killed):
-        go_on(ascent(tmp_path / "here", KillAt(5), resume_from_checkpoint=start), resume=True)
+        train_or_resume(ascent(tmp_path / "here", KillAt(5), resume_from_checkpoint=start), resume=True)
     assert [p.name for p in (tmp_path / "here").glob("checkpoint-*")] == ["checkpoint-4"]
     again = ascent(tmp_path / "here", resume_from_checkpoint=start)
-    go_on(again, resume=True)
+    train_or_resume(again, resume=True)
     whole = ascent(tmp_path / "whole")
     whole.train()
     assert not changed(state(whole.model), state(again.model))

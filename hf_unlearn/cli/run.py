@@ -98,8 +98,8 @@ def run_once(argv: Sequence[str]) -> int:
     from ..hub.card.evaluation_card import write_card
     from ..hub.push.run_folder import push_after_run
     from ..pipeline.records import record_receipt
-    from ..training.checkpoints import how_to_go_on
-    from ..training.resuming import keep_finished
+    from ..training.checkpoints import resume_hint
+    from ..training.resuming import save_finished
     from ..training.stopping import Interrupted
     from ..utils.files import clear_errors
 
@@ -107,7 +107,7 @@ def run_once(argv: Sequence[str]) -> int:
     folder = Path(args.output_dir)
     try:
         job = prepare(run, args, method)
-        trainer, report = unlearn(job, method, keep=lambda t: keep_finished(t, job.processing_class, folder / "model"))
+        trainer, report = unlearn(job, method, keep=lambda t: save_finished(t, job.processing_class, folder / "model"))
         if not trainer.is_world_process_zero():
             return 0
         with clear_errors("the report", folder):
@@ -115,7 +115,7 @@ def run_once(argv: Sequence[str]) -> int:
             record_receipt(job, trainer, report)
             write_card(folder, overwrite=True)
     except KeyboardInterrupt as stop:
-        raise Interrupted(how_to_go_on(stop, folder), getattr(stop, "signum", signal.SIGINT)) from stop
+        raise Interrupted(resume_hint(stop, folder), getattr(stop, "signum", signal.SIGINT)) from stop
     report.print()
     print(f"Model in {folder / 'model'}, report in {folder / 'report.html'}, card in {folder / 'README.md'}")
     pushed = push_after_run(trainer, folder)

@@ -78,7 +78,7 @@ def drawn_rows(size: int, count: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).permutation(size)[:count])
 
 
-class Drawn(Sequence[Any]):
+class DrawnRows(Sequence[Any]):
     """Some rows of a data set, each read when it is asked for: thousands of decoded images fill a memory."""
 
     def __init__(self, dataset: Any, chosen: np.ndarray) -> None:
@@ -89,7 +89,7 @@ class Drawn(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return Drawn(self.dataset, self.chosen[index])
+            return DrawnRows(self.dataset, self.chosen[index])
         return self.dataset[int(self.chosen[index])]
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
@@ -107,7 +107,7 @@ def read_rows(rows: Any, indices: list[int]) -> Sequence[Any]:
 
 def has_transform(rows: Any) -> bool:
     """Whether rows of a `datasets.Dataset` go through a function of the caller whenever they are read."""
-    while isinstance(rows, Drawn):
+    while isinstance(rows, DrawnRows):
         rows = rows.dataset
     form = getattr(rows, "format", None)
     return isinstance(form, Mapping) and form.get("type") == "custom"
@@ -124,4 +124,4 @@ def draw(dataset: Any, count: int, seed: int) -> Sequence[Any]:
         finally:
             if epoch is not None:
                 dataset.set_epoch(epoch)  # where its reader is
-    return Drawn(dataset, drawn_rows(len(dataset), count, seed))
+    return DrawnRows(dataset, drawn_rows(len(dataset), count, seed))

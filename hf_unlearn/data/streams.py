@@ -38,13 +38,13 @@ def split_stream(request: ForgetRequest, stream: datasets.IterableDataset, seed:
             raise ValueError(
                 f"`{argument}={name!r}` is not a column of the data set; it has {', '.join(features_of(stream))}."
             )
-    seen = held(stream.select_columns(used))
+    seen = read_into_memory(stream.select_columns(used))
     mask = request.mask(seen)
     chosen = np.flatnonzero(mask)
     request.check_selection(len(chosen), len(mask))
     columns = seen.with_format("arrow")[:].take(chosen).to_pydict()
     values = set(zip(*(columns[name] for name in used), strict=True))
-    forget = held(stream.decode(False).filter(Holds(values), input_columns=used), features_of(stream))
+    forget = read_into_memory(stream.decode(False).filter(Holds(values), input_columns=used), features_of(stream))
     retain = stream.filter(Holds(values, inside=False), input_columns=used)
     return Split(forget, retain.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER), chosen, request)
 
@@ -59,7 +59,7 @@ class Holds:
         return (row in self.values) == self.inside
 
 
-def held(stream: datasets.IterableDataset, features: datasets.Features | None = None) -> datasets.Dataset:
+def read_into_memory(stream: datasets.IterableDataset, features: datasets.Features | None = None) -> datasets.Dataset:
     """All rows of a stream in memory, as they are stored: images are not decoded. `features`: of the result, if others."""
     import datasets
     import pyarrow as pa

@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 
 from ..data.forget_request import ForgetRequest, Split
 from ..data.pairs import PreparedRows
-from ..data.sampling import Drawn
+from ..data.sampling import DrawnRows
 from ..metrics.functional.per_example_attacks import confidence_scores
 from ..models.prediction import predict
 from ..models.processor import Processor
@@ -305,7 +305,7 @@ def _make(training: ShadowTraining, job: _Job, file: Path) -> None:
         arguments = {"disable_tqdm": True, **training.arguments, "seed": job.seed}
         # Where its bar is off, the Trainer prints its last log entry.
         with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
-            train_classifier(model, Drawn(rows, job.rows), ready, arguments, scratch)
+            train_classifier(model, DrawnRows(rows, job.rows), ready, arguments, scratch)
         if job.unlearn is not None and job.forget is not None:
             request = ForgetRequest(indices=np.flatnonzero(np.isin(job.rows, job.forget)).tolist())
             model = job.unlearn(model.eval(), request.split(training.dataset.select(job.rows)), job.seed)

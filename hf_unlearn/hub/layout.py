@@ -7,7 +7,7 @@ import re
 from ..evaluation.report.plots import FIGURES
 
 CARD, REPORT, AUDIT, RECEIPT = "README.md", "report.json", "audit.json", "unlearning_receipt.json"
-ADAPTER = "adapter_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 TAG, OURS = "machine-unlearning", "hf_unlearn"  # tags of a card
 
 EVIDENCE = re.compile(rf"{RECEIPT}(\.sig)?|{REPORT}|{CARD}|figures/({'|'.join(FIGURES)})\.png")

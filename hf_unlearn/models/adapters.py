@@ -26,9 +26,9 @@ from .trainable import restrict, updated_names
 logger = logging.getLogger(__name__)
 
 ADAPTER_FILE = "adapter_model.safetensors"
-ADAPTER = "adapter"  # what `update` is called where one moves
+UPDATE_ADAPTER = "adapter"  # what `update` is called where one moves
 START = 0.02  # share of the largest logit by which an untrained adapter may move the outputs: rounding, and banks of small numbers
-FLOOR = 1.0  # least root mean square that a trust region's step is relative to: adapters start at zero, and are small beside what they edit
+ADAPTER_STEP_FLOOR = 1.0  # least root mean square that a trust region's step is relative to: adapters start at zero, and are small beside what they edit
 
 
 def is_adapted(model: nn.Module) -> bool:
@@ -36,7 +36,7 @@ def is_adapted(model: nn.Module) -> bool:
     return any(c.__name__ == "PeftModel" for c in type(unwrap(model)).__mro__)
 
 
-def below(model: nn.Module) -> Any:
+def base_classifier(model: nn.Module) -> Any:
     """The classifier inside a `PeftModel`, adapter layers and all, or inside other wrappers."""
     inner: Any = unwrap(model)
     return inner.get_base_model() if is_adapted(inner) else inner
@@ -61,8 +61,8 @@ class Patch:
     """
 
     def __init__(self, model: Any, config: Any, seed: int = 0, probe: Mapping[str, Any] | None = None) -> None:
-        config = adapter_config(config, below(model))
-        config.revision = config.revision or getattr(below(model).config, "_commit_hash", None)  # of the base
+        config = adapter_config(config, base_classifier(model))
+        config.revision = config.revision or getattr(base_classifier(model).config, "_commit_hash", None)  # of the base
         self.before: list[str] = list(model.active_adapters) if isinstance(model, PeftModel) else []
         copied = [_copied(config), *(_copied(model.peft_config[n]) for n in self.before)]
         if any(copied[0] & other for other in copied[1:]):
@@ -136,7 +136,7 @@ class Patch:
     @property
     def trains_head(self) -> bool:
         """Whether part of the classification head moves."""
-        heads = find_heads(below(self.model))
+        heads = find_heads(base_classifier(self.model))
         return any(f".{head}." in f".{n}" for n in self.names for head in heads)
 
     def describe(self) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def configurations(model: nn.Module) -> dict[str, dict[str, Any]]:
     }
 
 
-def adapter_names(model: nn.Module, update: str = ADAPTER) -> list[str]:
+def adapter_names(model: nn.Module, update: str = UPDATE_ADAPTER) -> list[str]:
     """Of a `PeftModel` the names of the parameters that may move, and that `update` lets; empty for other models.
 
     Raises:
@@ -215,7 +215,7 @@ def adapter_names(model: nn.Module, update: str = ADAPTER) -> list[str]:
             "`model` is a `PeftModel` none of whose parameters may move. Load it with `is_trainable=True`, or pass `peft_config` to put "
             "a new adapter on top."
         )
-    chosen = names if update == ADAPTER else [n for n in updated_names(model, update) if n in set(names)]
+    chosen = names if update == UPDATE_ADAPTER else [n for n in updated_names(model, update) if n in set(names)]
     if not chosen:
         raise ValueError(
             f"`update={update!r}` matches no parameter that may move of the adapter of `model`. Leave it out."

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.pairs import PreparedRows
-from ..data.sampling import Drawn
+from ..data.sampling import DrawnRows
 from ..utils.distributed import joined_outputs, own_part, range_over_processes, sums_over_processes
 from ..utils.large_tensors import Collector, chunks
 from .adapters import Patch
@@ -93,7 +93,7 @@ def build_reference(
     low, high, total, squares, count = float("inf"), -float("inf"), 0.0, 0.0, 0.0
     own = own_part(len(forget))
     logits = Collector(len(own), folder)
-    for answer in answers(model, Drawn(forget, np.asarray(own)), processor.collate, batch_size):
+    for answer in answers(model, DrawnRows(forget, np.asarray(own)), processor.collate, batch_size):
         logits.add(answer.logits)
         labels.append(answer.labels)
         x, mask = continuous_input(model, answer.inputs)

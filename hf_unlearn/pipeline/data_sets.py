@@ -9,7 +9,7 @@ import datasets
 from datasets import load_dataset
 
 from ..data.loading import load_digits
-from ..data.streams import held
+from ..data.streams import read_into_memory
 from ..utils.hub_names import pinned
 from .run_arguments import RunArguments
 
@@ -36,7 +36,9 @@ def load_splits(
     train = loaded[run.train_split]
     test = loaded[run.test_split] if run.test_split else None
     if run.streaming and test is not None:
-        test = held(test if run.test_rows is None else test.shuffle(seed=0, buffer_size=10_000).take(run.test_rows))
+        test = read_into_memory(
+            test if run.test_rows is None else test.shuffle(seed=0, buffer_size=10_000).take(run.test_rows)
+        )
     if run.train_rows:
         train = train.shuffle(seed=0).select(range(min(run.train_rows, len(train))))
     if run.test_rows and test is not None:
@@ -44,7 +46,7 @@ def load_splits(
     if not validate or run.validation_split == "none":
         return train, test, None
     if named is not None:
-        return train, test, held(loaded[named]) if run.streaming else loaded[named]
+        return train, test, read_into_memory(loaded[named]) if run.streaming else loaded[named]
     if test is None:
         return train, None, None
     shuffled, fifth = test.shuffle(seed=1), len(test) // 5

@@ -11,13 +11,13 @@ from torch import nn
 from ..evaluation.report.bias_pattern import read_pattern
 from ..evaluation.report.report import UnlearningReport
 from ..methods import Retrain, UnlearningMethod
-from ..models.adapters import below
+from ..models.adapters import base_classifier
 from ..models.snapshot import fingerprints
 from ..trainer import UnlearningTrainer
 from ..training.arguments import UnlearningArguments
 from ..training.checks import check_rows
 from ..training.plain_training import warn_if_untrained
-from ..training.resuming import go_on, keep_finished
+from ..training.resuming import save_finished, train_or_resume
 from .job import Job
 from .records import record_request
 
@@ -49,7 +49,7 @@ def unlearn(
     if job.test is not None:
         check_rows(trainer.processor, job.test, "test_split")
     pattern = read_pattern(job.run.bias_column, job.run.bias_labels, trainer.processor, job.test)
-    go_on(trainer, job.run.resume)
+    train_or_resume(trainer, job.run.resume)
     if keep is not None and trainer.is_world_process_zero():
         keep(trainer)
     if retrained is None and job.run.retrain:
@@ -73,7 +73,7 @@ def retrain(job: Job) -> tuple[nn.Module, float]:
     arguments = {**job.train_arguments, **saving, "max_steps": -1, "logging_strategy": "no"}
     folder = Path(job.args.output_dir or ".") / "retrained"
     trainer = UnlearningTrainer(
-        model_init=lambda: type(below(job.model))(below(job.model).config),
+        model_init=lambda: type(base_classifier(job.model))(base_classifier(job.model).config),
         args=UnlearningArguments(output_dir=str(folder), seed=job.args.seed + 1, overwrite=True, **arguments),
         method=Retrain(),
         forget_dataset=job.split.forget,
@@ -81,8 +81,8 @@ def retrain(job: Job) -> tuple[nn.Module, float]:
         processing_class=job.processing_class,
         **job.columns,
     )
-    go_on(trainer, job.run.resume)
+    train_or_resume(trainer, job.run.resume)
     warn_if_untrained(fingerprints(trainer.fresh_model()), trainer.model, "retrained model")
     if trainer.is_world_process_zero():  # an audit will ask for it
-        keep_finished(trainer, job.processing_class, folder)
+        save_finished(trainer, job.processing_class, folder)
     return trainer.model, trainer.seconds

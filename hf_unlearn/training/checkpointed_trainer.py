@@ -23,7 +23,7 @@ from ..models.forward import unwrap
 from ..models.sharding import whole_state
 from ..models.snapshot import joint_digest
 from ..utils.files import clear_errors
-from .checkpoints import ASIDE, check_best, is_checkpoint, publish, read_state, seal
+from .checkpoints import ASIDE, check_best, is_checkpoint, publish, read_state, seal_checkpoint
 from .monitor import Monitor
 from .outcome import Outcome
 from .resuming import describe_settings
@@ -94,7 +94,7 @@ class CheckpointedTrainer(Trainer):
                         self._save(str(staged), weights)
                     self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
                     self.method.save_checkpoint(staged)
-                    seal(staged, self.checkpoint_state())
+                    seal_checkpoint(staged, self.checkpoint_state())
                     publish(staged, place, self.args.save_total_limit, self.state.best_model_checkpoint)
             finally:
                 self._aside = False

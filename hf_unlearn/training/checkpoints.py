@@ -40,7 +40,7 @@ def _short(content: bytes = b"") -> Any:
     return hashlib.blake2b(content, digest_size=16)
 
 
-def seal(folder: Path, state: Mapping[str, Any], record: Path | None = None) -> None:
+def seal_checkpoint(folder: Path, state: Mapping[str, Any], record: Path | None = None) -> None:
     """Write `state` with size and digest of every file in `folder`, and its own digest, to `record` (`STATE_FILE` in it)."""
     record = folder / STATE_FILE if record is None else record
     found = sorted(p for p in folder.rglob("*") if p.is_file() and p != record)
@@ -49,7 +49,7 @@ def seal(folder: Path, state: Mapping[str, Any], record: Path | None = None) -> 
     write_atomically(record, json.dumps({**content, "digest": _digest(content)}))
 
 
-def claim_of(model: Path) -> Path:
+def finished_marker(model: Path) -> Path:
     """Where it is written that a run ended with the model in a folder: beside it."""
     model = model.absolute()  # "." has no name
     return model.with_name(model.name + FINISHED)
@@ -58,7 +58,7 @@ def claim_of(model: Path) -> Path:
 def _record(folder: Path) -> Path:
     """Where a checkpoint, or a finished model, has its seal."""
     inside = folder / STATE_FILE
-    return inside if inside.exists() else claim_of(folder)
+    return inside if inside.exists() else finished_marker(folder)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def check_best(checkpoint: str) -> Path:
     return Path(checkpoint)
 
 
-def how_to_go_on(stop: KeyboardInterrupt, folder: Path | None) -> str:
+def resume_hint(stop: KeyboardInterrupt, folder: Path | None) -> str:
     """What to tell at the command line after an interrupt; empty where there is nothing to resume from."""
     if str(stop):
         return f"{stop} with --resume true."
@@ -211,15 +211,15 @@ def is_inside(place: Path | None, folder: str | Path) -> bool:
     return place is not None and place.resolve().is_relative_to(Path(folder).resolve())
 
 
-def make_room(folder: str | Path, place: Path | None, overwrite: bool) -> None:
+def clean_output_folder(folder: str | Path, place: Path | None, overwrite: bool) -> None:
     """Before a run that goes on from `place`: remove what killed ones left unfinished in its folder, and claims that end now.
 
     None of them holds for a run that starts anew, or from elsewhere, which with `overwrite` takes the checkpoints away too; and
     one that goes on from a checkpoint will have another end. What no run of this library wrote stays.
     """
     folder, goes_on = Path(folder), is_inside(place, folder)
-    own = [claim_of(folder / "model"), claim_of(folder)]
-    claims = [*own, claim_of(folder / "retrained")] if not goes_on else own if is_checkpoint(place) else []  # type: ignore[arg-type]
+    own = [finished_marker(folder / "model"), finished_marker(folder)]
+    claims = [*own, finished_marker(folder / "retrained")] if not goes_on else own if is_checkpoint(place) else []  # type: ignore[arg-type]
     for claim in claims:
         if _is_claim(claim):
             claim.unlink()

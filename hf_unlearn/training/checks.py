@@ -13,7 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..data.columns import find_label_column, read_labels
 from ..data.overlap import check_overlap
 from ..methods import METHODS, UnlearningMethod
-from ..models.adapters import ADAPTER, below, is_adapted
+from ..models.adapters import UPDATE_ADAPTER, base_classifier, is_adapted
 from ..models.prediction import predict
 from ..models.processor import Processor
 from ..models.snapshot import joint_digest
@@ -102,7 +102,7 @@ def check_labels(labels: np.ndarray, column: str, argument: str, classes: int, n
 def check_output(model: nn.Module, output_dir: str, overwrite: bool) -> None:
     """Raise ValueError where a run would write over its original, or over what a folder holds that may not be replaced."""
     out = Path(output_dir)
-    source = getattr(below(model).config, "_name_or_path", None)
+    source = getattr(base_classifier(model).config, "_name_or_path", None)
     if source and Path(source).is_dir():
         check_source(Path(source), out)
     checkpoints = [p for p in out.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if NAME.fullmatch(p.name)]
@@ -181,7 +181,7 @@ def check_patch(model: nn.Module, method: UnlearningMethod, update: str | None, 
     if not given and not is_adapted(model):
         return
     name, what = method.name or type(method).__name__, "`peft_config`" if given else "the adapter of `model`"
-    if given and update not in (None, ADAPTER):
+    if given and update not in (None, UPDATE_ADAPTER):
         raise ValueError(
             f"`update={update!r}` and `peft_config` both say what may move. Leave `update` out: the adapter moves, and the modules "
             "in `peft_config.modules_to_save`."

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..data.columns import find_label_column, read_labels
 from ..data.pairs import PreparedRows
-from ..data.sampling import Drawn, draw, drawn_rows
+from ..data.sampling import DrawnRows, draw, drawn_rows
 from ..models.prediction import predict
 from ..models.reference import SAMPLES_FLOOR
 from ..utils.distributed import in_any_process, joined_outputs, own_part, processes, share_statistics
@@ -77,7 +77,7 @@ class Monitor:
         """Share of the forget set (or of `limit` rows drawn by seed) still answered as before; NaN if an output is."""
         forget = self.run.forget_rows
         rows = drawn_rows(len(forget), len(forget) if limit is None else limit, self.run.args.seed)
-        logits = self.forget_logits() if len(rows) == len(forget) else self._predict(Drawn(forget, rows))[0]
+        logits = self.forget_logits() if len(rows) == len(forget) else self._predict(DrawnRows(forget, rows))[0]
         if not all(torch.isfinite(part).all() for (part,) in chunks(logits)):
             return math.nan
         return self.run.reference.remembered(logits, torch.from_numpy(rows)).float().mean().item()
@@ -97,7 +97,7 @@ class Monitor:
         part, run, folder = own_part(len(rows)), self.run, self.run.args.output_dir
         # As many rows in each process: where parameters are sharded, none can go forward without the others.
         filled = [*part, *[0] * (-(-len(rows) // processes()) - len(part))]
-        drawn = Drawn(rows, np.array(filled))
+        drawn = DrawnRows(rows, np.array(filled))
         share_statistics(run.model)
         logits, labels = predict(run.model, drawn, run.processor, run.args.eval_batch_size, folder=folder)
         return joined_outputs(logits[: len(part)], labels if labels is None else labels[: len(part)], len(rows), folder)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..methods.components.trust_region import TrustRegion
-from ..models.adapters import FLOOR, is_adapted
+from ..models.adapters import ADAPTER_STEP_FLOOR, is_adapted
 from ..models.forward import unwrap
 from .arguments import UnlearningArguments
 
@@ -69,7 +69,7 @@ def choose_optimizer(
         args.learning_rate = args.trust_region  # what the schedule scales and the log shows
         args.max_grad_norm = 0.0  # a step of fixed length has no use for clipping
         # An adapter starts at zero, and is small beside what it edits.
-        return TrustRegion, {"lr": args.trust_region, **({"floor": FLOOR} if is_adapted(model) else {})}
+        return TrustRegion, {"lr": args.trust_region, **({"floor": ADAPTER_STEP_FLOOR} if is_adapted(model) else {})}
     if args.optim == "sgd":
         return torch.optim.SGD, {"lr": args.learning_rate, "momentum": args.momentum}
     return None

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..models.adapters import configurations
 from ..models.pretrained import save_model
-from .checkpoints import claim_of, find_damage, is_inside, last_checkpoint, resumable, seal
+from .checkpoints import find_damage, finished_marker, is_inside, last_checkpoint, resumable, seal_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def check_settings(saved: Mapping[str, Any], now: Mapping[str, Any], ended: bool
         logger.warning(told, other)
 
 
-def go_on(trainer: Any, resume: bool) -> None:
+def train_or_resume(trainer: Any, resume: bool) -> None:
     """Train; with `resume`, from where a run in the same folder was cut off, and from the beginning where it left nothing.
 
     So that one command can be given again and again, to a queue that may end it at any time. A checkpoint that the arguments
@@ -100,19 +100,19 @@ def go_on(trainer: Any, resume: bool) -> None:
     trainer.train(resume_from_checkpoint=place)
 
 
-def keep_finished(trainer: Any, processing_class: Any, folder: str | Path) -> None:
+def save_finished(trainer: Any, processing_class: Any, folder: str | Path) -> None:
     """Save the model that a run ended with, so that a resumed run goes straight to what comes after it.
 
     The claim that it is finished is written first and holds only for these very files, which then appear in one go.
     """
     folder = Path(folder)
-    record = claim_of(folder)
+    record = finished_marker(folder)
     if record.is_file() and not find_damage(folder):
         return  # resumed from it
 
     def sealed(model: nn.Module, partial: Path) -> None:
         trainer.method.save(model, partial)
         end = {"ended": True, "model_only": False, "trainer": asdict(trainer.state)}
-        seal(partial, {**trainer.checkpoint_state(), **end}, record)
+        seal_checkpoint(partial, {**trainer.checkpoint_state(), **end}, record)
 
     save_model(trainer.model, processing_class, folder, sealed)

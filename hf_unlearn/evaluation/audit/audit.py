@@ -14,7 +14,7 @@ from ...utils.files import write_atomically
 from .evidence import Evidence
 from .verdicts import MEANING, SAME
 
-SCHEMA = "hf_unlearn/audit/1"
+AUDIT_SCHEMA = "hf_unlearn/audit/1"
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Audit:
     limits: list[str] = field(default_factory=list)
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
-    schema: str = SCHEMA
+    schema: str = AUDIT_SCHEMA
 
     @property
     def accepted(self) -> bool:
@@ -54,8 +54,8 @@ class Audit:
         Raises:
             ValueError: another schema.
         """
-        if data.get("schema") != SCHEMA:
-            raise ValueError(f"`schema` is {data.get('schema')!r}, this version reads {SCHEMA!r}.")
+        if data.get("schema") != AUDIT_SCHEMA:
+            raise ValueError(f"`schema` is {data.get('schema')!r}, this version reads {AUDIT_SCHEMA!r}.")
         return cls(**{**data, "lines": [Evidence(**line) for line in data["lines"]]})
 
     def rows(self) -> list[list[str]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
-SCHEMA = "hf_unlearn/report/2"
+REPORT_SCHEMA = "hf_unlearn/report/2"
 
 
 @dataclass
@@ -45,7 +45,7 @@ class ReportData:
     seconds: dict[str, float] = field(default_factory=dict)
     outcome: dict[str, Any] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
-    schema: str = SCHEMA
+    schema: str = REPORT_SCHEMA
 
     @property
     def warnings(self) -> list[str]:
@@ -101,8 +101,8 @@ class ReportData:
         Raises:
             ValueError: another schema, or not what a report of this schema holds.
         """
-        if data.get("schema") != SCHEMA:
-            raise ValueError(f"`schema` is {data.get('schema')!r}, this version reads {SCHEMA!r}.")
+        if data.get("schema") != REPORT_SCHEMA:
+            raise ValueError(f"`schema` is {data.get('schema')!r}, this version reads {REPORT_SCHEMA!r}.")
         parts = {k: v for k, v in data.items() if k not in ("schema", "warnings")}
         wrong = {k for k, v in parts.items() if not isinstance(v, dict)} | parts.keys() - {f.name for f in fields(cls)}
         wrong |= {"models"} - parts.keys()

@@ -29,7 +29,7 @@ from huggingface_hub.errors import (
 
 from ...utils.files import file_digest, holds_text
 from ...utils.safe_text import visible
-from ..layout import ADAPTER, BOILERPLATE, CARD, RECEIPT, WEIGHTS, is_publishable
+from ..layout import ADAPTER_CONFIG, BOILERPLATE, CARD, RECEIPT, WEIGHTS, is_publishable
 from .branch_contents import evidence_in, is_evidence, is_tagged, license_beside, names_of, not_boilerplate, same_files
 from .retries import CONFLICT, Patience, PushError, bounded, explained, is_passing, patiently, status, wait
 from .staging import inventory
@@ -181,9 +181,9 @@ class _Push:
 
     def _check_base(self) -> None:
         """Raise PushError where the base of an adapter is not on the Hub."""
-        if ADAPTER not in self.files:
+        if ADAPTER_CONFIG not in self.files:
             return
-        adapter = json.loads((self.folder / ADAPTER).read_text())
+        adapter = json.loads((self.folder / ADAPTER_CONFIG).read_text())
         base = adapter["base_model_name_or_path"]
         with explained(f"`base_model`: unknown base: {base}"):
             self._ask(self.api.model_info, base, revision=adapter.get("revision"))

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...evaluation.report.report_data import SCHEMA
+from ...evaluation.report.report_data import REPORT_SCHEMA
 from ...utils.files import front_matter, read_object, write_atomically
 from ...utils.hub_names import HUB_ID, is_local
 from ...utils.safe_text import visible
 from ..card.evaluation_card import card_of, is_rendered, write_plain_card
-from ..layout import ADAPTER, AUDIT, CARD, EVIDENCE, MODEL, RECEIPT, REPORT, VOCABULARY, is_publishable
+from ..layout import ADAPTER_CONFIG, AUDIT, CARD, EVIDENCE, MODEL, RECEIPT, REPORT, VOCABULARY, is_publishable
 from ..receipt.sealing import changed_weights, seal
 from ..receipt.signing import sign, signature_file
 from .cleaning import Secrets, clean_tensors, without_paths, without_values
@@ -102,8 +102,8 @@ def prepare_folder(
             for name in names:
                 (folder / name).parent.mkdir(exist_ok=True)
                 _place(origin / name, folder / name)
-        if ADAPTER in model:
-            _set_base(folder / ADAPTER, base_model, find_original(folder))
+        if ADAPTER_CONFIG in model:
+            _set_base(folder / ADAPTER_CONFIG, base_model, find_original(folder))
         original = find_original(folder)
         if original[0] is None and base_model:
             original = (base_model, None)
@@ -133,12 +133,12 @@ def _remove_stale(run_folder: Path) -> None:
 
 def check_model(folder: Path, names: list[str]) -> None:
     """Raise ValueError where `names` of `folder` are no whole model or adapter in safetensors."""
-    if not {"config.json", ADAPTER} & {*names} or not any(n.endswith(".safetensors") for n in names):
+    if not {"config.json", ADAPTER_CONFIG} & {*names} or not any(n.endswith(".safetensors") for n in names):
         raise ValueError(
-            f"`run_folder`: {folder} holds no model to push: it needs config.json (or {ADAPTER}) and weights as *.safetensors. "
+            f"`run_folder`: {folder} holds no model to push: it needs config.json (or {ADAPTER_CONFIG}) and weights as *.safetensors. "
             "Give the output folder of a run, or save the model with `save_pretrained`."
         )
-    if any(folder.glob(f"patch*/{ADAPTER}")):
+    if any(folder.glob(f"patch*/{ADAPTER_CONFIG}")):
         raise ValueError(
             f"`run_folder`: {folder} holds patches stacked on each other, and whoever loads it from the Hub gets the first alone, "
             "without what the others forget. Load it with `hf_unlearn.models.adapters.load_patches`, merge it (`merge_and_unload()`), and "
@@ -158,10 +158,10 @@ def check_model(folder: Path, names: list[str]) -> None:
 def find_original(folder: Path) -> tuple[str | None, str | None]:
     """Hub id and commit of the model that was unlearned: from the report, the adapter's base, or the configuration."""
     told = _part(_part(_read(folder / REPORT), "run", REPORT), "original", REPORT)
-    adapter, config = _read(folder / ADAPTER), _read(folder / "config.json")
+    adapter, config = _read(folder / ADAPTER_CONFIG), _read(folder / "config.json")
     for found, key, file in (
         (told, "id", REPORT),
-        (adapter, "base_model_name_or_path", ADAPTER),
+        (adapter, "base_model_name_or_path", ADAPTER_CONFIG),
         (config, "_name_or_path", "config.json"),
     ):
         name, revision = found.get(key), found.get("revision") if found is not config else None
@@ -197,7 +197,7 @@ def complete(
     is for a model that was not measured.
     """
     report = _read(run_folder / REPORT)
-    measured = not note and report.get("schema") == SCHEMA
+    measured = not note and report.get("schema") == REPORT_SCHEMA
     if (folder / CARD).is_file() and not (measured and is_rendered((folder / CARD).read_text("utf-8", "replace"))):
         _tell_of_audit(folder / CARD, run_folder)
         return
@@ -259,7 +259,7 @@ def _place(source: Path, target: Path) -> None:
         cleaned = without_paths({k: v for k, v in content.items() if k not in LOCAL_STATE})
         if source.name == REPORT:
             cleaned = without_values(cleaned)
-        if source.name == ADAPTER:  # what becomes of its base is decided later, and said
+        if source.name == ADAPTER_CONFIG:  # what becomes of its base is decided later, and said
             cleaned["base_model_name_or_path"] = content.get("base_model_name_or_path")
         if cleaned != content:
             logger.info("%s: local paths and names of groups are left out of the published copy.", source.name)

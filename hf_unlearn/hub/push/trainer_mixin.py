@@ -79,7 +79,7 @@ class Publishing:
         card = {k: v for k, v in locals().items() if k in CARD_ARGUMENTS}
         if self.is_world_process_zero():  # type: ignore[attr-defined]
             report = "" if self.measured is None else self.measured.to_markdown()
-            write_plain_card(Path(self.args.output_dir), self._original_name(), report, fields=front_matter(card))
+            write_plain_card(Path(self.args.output_dir), self._original_name(), report, fields=card_fields(card))
 
     def _original_name(self) -> str | None:
         """Hub id of what the model was loaded from, None for a folder."""
@@ -165,7 +165,7 @@ class Publishing:
         try:
             if self.measured is not None and not note:
                 self.measured.save(saved, figures=find_spec("matplotlib") is not None)
-            fields = front_matter(card)
+            fields = card_fields(card)
             base = fields.get("base_model") or self._original_name()
             settings |= {"revision": revision or self.hub_branch, "base_model": base, "note": note, "card": fields}
             pushed = push_run(saved, self.hub_model_id, **settings)
@@ -175,7 +175,7 @@ class Publishing:
         return pushed.commit
 
 
-def front_matter(card: dict[str, Any]) -> dict[str, Any]:
+def card_fields(card: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `Trainer.create_model_card` as fields of a card's front matter; those that are None are left out."""
     given = {k: v for k, v in card.items() if v is not None}
     given.pop("dataset_args", None)  # of results, which a report names

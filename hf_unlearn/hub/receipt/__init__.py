@@ -3,15 +3,18 @@
 from ..layout import RECEIPT
 from .forgotten_rows import PRIVATE_FILE, PRIVATE_FOLDER, ForgottenRows, verify_inclusion
 from .receipt import Receipt, build_receipt
-from .sealing import SCHEMA, read_receipt, seal, verify_folder, write_receipt
+from .sealing import RECEIPT_SCHEMA, read_receipt, seal, verify_folder, write_receipt
 
-RECEIPT_FILE = RECEIPT  # its name before
+# Their names before.
+RECEIPT_FILE = RECEIPT
+SCHEMA = RECEIPT_SCHEMA
 
 __all__ = [
     "PRIVATE_FILE",
     "PRIVATE_FOLDER",
     "RECEIPT",
     "RECEIPT_FILE",
+    "RECEIPT_SCHEMA",
     "SCHEMA",
     "ForgottenRows",
     "Receipt",

@@ -32,7 +32,7 @@ from ...utils.hub_names import snapshots
 from ..layout import RECEIPT
 from .canonical_json import hub_id, plain, words
 from .forgotten_rows import SCHEME, ForgottenRows
-from .sealing import SCHEMA, write_receipt
+from .sealing import RECEIPT_SCHEMA, write_receipt
 
 if TYPE_CHECKING:
     from ...data.forget_request import ForgetRequest
@@ -83,7 +83,7 @@ def build_receipt(
     )
     return {
         **clear,
-        "schema": SCHEMA,
+        "schema": RECEIPT_SCHEMA,
         "request": {"id": forgotten.request, **clear["request"]},
         "forgotten_rows": {"rows": len(forgotten.leaves), "root": forgotten.tree.root.hex(), "scheme": SCHEME},
         "data": {**clear["data"], "id": hub_id(data.get("id"))},

@@ -14,7 +14,7 @@ from .canonical_json import content_digest, file_text, read_exactly
 from .forgotten_rows import PRIVATE_FOLDER, PRIVATE_SCHEMA, PROOF_SCHEMA
 from .signing import check_signature, signature_file
 
-SCHEMA = "hf_unlearn/receipt/1"
+RECEIPT_SCHEMA = "hf_unlearn/receipt/1"
 UNSEALED = {RECEIPT, f"{RECEIPT}.sig", ".gitattributes"}
 UNSEALED_FOLDERS = {".git", ".cache/huggingface"}
 PRIVATE_SCHEMAS = (PRIVATE_SCHEMA, PROOF_SCHEMA)
@@ -106,8 +106,8 @@ def read_receipt(path: str | Path) -> dict[str, Any]:
         receipt = read_exactly(path)
     except ValueError as error:
         raise ValueError(f"{path.name}: changed, {error}") from error
-    if receipt.get("schema") != SCHEMA:
-        raise ValueError(f"{path.name}: its `schema` is not {SCHEMA!r}")
+    if receipt.get("schema") != RECEIPT_SCHEMA:
+        raise ValueError(f"{path.name}: its `schema` is not {RECEIPT_SCHEMA!r}")
     wrong = [k for k, kind in FIELDS.items() if k not in receipt or not isinstance(receipt[k], kind)]
     if wrong or content_digest(receipt) != receipt["digest"]:
         raise ValueError(f"{path.name}: changed, its content has another digest than it says")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...data.sampling import Drawn
+from ...data.sampling import DrawnRows
 from ...models.forward import unwrap
 from ...models.prediction import answers
 from ...models.reference import SAMPLES_FLOOR
@@ -148,7 +148,7 @@ class OutputProbe:
 
     def _log_probabilities(self, sample: Sample) -> Tensor:
         """(own rows, classes)."""
-        model, rows = self.run.model, Drawn(sample.rows, sample.own_rows())
+        model, rows = self.run.model, DrawnRows(sample.rows, sample.own_rows())
         found = [a.logits.float().log_softmax(-1) for a in answers(model, rows, sample.collate, sample.batch_size)]
         device, classes = next(model.parameters()).device, self.run.reference.logits.shape[-1]
         return torch.cat(found) if found else torch.zeros(0, classes, device=device)
