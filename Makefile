@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 NEWEST := .venv-newest
+LOWEST := .venv-lowest
 
-.PHONY: install demo test test-newest quick lint clean
+.PHONY: install demo test test-newest test-lowest quick lint clean
 
 install: $(VENV)/.installed
 
@@ -29,6 +30,14 @@ test-newest:
 	$(NEWEST)/bin/python -m pip install --quiet -c $(NEWEST)/constraints.txt -e '.[dev]'
 	$(NEWEST)/bin/python -m pytest -n 2
 
+# And with the lowest versions that pyproject.toml admits.
+test-lowest:
+	rm -rf $(LOWEST)
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet -c constraints-lowest.txt torch
+	$(LOWEST)/bin/python -m pip install --quiet -c constraints-lowest.txt -e '.[test]'
+	$(LOWEST)/bin/python -m pytest -n 2
+
 quick: install
 	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
@@ -39,4 +48,4 @@ lint: install
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) $(NEWEST) demo-output out
+	rm -rf $(VENV) $(NEWEST) $(LOWEST) demo-output out
