@@ -1,7 +1,9 @@
 import datasets
+import numpy as np
 import pytest
 
 from hf_unlearn import ForgetRequest
+from hf_unlearn.data.columns import arrow_column, find_label_column, read_groups, read_labels, read_strata
 
 
 @pytest.fixture
@@ -41,3 +43,47 @@ def test_a_number_that_may_be_a_name_or_an_id_is_refused(numbered):
         ForgetRequest(label="3").split(numbered)
     same = numbered.cast_column("label", datasets.ClassLabel(names=["0", "1", "2", "3"]))
     assert set(ForgetRequest(label=["3", 1]).split(same).forget["label"]) == {1, 3}
+
+
+def test_labels_and_columns_follow_the_index_mapping():
+    data = datasets.Dataset.from_dict({"labels": [5, 7, 5, 9], "x": ["a", "b", "c", "d"]}).select([3, 1])
+    assert find_label_column(data) == "labels"
+    assert find_label_column(data, "x") == "x"
+    assert find_label_column(iter([{"a": 1}])) is None
+    assert read_labels(data, "labels").tolist() == [9, 7]
+    assert arrow_column(data, "x", "column").to_pylist() == ["d", "b"]
+    with pytest.raises(ValueError, match=r"`label_column='label'` is not a column of the data set; it has labels, x\."):
+        read_labels(data)
+
+
+def test_strata_are_one_number_for_each_pair_of_label_and_group():
+    labels, groups = np.random.default_rng(0).integers(0, 3, 60), np.random.default_rng(1).integers(0, 2, 60)
+    data = datasets.Dataset.from_dict({"label": labels * 10, "group": groups})
+    numbers, names = read_groups(data, "group")
+    assert (numbers.tolist(), names) == (groups.tolist(), ["0", "1"])
+    strata = read_strata(data, numbers)
+    pairs = list(zip(labels.tolist(), groups.tolist(), strict=True))
+    for i in range(60):
+        assert [s == strata[i] for s in strata] == [pair == pairs[i] for pair in pairs]
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        (["a"] * 40, "has one value only"),
+        (["a", "b", None] * 20, "has 20 missing values"),
+        ([1.0, float("nan")] * 20, "has 20 missing values"),
+        (list(range(40)), "has 40 different values in 40 rows, so it is no group"),
+    ],
+)
+def test_columns_that_form_no_groups_are_refused(values, match):
+    with pytest.raises(ValueError, match=f"`attribute='age'` {match}"):
+        read_groups(datasets.Dataset.from_dict({"age": values}), "age")
+
+
+def test_groups_need_a_column_and_no_stream():
+    data = datasets.Dataset.from_dict({"a": [0, 1] * 20})
+    with pytest.raises(ValueError, match="`attribute` is missing"):
+        read_groups(data, None)
+    with pytest.raises(ValueError, match="which a stream does not allow"):
+        read_groups(data.to_iterable_dataset(), "a")

@@ -3,12 +3,13 @@ import sys
 from itertools import count
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from hf_unlearn.data.pairs import PreparedRows, UnlearningDataset, sample_seed
-from hf_unlearn.data.sampling import draw
+from hf_unlearn.data.pairs import PairCollator, PreparedRows, UnlearningDataset, sample_seed, share_out
+from hf_unlearn.data.sampling import EpochSampler, draw
 
 
 def rows(start, count):
@@ -140,3 +141,56 @@ print((own_memory() - before) / 2**24)
 def test_rows_kept_in_memory_are_counted_as_they_are():
     done = subprocess.run([sys.executable, "-c", COUNTED], capture_output=True, text=True, check=True, timeout=120)
     assert 0.6 < float(done.stdout) < 1.5
+
+
+def collate(rows):
+    """Values padded to the longest row of the batch, and the labels that all rows have."""
+    width = max(len(row["x"]) for row in rows)
+    batch = {"x": torch.tensor([row["x"] + [0] * (width - len(row["x"])) for row in rows])}
+    return batch | ({"labels": torch.tensor([row["labels"] for row in rows])} if "labels" in rows[-1] else {})
+
+
+def test_both_sides_of_a_batch_are_padded_to_one_length():
+    forget = [{"x": [1], "labels": 4}, {"x": [2, 2], "labels": 5}]
+    retain = [{"x": [3] * 4}, {"x": [4]}, {"x": [5]}]
+    data = UnlearningDataset(forget, retain, dict, retain_per_forget=2, groups=np.array([7, 8, 9]))
+    items = [data[0, position, index] for position, index in ((0, 1), (1, 0))]
+    batch = PairCollator(collate, dict)(items)
+    drawn = [row["x"][0] - 3 for item in items for row in item["retain"]]
+    assert batch["forget"]["x"].shape == (2, batch["retain"]["x"].shape[1])
+    assert batch["forget"]["x"][:, :2].tolist() == [[2, 2], [1, 0]]
+    assert batch["retain"]["x"][:, 0].tolist() == [n + 3 for n in drawn]
+    assert batch["group"].tolist() == [n + 7 for n in drawn]
+    assert batch["forget"]["labels"].tolist() == [5, 4], "labels that only one side has"
+    assert "labels" not in batch["retain"]
+    assert batch["index"].tolist() == [1, 0]
+    assert batch["positions"] == [0, 1]
+    assert batch["seed"].tolist() == [sample_seed(0, 0, i) for i in (1, 0)]
+
+
+def test_rows_of_an_evaluation_are_prepared_and_collated():
+    batch = PairCollator(collate, lambda row: {"x": [row["value"]]})(rows(3, 2))
+    assert batch["x"].tolist() == [[3], [4]]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("accumulated", [1, 2, 3])
+def test_the_shares_of_a_step_add_up_to_one_and_follow_its_rows(processes, accumulated):
+    size, rows_of_batch = 23, 10
+    sampler = EpochSampler(size, seed=1)
+    sampler.cut(rows_of_batch, processes)
+    positions = [position for _, position, _ in sampler]
+    slots = -(-rows_of_batch // processes)
+    parts = [{"positions": positions[i : i + slots]} for i in range(0, len(positions), slots)]
+    for first in range(0, 3, accumulated):
+        step = range(first, min(first + accumulated, 3))
+        held, places, shares = min(rows_of_batch * len(step), size - first * rows_of_batch), [], 0.0
+        for process in range(processes):
+            batches = [parts[batch * processes + process] for batch in step]
+            share_out(batches, size, rows_of_batch)
+            for batch in batches:
+                assert batch["share"] == sum(p >= 0 for p in batch["positions"]) / held
+                shares += batch["share"]
+                places += batch["places"].tolist()
+        assert shares == pytest.approx(1)
+        assert sorted(places) == list(range(held))
