@@ -155,7 +155,7 @@ class UnlearningDataset:
             for item, (epoch, position, _) in zip(items, keys, strict=True):
                 item["retain"] = [self.prepare(row) for row in self._stream_rows(epoch, position * k, k)]
         elif self.retain is not None:
-            drawn = [self._retain_indices(*key) for key in keys]
+            drawn = [[i] if self.forget is None else self._drawn(epoch, position) for epoch, position, i in keys]
             rows = iter(self.retain.many([i for draw in drawn for i in draw]))
             for item, draw in zip(items, drawn, strict=True):
                 item["retain"] = [next(rows) for _ in draw]
@@ -163,9 +163,7 @@ class UnlearningDataset:
                     item["group"] = [int(self.groups[i]) for i in draw]
         return items
 
-    def _retain_indices(self, epoch: int, position: int, index: int) -> list[int]:
-        if self.forget is None:
-            return [index]
+    def _drawn(self, epoch: int, position: int) -> list[int]:
         count: int = len(self.retain)  # type: ignore[arg-type]
         return [_draw(self.seed, epoch, position, k) % count for k in range(self.retain_per_forget)]
 
@@ -216,6 +214,7 @@ class PairCollator:
         batch["positions"] = [item["position"] for item in items]
         if "group" in items[0]:
             batch["group"] = torch.tensor([g for item in items for g in item["group"]])
+        sides: dict[str, list[Any]]
         sides = {s: [row for item in items for row in item[s]] for s in ("forget", "retain") if s in items[0]}
         if len(sides) == 1:
             return batch | {side: dict(self.flat(rows)) for side, rows in sides.items()}

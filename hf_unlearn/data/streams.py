@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,19 +41,16 @@ def split_stream(request: ForgetRequest, stream: datasets.IterableDataset, seed:
     request.check_selection(len(chosen), len(mask))
     columns = seen.with_format("arrow")[:].take(chosen).to_pydict()
     values = set(zip(*(columns[name] for name in used), strict=True))
-    forget = read_into_memory(stream.decode(False).filter(Holds(values), input_columns=used), features_of(stream))
-    retain = stream.filter(Holds(values, inside=False), input_columns=used)
+    forget = read_into_memory(
+        stream.decode(False).filter(partial(_matches, values, True), input_columns=used), features_of(stream)
+    )
+    retain = stream.filter(partial(_matches, values, False), input_columns=used)
     return Split(forget, retain.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER), chosen, request)
 
 
-class Holds:
-    """A filter that worker processes can receive: true if a row's values are among `values` (or not, if `inside` is False)."""
-
-    def __init__(self, values: set[tuple[Any, ...]], inside: bool = True) -> None:
-        self.values, self.inside = values, inside
-
-    def __call__(self, *row: Any) -> bool:
-        return (row in self.values) == self.inside
+def _matches(values: set[tuple[Any, ...]], wanted: bool, *row: Any) -> bool:
+    """Check whether the values of a row are among `values` (or, if not `wanted`, that they are not)."""
+    return (row in values) == wanted
 
 
 def read_into_memory(stream: datasets.IterableDataset, features: datasets.Features | None = None) -> datasets.Dataset:
