@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 import hf_unlearn
-from hf_unlearn.utils.moved_modules import MOVED
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,13 +60,3 @@ def test_type_information_is_shipped():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "py.typed" in project["tool"]["setuptools"]["package-data"]["hf_unlearn"]
     assert project["project"]["version"] == hf_unlearn.__version__
-
-
-@pytest.mark.parametrize(("former", "now"), MOVED.items())
-def test_a_module_that_moved_can_still_be_imported_and_says_where_it_is(former, now):
-    code = (
-        "import sys, warnings; warnings.simplefilter('error'); import hf_unlearn\n"
-        f"try: import {former}\nexcept DeprecationWarning as told: print('`{now}`' in str(told))\n"
-        f"warnings.simplefilter('ignore'); import {former} as a, {now} as b; print(a.__name__, a.__getattr__('__name__') == b.__name__)"
-    )
-    assert run(code) == ["True", former, "True"]

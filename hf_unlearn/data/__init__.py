@@ -1,1 +1,1 @@
-"""From a request to the rows that a step reads: columns, forget and retain sets, sampling, pairs."""
+"""From a request to the rows of a training step: columns, forget and retain sets, sampling, pairs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,42 +10,42 @@ import numpy as np
 if TYPE_CHECKING:
     import datasets
 
-
 LABEL_COLUMNS = ("label", "labels")
-
-
 LISTED = 50  # classes that an error lists
 
 
+def check_column(names: Iterable[str], name: str, argument: str) -> None:
+    """Raise ValueError if `name`, the value of `argument`, is not one of the columns `names`."""
+    if name not in names:
+        raise ValueError(f"`{argument}={name!r}` is not a column of the data set; it has {', '.join(names)}.")
+
+
 def arrow_column(dataset: datasets.Dataset, name: str, argument: str) -> Any:
-    """One column as an Arrow array, through the data set's index mapping, nothing decoded."""
-    if name not in dataset.column_names:
-        raise ValueError(
-            f"`{argument}={name!r}` is not a column of the data set; it has {', '.join(dataset.column_names)}."
-        )
+    """Return a column as an Arrow array, in the order of the data set's index mapping and without decoding."""
+    check_column(dataset.column_names, name, argument)
     column = dataset.data.column(name)
-    if dataset._indices is not None:  # `datasets` itself would gather row by row
+    if dataset._indices is not None:  # `datasets` itself would gather row by row.
         column = column.take(dataset._indices.column(0))
     return column.combine_chunks()
 
 
 def find_label_column(dataset: Any, preferred: str | None = None) -> str | None:
-    """The label column of `dataset`, or None."""
+    """Return the name of the label column of `dataset`, or None."""
     names: Any = getattr(dataset, "column_names", None) or next(iter(dataset), {})
     return next((c for c in (preferred, *LABEL_COLUMNS) if c in names), None)
 
 
 def read_labels(dataset: datasets.Dataset, label_column: str = "label") -> np.ndarray:
-    """All class ids of `dataset`, shape (rows,)."""
-    column = arrow_column(dataset, label_column, "label_column")
-    return column.to_numpy(zero_copy_only=False)
+    """Return all class ids of `dataset`, shape (rows,)."""
+    return arrow_column(dataset, label_column, "label_column").to_numpy(zero_copy_only=False)
 
 
 def read_groups(dataset: Any, column: str | None, argument: str = "attribute") -> tuple[np.ndarray, list[str]]:
-    """The groups that the values of `column` form: numbers (rows,) from 0, and the names of the groups in that order.
+    """Return the group of each row, numbered from 0, shape (rows,), and the names of the groups in that order.
 
     Raises:
-        ValueError: no such column, a stream, missing values, more groups than a twentieth of the rows, or only one.
+        ValueError: the column does not exist, has missing values, has a single value, or has more values than a twentieth of
+            the rows; or the data set is a stream.
     """
     if column is None:
         raise ValueError(f"`{argument}` is missing: the column whose values are the groups, such as 'gender'.")
@@ -73,7 +73,7 @@ def read_groups(dataset: Any, column: str | None, argument: str = "attribute") -
 
 
 def read_strata(dataset: Any, groups: np.ndarray, preferred: str | None = None) -> np.ndarray:
-    """Label and group, one of `groups`, of every row as one number, (rows,)."""
+    """Return one number for each pair of label and group, (rows,). `groups` are the groups of the rows, (rows,)."""
     column = find_label_column(dataset, preferred)
     assert column is not None
     _, labels = np.unique(read_labels(dataset, column), return_inverse=True)
@@ -83,9 +83,12 @@ def read_strata(dataset: Any, groups: np.ndarray, preferred: str | None = None) 
 def class_ids(
     dataset: datasets.Dataset, label: str | int | Sequence[str | int], label_column: str = "label"
 ) -> list[Any]:
-    """Resolve class names or ids to the values stored in `label_column`; unknown and ambiguous ones raise ValueError."""
-    feature = dataset.features.get(label_column)
-    names = list(getattr(feature, "names", None) or [])
+    """Return the values in `label_column` of the classes that `label` gives by name or id.
+
+    Raises:
+        ValueError: a class does not exist, or a text is the name of one class and the id of another.
+    """
+    names = list(getattr(dataset.features.get(label_column), "names", None) or [])
     present = None
     ids: list[Any] = []
     for one in [label] if isinstance(label, str | int) else label:
@@ -98,7 +101,7 @@ def class_ids(
         digits = one.removeprefix("id:") if isinstance(one, str) else ""
         value: Any = int(digits) if digits.lstrip("-").isdecimal() and one not in present else one
         if isinstance(one, str) and one not in present and (name := one.removeprefix("name:")) in present:
-            value = name  # of a column of texts
+            value = name  # The column holds texts.
         if value not in present:
             known = names or [str(v) for v in sorted(present)]
             more = f", and {len(known) - LISTED} more" if len(known) > LISTED else ""
@@ -108,11 +111,7 @@ def class_ids(
 
 
 def _id_of_name(label: str | int, names: Sequence[str]) -> int | None:
-    """The id of the class that is called `label` or, with `name:` before it, that; None where none is.
-
-    Raises:
-        ValueError: the name is the id of another class.
-    """
+    """Return the id of the class named `label` (also written `name:…`), or None if no class has that name."""
     if label not in names:
         name = label.removeprefix("name:") if isinstance(label, str) else label
         return names.index(name) if name in names else None

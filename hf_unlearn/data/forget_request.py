@@ -1,7 +1,4 @@
-"""From a request to two data sets: which rows to forget, and which to keep.
-
-A `ForgetRequest` names the rows, and `split` turns it into two views of the data set (index mappings, no copies).
-"""
+"""`ForgetRequest` names the rows to forget and splits a data set into them and the rows to retain."""
 
 from __future__ import annotations
 
@@ -23,7 +20,11 @@ if TYPE_CHECKING:
 class Split:
     """The two sides of a request.
 
-    `forget` and `retain` are views of the data set that was split; `forget_indices` are row numbers in it, ascending.
+    Attributes:
+        forget: the rows to forget, a view of the data set that was split (an index mapping, no copy).
+        retain: the other rows, a view as well.
+        forget_indices: numbers of the rows to forget in that data set, ascending, (rows,).
+        request: the request.
     """
 
     forget: datasets.Dataset
@@ -36,19 +37,26 @@ class Split:
 class ForgetRequest:
     """Names the rows to forget.
 
-    Criteria that are given together must all hold, and `fraction` then draws from the rows that are left
-    (`label=3, fraction=0.75`: three quarters of the threes). `a | b` forgets the rows of either request, `a & b` of both.
+    A row must meet all criteria that are given. `fraction` then draws from the rows that meet them: `label=3, fraction=0.75` are
+    three quarters of the threes. `a | b` forgets the rows of either request, `a & b` the rows of both.
 
     Args:
-        label: one class or several, by name or id; where a number is both, an int or `"id:3"` is the id, `"name:3"` the name.
-        column: a column whose `values` select rows, such as a user id.
-        values: the values of `column` to forget.
-        indices: row numbers.
-        ids_file: a text file with one value of `column` (or one row number, without `column`) per line.
-        fraction: share of the rows to draw, in (0, 1).
-        seed: seed of that draw.
-        predicate: a function of a row (a dict without image or audio columns) that is true for rows to forget.
-        label_column: the column of class ids.
+        label: one class or several, by name or id. If a number is the name of one class and the id of another, an int or
+            `"id:3"` means the id, and `"name:3"` the name. Default None: rows of every class.
+        column: name of a column whose `values` select rows, such as a user id. Default None.
+        values: the values of `column` whose rows are forgotten. Default None.
+        indices: numbers of the rows to forget. Default None.
+        ids_file: a text file with one value of `column` on each line, or one row number if `column` is None. Default None.
+        fraction: share of the rows to draw at random, in (0, 1). Default None: all of them.
+        seed: seed of that draw. Default 0.
+        predicate: a function that is true for rows to forget. It gets a row as a dict without image, audio, video and PDF
+            columns. Default None.
+        label_column: name of the column of class ids. Default `"label"`.
+        union: requests of which a row must meet at least one; `|` sets it. Default ().
+        intersection: requests of which a row must meet all; `&` sets it. Default ().
+
+    Raises:
+        ValueError: no criterion is given, or the arguments contradict each other.
 
     Example:
         ```python
@@ -57,7 +65,7 @@ class ForgetRequest:
         ```
     """
 
-    label: str | int | Sequence[str | int] | None = field(default=None, repr=False)  # a log must not name them
+    label: str | int | Sequence[str | int] | None = field(default=None, repr=False)  # Logs must not name values.
     column: str | None = None
     values: Sequence[Any] | None = field(default=None, repr=False)
     indices: Sequence[int] | None = field(default=None, repr=False)
@@ -92,10 +100,11 @@ class ForgetRequest:
         return ForgetRequest(intersection=(self, other))
 
     def describe(self, classes: Sequence[str] = ()) -> str:
-        """What was asked, in words that reveal no row: counts instead of values, no ids.
+        """Return the request in words that reveal no row: counts instead of values, and no ids.
 
         Args:
             classes: the model's labels, in the order of their ids. Only these are named; other values of `label` are counted.
+                Default (): no class is named.
         """
         parts = []
         if self.label is not None:
@@ -107,17 +116,17 @@ class ForgetRequest:
         if self.predicate is not None:
             parts.append("rows selected by a predicate")
         if self.fraction is not None:
-            parts.append(f"a random {self.fraction:.0%}")  # its seed would name the rows
+            parts.append(f"a random {self.fraction:.0%}")  # The seed would reveal the rows.
         for requests, word in ((self.union, " or "), (self.intersection, " and ")):
             parts += [f"({word.join(r.describe(classes) for r in requests)})"] if requests else []
         return ", ".join(parts)
 
     def split(self, dataset: datasets.Dataset) -> Split:
-        """Split `dataset` into forget and retain views.
+        """Split `dataset` into the rows to forget and the rows to retain.
 
         Raises:
             TypeError: `dataset` is a dictionary of splits or a stream.
-            ValueError: a class, column, value or row does not exist, nothing is selected, or everything is.
+            ValueError: a class, column, value or row does not exist, or the request selects no row or every row.
         """
         import datasets
 
@@ -136,17 +145,17 @@ class ForgetRequest:
         return Split(dataset.select(forget), dataset.select(np.flatnonzero(~mask)), forget, self)
 
     def check_selection(self, selected: int, rows: int) -> None:
-        """Raise ValueError where nothing is selected of so many rows, or everything."""
+        """Raise ValueError if the request selects none of the `rows` or all of them."""
         if selected == 0:
             raise ValueError(f"The request ({self.describe()}) selects no row of the {rows} in `dataset`.")
         if selected == rows:
             raise ValueError(
-                f"The request ({self.describe()}) selects all {rows} rows of `dataset`: nothing would be left to keep. "
-                "Forgetting everything means training a new model."
+                f"The request ({self.describe()}) selects all {rows} rows of `dataset`: nothing would be left to retain. "
+                "To forget everything, train a new model."
             )
 
     def mask(self, dataset: datasets.Dataset) -> np.ndarray:
-        """Boolean array, one entry per row of `dataset`: true for rows to forget."""
+        """Return a boolean array (rows,) that is true for the rows to forget."""
         mask = np.ones(len(dataset), dtype=bool)
         if self.union:
             mask &= np.logical_or.reduce([r.mask(dataset) for r in self.union])
@@ -155,9 +164,9 @@ class ForgetRequest:
         if self.label is not None:
             mask &= np.isin(read_labels(dataset, self.label_column), class_ids(dataset, self.label, self.label_column))
         if self.column is not None:
-            mask &= self._column_mask(dataset)
+            mask &= self._column_mask(dataset, self.column)
         elif self.ids_file is not None:
-            mask &= _row_mask(self._read_ids(), len(dataset), "ids_file")
+            mask &= _row_mask(_read_ids(self.ids_file), len(dataset), "ids_file")
         if self.indices is not None:
             mask &= _row_mask(self.indices, len(dataset), "indices")
         if self.predicate is not None:
@@ -169,50 +178,48 @@ class ForgetRequest:
             mask[candidates[drawn[: round(self.fraction * len(candidates))]]] = True
         return mask
 
-    def _read_ids(self) -> list[str]:
-        assert self.ids_file is not None
-        path = Path(self.ids_file)
-        if not path.is_file():
-            raise ValueError(f"`ids_file` does not exist: {path}.")
-        ids = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-        if not ids:
-            raise ValueError(f"`ids_file` is empty: {path}.")
-        return ids
-
-    def _column_mask(self, dataset: datasets.Dataset) -> np.ndarray:
+    def _column_mask(self, dataset: datasets.Dataset, name: str) -> np.ndarray:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        assert self.column is not None
-        column = arrow_column(dataset, self.column, "column")
-        given = [*(self.values or ()), *(self._read_ids() if self.ids_file is not None else ())]
+        column = arrow_column(dataset, name, "column")
+        given = [*(self.values or ()), *(_read_ids(self.ids_file) if self.ids_file is not None else ())]
         try:
             values = pa.array(given).cast(column.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
             raise ValueError(
-                f"`values` cannot be read as {column.type}, the type of column '{self.column}'. Give values of that type."
-            ) from None  # the cause would name the value
+                f"`values` cannot be read as {column.type}, the type of column '{name}'. Give values of that type."
+            ) from None  # The cause would name the value.
         known = pc.is_in(values, value_set=pc.unique(column))
         if not pc.all(known).as_py():
             missing = len(values) - pc.sum(known).as_py()
             raise ValueError(
-                f"`values`: {missing} of {len(values)} are in no row of column '{self.column}'. A misspelt id would "
-                "leave its rows in the model; remove it or correct it."
+                f"`values`: {missing} of {len(values)} are in no row of column '{name}'. The rows of a misspelled value would "
+                "stay in the model. Correct it or remove it."
             )
         return pc.is_in(column, value_set=values).to_numpy(zero_copy_only=False)
 
 
+def _read_ids(file: str | Path) -> list[str]:
+    path = Path(file)
+    if not path.is_file():
+        raise ValueError(f"`ids_file` does not exist: {path}.")
+    ids = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    if not ids:
+        raise ValueError(f"`ids_file` is empty: {path}.")
+    return ids
+
+
 def _class_words(labels: Sequence[str | int], classes: Sequence[str]) -> str:
-    """The labels that are among `classes`, by name or id, in words; the number of the others."""
+    """Name the labels that are among `classes`, by name or id, and count the others."""
     known: dict[str | int, str] = {key: name for i, name in enumerate(classes) for key in (i, str(i), f"id:{i}")}
     known |= {key: name for name in classes for key in (name, f"name:{name}")}
     named = [known[one] for one in labels if one in known]
     names, others = list(dict.fromkeys(map(shown, named))), len(labels) - len(named)
     if not names:
         return "one class" if others == 1 else f"{others} classes"
-    return f"{'class' if len(labels) == 1 else 'classes'} {', '.join(names)}" + (
-        f" and {others} more" if others else ""
-    )
+    more = f" and {others} more" if others else ""
+    return f"{'class' if len(labels) == 1 else 'classes'} {', '.join(names)}{more}"
 
 
 def _row_mask(rows: Sequence[int] | Sequence[str], n: int, argument: str) -> np.ndarray:
@@ -231,6 +238,5 @@ def _row_mask(rows: Sequence[int] | Sequence[str], n: int, argument: str) -> np.
 def _predicate_mask(dataset: datasets.Dataset, predicate: Callable[[dict[str, Any]], bool]) -> np.ndarray:
     plain = [c for c, f in dataset.features.items() if type(f).__name__ not in ("Image", "Audio", "Video", "Pdf")]
     batches = dataset.select_columns(plain).with_format("arrow").iter(batch_size=10_000)
-    return np.fromiter(
-        (bool(predicate(row)) for batch in batches for row in batch.to_pylist()), bool, count=len(dataset)
-    )
+    rows = (row for batch in batches for row in batch.to_pylist())
+    return np.fromiter((bool(predicate(row)) for row in rows), bool, count=len(dataset))

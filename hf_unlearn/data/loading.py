@@ -1,4 +1,4 @@
-"""Data sets from files, folders, the Hub, and the digits that scikit-learn brings."""
+"""Data sets from files, from folders, from the Hub, and the digits that scikit-learn contains."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from ..utils.hub_names import split_revision
 if TYPE_CHECKING:
     import datasets
 
+READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+
 
 def load_digits() -> dict[str, datasets.Dataset]:
-    """scikit-learn's digits (1,797 images of 8×8 pixels, real data that comes with the package), split 3:1."""
+    """Return scikit-learn's digits, 1,797 real images of 8×8 pixels, as `train` (three quarters) and `test`."""
     import numpy as np
     from datasets import ClassLabel, Dataset, Features, Image
     from PIL import Image as PILImage
@@ -25,21 +27,22 @@ def load_digits() -> dict[str, datasets.Dataset]:
     cut = 3 * len(images) // 4
 
     def take(index: Any) -> Dataset:
-        return Dataset.from_dict(
-            {"image": [images[i] for i in index], "label": [int(data.target[i]) for i in index]}, features=features
-        )
+        rows = {"image": [images[i] for i in index], "label": [int(data.target[i]) for i in index]}
+        return Dataset.from_dict(rows, features=features)
 
     return {"train": take(order[:cut]), "test": take(order[cut:])}
 
 
-READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
-
-
 def load_rows(source: str, argument: str, split: str) -> datasets.Dataset:
-    """The rows that `source` names: a file, or a folder or Hub id with `:split` where it has several and none is `split`.
+    """Load the rows that `source` names.
+
+    Args:
+        source: a file, or a folder or Hub id, which `:split` may follow.
+        argument: name of the argument or option that holds `source`, for errors.
+        split: the split that is loaded if `source` names none. A single split is loaded whatever its name.
 
     Raises:
-        ValueError: no such split.
+        ValueError: there is no such split, or the file has an unknown suffix.
     """
     from datasets import load_dataset
 

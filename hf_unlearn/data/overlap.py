@@ -1,4 +1,4 @@
-"""Rows that are in the forget set and in the retain set: a mistake if they are many, and a copy that stays if they are few."""
+"""Rows that are both in the forget set and in the retain set. Many are a mistake; a few are copies whose influence stays."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ ROWS, BYTES = 50_000, 2**29  # read of each set at most
 
 
 def check_overlap(forget: datasets.Dataset, retain: datasets.Dataset, limit: int = ROWS) -> None:
-    """Raise ValueError where rows of the forget set are in the retain set as well.
+    """Compare the rows of both sets by their content, and warn about common rows.
 
-    Rows are compared by content digest. Real data has honest duplicates, so a few common rows are a warning (a copy that
-    stays in the retain set keeps its influence); half of the forget set or more is an error. Of large sets at most `limit`
-    rows, or 512 MiB, are read, drawn at random; from them the number of common rows is estimated.
+    Real data has honest duplicates, so a few common rows are a warning. Of large sets at most `limit` rows (50,000 by default),
+    or 512 MiB, are read, drawn at random, and the number of common rows is estimated from them.
+
+    Raises:
+        ValueError: half of the forget set or more is in the retain set.
     """
     shared = sorted(set(forget.column_names) & set(retain.column_names))
     if not shared:
@@ -45,15 +47,16 @@ def check_overlap(forget: datasets.Dataset, retain: datasets.Dataset, limit: int
             "`ForgetRequest(...).split(dataset)`."
         )
     logger.warning(
-        "%s rows to forget have an identical copy in `retain_dataset`; what those copies teach will stay.", number
+        "%s rows to forget have an identical copy in `retain_dataset`. What the model learns from the copies stays.",
+        number,
     )
 
 
 def fingerprint(dataset: Any) -> str | None:
-    """A digest of what a data set holds, and in which order, the same in every process; None where it is no table.
+    """Return a digest of the rows of a data set and their order, the same in every process. None for a stream or a list.
 
-    Of very large sets a million rows, or 512 MiB, drawn by seed; of files their names and sizes. Whoever knows it can test
-    guesses of the whole set: it is for files that stay where the data are.
+    Of very large sets a million rows, or 512 MiB, count, drawn by seed; of files only their names and sizes. Whoever has the
+    fingerprint can test guesses of the whole set, so it belongs only into files that stay with the data.
     """
     if not hasattr(dataset, "select_columns") or not hasattr(dataset, "__len__"):
         return None
@@ -62,56 +65,54 @@ def fingerprint(dataset: Any) -> str | None:
     if dataset._indices is not None:
         rows = dataset._indices.column(0).to_numpy()[chosen].astype(np.int64)
         digest.update(b"" if (np.diff(rows) >= 0).all() else rows.argsort(kind="stable").tobytes())
-    files = any(getattr(f, "decode", False) for f in dataset.features.values())  # of images or sounds
-    for columns in _columns(dataset, chosen):
-        for row in zip(*map(_cells, columns), strict=True):
-            for cell in row:
-                told = _file(cell) if files and isinstance(cell, str) else cell
-                held = told if isinstance(told, bytes) else repr(told).encode()
-                digest.update(len(held).to_bytes(8, "little") + held)
+    files = any(getattr(f, "decode", False) for f in dataset.features.values())  # images or sounds
+    for row in _rows(dataset, chosen):
+        for cell in row:
+            value = _file(cell) if files and isinstance(cell, str) else cell
+            content = value if isinstance(value, bytes) else repr(value).encode()
+            digest.update(len(content).to_bytes(8, "little") + content)
     return digest.hexdigest()
 
 
 def _file(path: str) -> Any:
-    """Name and size of a file, which may have been moved since; a text that names none as it is."""
+    """Return the name and the size of a file, whose folder may change, or the text itself if it is no path of a file."""
     return [os.path.basename(path), os.path.getsize(path)] if os.path.isabs(path) and os.path.isfile(path) else path
 
 
 def _digests(dataset: datasets.Dataset, limit: int, seed: int) -> tuple[np.ndarray, float]:
-    """A 64-bit digest of each row, or of some rows drawn by seed, and their share of all; the same in this process only."""
+    """Return 64-bit digests of at most `limit` rows, valid in this process only, and the share of the rows that they cover."""
     chosen = _drawn(dataset, limit, seed)
-    digests = (hash(row) for columns in _columns(dataset, chosen) for row in zip(*map(_cells, columns), strict=True))
-    return np.fromiter(digests, np.int64, len(chosen)), len(chosen) / max(1, len(dataset))
+    return np.fromiter(map(hash, _rows(dataset, chosen)), np.int64, len(chosen)), len(chosen) / max(1, len(dataset))
 
 
 def _drawn(dataset: datasets.Dataset, limit: int, seed: int) -> np.ndarray:
-    """At most `limit` row numbers, drawn by seed, of rows that take `BYTES` together."""
+    """Draw at most `limit` row numbers, and no more than `BYTES` of rows."""
     row_bytes = dataset.data.nbytes / max(1, dataset.data.num_rows)
     return drawn_rows(len(dataset), min(limit, max(1, int(BYTES / max(1, row_bytes)))), seed)
 
 
-def _columns(dataset: datasets.Dataset, rows: np.ndarray) -> Iterator[list[Any]]:
-    """The Arrow columns of these rows, part by part, structures taken apart and extension types as what they store.
+def _rows(dataset: datasets.Dataset, chosen: np.ndarray) -> Iterator[tuple[Any, ...]]:
+    """Yield these rows as tuples of hashable values, structures flattened and extension types as they are stored.
 
-    Read past `datasets`, which goes row by row where a set is a selection: ten times slower here, and more with images.
+    The Arrow table is read directly, because `datasets` reads a selection row by row: ten times slower, and more with images.
     """
     import pyarrow as pa
 
     if dataset._indices is not None:
-        rows = np.sort(dataset._indices.column(0).to_numpy()[rows])
+        chosen = np.sort(dataset._indices.column(0).to_numpy()[chosen])
     start = 0
     for batch in dataset.data.table.to_batches():
-        own = rows[slice(*np.searchsorted(rows, (start, start + len(batch))))] - start
+        own = chosen[slice(*np.searchsorted(chosen, (start, start + len(batch))))] - start
         start += len(batch)
         columns = [getattr(c, "storage", c).take(pa.array(own)) for c in batch.columns] if len(own) else []
         while any(pa.types.is_struct(c.type) for c in columns):
             columns = [part for c in columns for part in (c.flatten() if pa.types.is_struct(c.type) else [c])]
         if columns:
-            yield columns
+            yield from zip(*map(_hashable, columns), strict=True)
 
 
-def _cells(array: Any) -> list[Any]:
-    """The values of an Arrow array, hashable; those of numbers as bytes: as a list each number would be an object."""
+def _hashable(array: Any) -> list[Any]:
+    """Return the values of an Arrow array; numbers and lists of numbers as bytes, because a list would make each an object."""
     import pyarrow as pa
 
     bounds, numbers = np.arange(len(array) + 1), array

@@ -1,8 +1,8 @@
-"""How forget and retain rows are drawn together.
+"""Training samples of forget and retain rows.
 
-`UnlearningDataset` with `EpochSampler` serve training samples whose random draws depend on (seed, epoch, position) only, so
-that a resumed run or another number of processes sees the same samples; `share_out` says how much of a step each batch is, so
-that it weighs the same however the step is cut into processes and micro-batches.
+The random draws of `UnlearningDataset` and `EpochSampler` depend on (seed, epoch, position) only, so that a resumed run or
+another number of processes sees the same samples. `share_out` computes the weight of each micro-batch, so that the step is the
+same however its rows are divided into processes and micro-batches.
 """
 
 from __future__ import annotations
@@ -19,14 +19,23 @@ from torch.utils.data import get_worker_info
 
 from .sampling import READ_AT_ONCE, Key, has_transform, read_rows
 
-ROW_BYTES, TENSOR_BYTES = 256, 640  # what a dictionary and a tensor take beside their numbers
+ROW_BYTES, TENSOR_BYTES = 256, 640  # memory of a dictionary and of a tensor, without its numbers
 
 
 class PreparedRows:
-    """Rows of a data set as model inputs, each processed once and kept in memory while `cache_bytes` has room.
+    """Rows of a data set as model inputs. Each is prepared once and kept in memory while there is room.
 
-    Where the data set has a transform of its own (`with_transform`), which may be random, nothing is kept: every reading of a
-    row is another view, and a resumed run need not repeat the draws.
+    Nothing is kept if the data set has a transform of its own (`with_transform`), because it may be random: each time a row is
+    read it is another view, and a resumed run does not repeat the draws.
+
+    Args:
+        rows: the data set.
+        prepare: turns a row into model inputs.
+        name: name of the argument that holds the data set, for errors. Default `"dataset"`.
+        cache_bytes: memory for prepared rows. Default 64 MiB.
+
+    Raises:
+        ValueError: `prepare` refused a row. The message names the row.
     """
 
     def __init__(
@@ -41,7 +50,7 @@ class PreparedRows:
         self._size = self._room = 0 if has_transform(rows) else cache_bytes
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is sent to a worker of a data loader: not the rows kept so far."""
+        """Return what a data loader sends to a worker: everything but the rows that are kept in memory."""
         return {**vars(self), "_cache": {}, "_room": self._size}
 
     def __len__(self) -> int:
@@ -54,15 +63,14 @@ class PreparedRows:
         for start in range(0, len(self), READ_AT_ONCE):
             yield from self.many(range(start, min(start + READ_AT_ONCE, len(self))))
 
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        return self.many(indices)
-
     def many(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Several rows at once: a data set reads a batch several times faster than its rows one by one."""
+        """Return several rows, read in one go: a data set reads a batch several times faster than single rows."""
         missing = sorted({i for i in indices if i not in self._cache})
         raw = read_rows(self.rows, missing) if missing else ()
         found = {i: self._prepared(i, row) for i, row in zip(missing, raw, strict=True)}
         return [found[i] if i in found else self._cache[i] for i in indices]
+
+    __getitems__ = many  # the name by which `torch.utils.data` asks for a batch
 
     def _prepared(self, index: int, raw: Any) -> dict[str, Any]:
         try:
@@ -77,14 +85,25 @@ class PreparedRows:
 
 
 class UnlearningDataset:
-    """Training samples: a row of the forget set, rows of the retain set, or both, and the seed of their random draws.
+    """Training samples: a row of the forget set, rows of the retain set, or both.
 
-    The first side that a method needs drives the epoch (forget, if it needs that); retain rows for a forget row are drawn
-    from (seed, epoch, position). A retain stream is read in order, row `position * retain_per_forget` onwards.
+    An epoch is one pass over the forget set, or over the retain set if there is no forget set. The retain rows of a forget row
+    are drawn from (seed, epoch, position). A retain stream is read in order, from row `position * retain_per_forget` on.
 
-    Items are `{"forget": [row], "retain": [row, ...], "index": int, "seed": int, "position": int}`, sides that are not needed
-    left out; with `groups` (rows of the retain set,), `group` too: those of its retain rows. Of a batch of filling keys alone
-    (negative positions) one item is left, which counts nothing.
+    An item is `{"forget": [row], "retain": [row, ...], "index": int, "seed": int, "position": int}` without the sides that are
+    not needed, and with `groups` also `"group": [int, ...]`, the groups of its retain rows. Padding keys (negative positions)
+    are dropped; if a batch holds nothing else, one of them is kept, and it has no weight.
+
+    Args:
+        forget: the forget set, or None.
+        retain: the retain set or a stream of it, or None.
+        prepare: turns a row into model inputs.
+        retain_per_forget: retain rows for each forget row. Default 1.
+        seed: seed of all draws. Default 0.
+        groups: group of each row of the retain set, (rows,). Default None.
+
+    Raises:
+        ValueError: there is no set at all, or the retain set is a stream and there is no forget set.
     """
 
     def __init__(
@@ -113,7 +132,7 @@ class UnlearningDataset:
         self._stream: tuple[int, int, Iterator[Any]] | None = None  # epoch, rows consumed, iterator
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is sent to a worker of a data loader: it reads a stream by itself, from the start."""
+        """Return what a data loader sends to a worker, which then reads a stream by itself, from the start."""
         return {**vars(self), "_stream": None}
 
     def __len__(self) -> int:
@@ -123,11 +142,10 @@ class UnlearningDataset:
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
-        """The samples of a batch of keys, each side read at once."""
+        """Return the samples of a batch of keys. Each side is read in one go."""
         keys = [key for key in keys if key[1] >= 0] or keys[:1]
-        items: list[dict[str, Any]] = [
-            {"index": i, "seed": sample_seed(self.seed, epoch, i), "position": p} for epoch, p, i in keys
-        ]
+        items: list[dict[str, Any]]
+        items = [{"index": i, "seed": sample_seed(self.seed, epoch, i), "position": p} for epoch, p, i in keys]
         keys = [(epoch, max(p, -1 - p), i) for epoch, p, i in keys]
         if self.forget is not None:
             for item, row in zip(items, self.forget.many([i for _, _, i in keys]), strict=True):
@@ -137,7 +155,7 @@ class UnlearningDataset:
             for item, (epoch, position, _) in zip(items, keys, strict=True):
                 item["retain"] = [self.prepare(row) for row in self._stream_rows(epoch, position * k, k)]
         elif self.retain is not None:
-            drawn = [self._retain_indices(*key) for key in keys]
+            drawn = [[i] if self.forget is None else self._drawn(epoch, position) for epoch, position, i in keys]
             rows = iter(self.retain.many([i for draw in drawn for i in draw]))
             for item, draw in zip(items, drawn, strict=True):
                 item["retain"] = [next(rows) for _ in draw]
@@ -145,17 +163,15 @@ class UnlearningDataset:
                     item["group"] = [int(self.groups[i]) for i in draw]
         return items
 
-    def _retain_indices(self, epoch: int, position: int, index: int) -> list[int]:
-        if self.forget is None:
-            return [index]
+    def _drawn(self, epoch: int, position: int) -> list[int]:
         count: int = len(self.retain)  # type: ignore[arg-type]
         return [_draw(self.seed, epoch, position, k) % count for k in range(self.retain_per_forget)]
 
     def _stream_rows(self, epoch: int, start: int, count: int) -> list[Any]:
-        """Rows start..start+count of the stream's pass number `epoch`, wrapping around at its end."""
+        """Return `count` rows of the stream in its order of `epoch`, from row `start` on. After the last row comes the first."""
         if self._stream is None or self._stream[0] != epoch or self._stream[1] > start:
             if get_worker_info() is not None and not self._own_stream:
-                # Copies of a stream share their epoch over processes: a worker that is ahead would turn the others' page.
+                # Copies share the epoch counter: a faster worker would advance it for the others, so each takes its own copy.
                 self.retain, self._own_stream = copy.deepcopy(self.retain), True
             if hasattr(self.retain, "set_epoch"):
                 self.retain.set_epoch(epoch)  # type: ignore[union-attr]
@@ -178,10 +194,14 @@ class UnlearningDataset:
 
 
 class PairCollator:
-    """Items of `UnlearningDataset` as a batch: `forget` and `retain` collated, and what the items say of themselves.
+    """Collates items of `UnlearningDataset` into a batch: `forget`, `retain`, `index`, `seed`, `positions` and `group`.
 
-    Other items, of an evaluation, are prepared as those were and go to `flat`, which collates rows of one data set. It holds
-    nothing else: workers of a data loader may be sent a copy.
+    Other items are raw rows of an evaluation, which are prepared and collated. The collator holds nothing but the two functions,
+    because a data loader sends a copy to each worker.
+
+    Args:
+        flat: collates prepared rows of one data set.
+        prepare: turns a raw row into model inputs.
     """
 
     def __init__(self, flat: Callable[[list[Any]], Any], prepare: Callable[[Any], Any]) -> None:
@@ -194,31 +214,30 @@ class PairCollator:
         batch["positions"] = [item["position"] for item in items]
         if "group" in items[0]:
             batch["group"] = torch.tensor([g for item in items for g in item["group"]])
+        sides: dict[str, list[Any]]
         sides = {s: [row for item in items for row in item[s]] for s in ("forget", "retain") if s in items[0]}
         if len(sides) == 1:
             return batch | {side: dict(self.flat(rows)) for side, rows in sides.items()}
-        # Both in one go: text is padded to one length, so that a method can join the sides in one forward pass.
+        # Both sides are padded to one length, so that a method can join them in one forward pass.
         joint = dict(self.flat([row for rows in sides.values() for row in rows]))
         cut = len(sides["forget"])
-        for side, rows, part in (
-            ("forget", sides["forget"], slice(cut)),
-            ("retain", sides["retain"], slice(cut, None)),
-        ):
+        for side, part in (("forget", slice(cut)), ("retain", slice(cut, None))):
             batch[side] = {k: v[part] for k, v in joint.items()}
-            if "labels" not in joint and all("labels" in row for row in rows):
-                batch[side]["labels"] = torch.stack([torch.as_tensor(row["labels"]) for row in rows])
+            if "labels" not in joint and all("labels" in row for row in sides[side]):
+                batch[side]["labels"] = torch.stack([torch.as_tensor(row["labels"]) for row in sides[side]])
         return batch
 
 
 def share_out(batches: Sequence[dict[str, Any]], size: int, rows: int) -> None:
-    """Put into each micro-batch of a step the `share` that it holds of the step's rows, and their `places` among them.
+    """Add to each micro-batch its `share` of the step's rows, and the `places` of its rows among them.
 
-    The shares of all micro-batches in all processes add up to 1: a mean over rows, weighted by them, is the mean over the step.
+    The shares of all micro-batches in all processes add up to 1, so that the means of the micro-batches, weighted by their
+    shares, give the mean over the step.
 
     Args:
-        batches: of this process, with `positions`; filled in.
-        size: rows of an epoch.
-        rows: of a global batch.
+        batches: the micro-batches of this process, with their `positions`.
+        size: number of rows in an epoch.
+        rows: number of rows that a micro-batch has in all processes together.
     """
     starts = [max(b["positions"][0], -1 - b["positions"][0]) // rows * rows for b in batches]
     total = sum(min(rows, size - start) for start in starts)
@@ -229,7 +248,7 @@ def share_out(batches: Sequence[dict[str, Any]], size: int, rows: int) -> None:
 
 
 def _whole(stream: Any) -> Iterator[Any]:
-    """All rows of a stream, in a worker of the data loader too, where `datasets` would give each one its own shards."""
+    """Yield all rows of a stream, also in a worker of a data loader, to which `datasets` would give some shards only."""
     if get_worker_info() is None or not hasattr(stream, "iter"):
         yield from stream
         return
@@ -238,11 +257,11 @@ def _whole(stream: Any) -> Iterator[Any]:
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:
-    """A 63-bit seed for one sample in one epoch, the same in every process and after a resume."""
+    """Return a 63-bit seed for one sample in one epoch, the same in every process and after a resume."""
     return _draw(seed, epoch, index) >> 1
 
 
 def _draw(*numbers: int) -> int:
-    """A 64-bit draw that depends on these numbers only: far cheaper than a generator for each sample."""
+    """Draw 64 bits that depend on `numbers` only. A generator for each sample would take far longer."""
     digest = hashlib.blake2b(struct.pack(f"<{len(numbers)}q", *numbers), digest_size=8).digest()
     return int.from_bytes(digest, "little")

@@ -1,4 +1,4 @@
-"""Which rows are drawn, and in which order: from (seed, epoch, position) alone."""
+"""Which rows are drawn, and in which order. Every draw depends on (seed, epoch, position) alone."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ from typing import Any
 
 import numpy as np
 
-READ_AT_ONCE = 64
-
+READ_AT_ONCE = 64  # rows
 
 Key = tuple[int, int, int]  # epoch, position in its order, row
 
 
 class EpochSampler:
-    """Yields (epoch, position, index) for every row, in an order drawn from (seed, epoch), or the given order.
+    """Yields (epoch, position, index) for every row, in an order drawn from (seed, epoch), or in the given order.
 
-    After `cut` the order is laid out for several processes: of each global batch, every process in turn has its part, of the
-    same size up to one row. So that accelerate, which deals out batches of one size, leaves that as it is, parts are filled up
-    with keys whose position p is given as −1 − p: `UnlearningDataset` leaves them out.
+    After `cut` the order is laid out for several processes: each process in turn has its part of every global batch.
+    accelerate needs equal batches in every process. Shorter parts are padded with keys at position −1 − p, and
+    `UnlearningDataset` drops them.
 
-    With `strata` (rows,) of whole numbers the order is stratified: every stretch of it holds each stratum in about the share
-    that it has in the whole, so that a batch lacks only what is too rare for it.
+    Args:
+        size: number of rows.
+        seed: seed of the order. Default 0.
+        shuffle: draw the order. Default True; False keeps the given order.
+        strata: a whole number for each row, (rows,). Every stretch of the order then holds each stratum in about its share of
+            the whole, so that a batch lacks only strata that are too rare for it. Default None: no strata.
     """
 
     def __init__(self, size: int, seed: int = 0, shuffle: bool = True, strata: np.ndarray | None = None) -> None:
@@ -30,7 +33,7 @@ class EpochSampler:
         self.cut(size)
 
     def cut(self, rows: int, processes: int = 1) -> None:
-        """Deal out global batches of `rows` to `processes`."""
+        """Divide global batches of `rows` among `processes`."""
         self.rows, self.processes = rows, processes
 
     def __len__(self) -> int:
@@ -57,13 +60,13 @@ class EpochSampler:
             order = rng.permutation(self.size)
             if self.strata is not None:
                 order = order[np.argsort(_spread(self.strata[order], rng), kind="stable")]
-        for start in range(0, self.size, 4096):  # a list of all would take five times the memory of the array
+        for start in range(0, self.size, 4096):  # One list of all rows would take five times the memory of the array.
             for position, index in enumerate(order[start : start + 4096].tolist(), start):
                 yield self.epoch, position, index
 
 
 def _spread(strata: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Places (rows,) in [0, 1) that spread the rows of each stratum evenly, from a random start."""
+    """Return places (rows,) in [0, 1) that spread the rows of each stratum evenly from a random start."""
     _, stratum, counts = np.unique(strata, return_inverse=True, return_counts=True)
     by_stratum = np.argsort(stratum, kind="stable")
     rank = np.empty(len(strata), dtype=np.int64)
@@ -72,14 +75,14 @@ def _spread(strata: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def drawn_rows(size: int, count: int, seed: int) -> np.ndarray:
-    """At most `count` of the row numbers 0..size-1, drawn by seed, ascending."""
+    """Draw at most `count` of the row numbers 0..size-1 by seed, and return them in ascending order."""
     if size <= count:
         return np.arange(size)
     return np.sort(np.random.default_rng(seed).permutation(size)[:count])
 
 
 class DrawnRows(Sequence[Any]):
-    """Some rows of a data set, each read when it is asked for: thousands of decoded images fill a memory."""
+    """Some rows of a data set. Each is read when it is used, because thousands of decoded images would fill the memory."""
 
     def __init__(self, dataset: Any, chosen: np.ndarray) -> None:
         self.dataset, self.chosen = dataset, chosen
@@ -101,12 +104,12 @@ class DrawnRows(Sequence[Any]):
 
 
 def read_rows(rows: Any, indices: list[int]) -> Sequence[Any]:
-    """Several rows, at once where the data set can."""
+    """Read several rows, in one go if the data set can."""
     return rows.__getitems__(indices) if hasattr(rows, "__getitems__") else [rows[i] for i in indices]
 
 
 def has_transform(rows: Any) -> bool:
-    """Whether rows of a `datasets.Dataset` go through a function of the caller whenever they are read."""
+    """Check whether a `datasets.Dataset` applies a function of the user (`with_transform`) to the rows that it reads."""
     while isinstance(rows, DrawnRows):
         rows = rows.dataset
     form = getattr(rows, "format", None)
@@ -114,14 +117,14 @@ def has_transform(rows: Any) -> bool:
 
 
 def draw(dataset: Any, count: int, seed: int) -> Sequence[Any]:
-    """At most `count` rows, drawn by seed and in the data set's order; of a stream, the first of its first epoch."""
-    if not hasattr(dataset, "__len__"):
-        epoch = getattr(dataset, "epoch", None)
-        try:
-            if epoch is not None:
-                dataset.set_epoch(0)
-            return [row for row, _ in zip(dataset, range(count), strict=False)]
-        finally:
-            if epoch is not None:
-                dataset.set_epoch(epoch)  # where its reader is
-    return DrawnRows(dataset, drawn_rows(len(dataset), count, seed))
+    """Draw at most `count` rows by seed, in the order of the data set. A stream gives the first rows of its first epoch."""
+    if hasattr(dataset, "__len__"):
+        return DrawnRows(dataset, drawn_rows(len(dataset), count, seed))
+    epoch = getattr(dataset, "epoch", None)
+    try:
+        if epoch is not None:
+            dataset.set_epoch(0)
+        return list(islice(dataset, count))
+    finally:
+        if epoch is not None:
+            dataset.set_epoch(epoch)  # Another reader of the stream is in this epoch.

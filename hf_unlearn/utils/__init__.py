@@ -1,1 +1,1 @@
-"""What every room uses, and what knows nothing of models or data: files, safe text, checks of arguments, processes, the Hub's names."""
+"""Tools that every room uses and that need no model and no data: files, text, argument checks, processes, Hub names."""

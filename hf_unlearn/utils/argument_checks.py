@@ -1,4 +1,4 @@
-"""Values of arguments that would switch something off without a word, or fail only later."""
+"""Checks of numbers and texts that would otherwise switch something off silently, or fail late in a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def check_counts(arguments: Any, *names: str) -> None:
-    """Raise ValueError where one of the fields is neither None nor at least 1."""
+    """Raise ValueError if one of these fields is below 1. None is allowed."""
     for name in names:
         given = getattr(arguments, name)
         if given is not None and given < 1:
@@ -15,7 +15,7 @@ def check_counts(arguments: Any, *names: str) -> None:
 
 
 def check_positive(arguments: Any, *names: str) -> None:
-    """Raise ValueError where one of the fields is neither None nor above 0."""
+    """Raise ValueError if one of these fields is not above 0. None is allowed."""
     for name in names:
         given = getattr(arguments, name)
         if given is not None and not given > 0:
@@ -23,7 +23,7 @@ def check_positive(arguments: Any, *names: str) -> None:
 
 
 def check_not_empty(arguments: Any) -> None:
-    """Raise ValueError where a field of a dataclass is an empty text."""
+    """Raise ValueError if a field of the dataclass is an empty text."""
     for name in (f.name for f in fields(arguments)):
         if getattr(arguments, name) == "":
             raise ValueError(f"`{name}` is empty. Give it a value, or leave it out for its default.")

@@ -1,4 +1,4 @@
-"""What several processes do together: share rows, add up sums, agree on a decision. Alone, each of these is the identity."""
+"""Operations over several processes: divide rows, add up sums, agree on a decision. In a single process each changes nothing."""
 
 from __future__ import annotations
 
@@ -16,63 +16,60 @@ from .large_tensors import chunk_rows, chunks, new_table
 
 
 def in_parallel() -> bool:
-    """Whether several processes share the work."""
+    """Check whether several processes share the work."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def processes() -> int:
-    """How many share the work."""
+    """Return the number of processes that share the work."""
     return dist.get_world_size() if in_parallel() else 1
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:
-    """`tensor`, in place, summed over all processes; without gradient."""
+    """Sum `tensor` over all processes, in place and without gradient, and return it."""
     if in_parallel():
         dist.all_reduce(tensor)
     return tensor
 
 
 def sums_over_processes(values: Sequence[float]) -> list[float]:
-    """Each of `values` summed over all processes, in fp64."""
-    return reduced(values, dist.ReduceOp.SUM) if in_parallel() else list(values)
+    """Return each of `values` summed over all processes, in fp64."""
+    return _reduced(values, dist.ReduceOp.SUM) if in_parallel() else list(values)
 
 
 def range_over_processes(low: float, high: float) -> tuple[float, float]:
-    """The least `low` and the greatest `high` of all processes."""
-    least, greatest = reduced([-low, high], dist.ReduceOp.MAX) if in_parallel() else (-low, high)
+    """Return the smallest `low` and the largest `high` of all processes."""
+    least, greatest = _reduced([-low, high], dist.ReduceOp.MAX) if in_parallel() else (-low, high)
     return -least, greatest
 
 
-def reduced(values: Sequence[float], how: dist.ReduceOp.RedOpType) -> list[float]:
-    """Numbers of all processes combined, in fp64; every process gets the same bits."""
+def _reduced(values: Sequence[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
+    """Combine numbers of all processes in fp64. Every process gets the same bits."""
     tensor = torch.tensor(values, dtype=torch.float64, device=_device())
-    dist.all_reduce(tensor, op=how)
+    dist.all_reduce(tensor, op=operation)
     return tensor.tolist()
 
 
 def in_any_process(flag: bool) -> bool:
-    """Whether `flag` holds in one process or more: all of them get the same answer."""
+    """Check whether `flag` is true in at least one process. All processes get the same answer."""
     return sums_over_processes([float(flag)])[0] > 0
 
 
 def wait_for_all() -> None:
-    """Until every process is here."""
+    """Wait until every process has called this function."""
     in_any_process(False)
 
 
 def own_part(rows: int) -> range:
-    """The numbers, out of 0..rows-1, of the rows that are this process's: consecutive, parts as even as they can be."""
+    """Return the numbers, out of 0..rows-1, of this process's rows: consecutive, and divided as evenly as possible."""
     if not in_parallel():
         return range(rows)
     rank, processes = dist.get_rank(), dist.get_world_size()
     return range(rows * rank // processes, rows * (rank + 1) // processes)
 
 
-def joined(part: Tensor, rows: int, folder: str | Path | None = None) -> Tensor:
-    """What the processes hold of `own_part(rows)`, (own rows, columns) each, as one tensor (rows, columns), the same bits in all.
-
-    A very large one lies in `folder` (`new_table`).
-    """
+def _joined(part: Tensor, rows: int, folder: str | Path | None = None) -> Tensor:
+    """Join the parts (own rows, columns) that the processes hold of `own_part(rows)` into one table (rows, columns)."""
     if not in_parallel():
         return part
     own, whole = own_part(rows), new_table(rows, part.shape[1], folder, part.dtype)
@@ -86,16 +83,23 @@ def joined(part: Tensor, rows: int, folder: str | Path | None = None) -> Tensor:
 def joined_outputs(
     logits: Tensor, labels: Tensor | None, rows: int, folder: str | Path | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Logits (rows, classes) and labels (rows,) from those of each process's `own_part(rows)`; labels None where one has none.
+    """Join what each process knows of its `own_part(rows)`; every process gets the same bits.
 
-    Very large logits lie in `folder` (`new_table`).
+    Args:
+        logits: (own rows, classes).
+        labels: (own rows,). None in one process makes them None in all.
+        rows: number of rows in all processes together.
+        folder: where a very large table of logits lies (`new_table`).
+
+    Returns:
+        Logits (rows, classes) and labels (rows,) or None.
     """
-    whole = joined(logits, rows, folder)
-    return whole, None if in_any_process(labels is None) else joined(labels[:, None], rows)[:, 0]  # type: ignore[index]
+    whole = _joined(logits, rows, folder)
+    return whole, None if in_any_process(labels is None) else _joined(labels[:, None], rows)[:, 0]  # type: ignore[index]
 
 
 def together(own: list[Any]) -> list[Any]:
-    """The lists of all processes, one after another."""
+    """Return the lists of all processes, one after another."""
     if not in_parallel():
         return own
     lists: list[Any] = [None] * processes()
@@ -105,7 +109,7 @@ def together(own: list[Any]) -> list[Any]:
 
 @torch.no_grad()
 def share_statistics(model: nn.Module) -> None:
-    """BatchNorm statistics as they are in the first process, whose model is saved: in training each has its own."""
+    """Copy the BatchNorm statistics of the first process to all others, because each process updates its own in training."""
     if in_parallel():
         for buffer in model.buffers():
             if buffer.is_floating_point():
@@ -115,9 +119,10 @@ def share_statistics(model: nn.Module) -> None:
 
 
 def real_rows(rows: int, loader: Any) -> int:
-    """How many of the `rows` of this process's evaluation batch count: accelerate fills up the last ones with rows from the start.
+    """Return how many of the `rows` of this process's evaluation batch count.
 
-    `loader` is the accelerator's `gradient_state`, which knows where in the data set the batch is.
+    accelerate fills up the last batches with rows from the start of the data set. `loader` is the accelerator's
+    `gradient_state`, which knows where in the data set the batch lies.
     """
     if not in_parallel() or not loader.end_of_dataloader or loader.remainder <= 0:
         return rows
@@ -125,5 +130,5 @@ def real_rows(rows: int, loader: Any) -> int:
 
 
 def _device() -> torch.device:
-    """Where the process group wants its tensors."""
+    """Return the device on which the process group needs its tensors."""
     return torch.device("cpu") if "gloo" in dist.get_backend() else PartialState().device

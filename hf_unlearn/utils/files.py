@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and errors that say what could not be written."""
+"""Files that appear whole or not at all, errors that name what could not be written, and small readers of JSON and markdown."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from safetensors import SafetensorError
 
 
 class WriteError(OSError):
-    """Something could not be written: most often the disk is full."""
+    """A file could not be written, most often because the disk is full."""
 
 
 @contextmanager
 def clear_errors(what: str, folder: str | Path, size: int = 0) -> Iterator[None]:
-    """Inside, a write that fails for want of space, by any library, is a `WriteError` that says what was to go where.
+    """Turn a failed write of any library into a `WriteError` that names what was to be written, and where.
 
     Args:
-        size: bytes that it takes, if known.
+        what: name of the thing that is written.
+        folder: where it is written.
+        size: bytes that it needs. Default 0: unknown, and not mentioned.
     """
     folder = Path(folder)
     free = shutil.disk_usage(next(p for p in (folder, *folder.absolute().parents) if p.exists())).free
@@ -44,13 +46,11 @@ def clear_errors(what: str, folder: str | Path, size: int = 0) -> Iterator[None]
 
 
 def _failed_to_write(error: Exception) -> bool:
-    """A disk that is full or fails, and what safetensors and torch make of it."""
+    """Check for a full or failing disk, also behind the errors that safetensors and torch raise for one."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-    writer = ("PytorchStreamWriter", "inline_container")
-    return isinstance(error, SafetensorError) or (
-        isinstance(error, RuntimeError) and any(name in str(error) for name in writer)
-    )
+    by_torch = any(name in str(error) for name in ("PytorchStreamWriter", "inline_container"))
+    return isinstance(error, SafetensorError) or (isinstance(error, RuntimeError) and by_torch)
 
 
 def _readable(size: int) -> str:
@@ -58,16 +58,16 @@ def _readable(size: int) -> str:
 
 
 def file_digest(path: str | Path, algorithm: str | Callable[[], Any] = "sha256") -> str:
-    """Digest of a file, in hex."""
+    """Return the digest of a file in hex, by default SHA-256."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, of the same suffix; renamed over `path` at the end, removed after an error.
+    """Give a temporary path beside `path`, with its suffix, that replaces `path` at the end and is deleted after an error.
 
-    A reader never sees half a file, and two processes that write the same one do not disturb each other.
+    A reader never sees half a file, and two processes that write the same file do not disturb each other.
     """
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
@@ -79,18 +79,18 @@ def written_atomically(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> None:
-    """Write text, as UTF-8, or bytes in one go; with `mode=0o600` nobody else could read it at any time."""
+    """Write bytes, or text as UTF-8. With `mode=0o600` nobody else can read the file at any time."""
     with written_atomically(path) as partial:
-        partial.unlink(missing_ok=True)  # of a process that died: its permissions would stay
+        partial.unlink(missing_ok=True)  # A file of a killed process would keep its permissions.
         with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content.encode() if isinstance(content, str) else content)
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, None where there is no such file.
+    """Return the object in a JSON file, or None if there is no such file.
 
     Raises:
-        ValueError: it holds something else; the message names the file.
+        ValueError: the file holds something else. The message names it.
     """
     if not path.is_file():
         return None
@@ -107,13 +107,14 @@ FRONT_MATTER = re.compile(r"\s*---[\r\n]+(.*?)[\r\n]+---[ \t]*([\r\n]|$)", re.DO
 
 
 def holds_text(path: Path) -> bool:
-    """Whether a markdown file has more than its front matter."""
+    """Check whether a markdown file holds text after its front matter."""
     text = path.read_text("utf-8", errors="replace")
-    return bool(FRONT_MATTER.sub("", text, count=1).strip() if FRONT_MATTER.match(text) else text.strip())
+    front = FRONT_MATTER.match(text)
+    return bool(text[front.end() if front else 0 :].strip())
 
 
 def front_matter(path: Path) -> dict[str, Any]:
-    """The YAML block at the top of a markdown file, as the Hub finds it; {} where there is no file or no such block."""
+    """Return the YAML block at the top of a markdown file as the Hub reads it, or {} without a file or a valid block."""
     if not path.is_file():
         return {}
     found = FRONT_MATTER.match(path.read_text("utf-8", errors="replace"))

@@ -1,4 +1,4 @@
-"""Sources as `folder`, `org/name` or `org/name@revision`, pinned to a commit of the Hub."""
+"""Names of models and data sets: a folder, `org/name` or `org/name@revision`, pinned to a commit of the Hub."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT = 10.0  # seconds; loading itself says what is wrong with the Hub
+TIMEOUT = 10.0  # seconds. A Hub that does not answer is no error here: loading reports it.
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def split_revision(source: str, revision: str | None = None, argument: str = "model") -> tuple[str, str | None]:
-    """`source` without what follows an `@`, and the revision named there or by `revision`.
+    """Return the name in `source`, and the revision that follows its `@` or that `revision` gives.
 
     Raises:
-        ValueError: both name one, and not the same.
+        ValueError: the two revisions differ, or a side of the `@` is empty.
     """
     if "@" not in source or Path(source).exists():
         return source, revision
@@ -28,10 +29,10 @@ def split_revision(source: str, revision: str | None = None, argument: str = "mo
 
 
 def pinned(source: str, revision: str | None = None, argument: str = "model") -> tuple[str, str | None]:
-    """`source` and the commit that its revision stands for now, so that whatever is loaded later is of that one commit.
+    """Return the name in `source` and the commit of its revision now, so that every later load reads the same commit.
 
-    `argument` is `model` or `dataset`. A folder is returned as it is, and so is a name whose commit cannot be asked for: loading it
-    says why, or finds it in the cache.
+    A folder is not pinned. A name that the Hub does not answer for is not pinned either: loading reports why, or finds the name
+    in the cache. `argument` is `model` or `dataset`.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
@@ -47,15 +48,12 @@ def pinned(source: str, revision: str | None = None, argument: str = "model") ->
 
 
 def snapshots(name: str) -> Path:
-    """Where the Hub's cache holds the model `name`, a folder for each commit, if it ever was loaded from there."""
+    """Return the folder where the Hub's cache keeps the commits of the model `name`. It may not exist."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "snapshots")
 
 
-HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-
-
 def is_local(source: str) -> bool:
-    """Whether `source` is a folder, or could be no Hub id."""
+    """Check whether `source` is a folder, or cannot be a Hub id."""
     return not HUB_ID.fullmatch(source) or Path(source).expanduser().exists()

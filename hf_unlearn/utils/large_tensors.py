@@ -1,4 +1,4 @@
-"""Outputs of a model, a row for each row of a data set: in memory, or in a file without a name where they are large."""
+"""Tables of model outputs, one row for each row of a data set: in memory, or in an unnamed file if they are large."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ CHUNK = 2**22  # values
 
 
 def new_table(rows: int, columns: int, folder: str | Path | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Zeros (rows, columns); above 256 MiB on disk, mapped into memory.
+    """Return zeros (rows, columns). Above 256 MiB they lie in a file that is mapped into memory.
 
-    That file lies in `folder` (by default where temporary files go) without a name: whatever ends the process, nothing of it
-    is left.
+    The file is in `folder` (by default, where temporary files go) and has no name, so that nothing is left of it however the
+    process ends.
     """
     size = dtype.itemsize * rows * columns
     if size <= MEMORY_BYTES:
@@ -30,17 +30,17 @@ def new_table(rows: int, columns: int, folder: str | Path | None = None, dtype: 
 
 
 def chunks(*tables: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same rows of each table, few at a time, for what would need as much memory again."""
+    """Yield the same few rows of each table, so that a computation on all rows does not need as much memory again."""
     return zip(*(t.split(chunk_rows(t)) for t in tables), strict=True)
 
 
 def chunk_rows(table: Tensor) -> int:
-    """How many rows of `table` are taken at once."""
+    """Return the number of rows of `table` in one chunk."""
     return max(1, CHUNK // max(1, table.shape[-1]))
 
 
 class Collector:
-    """Batches (B, columns) one after another as one table; where the number of rows is not known, in memory."""
+    """Collects batches (B, columns) into one table. If the number of rows is unknown, the table stays in memory."""
 
     def __init__(self, rows: int | None, folder: str | Path | None = None) -> None:
         self.rows, self.folder, self.filled = rows, folder, 0
@@ -56,7 +56,7 @@ class Collector:
         self.filled += len(batch)
 
     def table(self, columns: int = 0) -> Tensor:
-        """(rows added, columns), fp32, on the CPU; `columns` where nothing was added."""
+        """Return all batches, (rows added, columns), in fp32 on the CPU. `columns` counts only if there was no batch."""
         if not self._parts:
             return torch.zeros(0, columns)
         return torch.cat(self._parts) if self.rows is None else self._parts[0][: self.filled]

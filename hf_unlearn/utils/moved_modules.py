@@ -1,4 +1,4 @@
-"""Former places of modules that published cards and the documents of earlier versions name: they can still be imported there."""
+"""Former import paths of modules that published cards and documents name. They still work, with a DeprecationWarning."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOVED = {
 
 
 class MovedModules(MetaPathFinder, Loader):
-    """Finds the modules of `MOVED`: each passes on to the one that took its place, and warns."""
+    """Import the modules of `MOVED`: each warns, and looks its names up in the module that replaced it."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         return ModuleSpec(name, self) if name in MOVED else None
@@ -33,5 +33,5 @@ class MovedModules(MetaPathFinder, Loader):
 
 
 def install() -> None:
-    """Make the former places importable. Python asks for them last, after its own finders."""
+    """Make the former paths importable. Python asks this finder after its own."""
     sys.meta_path.append(MovedModules())

@@ -1,4 +1,4 @@
-"""JSON of one form, so that any changed byte shows, and words and numbers that are safe to publish."""
+"""JSON in one form, so that every changed byte shows, and texts and numbers that are safe to publish."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-WORDS = 80  # characters of a name that are kept
+WORDS = 80  # characters of a text that are kept
 
 
 def file_text(content: Mapping[str, Any]) -> str:
-    """The one text that `content` is written as: keys sorted, indented, ASCII."""
+    """Return the text of the file that holds `content`: keys sorted, indented, ASCII."""
     return json.dumps(content, sort_keys=True, indent=1, allow_nan=False) + "\n"
 
 
 def read_exactly(path: Path) -> dict[str, Any]:
-    """A JSON object that is written as `file_text` writes it, byte for byte.
+    """Read a JSON object whose bytes are exactly those that `file_text` writes.
 
     Raises:
-        ValueError: it is not.
+        ValueError: the bytes differ.
     """
     raw = path.read_bytes()
     try:
@@ -37,12 +37,12 @@ def read_exactly(path: Path) -> dict[str, Any]:
 
 
 def content_digest(content: Mapping[str, Any]) -> str:
-    """SHA-256, in hex, of `content` without its entry `digest`, as `file_text` writes it."""
+    """Return the SHA-256, in hex, of the `file_text` of `content` without its entry `digest`."""
     return sha256(file_text({k: v for k, v in content.items() if k != "digest"}).encode()).hexdigest()
 
 
 def words(text: object) -> str:
-    """`text` as a short line without meaning to markdown, HTML or a terminal: other characters become `?`."""
+    """Return `text` as a short line that means nothing to markdown, HTML or a terminal. Other characters become `?`."""
     line = " ".join(str(text).split())
     line = re.sub(r"[^\w .:+,()%-]|(?<!\w)_+|_+(?!\w)", "?", line[: WORDS + 1])
     line = re.sub(r"(?i)www\.", "www?", line)
@@ -50,9 +50,9 @@ def words(text: object) -> str:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON that is safe to publish: numbers, `words`, and lists and mappings of these; NaN and ±∞ are None.
+    """Return `value` as JSON that is safe to publish: numbers, `words`, and lists and mappings of these.
 
-    A path becomes `local`, and an object the name of its class.
+    NaN and ±∞ become None, a path becomes `local`, and another object the name of its class.
     """
     if value is None or isinstance(value, bool | int):
         return value
@@ -76,7 +76,7 @@ def plain(value: Any) -> Any:
 
 
 def is_path(text: str) -> bool:
-    """Whether `text` looks like a place on a machine, or is one."""
+    """Check whether `text` looks like a path, or is the path of a file or folder here."""
     if re.search(r"[/\\]|^~|^\.|\.(json|safetensors|txt|csv|ya?ml|pem|parquet)$", text):
         return True
     try:
@@ -86,9 +86,9 @@ def is_path(text: str) -> bool:
 
 
 def hub_id(name: str | None) -> str:
-    """A Hub id as it is; `local` for a folder, or anything that is no id.
+    """Return a Hub id as it is, and `local` for a folder or another text.
 
-    A folder of another working directory cannot be told from an id: whoever publishes a name needs more than its form.
+    A folder of another working directory may look like an id, so a caller that publishes a name must know more than its form.
     """
     part = r"[A-Za-z0-9][\w.-]{0,95}"
     if not name or not re.fullmatch(rf"{part}(/{part})?", name, re.ASCII) or Path(name).exists():

@@ -1,16 +1,17 @@
-"""The owner's side of a receipt: keyed digests of the forgotten rows, and proofs that one row is among them.
+"""The owner's side of a receipt: keyed digests of the forgotten rows, and proofs that a single row is among them.
 
-With a random key K of 32 bytes, H = HMAC-SHA256, and the digest d of a row (`rows.py`), its c-th copy (from 0) has
+With a random key K of 32 bytes, H = HMAC-SHA256, and the digest d of a row (`row_digest.py`), the c-th copy of the row (from 0) has
 
-    row key  k = H(K, "row" ‖ d ‖ c as 8 bytes),    leaf = H(k, d),
+    row key  k = H(K, "row" ‖ d ‖ c as 8 bytes),    leaf = H(k, d).
 
-and the receipt holds the Merkle root over the leaves in ascending order, and their number. Who does not know K cannot tell the
-leaves from random bytes: neither a guess of a row nor a copy of the whole data set can be tested against the root, and the order
-says nothing. A proof for one row shows k, the leaf's place and its siblings; k is the output of a pseudo-random function and
-opens this leaf alone. The owner in turn cannot open the root to a row that is not in it without a collision of SHA-256.
+The receipt holds the number of leaves and the Merkle root over the leaves in ascending order. Without K nobody can distinguish
+the leaves from random bytes. So nobody can test a guess of a row, or a copy of the whole data set, against the root, and the
+order of the leaves reveals nothing. A proof for one row shows k, the place of the leaf and its siblings. k is the output of a
+pseudo-random function, so it opens this leaf alone. The owner in turn cannot prove a row that is not among the leaves without
+a collision of SHA-256.
 
-What this proves is that a row was in the request, not that a model forgot it: that is what the report measures. Whoever gets the
-private file can test guesses, and so can the ones to whom the owner gives it.
+A proof shows that a row was in the request, not that a model forgot the row: the report measures that. Whoever has the private
+file can test guesses.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from ...utils.files import write_atomically
 from .merkle_tree import MerkleTree, root_of_path
 from .row_digest import row_digest, row_digests
 
-PRIVATE_FOLDER = "_private"  # `Trainer.push_to_hub` uploads nothing that starts with an underscore
+PRIVATE_FOLDER = "_private"  # `Trainer.push_to_hub` uploads nothing that starts with an underscore.
 PRIVATE_FILE = "forgotten_rows.private.json"
 PRIVATE_SCHEMA = "hf_unlearn/forgotten_rows/1"
 PROOF_SCHEMA = "hf_unlearn/row_proof/1"
@@ -49,12 +50,12 @@ def _keyed(key: bytes, *parts: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class ForgottenRows:
-    """Key and leaves of one request; whoever holds it can test guesses, so it stays with the owner.
+    """Key and leaves of one request. Whoever has them can test guesses of rows, so they stay with the owner.
 
     Attributes:
         request: id of the request.
-        columns: names of the rows' columns, sorted: rows with others cannot be among them.
-        leaves: 32 bytes for each row, ascending; copies of a row have a leaf each.
+        columns: names of the rows' columns, sorted. Rows with other columns cannot be in the request.
+        leaves: 32 bytes for each row, ascending. Each copy of a row has a leaf of its own.
         key: K, 32 bytes.
     """
 
@@ -70,11 +71,11 @@ class ForgottenRows:
         """Digest `rows`, a `datasets.Dataset` or an iterable of rows.
 
         Args:
-            request: id of the request, not about a person; by default random.
-            key: by default random, and never to be used twice.
+            request: id of the request. It is published, so it must not identify a person. Default None: a random id.
+            key: 32 bytes that are never used again. Default None: a random key.
 
         Raises:
-            ValueError: an id of other characters, or a key of another length.
+            ValueError: the id holds other characters than letters, digits, `-`, `_` and `.`, or the key has another length.
         """
         request = secrets.token_hex(16) if request is None else request
         if not REQUEST_ID.fullmatch(request):
@@ -98,55 +99,48 @@ class ForgottenRows:
         return MerkleTree(self.leaves)
 
     def set_digest(self, name: str, rows: Any, limit: int) -> str:
-        """A keyed digest, in hex, of the first `limit` rows of a data set called `name`, in their order; images as stored.
+        """Return a keyed digest, in hex, of the first `limit` rows of the data set `name`, in order, images as stored.
 
-        Its key, `set_key(name)`, can be shown without K. Who has that key and every row but a few can try out the others.
+        Its key, `set_key(name)`, can be shown without K. Whoever has it and knows all rows except a few can guess those.
         """
-        total = sha256()
-        first = (
-            rows.select(range(min(limit, len(rows))))
-            if hasattr(rows, "select")
-            else islice(rows, min(limit, len(rows)))
-        )
+        total, digested = sha256(), min(limit, len(rows))
+        first = rows.select(range(digested)) if hasattr(rows, "select") else islice(rows, digested)
         for digest in row_digests(first, pixels=False):
             total.update(digest)
         return _keyed(self.set_key(name), total.digest()).hex()
 
     def set_key(self, name: str) -> bytes:
+        """Return the key of the digest of the data set `name`: H(K, "set" ‖ name)."""
         return _keyed(self.key, b"set", name.encode())
 
     def contains(self, row: Mapping[str, Any] | bytes, copy: int = 0) -> bool:
-        """Whether `row` (or the row of this digest) is in the request, beside `copy` rows that are equal to it."""
-        return self._find(row, copy) is not None
+        """Check whether the request holds `row` (or the row of this digest) at least `copy` + 1 times. Default 0: once."""
+        return self.prove(row, copy) is not None
 
-    def _find(self, row: Mapping[str, Any] | bytes, copy: int) -> tuple[bytes, int] | None:
-        """Key and place of the row's leaf."""
+    def prove(self, row: Mapping[str, Any] | bytes, copy: int = 0) -> dict[str, Any] | None:
+        """Return a proof for `verify_inclusion` that `row` is in the request, ready for JSON, or None if it is not.
+
+        Args:
+            row: the row, or its digest.
+            copy: number of the copy, from 0, because each of several equal rows has a proof of its own. Default 0.
+        """
         digest = row if isinstance(row, bytes) else row_digest(row)
         key = _row_key(self.key, digest, copy)
         leaf = _keyed(key, digest)
         index = bisect_left(self.leaves, leaf)
-        return (key, index) if index < len(self.leaves) and self.leaves[index] == leaf else None
-
-    def prove(self, row: Mapping[str, Any] | bytes, copy: int = 0) -> dict[str, Any] | None:
-        """A proof, JSON-ready, that `row` is in the request, for `verify_inclusion`; None where it is not.
-
-        Each of several equal rows has a leaf and a proof: that of `copy` 0, 1, ...
-        """
-        found = self._find(row, copy)
-        if found is None:
+        if self.leaves[index : index + 1] != [leaf]:
             return None
-        key, index = found
         path = [sibling.hex() for sibling in self.tree.path(index)]
         return {"schema": PROOF_SCHEMA, "request": self.request, "row_key": key.hex(), "index": index, "path": path}
 
     def save(self, path: str | Path) -> None:
-        """Write the private file, readable by its owner alone; another that lies there is moved aside: its key is its owner's proof."""
+        """Write the private file, readable by its owner alone. A file of another key is renamed: proofs still need that key."""
         path = Path(path)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.exists():
             former = self.load(path)
             if former != self:
-                os.replace(path, former._place_aside(path.parent))
+                os.replace(path, former._new_name(path.parent))
         content = {
             "schema": PRIVATE_SCHEMA,
             "request": self.request,
@@ -157,18 +151,18 @@ class ForgottenRows:
         }
         write_atomically(path, json.dumps(content, indent=1) + "\n", mode=0o600)
 
-    def _place_aside(self, folder: Path) -> Path:
-        """A name that no file there has; roots would not do, for all requests without rows share one."""
+    def _new_name(self, folder: Path) -> Path:
+        """Return a path that is free in `folder`. The root would not do as a name: requests without rows share one."""
         name = f"forgotten_rows.{self.request}-{sha256(self.key).hexdigest()[:8]}"
         places = (folder / f"{name}{f'-{i}' if i else ''}.private.json" for i in count())
         return next(place for place in places if not place.exists())
 
     @classmethod
     def load(cls, path: str | Path) -> ForgottenRows:
-        """The inverse of `save`.
+        """Read a private file.
 
         Raises:
-            ValueError: no such file, or its content is broken.
+            ValueError: there is no such file, or its content is broken.
         """
         try:
             content = json.loads(Path(path).read_bytes())
@@ -179,7 +173,7 @@ class ForgottenRows:
             if rows.tree.root.hex() != content["root"] or len(rows.key) != KEY_BYTES or leaves != sorted(leaves):
                 raise ValueError("its key, leaves and root do not belong together")
             if not REQUEST_ID.fullmatch(rows.request):
-                raise ValueError("its request id is none")
+                raise ValueError("its request id is not valid")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"`private`: {path} is no private file of a receipt: {error}.") from error
         return rows
@@ -190,9 +184,14 @@ def _row_key(key: bytes, digest: bytes, copy: int) -> bytes:
 
 
 def verify_inclusion(row: Mapping[str, Any] | bytes, proof: Mapping[str, Any], receipt: Mapping[str, Any]) -> bool:
-    """Whether `proof` shows that `row` (or the row of this digest) is among those whose root `receipt` holds.
+    """Check a proof that `row` is among the rows of a receipt. This needs nothing private.
 
-    Needs nothing private. That two proofs are of two rows, their `index` has to tell.
+    Two proofs are of two different rows only if their `index` differs.
+
+    Args:
+        row: the row, or its digest.
+        proof: what `ForgottenRows.prove` returned.
+        receipt: the receipt, whose root the proof must lead to.
     """
     digest = row if isinstance(row, bytes) else row_digest(row)
     try:

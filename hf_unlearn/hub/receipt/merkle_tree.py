@@ -1,6 +1,6 @@
-"""The Merkle tree of RFC 6962 (section 2.1): one digest for many leaves, and short proofs that a leaf is among them.
+"""The Merkle tree of RFC 6962, section 2.1: one digest of many leaves, and short proofs that a leaf is among them.
 
-A leaf d is hashed as SHA-256(0x00 ‖ d) and a node as SHA-256(0x01 ‖ left ‖ right), so that no node can pass for a leaf.
+A leaf d is hashed as SHA-256(0x00 ‖ d) and a node as SHA-256(0x01 ‖ left ‖ right), so that a node cannot be shown as a leaf.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from hashlib import sha256
 
 
 def leaf_hash(leaf: bytes) -> bytes:
-    """SHA-256(0x00 ‖ leaf), 32 bytes."""
+    """Return SHA-256(0x00 ‖ leaf), 32 bytes."""
     return sha256(b"\x00" + leaf).digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
-    """SHA-256(0x01 ‖ left ‖ right), 32 bytes."""
+    """Return SHA-256(0x01 ‖ left ‖ right), 32 bytes."""
     return sha256(b"\x01" + left + right).digest()
 
 
 class MerkleTree:
-    """The tree over `leaves` (bytes, in this order); 64 bytes for each are held.
+    """The tree over `leaves`, in their order. It takes 64 bytes of memory for each.
 
     Attributes:
-        root: 32 bytes; of no leaves SHA-256 of nothing, as in the RFC.
+        root: 32 bytes. Without leaves it is the SHA-256 of no bytes, as in the RFC.
     """
 
     def __init__(self, leaves: Sequence[bytes]) -> None:
@@ -31,11 +31,11 @@ class MerkleTree:
         while len(self.levels[-1]) > 1:
             level = self.levels[-1]
             above = [node_hash(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
-            self.levels.append(above + level[2 * len(above) :])  # an odd last one moves up as it is
+            self.levels.append(above + level[2 * len(above) :])  # A last node without a neighbor moves up as it is.
         self.root = self.levels[-1][0] if leaves else sha256(b"").digest()
 
     def path(self, index: int) -> list[bytes]:
-        """The siblings of leaf `index` on its way to the root, lowest first."""
+        """Return the siblings on the way from leaf `index` to the root, the lowest first."""
         siblings = []
         for level in self.levels[:-1]:
             beside = index ^ 1
@@ -46,7 +46,10 @@ class MerkleTree:
 
 
 def root_of_path(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes | None:
-    """The root that `path` leads to from `leaf`, number `index` of `size`; None where no such path exists (RFC 9162, 2.1.3.2)."""
+    """Return the root that `path` gives for `leaf`, number `index` of `size`, or None for an impossible path.
+
+    Source: RFC 9162, section 2.1.3.2.
+    """
     if not 0 <= index < size:
         return None
     digest, last = leaf_hash(leaf), size - 1

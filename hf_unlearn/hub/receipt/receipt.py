@@ -1,22 +1,23 @@
-"""The deletion receipt, `unlearning_receipt.json`: what was forgotten from which model, how, with what result, and by which files.
+"""The deletion receipt, `unlearning_receipt.json`: what was forgotten, from which model, how, with what result, in which files.
 
-What it is good for, and against whom:
+What each side can do with it:
 
-- **A reader of the receipt** learns the number of forgotten rows and one Merkle root over keyed digests of them. No digest in it
-  can test a guess of a row, not even with the whole data set at hand: every digest of rows, of the kept sets too, is keyed with a
-  secret of the owner (`forgotten.py`). Row numbers, seed and share of a random request, column names and values are left out, for
-  they would name the rows; no path is in it. Numbers remain: counts and metrics, with data and models at hand, can speak against a
-  guess of the whole request. A request that a small or a usual seed drew has few candidates, and anyone can redo the draw: take
-  a random seed, and keep it.
-- **The owner**, with the private file, proves that a row was in the request, to a third party for one row without the others.
-- **A changed file** shows: the receipt holds the SHA-256 of every published file and one of itself (`sealing.py`). Who can change files
-  can write another receipt as well; only a signature (`signing.py`) keeps them from it.
-- It does not prove that the model forgot. That is for the metrics in it, and for an audit, to say. A request for a whole class of a
-  public data set names its rows by itself, and no cryptography hides that.
+- **A reader** learns the number of forgotten rows and one Merkle root over keyed digests of them. Every digest of rows is keyed
+  with a secret of the owner (`forgotten_rows.py`), so no digest can test a guess of a row, not even with the whole data set at
+  hand. The receipt leaves out what would name rows: row numbers, seed and share of a random request, names of columns, values,
+  paths. Counts and metrics remain. Whoever has the data and the models can use them as evidence about a guess of the whole
+  request. A request drawn by a small or common seed has few candidates, because anyone can repeat the draw: take a random seed,
+  and keep it secret.
+- **The owner**, with the private file, can prove to a third party that one row was in the request, without showing the others.
+- **A changed file** is found: the receipt holds the SHA-256 of every published file and of itself (`sealing.py`). Whoever can
+  change files can also write another receipt; only a signature (`signing.py`) prevents that.
+- The receipt does not prove that the model forgot. Its metrics and an audit are evidence for that. A request for a whole class
+  of a public data set names its rows, and no cryptography hides them.
 """
 
 from __future__ import annotations
 
+import platform
 import re
 import time
 from collections.abc import Mapping
@@ -40,7 +41,12 @@ if TYPE_CHECKING:
     from ...training.protocols import FinishedRun
 
 PACKAGES = ("hf_unlearn", "torch", "transformers", "datasets", "accelerate", "peft", "numpy", "pillow", "safetensors")
-NAMED_CHOICES = {"method", "update", "forget_kind", "train_sampling_strategy"}  # text that is no place, name or token
+NAMED_CHOICES = {
+    "method",
+    "update",
+    "forget_kind",
+    "train_sampling_strategy",
+}  # arguments whose text is no path, name or token
 METRICS = ("models", "gap", "intervals")  # of a report
 USUAL_WEIGHTS = re.compile(r"(adapter_|pytorch_)?model(-\d{5}-of-\d{5})?\.safetensors")
 SET_ROWS = 100_000  # rows of a kept set that are digested
@@ -60,41 +66,34 @@ def build_receipt(
     metrics: Mapping[str, Any] | None = None,
     previous: str | None = None,
 ) -> dict[str, Any]:
-    """The receipt without its files, for `write_receipt`. Names in it are made inert and short, paths become `local`.
+    """Return the receipt without its files, for `write_receipt`. Names in it are made inert and short, paths become `local`.
 
     Args:
+        forgotten: the owner's side of the request.
         request: `kind`, `classes` and `selected_by`; see `describe_request`.
         data: `id`, `revision`, … and `sets`: name -> `rows`, `digested` and the keyed `digest`.
         base_model: `id`, `revision`, `weights` (file -> SHA-256), `tensors`.
-        arguments: of the training; `seed` and `data_seed` are repeated under `seeds`.
-        metrics: `models`, `gap` and `intervals` of a report.
-        previous: SHA-256 of the receipt file of the request before this one, beside the model that this one started from.
+        method: name and settings of the method.
+        arguments: the training arguments. `seed` and `data_seed` are repeated under `seeds`.
+        started: when the run started, with a time zone.
+        ended: when the run ended, with a time zone.
+        outcome: how the run ended. Default None: empty.
+        metrics: `models`, `gap` and `intervals` of a report. Default None: empty.
+        previous: SHA-256 of the receipt beside the model that this run started from. Default None: there was none.
     """
-    clear = plain(
-        {
-            "request": request,
-            "data": data,
-            "method": method,
-            "arguments": arguments,
-            "outcome": outcome or {},
-            "metrics": metrics or {},
-            "versions": _versions(),
-        }
-    )
+    public = {"request": request, "data": data, "method": method, "arguments": arguments}
+    clear = plain({**public, "outcome": outcome or {}, "metrics": metrics or {}, "versions": _versions()})
+    weights = _without_names(base_model.get("weights", {}))
     return {
         **clear,
         "schema": RECEIPT_SCHEMA,
         "request": {"id": forgotten.request, **clear["request"]},
         "forgotten_rows": {"rows": len(forgotten.leaves), "root": forgotten.tree.root.hex(), "scheme": SCHEME},
         "data": {**clear["data"], "id": hub_id(data.get("id"))},
-        "base_model": {
-            **base_model,
-            "id": hub_id(base_model.get("id")),
-            "weights": _without_names(base_model.get("weights", {})),
-        },
+        "base_model": {**base_model, "id": hub_id(base_model.get("id")), "weights": weights},
         "seeds": {name: clear["arguments"].get(name) for name in ("seed", "data_seed")},
-        "started": _utc(started),
-        "ended": _utc(ended),
+        "started": started.astimezone(UTC).isoformat(timespec="seconds"),
+        "ended": ended.astimezone(UTC).isoformat(timespec="seconds"),
         "previous": previous,
         "covers": None,
         "files": {},
@@ -105,6 +104,10 @@ def build_receipt(
 @dataclass(frozen=True)
 class Receipt:
     """The public and the private side of one request.
+
+    Attributes:
+        public: the receipt without the digests of files, which `save` adds.
+        forgotten: the owner's side.
 
     Example:
         ```python
@@ -132,16 +135,20 @@ class Receipt:
         dataset: Mapping[str, Any] | None = None,
         previous: str | None = None,
     ) -> Receipt:
-        """The receipt of a finished run; every forget row is read once, and at most `SET_ROWS` of each other set.
+        """Build the receipt of a finished run. It reads every forget row once, and at most 100,000 rows of each other set.
 
         Args:
-            request: what was asked, for the words of it.
-            request_id: an id that says nothing about a person; by default random.
-            retain_dataset, test_dataset: the sets of the report; by default the trainer's retain set and none.
-            model: Hub id or folder that the original came from; by default what its configuration says. An id is told only where
-                the Hub's cache holds a model of this name.
-            dataset: `id` on the Hub, `revision`, `config`, `split` of the training set.
-            previous: SHA-256 of the receipt file before this one; by default of the one beside `model`.
+            trainer: the trainer of the run.
+            report: its report, for the metrics. Default None: no metrics.
+            request: the request that was split, for the kinds of its criteria. Default None: none are named.
+            request_id: an id that does not identify a person. Default None: a random id.
+            retain_dataset: the retain set of the report. Default None: the retain set of the trainer.
+            test_dataset: the test set of the report. Default None: none.
+            model: Hub id or folder of the original. Default None: what the model's configuration says. A Hub id is published only
+                if the Hub's cache holds a model of this name.
+            model_revision: revision of the original, used if its configuration names no commit. Default None: `main`.
+            dataset: `id` on the Hub, `revision`, `config` and `split` of the training set. Default None: not named.
+            previous: SHA-256 of the receipt before this one. Default None: of the receipt beside `model`, if there is one.
 
         Raises:
             RuntimeError: `train()` has not run.
@@ -150,19 +157,14 @@ class Receipt:
             raise RuntimeError("`from_trainer()` needs a finished run: call `train()` first.")
         forgotten = ForgottenRows.commit(() if trainer.forget_dataset is None else trainer.forget_dataset, request_id)
         retain = trainer.retain_dataset if retain_dataset is None else retain_dataset
-        sets = {
-            name: _describe_set(forgotten, name, rows)
-            for name, rows in (("retain", retain), ("test", test_dataset))
-            if rows is not None
-        }
+        named = {"retain": retain, "test": test_dataset}
+        sets = {name: _describe_set(forgotten, name, rows) for name, rows in named.items() if rows is not None}
         folder, base_model = describe_base(trainer, model, model_revision)
         if previous is None and folder is not None and (folder / RECEIPT).is_file():
             previous = file_digest(folder / RECEIPT)
-        seconds = time.perf_counter() - trainer.started  # since it began; of a resumed run without the pause
-        started = datetime.now(UTC) - timedelta(seconds=seconds)
-        outcome = {
-            k: v for k, v in trainer.outcome.as_dict().items() if k not in ("warnings", "path")
-        }  # warnings may quote names
+        # A resumed run counts from where it was resumed. Warnings are left out, because they may quote names.
+        started = datetime.now(UTC) - timedelta(seconds=time.perf_counter() - trainer.started)
+        outcome = {k: v for k, v in trainer.outcome.as_dict().items() if k not in ("warnings", "path")}
         public = build_receipt(
             forgotten,
             request=describe_request(trainer, request),
@@ -179,7 +181,12 @@ class Receipt:
         return cls(public, forgotten)
 
     def save(self, folder: str | Path, private: str | Path, covers: list[str] | None = None) -> dict[str, Any]:
-        """Write the key to `private`, then the receipt into `folder`, sealed over the files there (or those `covers` names).
+        """Write the owner's side to `private`, then the receipt with the digests of the files into `folder`.
+
+        Args:
+            folder: the folder that will be published.
+            private: file for the owner's side, outside of what is published.
+            covers: files and folders in `folder` that are published. Default None: all of them.
 
         Raises:
             ValueError: `private` lies among the files that would be published.
@@ -193,7 +200,7 @@ class Receipt:
 
 
 def describe_request(run: FinishedRun, request: ForgetRequest | None) -> dict[str, Any]:
-    """What was asked, in words that name no row: classes by their numbers, other criteria by their kind, without values."""
+    """Describe the request without naming a row: classes by number, other criteria by kind, without values."""
     if run.forget_dataset is None:
         return {"kind": "attribute", "classes": [], "selected_by": ["attribute"]}
     return {
@@ -211,13 +218,13 @@ def _criteria(request: ForgetRequest) -> set[str]:
 
 def _describe_set(forgotten: ForgottenRows, name: str, rows: Any) -> dict[str, Any]:
     if not hasattr(rows, "__len__"):
-        return {"rows": None, "digested": 0, "digest": None}  # a stream
+        return {"rows": None, "digested": 0, "digest": None}  # The set is a stream.
     digest = forgotten.set_digest(name, rows, SET_ROWS)
     return {"rows": len(rows), "digested": min(len(rows), SET_ROWS), "digest": digest}
 
 
 def describe_base(run: FinishedRun, model: str | None, revision: str | None) -> tuple[Path | None, dict[str, Any]]:
-    """The folder that the original was loaded from, if it is at hand, and the original for a receipt."""
+    """Return the folder of the original model, if it still exists, and the entry `base_model` of the receipt."""
     from ...models.forward import unwrap
     from ...models.snapshot import joint_digest
 
@@ -227,9 +234,9 @@ def describe_base(run: FinishedRun, model: str | None, revision: str | None) -> 
     local = bool(source) and Path(source).is_dir()
     folder = Path(source) if local else _cached(source, revision)
     if folder is not None and folder.parent.name == "snapshots":
-        revision = folder.name  # the commit
+        revision = folder.name  # its name is the commit
     weights = {} if folder is None else {p.name: file_digest(p) for p in sorted(folder.glob("*.safetensors"))}
-    # Without a place in the Hub's cache it may be a folder that is gone, or of another working directory.
+    # A name that the Hub's cache does not know may be a folder that was deleted, or that belongs to another working directory.
     name = hub_id(source) if not local and snapshots(source).is_dir() else "local"
     return folder, {
         "id": name,
@@ -240,14 +247,14 @@ def describe_base(run: FinishedRun, model: str | None, revision: str | None) -> 
 
 
 def _without_names(weights: Mapping[str, str]) -> dict[str, str]:
-    """`weights` (file -> SHA-256) with the usual names; files of others, which may say anything, are numbered."""
+    """Return `weights` (file -> SHA-256) with other than the usual names replaced by numbers, because they may say anything."""
     others = sorted(name for name in weights if not USUAL_WEIGHTS.fullmatch(name))
     shown = {name: f"weights-{number}.safetensors" for number, name in enumerate(others, 1)}
     return {shown.get(name, name): digest for name, digest in weights.items()}
 
 
 def _cached(source: str, revision: str | None) -> Path | None:
-    """The snapshot of a Hub id on this machine."""
+    """Return the snapshot of a Hub id in the cache, or None."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -258,7 +265,7 @@ def _cached(source: str, revision: str | None) -> Path | None:
 
 
 def _arguments(run: FinishedRun) -> dict[str, Any]:
-    """The training arguments that are set, numbers and choices, without names, places, addresses or tokens; and adapters."""
+    """Return the training arguments that are numbers or choices, not names, paths, addresses or tokens, and the adapters."""
     from ...models.forward import unwrap
 
     given = {f.name: getattr(run.args, f.name) for f in fields(run.args) if f.init}
@@ -269,8 +276,6 @@ def _arguments(run: FinishedRun) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    import platform
-
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -278,7 +283,3 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _utc(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="seconds")

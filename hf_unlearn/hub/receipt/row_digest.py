@@ -1,16 +1,17 @@
 """The canonical form of a row, and its digest: the same from parquet, an image folder, JSON or memory, in any process.
 
-A row is one JSON object, keys sorted by code point, no white space, ASCII with `\\u` escapes; its digest is SHA-256 of the line
-`hf_unlearn/row/1` and that object. All columns count, as they are stored (no transform is applied). Cells:
+A row is one JSON object in ASCII with `\\u` escapes, without white space, keys sorted by code point. Its digest is the SHA-256 of
+the line `hf_unlearn/row/1` and that object. All columns count, as they are stored (no transform is applied). The cells:
 
-- text: Unicode NFC. None: null.
-- numbers compare by value, whatever their width: True is 1, 2.0 is 2, −0.0 is 0; other floats are the shortest decimal of the
+- Text: Unicode NFC. None: null.
+- Numbers compare by value, whatever their width: True is 1, 2.0 is 2, −0.0 is 0. Other floats are the shortest decimal of the
   64-bit value, and NaN and ±∞ are `["float", …]`. A class is its number.
-- lists and arrays of numbers of any type: `["array", shape, SHA-256 of the values as little-endian float64]`; other lists, and
-  integers beyond 2⁵³: `["list", …]`; structures: objects.
-- images: `["image", mode, [width, height], SHA-256 of the decoded pixels]`, turned as their EXIF says; palettes are resolved. The
-  name and the encoding of the file do not count. Several pages or frames: `["frames", …]`, an image each. Lossy files decode alike under one version of the JPEG library.
-- bytes, and files that are no image: `["bytes", SHA-256]`; times: `["time", ISO 8601]`, in UTC where they have a zone.
+- Lists and arrays of numbers of any type: `["array", shape, SHA-256 of the values as little-endian float64]`. Other lists, and
+  lists with integers beyond 2⁵³: `["list", …]`. Structures: objects.
+- Images: `["image", mode, [width, height], SHA-256 of the decoded pixels]`, turned as their EXIF says, palettes resolved. The name
+  and the encoding of the file do not count. Several pages or frames: `["frames", …]`, an image each. Lossy files decode to the
+  same pixels under one version of the JPEG library.
+- Bytes, and files that are no image: `["bytes", SHA-256]`. Times: `["time", ISO 8601]`, in UTC if they have a time zone.
 """
 
 from __future__ import annotations
@@ -29,25 +30,26 @@ import numpy as np
 
 PREFIX = b"hf_unlearn/row/1\n"
 BATCH = 128  # rows in memory at a time
-EXACT = 2**53  # integers up to here are exact in float64
+EXACT = 2**53  # float64 holds integers up to here exactly
 FILE_KEYS = {"bytes", "path"}
 
 
 def row_digest(row: Mapping[str, Any]) -> bytes:
-    """SHA-256 of the canonical form of `row`, 32 bytes.
+    """Return the SHA-256 of the canonical form of `row`, 32 bytes.
 
     Raises:
-        TypeError: a cell of a kind that has no canonical form, or two columns of one name in NFC.
+        TypeError: a cell has no canonical form, or two columns have the same name in NFC.
     """
-    return sha256(
-        PREFIX + json.dumps(_object(row), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    ).digest()
+    line = json.dumps(_object(row), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return sha256(PREFIX + line.encode()).digest()
 
 
 def row_digests(rows: Iterable[Mapping[str, Any]], pixels: bool = True) -> Iterator[bytes]:
-    """`row_digest` of every row of a `datasets.Dataset`, or of an iterable of rows.
+    """Yield the `row_digest` of every row of a `datasets.Dataset`, or of an iterable of rows.
 
-    With `pixels=False` the images of a data set are digested as the files they are stored as, undecoded.
+    Args:
+        rows: the rows.
+        pixels: decode the images of a data set, as `row_digest` does. Default True. False digests their files as stored.
     """
     if not hasattr(rows, "with_format") or not hasattr(rows, "features") or not hasattr(rows, "__len__"):
         yield from map(row_digest, rows)
@@ -60,14 +62,14 @@ def row_digests(rows: Iterable[Mapping[str, Any]], pixels: bool = True) -> Itera
 
 
 def _cells(column: Any, feature: Any, pixels: bool) -> Iterator[Any]:
-    """The values of an Arrow column; images one at a time."""
+    """Yield the values of an Arrow column. Images are decoded one at a time."""
     import datasets
 
     if isinstance(feature, datasets.Image):
         image = datasets.Image(mode=feature.mode)
         read = image.decode_example if pixels else _stored
         yield from (None if cell is None else read(cell) for cell in column.to_pylist())
-    elif type(feature).__name__.startswith("Array") and column.null_count == 0:  # as lists they would take far longer
+    elif type(feature).__name__.startswith("Array") and column.null_count == 0:  # Lists would take far longer.
         yield from column.combine_chunks().to_numpy(zero_copy_only=False)
     else:
         yield from column.to_pylist()
@@ -78,9 +80,10 @@ def _stored(cell: Mapping[str, Any]) -> bytes:
 
 
 def refuse_other_files(rows: Any, *folders: str | Path) -> None:
-    """Raise ValueError where a cell of a data set names a file outside of `folders`, which its digest would open.
+    """Raise ValueError if a cell of a data set names a file outside of `folders`.
 
-    Rows from a stranger may name any place of this machine, or an address. Links count as what they lead to.
+    Digests open the files that rows name, and rows from a stranger may name any file of this machine, or an address. A link
+    counts as the file that it leads to.
     """
     known = [Path(folder).resolve() for folder in folders]
     for table in rows.with_format("arrow").iter(batch_size=BATCH):
@@ -88,13 +91,13 @@ def refuse_other_files(rows: Any, *folders: str | Path) -> None:
             for path in _named_files(column.to_pylist()):
                 if not (Path(path).is_absolute() and any(Path(path).resolve().is_relative_to(k) for k in known)):
                     raise ValueError(
-                        f"a row names the file {path[:200]!r}, and only those in {known[0]} are opened, named by their whole path. "
-                        "Put it there, or its bytes into the row."
+                        f"a row names the file {path[:200]!r}, and only those in {known[0]} are opened, named by their whole "
+                        "path. Put it there, or its bytes into the row."
                     )
 
 
 def _named_files(value: Any) -> Iterator[str]:
-    """Files in a nested cell that would be read by their path."""
+    """Yield the files in a nested cell that would be read by their path."""
     if isinstance(value, Mapping):
         if value.keys() == FILE_KEYS and value["bytes"] is None and value["path"] is not None:
             yield str(value["path"])
@@ -104,8 +107,8 @@ def _named_files(value: Any) -> Iterator[str]:
             yield from _named_files(inner)
 
 
-def canonical(value: Any) -> Any:
-    """A cell as JSON; see the module's docstring."""
+def _canonical(value: Any) -> Any:
+    """Return the canonical form of a cell as JSON; see the docstring of the module."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -127,15 +130,26 @@ def canonical(value: Any) -> Any:
         if value.keys() == FILE_KEYS and any(v is not None for v in value.values()):
             return _file(value)
         return _object(value)
-    return _rare(value)
+    if hasattr(value, "tobytes") and hasattr(value, "mode"):
+        return _picture(value)
+    if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+        return ["time", value.astimezone(datetime.UTC).isoformat()]
+    if isinstance(value, datetime.date | datetime.time):
+        return ["time", value.isoformat()]
+    if isinstance(value, datetime.timedelta):
+        return ["seconds", _number(value.total_seconds())]
+    if isinstance(value, Decimal):
+        text = format(value, "f")
+        return ["decimal", text.rstrip("0").rstrip(".") if "." in text else text]
+    raise TypeError(
+        f"a row holds a {type(value).__name__}, which has no canonical form. Cast the column to text, numbers or images."
+    )
 
 
 def _object(value: Mapping[Any, Any]) -> dict[str, Any]:
-    cells = {_text(key): canonical(v) for key, v in value.items()}
+    cells = {_text(key): _canonical(v) for key, v in value.items()}
     if len(cells) < len(value):
-        raise TypeError(
-            "a row holds two columns or keys of the same name, or of one in Unicode NFC. Rename one of them."
-        )
+        raise TypeError("a row holds two columns or keys of the same name (in Unicode NFC). Rename one of them.")
     return cells
 
 
@@ -152,14 +166,14 @@ def _number(value: float) -> Any:
 def _sequence(value: Any) -> list[Any]:
     array = value if isinstance(value, np.ndarray) else _as_array(value)
     if array is None or array.dtype.kind not in "bfiu" or (_exceeds(array, EXACT - 1) and _holds_large_integer(value)):
-        return ["list", *map(canonical, value)]
+        return ["list", *map(_canonical, value)]
     numbers = array.astype("<f8") + 0.0  # −0 becomes 0
     numbers[np.isnan(numbers)] = np.nan
     return ["array", list(array.shape), sha256(numbers.tobytes()).hexdigest()]
 
 
 def _as_array(value: list[Any] | tuple[Any, ...]) -> np.ndarray | None:
-    """Nested lists of numbers as one array; None where they are something else, or of unequal lengths."""
+    """Return nested lists of numbers as one array, or None for other values or unequal lengths."""
     first: Any = value
     while isinstance(first, list | tuple) and first:
         first = first[0]
@@ -172,7 +186,7 @@ def _as_array(value: list[Any] | tuple[Any, ...]) -> np.ndarray | None:
 
 
 def _holds_large_integer(value: Any) -> bool:
-    """Whether float64 would round an integer in `value`, an array or nested lists."""
+    """Check whether an array or nested lists hold an integer that float64 would round."""
     if isinstance(value, np.ndarray):
         return value.dtype.kind in "iu" and _exceeds(value, EXACT)
     if isinstance(value, list | tuple):
@@ -185,7 +199,7 @@ def _exceeds(array: np.ndarray, limit: int) -> bool:
 
 
 def _file(cell: Mapping[str, Any]) -> list[Any]:
-    """A file as `datasets` stores it: the pixels of an image, the bytes of anything else."""
+    """Return the pixels of an image file, and the digest of the bytes of any other file."""
     import datasets
     from PIL import UnidentifiedImageError
 
@@ -196,13 +210,13 @@ def _file(cell: Mapping[str, Any]) -> list[Any]:
 
 
 def _picture(image: Any) -> list[Any]:
-    if getattr(image, "n_frames", 1) == 1:
-        return _still(image)
     from PIL import ImageSequence
 
-    shown = image.tell()
+    if getattr(image, "n_frames", 1) == 1:
+        return _still(image)
+    current = image.tell()
     frames = [_still(frame) for frame in ImageSequence.Iterator(image)]
-    image.seek(shown)
+    image.seek(current)
     return ["frames", *frames]
 
 
@@ -213,20 +227,3 @@ def _still(image: Any) -> list[Any]:
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
     return ["image", image.mode, list(image.size), sha256(image.tobytes()).hexdigest()]
-
-
-def _rare(value: Any) -> list[Any]:
-    if hasattr(value, "tobytes") and hasattr(value, "mode"):
-        return _picture(value)
-    if isinstance(value, datetime.datetime) and value.tzinfo is not None:
-        return ["time", value.astimezone(datetime.UTC).isoformat()]
-    if isinstance(value, datetime.date | datetime.time):
-        return ["time", value.isoformat()]
-    if isinstance(value, datetime.timedelta):
-        return ["seconds", _number(value.total_seconds())]
-    if isinstance(value, Decimal):
-        text = format(value, "f")
-        return ["decimal", text.rstrip("0").rstrip(".") if "." in text else text]
-    raise TypeError(
-        f"a row holds a {type(value).__name__}, which has no canonical form. Cast the column to text, numbers or images."
-    )

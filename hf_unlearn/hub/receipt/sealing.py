@@ -1,4 +1,4 @@
-"""The published folder under its receipt: digests of every file, written last, and checked by anyone."""
+"""Receipts of published folders: the digests of all files are written last, and anyone can check them."""
 
 from __future__ import annotations
 
@@ -18,37 +18,25 @@ RECEIPT_SCHEMA = "hf_unlearn/receipt/1"
 UNSEALED = {RECEIPT, f"{RECEIPT}.sig", ".gitattributes"}
 UNSEALED_FOLDERS = {".git", ".cache/huggingface"}
 PRIVATE_SCHEMAS = (PRIVATE_SCHEMA, PROOF_SCHEMA)
-SEARCHED = 2**26  # bytes of a file that are searched for something private
+SEARCHED = 2**26  # bytes of a file that are searched for private content
 LINKED_FOLDER = "is a link to a folder, whose files are not sealed"
+OBJECTS = "request forgotten_rows data base_model method arguments seeds versions outcome metrics files"
 FIELDS: dict[str, type | tuple[type, ...]] = {
-    "schema": str,
-    "request": dict,
-    "forgotten_rows": dict,
-    "data": dict,
-    "base_model": dict,
-    "method": dict,
-    "arguments": dict,
-    "seeds": dict,
-    "versions": dict,
-    "started": str,
-    "ended": str,
-    "outcome": dict,
-    "metrics": dict,
+    **dict.fromkeys(OBJECTS.split(), dict),
+    **dict.fromkeys(("schema", "started", "ended", "digest"), str),
     "previous": (str, type(None)),
     "covers": (list, type(None)),
-    "files": dict,
-    "digest": str,
 }
 
 
 def write_receipt(folder: str | Path, receipt: Mapping[str, Any]) -> dict[str, Any]:
-    """Write `receipt` into `folder` with the digests of the files there, atomically, and return it as written.
+    """Write `receipt` with the digests of the files in `folder` into that folder, atomically, and return it as written.
 
-    Only what its entry `covers` names (files and folders of `folder`; None: everything) is digested. A signature of the bytes
-    before is removed.
+    Only the files and folders that its entry `covers` names are digested (None: all). If the receipt changes, its former
+    signature is deleted.
 
     Raises:
-        ValueError: something private, or a link to a folder, lies among the files that would be published.
+        ValueError: a file that would be published is private, or a folder is a link.
     """
     folder = Path(folder)
     files = {}
@@ -66,38 +54,43 @@ def write_receipt(folder: str | Path, receipt: Mapping[str, Any]) -> dict[str, A
 
 
 def seal(folder: str | Path, whole: bool = True) -> dict[str, Any]:
-    """Bring the receipt in `folder` up to date with every file there: the last thing before a push. Sign after it, not before.
+    """Update the receipt in `folder` to the files there. This is the last step before a push; sign after it, not before.
 
-    With `whole=False` only with what it covers already, in the output folder of a run that holds more than is published.
+    Args:
+        folder: the folder with the receipt.
+        whole: cover every file of the folder. Default True. False keeps what the receipt covers, as in the output folder of a
+            run, which holds more than is published.
 
     Raises:
-        ValueError: there is no receipt, it was changed by hand, or something private lies among the files.
+        ValueError: there is no receipt, it was changed by hand, or a file is private.
     """
     receipt = read_receipt(Path(folder) / RECEIPT)
     return write_receipt(folder, {**receipt, "covers": None} if whole else receipt)
 
 
 def changed_weights(folder: Path) -> list[str]:
-    """Files of weights in `folder` that are not those of its receipt: that one belongs to another model.
+    """Return the files of weights in `folder` that differ from those in its receipt, which then belongs to another model.
 
     Raises:
-        ValueError: there are none in what the receipt covers, neither there nor in the receipt: it says nothing of the model.
+        ValueError: neither the folder nor the receipt has weights, so the receipt says nothing about a model.
     """
     receipt = read_receipt(folder / RECEIPT)
     present = {n: path for n, path in published_files(folder, receipt["covers"]) if WEIGHTS.fullmatch(n)}
     listed = {n: file["sha256"] for n, file in receipt["files"].items() if WEIGHTS.fullmatch(n)}
     if not present and not listed:
-        raise ValueError(f"{RECEIPT} lists no weights, so it is not of a model here. Remove it, or seal it anew.")
+        raise ValueError(
+            f"{RECEIPT} lists no weights, so it is not the receipt of this model. Remove it, or seal it again."
+        )
     both = present.keys() & listed.keys()
     same = {n for n in both if file_digest(present[n]) == listed[n]}
     return sorted((present.keys() | listed.keys()) - same)
 
 
 def read_receipt(path: str | Path) -> dict[str, Any]:
-    """The receipt at `path`, whole and as it was written.
+    """Read the receipt at `path`.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is missing, incomplete or changed.
     """
     path = Path(path)
     if not path.is_file():
@@ -120,16 +113,16 @@ def read_receipt(path: str | Path) -> dict[str, Any]:
 def verify_folder(
     folder: str | Path, public_key: bytes | None = None, receipt_file: str | Path | None = None
 ) -> list[str]:
-    """What differs between a published folder and its receipt, a line each; nothing where all is as it was sealed.
+    """Return the differences between a published folder and its receipt, one line for each. No line: nothing changed.
 
     Args:
         folder: a copy of the published folder.
-        public_key: 32 bytes of the Ed25519 key that the receipt must be signed with. None: a signature need not be there, but
-            where it is it must fit.
-        receipt_file: a receipt from elsewhere, which the one in the folder must equal; by default the one in the folder.
+        public_key: 32 bytes of the Ed25519 key that must have signed the receipt. Default None: the receipt need not be signed,
+            but a signature must be valid.
+        receipt_file: a receipt from elsewhere. The receipt in the folder must equal it. Default None: the one in the folder.
 
     Raises:
-        ImportError: there is a signature, and no `cryptography` to check it with.
+        ImportError: there is a signature, and `cryptography` is not installed.
     """
     folder, own = Path(folder), Path(folder) / RECEIPT
     path = own if receipt_file is None else Path(receipt_file)
@@ -140,12 +133,12 @@ def verify_folder(
     problems += verify_receipt(path, public_key, signature)
     try:
         return problems + _differing_files(folder, read_receipt(path))
-    except ValueError:  # among the problems already
+    except ValueError:  # It is among the problems.
         return problems
 
 
 def verify_receipt(path: Path, public_key: bytes | None = None, signature: Path | None = None) -> list[str]:
-    """What is wrong with a receipt by itself; `signature`: a file, if not the one beside it. See `verify_folder`."""
+    """Return what is wrong with the receipt alone; see `verify_folder`. `signature`: its file. Default None: beside it."""
     problems, signature = [], signature or signature_file(path)
     if public_key is not None or signature.exists():
         wrong = check_signature(path, signature, public_key)
@@ -163,36 +156,36 @@ def _differing_files(folder: Path, receipt: Mapping[str, Any]) -> list[str]:
     problems = [f"{name}: missing" for name in sorted(listed.keys() - present.keys())]
     for name, path in sorted(present.items()):
         if path.is_dir():
-            problems += [f"{name}: {LINKED_FOLDER}"] if covers is None or _covered(name, covers) else []
+            problems += [f"{name}: {LINKED_FOLDER}"] if _covered(name, covers) else []
         elif name in listed:
             digest = file_digest(path)
             if digest != listed[name]["sha256"] or path.stat().st_size != listed[name]["bytes"]:
                 problems.append(f"{name}: changed, SHA-256 {digest} instead of {listed[name]['sha256']}")
         elif _is_extra(name, covers):
             problems.append(f"{name}: extra, not in the receipt")
-        if is_private(name) and (covers is None or _covered(name, covers)):
+        if is_private(name) and _covered(name, covers):
             problems.append(f"{name}: private, and must never be published")
     return problems
 
 
 def _is_extra(name: str, covers: list[str] | None) -> bool:
-    """Whether an unlisted file matters; beside what is covered, only weights that loading the folder would find."""
-    if covers is None or _covered(name, covers):
+    """Check whether an unlisted file matters. Outside of what is covered only weights matter that loading would find."""
+    if _covered(name, covers):
         return not BOILERPLATE.fullmatch(name)
     return "/" not in name and bool(WEIGHTS.fullmatch(name))
 
 
-def _covered(name: str, covers: list[str]) -> bool:
-    return name.partition("/")[0] in covers
+def _covered(name: str, covers: list[str] | None) -> bool:
+    return covers is None or name.partition("/")[0] in covers
 
 
 def published_files(folder: Path, covers: list[str] | None) -> Iterator[tuple[str, Path]]:
-    """The files of `folder` with their names in it (`a/b.json`), without the receipt and what the Hub keeps for itself.
+    """Yield the covered files of `folder`, with names such as `a/b.json`, except the receipt and the Hub's own files.
 
-    Links to files count as the files.
+    A link to a file counts as the file.
 
     Raises:
-        ValueError: a folder among them is a link: not all who read the folder would follow it.
+        ValueError: a folder among them is a link, which not every reader follows.
     """
     for name, path in _entries(folder, covers):
         if path.is_dir():
@@ -201,29 +194,28 @@ def published_files(folder: Path, covers: list[str] | None) -> Iterator[tuple[st
 
 
 def _entries(folder: Path, covers: list[str] | None) -> Iterator[tuple[str, Path]]:
-    """`published_files`, and among them the links to folders."""
+    """Yield `published_files`, and also links to folders."""
     for place, folders, names in os.walk(folder):
         inside = Path(place).relative_to(folder)
         folders[:] = sorted(f for f in folders if (inside / f).as_posix() not in UNSEALED_FOLDERS)
         for name in sorted(names + [f for f in folders if Path(place, f).is_symlink()]):
             relative, path = (inside / name).as_posix(), Path(place, name)
-            covered = relative not in UNSEALED and (covers is None or _covered(relative, covers))
-            if covered and (path.is_file() or path.is_dir()):
+            if relative not in UNSEALED and _covered(relative, covers) and (path.is_file() or path.is_dir()):
                 yield relative, path
 
 
 def is_private(name: str) -> bool:
-    """Whether a file of this name must stay with the owner."""
+    """Check whether a file of this name must stay with the owner."""
     return name.endswith(".private.json") or bool({PRIVATE_FOLDER, "private"} & set(name.split("/")[:-1]))
 
 
 def refuse_private(name: str, path: Path) -> None:
-    """Raise ValueError where a file holds a key, the owner's side of a receipt or proofs, or is named as such a file is."""
+    """Raise ValueError if a file holds a private key, the owner's side of a receipt or proofs, or has a name of such a file."""
     with open(path, "rb") as file:
         if not is_private(name) and not _holds_private(name, file.read(SEARCHED)):
             return
     raise ValueError(
-        f"{name} is private: it signs in the owner's name, or tells which rows were forgotten. Move it out of the folder first."
+        f"{name} is private: it can sign for the owner, or shows which rows were forgotten. Move it out of the folder first."
     )
 
 
@@ -233,8 +225,8 @@ def _holds_private(name: str, raw: bytes) -> bool:
     if not name.lower().endswith(".json") or len(raw) == SEARCHED:
         return False
     schemas: list[Any] = []
-    try:  # parsed, for JSON may write the same name in many ways
+    try:  # JSON can write the same text in many ways, so the file is parsed.
         json.loads(raw, object_pairs_hook=lambda pairs: schemas.extend(v for k, v in pairs if k == "schema"))
-    except (ValueError, RecursionError):  # no JSON
+    except (ValueError, RecursionError):
         return False
     return any(schema in PRIVATE_SCHEMAS for schema in schemas)

@@ -1,7 +1,7 @@
-"""Signatures of receipts: Ed25519 over the bytes of the file, detached, checked without a network.
+"""Signatures of receipts: Ed25519 over the bytes of the file, in a file of its own, checked without a network.
 
-A receipt's own digests find accidents; only a signature finds an author who is not the owner. Keyless signing (sigstore, as in
-`model-signing`) would need no key file, but the network on both sides, and publishes the signer's e-mail address.
+The digests in a receipt reveal accidents. Only a signature reveals that somebody else wrote the receipt. Keyless signing
+(sigstore, as in `model-signing`) needs no key file, but needs the network on both sides and publishes the signer's e-mail address.
 
 Needs `cryptography`, the extra `sign`.
 """
@@ -27,22 +27,20 @@ def _cryptography() -> tuple[Any, Any]:
 
 
 def generate_key(path: str | Path) -> Path:
-    """Write a new private key to `path` (PEM, unencrypted, readable by its owner alone) and the public one beside it as `.pub`.
+    """Write a new private key to `path` (PEM, not encrypted, readable by its owner alone) and the public key beside it.
 
     Returns:
-        The public key's path.
+        The path of the public key, `path` with `.pub` appended.
 
     Raises:
-        ValueError: a file of either name is there: keys are never overwritten.
+        ValueError: one of the two files exists. Keys are never overwritten.
     """
     serialization, ed25519 = _cryptography()
     path = Path(path)
     public = path.with_name(f"{path.name}.pub")
     for file in (path, public):
         if file.exists():
-            raise ValueError(
-                f"`key`: {file} exists already. Choose another name: a key that is lost signs nothing more."
-            )
+            raise ValueError(f"`key`: {file} exists already. Choose another name: a key that is overwritten is lost.")
     key = ed25519.Ed25519PrivateKey.generate()
     pem = serialization.Encoding.PEM
     secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -52,41 +50,41 @@ def generate_key(path: str | Path) -> Path:
     return public
 
 
+def _load_key(path: str | Path, argument: str, private: bool) -> Any:
+    """Load an Ed25519 key from a PEM file."""
+    serialization, ed25519 = _cryptography()
+    kind = "unencrypted private key" if private else "public key"
+    try:
+        pem = Path(path).read_bytes()
+        key = serialization.load_pem_private_key(pem, None) if private else serialization.load_pem_public_key(pem)
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"`{argument}`: {path} is no {kind} in PEM: {error}.") from error
+    if not isinstance(key, ed25519.Ed25519PrivateKey if private else ed25519.Ed25519PublicKey):
+        raise ValueError(f"`{argument}`: {path} holds a key of another kind than Ed25519.")
+    return key
+
+
 def read_public_key(path: str | Path) -> bytes:
-    """The 32 bytes of an Ed25519 public key in a PEM file.
+    """Return the 32 bytes of the Ed25519 public key in a PEM file.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the file does not exist or holds something else.
     """
-    serialization, ed25519 = _cryptography()
-    try:
-        key = serialization.load_pem_public_key(Path(path).read_bytes())
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"`public_key`: {path} is no public key in PEM: {error}.") from error
-    if not isinstance(key, ed25519.Ed25519PublicKey):
-        raise ValueError(f"`public_key`: {path} holds a key of another kind than Ed25519.")
-    return key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+    return _load_key(path, "public_key", private=False).public_bytes_raw()
 
 
 def sign(path: str | Path, key_file: str | Path) -> Path:
-    """Sign the file at `path` with the private key of `key_file`; the signature lies beside it as `.sig`.
+    """Sign the file at `path` with the private key in `key_file`, and return the path of the signature, `path` with `.sig`.
 
     Raises:
-        ValueError: no Ed25519 private key.
+        ValueError: `key_file` holds no Ed25519 private key.
     """
-    serialization, ed25519 = _cryptography()
-    try:
-        key = serialization.load_pem_private_key(Path(key_file).read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"`key`: {key_file} is no unencrypted private key in PEM: {error}.") from error
-    if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise ValueError(f"`key`: {key_file} holds a key of another kind than Ed25519.")
-    public = key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+    key = _load_key(key_file, "key", private=True)
     signature = signature_file(path)
     content = {
         "schema": SIGNATURE_SCHEMA,
         "algorithm": "Ed25519",
-        "public_key": public.hex(),
+        "public_key": key.public_key().public_bytes_raw().hex(),
         "signature": key.sign(Path(path).read_bytes()).hex(),
     }
     write_atomically(signature, file_text(content))
@@ -98,14 +96,17 @@ def signature_file(path: str | Path) -> Path:
 
 
 def check_signature(path: Path, signature_path: Path, expected: bytes | None = None) -> str | None:
-    """What is wrong with the signature of the file at `path`, or None.
+    """Check the signature of the file at `path`, and return what is wrong with it, or None.
 
     Args:
-        expected: the 32 bytes of the public key it must be of; None: whichever key the signature names.
+        expected: the 32 bytes of the public key that must have signed. Default None: the key that the signature names.
+
+    Raises:
+        ImportError: `cryptography` is not installed.
     """
+    _, ed25519 = _cryptography()
     from cryptography.exceptions import InvalidSignature
 
-    _, ed25519 = _cryptography()
     try:
         content = read_exactly(signature_path)
         if (content["schema"], content["algorithm"]) != (SIGNATURE_SCHEMA, "Ed25519") or len(content) != 4:

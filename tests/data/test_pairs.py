@@ -1,29 +1,19 @@
+import subprocess
+import sys
 from itertools import count
 
 import datasets
+import numpy as np
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
-from hf_unlearn.data.pairs import PreparedRows, UnlearningDataset, sample_seed
+from hf_unlearn.data.pairs import PairCollator, PreparedRows, UnlearningDataset, sample_seed, share_out
 from hf_unlearn.data.sampling import EpochSampler, draw
 
 
 def rows(start, count):
     return [{"value": i} for i in range(start, start + count)]
-
-
-def test_sampler_order_depends_on_seed_and_epoch_only():
-    sampler = EpochSampler(50, seed=3)
-    orders = []
-    for epoch in (0, 1, 0):
-        sampler.epoch = epoch
-        keys = list(sampler)
-        assert [k[:2] for k in keys] == [(epoch, position) for position in range(50)]
-        orders.append([k[2] for k in keys])
-        assert sorted(orders[-1]) == list(range(50))
-    assert orders[0] == orders[2] != orders[1]
-    assert [k[2] for k in EpochSampler(50, seed=4)] != orders[0]
-    assert [k[2] for k in EpochSampler(5, shuffle=False)] == [0, 1, 2, 3, 4]
 
 
 def test_sample_seeds_differ_and_do_not_change():
@@ -90,43 +80,6 @@ def test_retain_set_drives_without_a_forget_set():
     assert "forget" not in item
 
 
-class Counting:
-    """A data set that counts what is read of it."""
-
-    def __init__(self, rows):
-        self.rows, self.read = rows, 0
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, index):
-        self.read += 1
-        return self.rows[index]
-
-
-def test_drawn_rows_are_read_when_they_are_asked_for():
-    data = Counting(list(range(100)))
-    rows = draw(data, 10, seed=0)
-    assert (len(rows), data.read) == (10, 0)
-    assert sorted(rows) == list(rows)
-    assert list(rows[2:4]) == list(rows)[2:4]
-    data.read = 0
-    assert rows[-1] in range(100)
-    assert data.read == 1
-    assert list(draw(iter(range(100)), 3, seed=0)) == [0, 1, 2]
-
-
-def test_a_draw_from_a_stream_is_that_of_its_first_epoch_and_leaves_it_where_it_is():
-    stream = datasets.Dataset.from_list(rows(0, 40)).to_iterable_dataset(num_shards=4).shuffle(seed=0, buffer_size=8)
-    first = draw(stream, 10, seed=0)
-    assert first == list(stream.take(10))
-    stream.set_epoch(3)
-    reader, want = iter(stream), list(stream)
-    got = [next(reader) for _ in range(5)]
-    assert draw(stream, 10, seed=0) == first != want[:10]
-    assert [*got, *reader] == want == list(stream)
-
-
 @pytest.mark.parametrize("own_transform", [True, False])
 def test_rows_of_a_transform_are_read_anew_and_others_once(own_transform):
     data, views = datasets.Dataset.from_list(rows(0, 6)), count()
@@ -149,3 +102,95 @@ def test_workers_read_the_whole_retain_stream(shards):
     expected = [data[key]["retain"] for key in items]
     loader = DataLoader(data, batch_size=2, sampler=items, num_workers=2, collate_fn=list)
     assert [item["retain"] for batch in loader for item in batch] == expected
+
+
+@pytest.mark.slow
+def test_workers_are_not_sent_the_rows_kept_in_memory():
+    rows = PreparedRows([torch.zeros(1000)] * 50, lambda x: {"pixel_values": x}, cache_bytes=10**6)
+    list(rows)
+    assert len(rows._cache) == 50
+    copy = PreparedRows.__new__(PreparedRows)
+    copy.__dict__.update(rows.__getstate__())
+    assert not copy._cache
+    list(copy)
+    assert len(copy._cache) == 50
+    assert len(rows._cache) == 50
+
+
+COUNTED = """
+import torch
+from pathlib import Path
+from hf_unlearn.data.pairs import PreparedRows
+
+def own_memory():
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon"))
+    return 1024 * int(line.split()[1])
+
+def prepare(i):
+    return {"input_ids": torch.zeros(4, dtype=torch.long), "labels": torch.tensor(0)}
+
+rows = PreparedRows(range(60_000), prepare, cache_bytes=2**24)
+before = own_memory()
+for _ in rows:
+    pass
+print((own_memory() - before) / 2**24)
+"""
+
+
+@pytest.mark.slow
+def test_rows_kept_in_memory_are_counted_as_they_are():
+    done = subprocess.run([sys.executable, "-c", COUNTED], capture_output=True, text=True, check=True, timeout=120)
+    assert 0.6 < float(done.stdout) < 1.5
+
+
+def collate(rows):
+    """Values padded to the longest row of the batch, and the labels that all rows have."""
+    width = max(len(row["x"]) for row in rows)
+    batch = {"x": torch.tensor([row["x"] + [0] * (width - len(row["x"])) for row in rows])}
+    return batch | ({"labels": torch.tensor([row["labels"] for row in rows])} if "labels" in rows[-1] else {})
+
+
+def test_both_sides_of_a_batch_are_padded_to_one_length():
+    forget = [{"x": [1], "labels": 4}, {"x": [2, 2], "labels": 5}]
+    retain = [{"x": [3] * 4}, {"x": [4]}, {"x": [5]}]
+    data = UnlearningDataset(forget, retain, dict, retain_per_forget=2, groups=np.array([7, 8, 9]))
+    items = [data[0, position, index] for position, index in ((0, 1), (1, 0))]
+    batch = PairCollator(collate, dict)(items)
+    drawn = [row["x"][0] - 3 for item in items for row in item["retain"]]
+    assert batch["forget"]["x"].shape == (2, batch["retain"]["x"].shape[1])
+    assert batch["forget"]["x"][:, :2].tolist() == [[2, 2], [1, 0]]
+    assert batch["retain"]["x"][:, 0].tolist() == [n + 3 for n in drawn]
+    assert batch["group"].tolist() == [n + 7 for n in drawn]
+    assert batch["forget"]["labels"].tolist() == [5, 4], "labels that only one side has"
+    assert "labels" not in batch["retain"]
+    assert batch["index"].tolist() == [1, 0]
+    assert batch["positions"] == [0, 1]
+    assert batch["seed"].tolist() == [sample_seed(0, 0, i) for i in (1, 0)]
+
+
+def test_rows_of_an_evaluation_are_prepared_and_collated():
+    batch = PairCollator(collate, lambda row: {"x": [row["value"]]})(rows(3, 2))
+    assert batch["x"].tolist() == [[3], [4]]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("accumulated", [1, 2, 3])
+def test_the_shares_of_a_step_add_up_to_one_and_follow_its_rows(processes, accumulated):
+    size, rows_of_batch = 23, 10
+    sampler = EpochSampler(size, seed=1)
+    sampler.cut(rows_of_batch, processes)
+    positions = [position for _, position, _ in sampler]
+    slots = -(-rows_of_batch // processes)
+    parts = [{"positions": positions[i : i + slots]} for i in range(0, len(positions), slots)]
+    for first in range(0, 3, accumulated):
+        step = range(first, min(first + accumulated, 3))
+        held, places, shares = min(rows_of_batch * len(step), size - first * rows_of_batch), [], 0.0
+        for process in range(processes):
+            batches = [parts[batch * processes + process] for batch in step]
+            share_out(batches, size, rows_of_batch)
+            for batch in batches:
+                assert batch["share"] == sum(p >= 0 for p in batch["positions"]) / held
+                shares += batch["share"]
+                places += batch["places"].tolist()
+        assert shares == pytest.approx(1)
+        assert sorted(places) == list(range(held))

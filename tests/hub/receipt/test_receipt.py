@@ -1,4 +1,4 @@
-"""The receipt: nothing of the rows in it, and what runs write."""
+"""Receipts follow their schema, contain nothing that names a row, and are written by runs."""
 
 import hashlib
 import hmac
@@ -18,27 +18,18 @@ from transformers import AutoModelForSequenceClassification
 from hf_unlearn import FeatureInformation, ForgetRequest, JiT, Receipt, UnlearningTrainer
 from hf_unlearn.cli import main
 from hf_unlearn.hub.receipt import RECEIPT, seal, write_receipt
-from hf_unlearn.hub.receipt import canonical_json as canonical
 from hf_unlearn.hub.receipt.forgotten_rows import PRIVATE_FILE, PRIVATE_FOLDER, ForgottenRows
 from hf_unlearn.hub.receipt.merkle_tree import MerkleTree
 from hf_unlearn.hub.receipt.row_digest import PREFIX, row_digest, row_digests
 from tests.support.data import class_split, image_data, image_processor, text_data, tokenizer
 from tests.support.models import trained
-from tests.support.receipts import publish, receipt_for, valid, verify
+from tests.support.receipts import receipt_for, valid, verify
 from tests.support.runs import arguments, trainer_for
 
 HOSTILE = (
     "<img src=x onerror=alert(1)>\n# **x** [a](https://evil.example/u) www.evil.example @someone `b` | \x1b[31m"
     + ("x" * 10_000)
 )
-
-
-@pytest.fixture
-def published(tmp_path):
-    return publish(tmp_path)
-
-
-# --- what is public ---------------------------------------------------------------------------------------------------
 
 
 def test_the_receipt_follows_its_schema_and_wrong_ones_do_not(published):
@@ -79,7 +70,7 @@ def differing(first, second):
 
 
 def test_two_requests_that_differ_in_a_row_look_like_one_request_made_twice(tmp_path):
-    """What differs are the keyed values, and they differ as much when no row does: they tell nothing of rows."""
+    """Only keyed values differ, and they differ in the same way if every row is equal, so they reveal no row."""
     data = text_data(40)
     retain, forget, other = data.select(range(20)), data.select(range(20, 30)), data.select(range(21, 31))
 
@@ -89,7 +80,7 @@ def test_two_requests_that_differ_in_a_row_look_like_one_request_made_twice(tmp_
 
     first, again, changed = write("a", forget, retain), write("b", forget, retain), write("c", other, retain)
     assert differing(first, again) == differing(first, changed) == KEYED
-    # ... and under one key the root is bound to the rows of the request, the other to the retain set.
+    # Under one key, the root depends on the rows of the request, and the other value on the retain set.
     key = bytes(range(32))
     one, same, two = (write(n, f, retain, key=key) for n, f in (("d", forget), ("e", forget), ("f", other)))
     assert not differing(one, same)
@@ -99,7 +90,7 @@ def test_two_requests_that_differ_in_a_row_look_like_one_request_made_twice(tmp_
 
 
 def test_no_value_in_the_receipt_can_be_computed_from_rows(tmp_path):
-    """An attacker with the whole data set and the receipt tries what can be derived without the key."""
+    """An attacker who has the whole data set and the receipt tries everything that needs no key."""
     data = text_data(24)
     forget, retain = data.select(range(3)), data.select(range(3, 24))
     receipt = write_receipt(tmp_path, receipt_for(forget, retain)[0])
@@ -141,30 +132,6 @@ def test_hostile_names_are_inert_and_short(tmp_path, place):
     assert receipt["outcome"]["gap"] is None
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("/home/jane/prior.safetensors", "local"),
-        ("C:\\Users\\jane\\x", "local"),
-        ("u123.txt", "local"),
-        ("~jane", "local"),
-        ("linear", "linear"),
-        ("last:2", "last:2"),
-        ("_a_ b_c", "?a? b_c"),
-        ("__init__", "?init?"),
-    ],
-)
-def test_paths_are_local_and_settings_are_themselves(text, told):
-    assert canonical.plain({"x": [text]}) == {"x": [told]}
-
-
-def test_a_hub_id_is_told_and_a_folder_is_not(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "org" / "mine").mkdir(parents=True)
-    names = ("org/model", "bert-base", "org/mine", str(tmp_path), "../x", None, "", "a/b/c", "org/mo del")
-    assert [canonical.hub_id(n) for n in names] == ["org/model", "bert-base", *["local"] * 7]
-
-
 def test_files_of_the_original_with_names_of_their_own_are_numbered(tmp_path):
     usual = ["model.safetensors", "model-00001-of-00002.safetensors", "adapter_model.safetensors"]
     weights = {name: f"{i:064}" for i, name in enumerate([*usual, "user-9.safetensors", "<b>jane.safetensors"])}
@@ -174,9 +141,6 @@ def test_files_of_the_original_with_names_of_their_own_are_numbered(tmp_path):
     shown = valid(write_receipt(tmp_path, receipt))["base_model"]["weights"]
     numbered = {"weights-1.safetensors": f"{4:064}", "weights-2.safetensors": f"{3:064}"}
     assert shown == {name: weights[name] for name in usual} | numbered
-
-
-# --- runs -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +256,7 @@ def test_a_second_request_names_the_receipt_before_it(tmp_path):
     assert second["base_model"]["weights"].keys() == {"model.safetensors"}
 
 
-def test_a_folder_that_looks_like_an_id_is_not_told_from_another_working_directory(tmp_path, monkeypatch):
+def test_a_folder_named_like_a_hub_id_is_local_in_another_working_directory_too(tmp_path, monkeypatch):
     trained("bert").save_pretrained(tmp_path / "here" / "jane" / "secret")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path / "here")
@@ -301,15 +265,15 @@ def test_a_folder_that_looks_like_an_id_is_not_told_from_another_working_directo
     trainer.train()
     monkeypatch.chdir(tmp_path)
     for name in (None, "jane/secret"):
-        told = Receipt.from_trainer(trainer, model=name).public["base_model"]
-        assert (told["id"], told["revision"]) == ("local", None)
+        base = Receipt.from_trainer(trainer, model=name).public["base_model"]
+        assert (base["id"], base["revision"]) == ("local", None)
     commit = "a" * 40
     folder = tmp_path / "cache" / "models--jane--secret"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text(commit)
     trained("bert").save_pretrained(folder / "snapshots" / commit)
-    told = Receipt.from_trainer(trainer).public["base_model"]
-    assert (told["id"], told["revision"]) == ("jane/secret", commit)
+    base = Receipt.from_trainer(trainer).public["base_model"]
+    assert (base["id"], base["revision"]) == ("jane/secret", commit)
 
 
 def test_an_attribute_has_a_receipt_without_rows(tmp_path):
@@ -334,7 +298,7 @@ def test_an_attribute_has_a_receipt_without_rows(tmp_path):
     assert receipt["data"]["sets"]["retain"]["rows"] == 40
 
 
-def test_an_adapter_is_told_among_the_arguments(tmp_path):
+def test_an_adapter_is_among_the_arguments(tmp_path):
     split = class_split("bert")
     trainer = UnlearningTrainer(
         model=trained("bert"),
@@ -353,8 +317,8 @@ def test_an_adapter_is_told_among_the_arguments(tmp_path):
     assert "adapter_model.safetensors" in receipt["files"]
 
 
-def test_the_random_draw_of_a_request_is_not_told(tmp_path):
-    """Seed and share of a draw from a public data set would name its rows."""
+def test_the_random_draw_of_a_request_is_not_published(tmp_path):
+    """The seed and the share of a draw from a public data set would name the rows."""
     split = ForgetRequest(fraction=0.3, seed=987654).split(text_data(40))
     trainer = trainer_for("bert", tmp_path / "run", JiT(), split=split, max_steps=1, forget_kind="samples")
     trainer.train()

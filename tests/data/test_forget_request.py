@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from hf_unlearn import ForgetRequest
-from hf_unlearn.data.overlap import check_overlap
 
 NAMES = ["cat", "dog", "horse"]
 
@@ -30,45 +29,6 @@ def pets():
         "age": [float(i) for i in range(n)],
     }
     return datasets.Dataset.from_dict(rows, features=features)
-
-
-@pytest.fixture
-def numbered():
-    """Eight rows of four classes whose names are ids of others."""
-    features = datasets.Features({"label": datasets.ClassLabel(names=["3", "2", "1", "x"])})
-    return datasets.Dataset.from_dict({"label": [0, 1, 2, 3] * 2}, features=features)
-
-
-@pytest.mark.parametrize(
-    ("label", "expected", "told"),
-    [(3, 3, "class x"), ("id:3", 3, "class x"), ("name:3", 0, "class 3"), ("x", 3, "class x"), ("0", 0, "class 3")],
-)
-def test_a_number_is_an_id_or_a_name_as_it_is_written(numbered, label, expected, told):
-    request = ForgetRequest(label=label)
-    assert set(request.split(numbered).forget["label"]) == {expected}
-    assert request.describe(["3", "2", "1", "x"]) == told
-
-
-def test_a_name_is_one_in_a_column_of_texts_too():
-    rows = datasets.Dataset.from_dict(
-        {"label": ["cat", "7", "name:cat", "id:7"] * 2, "pet": ["cat", "7", "dog", "eel"] * 2}
-    )
-    for label, expected in (("name:cat", "cat"), ("name:7", "7"), ("cat", "cat"), ("7", "7")):
-        assert set(ForgetRequest(label=label, label_column="pet").split(rows).forget["pet"]) == {expected}
-    for label in ("name:cat", "id:7"):  # what is called so goes before
-        assert set(ForgetRequest(label=label).split(rows).forget["label"]) == {label}
-    for label in ("name:cow", "id:cat", "id:7", 7):
-        with pytest.raises(ValueError, match=r"is no class of the data set. It has: 7, cat, dog, eel"):
-            ForgetRequest(label=label, label_column="pet").split(rows)
-
-
-def test_a_number_that_may_be_a_name_or_an_id_is_refused(numbered):
-    with pytest.raises(
-        ValueError, match=r"`label='3'` is the name of class 0, and the id of another.*'x'.*'name:3' or 'id:3'"
-    ):
-        ForgetRequest(label="3").split(numbered)
-    same = numbered.cast_column("label", datasets.ClassLabel(names=["0", "1", "2", "3"]))
-    assert set(ForgetRequest(label=["3", 1]).split(same).forget["label"]) == {1, 3}
 
 
 def brute_force(dataset, wanted):
@@ -318,16 +278,3 @@ def test_images_are_not_decoded_by_a_split():
     )
     assert ForgetRequest(label=1).split(broken).forget_indices.tolist() == [1, 3]
     assert ForgetRequest(predicate=lambda r: r == {"label": 0}).split(broken).forget_indices.tolist() == [0, 2]
-
-
-def test_overlap_is_an_error_and_a_few_duplicates_are_a_warning(pets, caplog):
-    with pytest.raises(ValueError, match="`forget_dataset` and `retain_dataset` overlap: 10 of 10"):
-        check_overlap(pets.select(range(10)), pets)
-    check_overlap(pets.select(range(10)), pets.select(range(9, 30)))
-    assert "1 of 10 rows" in caplog.text
-    caplog.clear()
-    check_overlap(pets.select(range(10)), pets.select(range(10, 30)))
-    assert not caplog.text
-
-
-# --- samples ----------------------------------------------------------------------------------------------------------

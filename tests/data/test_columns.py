@@ -1,0 +1,89 @@
+import datasets
+import numpy as np
+import pytest
+
+from hf_unlearn import ForgetRequest
+from hf_unlearn.data.columns import arrow_column, find_label_column, read_groups, read_labels, read_strata
+
+
+@pytest.fixture
+def numbered():
+    """Eight rows of four classes whose names are ids of others."""
+    features = datasets.Features({"label": datasets.ClassLabel(names=["3", "2", "1", "x"])})
+    return datasets.Dataset.from_dict({"label": [0, 1, 2, 3] * 2}, features=features)
+
+
+@pytest.mark.parametrize(
+    ("label", "expected", "words"),
+    [(3, 3, "class x"), ("id:3", 3, "class x"), ("name:3", 0, "class 3"), ("x", 3, "class x"), ("0", 0, "class 3")],
+)
+def test_a_number_is_an_id_or_a_name_as_it_is_written(numbered, label, expected, words):
+    request = ForgetRequest(label=label)
+    assert set(request.split(numbered).forget["label"]) == {expected}
+    assert request.describe(["3", "2", "1", "x"]) == words
+
+
+def test_a_name_is_one_in_a_column_of_texts_too():
+    rows = datasets.Dataset.from_dict(
+        {"label": ["cat", "7", "name:cat", "id:7"] * 2, "pet": ["cat", "7", "dog", "eel"] * 2}
+    )
+    for label, expected in (("name:cat", "cat"), ("name:7", "7"), ("cat", "cat"), ("7", "7")):
+        assert set(ForgetRequest(label=label, label_column="pet").split(rows).forget["pet"]) == {expected}
+    for label in ("name:cat", "id:7"):  # what is called so goes before
+        assert set(ForgetRequest(label=label).split(rows).forget["label"]) == {label}
+    for label in ("name:cow", "id:cat", "id:7", 7):
+        with pytest.raises(ValueError, match=r"is no class of the data set. It has: 7, cat, dog, eel"):
+            ForgetRequest(label=label, label_column="pet").split(rows)
+
+
+def test_a_number_that_may_be_a_name_or_an_id_is_refused(numbered):
+    with pytest.raises(
+        ValueError, match=r"`label='3'` is the name of class 0, and the id of another.*'x'.*'name:3' or 'id:3'"
+    ):
+        ForgetRequest(label="3").split(numbered)
+    same = numbered.cast_column("label", datasets.ClassLabel(names=["0", "1", "2", "3"]))
+    assert set(ForgetRequest(label=["3", 1]).split(same).forget["label"]) == {1, 3}
+
+
+def test_labels_and_columns_follow_the_index_mapping():
+    data = datasets.Dataset.from_dict({"labels": [5, 7, 5, 9], "x": ["a", "b", "c", "d"]}).select([3, 1])
+    assert find_label_column(data) == "labels"
+    assert find_label_column(data, "x") == "x"
+    assert find_label_column(iter([{"a": 1}])) is None
+    assert read_labels(data, "labels").tolist() == [9, 7]
+    assert arrow_column(data, "x", "column").to_pylist() == ["d", "b"]
+    with pytest.raises(ValueError, match=r"`label_column='label'` is not a column of the data set; it has labels, x\."):
+        read_labels(data)
+
+
+def test_strata_are_one_number_for_each_pair_of_label_and_group():
+    labels, groups = np.random.default_rng(0).integers(0, 3, 60), np.random.default_rng(1).integers(0, 2, 60)
+    data = datasets.Dataset.from_dict({"label": labels * 10, "group": groups})
+    numbers, names = read_groups(data, "group")
+    assert (numbers.tolist(), names) == (groups.tolist(), ["0", "1"])
+    strata = read_strata(data, numbers)
+    pairs = list(zip(labels.tolist(), groups.tolist(), strict=True))
+    for i in range(60):
+        assert [s == strata[i] for s in strata] == [pair == pairs[i] for pair in pairs]
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        (["a"] * 40, "has one value only"),
+        (["a", "b", None] * 20, "has 20 missing values"),
+        ([1.0, float("nan")] * 20, "has 20 missing values"),
+        (list(range(40)), "has 40 different values in 40 rows, so it is no group"),
+    ],
+)
+def test_columns_that_form_no_groups_are_refused(values, match):
+    with pytest.raises(ValueError, match=f"`attribute='age'` {match}"):
+        read_groups(datasets.Dataset.from_dict({"age": values}), "age")
+
+
+def test_groups_need_a_column_and_no_stream():
+    data = datasets.Dataset.from_dict({"a": [0, 1] * 20})
+    with pytest.raises(ValueError, match="`attribute` is missing"):
+        read_groups(data, None)
+    with pytest.raises(ValueError, match="which a stream does not allow"):
+        read_groups(data.to_iterable_dataset(), "a")

@@ -1,0 +1,53 @@
+"""Workers of a data loader change nothing in the weights that a run ends with."""
+
+import pytest
+
+from hf_unlearn import (
+    GradientDifference,
+    UnlearningTrainer,
+)
+from tests.support.data import class_split, image_processor
+from tests.support.models import changed, state, trained
+from tests.support.runs import arguments
+
+pytestmark = pytest.mark.slow
+
+
+def worked(folder, retain=None, method=None, **changes):
+    """A run of nine steps, which are three epochs, with random noise and random retain rows."""
+    split = class_split("vit", n=96)
+    trainer = UnlearningTrainer(
+        trained("vit"),
+        arguments(folder, max_steps=9, update="all", **changes),
+        method or GradientDifference(),
+        split.forget,
+        split.retain if retain is None else retain(split.retain),
+        processing_class=image_processor(),
+        compute_metrics=lambda p: {},  # cannot be sent to a process
+    )
+    trainer.train()
+    return trainer
+
+
+def shuffled_stream(data):
+    return data.to_iterable_dataset(num_shards=3).shuffle(seed=3, buffer_size=10)
+
+
+@pytest.mark.usefixtures("fork_server")
+@pytest.mark.parametrize("retain", [None, shuffled_stream], ids=["map", "stream"])
+def test_workers_change_nothing(tmp_path, retain):
+    alone = worked(tmp_path / "0", retain)
+    for i, changes in enumerate(({}, {"dataloader_prefetch_factor": 4, "gradient_accumulation_steps": 1})):
+        run = worked(tmp_path / f"w{i}", retain, dataloader_num_workers=2, **changes)
+        assert not changed(state(alone.model), state(run.model))
+    assert changed(state(trained("vit")), state(alone.model))
+    assert not alone.args.dataloader_pin_memory
+
+
+@pytest.mark.parametrize("retain", [None, shuffled_stream], ids=["map", "stream"])
+def test_workers_of_fresh_processes_change_nothing(tmp_path, retain):
+    if "dataloader_multiprocessing_context" not in arguments(tmp_path).to_dict():
+        pytest.skip("this version of transformers starts workers in the platform's own way")
+    changes = {"dataloader_num_workers": 1}
+    spawned = worked(tmp_path / "1", retain, dataloader_multiprocessing_context="spawn", **changes)
+    assert not changed(state(worked(tmp_path / "0", retain).model), state(spawned.model))

@@ -1,0 +1,36 @@
+from dataclasses import dataclass
+
+import pytest
+
+from hf_unlearn.utils.argument_checks import check_counts, check_not_empty, check_positive
+
+
+@dataclass
+class Settings:
+    steps: int | None = 1
+    rate: float | None = 0.5
+    name: str | None = "a"
+
+
+def test_values_in_range_and_none_pass():
+    for settings in (Settings(), Settings(None, None, None), Settings(10, 1e-9, " ")):
+        check_counts(settings, "steps")
+        check_positive(settings, "rate", "steps")
+        check_not_empty(settings)
+
+
+@pytest.mark.parametrize("steps", [0, -3])
+def test_counts_below_one_are_refused(steps):
+    with pytest.raises(ValueError, match=f"`steps` must be at least 1, got {steps}"):
+        check_counts(Settings(steps=steps), "steps")
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.1, float("nan")])
+def test_numbers_that_are_not_positive_are_refused(rate):
+    with pytest.raises(ValueError, match="`rate` must be above 0, got"):
+        check_positive(Settings(rate=rate), "steps", "rate")
+
+
+def test_empty_texts_are_refused():
+    with pytest.raises(ValueError, match="`name` is empty"):
+        check_not_empty(Settings(name=""))

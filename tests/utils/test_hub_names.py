@@ -1,0 +1,52 @@
+import pytest
+from huggingface_hub import HfApi
+
+from hf_unlearn.utils.hub_names import is_local, pinned, snapshots, split_revision
+
+
+def test_a_revision_follows_an_at_sign_or_is_given(tmp_path):
+    assert split_revision("org/name@v1") == ("org/name", "v1")
+    assert split_revision("org/name@v1", "v1") == ("org/name", "v1")
+    assert split_revision("org/name", "v2") == ("org/name", "v2")
+    folder = tmp_path / "my@folder"
+    folder.mkdir()
+    assert split_revision(str(folder)) == (str(folder), None)
+
+
+@pytest.mark.parametrize("source", ["org/name@", "@v1"])
+def test_half_a_revision_is_refused(source):
+    with pytest.raises(ValueError, match=f"`dataset='{source}'`: write `org/name@revision`"):
+        split_revision(source, argument="dataset")
+
+
+def test_two_revisions_are_refused():
+    with pytest.raises(ValueError, match="names another revision than `model_revision='v2'`"):
+        split_revision("org/name@v1", "v2")
+
+
+def test_a_name_is_pinned_to_the_commit_that_its_branch_has_now(hub, tmp_path):
+    HfApi().create_repo("alice/model")
+    first, second = (
+        HfApi().upload_file(repo_id="alice/model", path_or_fileobj=text, path_in_repo="x.txt").oid
+        for text in (b"1", b"2")
+    )
+    HfApi().create_branch("alice/model", branch="old", revision=first)
+    assert pinned("alice/model") == ("alice/model", second)
+    assert pinned("alice/model@old") == ("alice/model", first)
+    assert pinned("alice/none@main") == ("alice/none", "main")
+    assert pinned(str(tmp_path), "v1") == (str(tmp_path), "v1")
+
+
+def test_folders_and_texts_that_are_no_id_are_local(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    assert [is_local(s) for s in ("org/name", "bert-base", "here", "./x", "a/b/c", "/", "")] == [False] * 2 + [True] * 5
+
+
+def test_snapshots_lie_where_the_hub_library_puts_them(hub, tmp_path, monkeypatch):
+    from huggingface_hub import constants, snapshot_download
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    HfApi().create_repo("alice/model")
+    commit = HfApi().upload_file(repo_id="alice/model", path_or_fileobj=b"1", path_in_repo="x.txt").oid
+    assert snapshot_download("alice/model") == str(snapshots("alice/model") / commit)
