@@ -24,5 +24,4 @@ class EntropyAttack(UnlearningMetric):
     source = "Foster et al., An Information Theoretic Approach to Machine Unlearning, arXiv 2402.01401."
 
     def _compute(self, *, predictions: Any, sets: Any) -> dict[str, float]:
-        outputs = outputs_by_set(predictions, None, sets, ("retain", "test", "forget"))
-        return {"entropy_attack": entropy_attack(*(outputs[s][0] for s in ("retain", "test", "forget")))}
+        return {"entropy_attack": entropy_attack(*(logits for logits, _ in outputs_by_set(predictions, None, sets)))}

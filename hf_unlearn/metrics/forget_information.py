@@ -30,8 +30,7 @@ class ForgetInformation(UnlearningMetric):
     def _compute(
         self, *, predictions: Any, sets: Any, resamples: int = 1000, seed: int = 0, level: float = 0.95
     ) -> dict[str, float]:
-        outputs = outputs_by_set(predictions, None, sets, ("retain", "forget"))
-        retain, forget = outputs["retain"][0].exp(), outputs["forget"][0].exp()
+        retain, forget = (log_p.exp() for log_p, _ in outputs_by_set(predictions, None, sets, ("retain", "forget")))
         origin = ["retain"] * len(retain) + ["forget"] * len(forget)
         found = audit(torch.cat([retain, forget]), origin, marginal=True, resamples=resamples, seed=seed, level=level)
         return flat_audit(found, "forget_information")

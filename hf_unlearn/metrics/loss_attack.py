@@ -27,6 +27,5 @@ class LossAttack(UnlearningMetric):
     source = "Yeom et al., Privacy Risk in Machine Learning, arXiv 1709.01604; threshold placed as in arXiv 2003.10595."
 
     def _compute(self, *, predictions: Any, references: Any, sets: Any) -> dict[str, float]:
-        outputs = outputs_by_set(predictions, references, sets, ("retain", "test", "forget"))
-        found = threshold_attack(outputs["retain"], outputs["test"], outputs["forget"], "loss")
+        found = threshold_attack(*outputs_by_set(predictions, references, sets), score="loss")
         return {f"loss_attack_{name}": value for name, value in found.items()}

@@ -28,5 +28,5 @@ class MIAEfficacy(UnlearningMetric):
     def _compute(
         self, *, predictions: Any, references: Any, sets: Any, feature: str = "confidence", seed: int = 0
     ) -> dict[str, float]:
-        outputs = outputs_by_set(predictions, references, sets, ("retain", "test", "forget"))
-        return {"mia_efficacy": mia_efficacy(outputs["retain"], outputs["test"], outputs["forget"], feature, seed)}
+        outputs = outputs_by_set(predictions, references, sets)
+        return {"mia_efficacy": mia_efficacy(*outputs, feature=feature, seed=seed)}

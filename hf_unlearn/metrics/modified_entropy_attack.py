@@ -28,8 +28,6 @@ class ModifiedEntropyAttack(UnlearningMetric):
     source = "Song and Mittal, Systematic Evaluation of Privacy Risks of Machine Learning Models, arXiv 2003.10595."
 
     def _compute(self, *, predictions: Any, references: Any, sets: Any) -> dict[str, float]:
-        outputs = outputs_by_set(predictions, references, sets, ("retain", "test", "forget"))
-        found = threshold_attack(
-            outputs["retain"], outputs["test"], outputs["forget"], "modified_entropy", per_class=True
-        )
+        outputs = outputs_by_set(predictions, references, sets)
+        found = threshold_attack(*outputs, score="modified_entropy", per_class=True)
         return {f"modified_entropy_attack_{name}": value for name, value in found.items()}

@@ -1,6 +1,4 @@
-"""What the measures read: arrays, tensors or lists, one entry per sample, checked once and in the same words everywhere."""
-
-from __future__ import annotations
+"""Columns as the measures read them: arrays, tensors or lists, checked once and with the same messages everywhere."""
 
 from typing import Any
 
@@ -12,10 +10,10 @@ SETS = ("forget", "retain", "test")
 
 
 def class_ids(values: Any, argument: str) -> np.ndarray:
-    """`values` as (n,) int64 class ids.
+    """Return `values` as class ids (n,), int64.
 
     Raises:
-        ValueError: no sample, another shape, anything but whole numbers from 0 up.
+        ValueError: There is no sample, or the values are not whole numbers from 0 up of shape (n,).
     """
     array = to_numpy(values, argument)
     if array.size == 0:
@@ -32,14 +30,27 @@ def class_ids(values: Any, argument: str) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def group_codes(values: Any, argument: str, rows: int | None = None) -> tuple[list[Any], np.ndarray]:
-    """The distinct values (k), sorted, and each sample's position (n,) among them.
-
-    Args:
-        rows: how many samples there must be, if known.
+def predicted_and_true(predictions: Any, labels: Any, **others: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return predicted and true class ids (n,), checked to be as many as each other and as the `others`.
 
     Raises:
-        ValueError: no sample, another number than `rows`, or a missing value.
+        ValueError: Two columns differ in length, or a class id is invalid as in `class_ids`.
+    """
+    predicted, true = class_ids(predictions, "predictions"), class_ids(labels, "references")
+    same_length(predictions=predicted, references=true, **others)
+    return predicted, true
+
+
+def group_codes(values: Any, argument: str, rows: int | None = None) -> tuple[list[Any], np.ndarray]:
+    """Return the distinct values (k), numbers before text and each sorted, and the position (n,) of each sample among them.
+
+    Args:
+        values: The value (n,) of each sample, of any kind that can be compared.
+        argument: The name of the column in error messages.
+        rows: The number of samples that there must be, if it is known.
+
+    Raises:
+        ValueError: There is no sample, another number of samples than `rows`, or a missing value (None or NaN).
     """
     listed = scalars(values)
     if rows is not None and len(listed) != rows:
@@ -54,10 +65,10 @@ def group_codes(values: Any, argument: str, rows: int | None = None) -> tuple[li
 
 
 def log_probabilities(logits: Any, argument: str) -> Tensor:
-    """Log-softmax (n, classes) in fp64 of `logits`; log-probabilities come through unchanged.
+    """Return the log-softmax (n, classes) of `logits` in fp64. Log-probabilities stay as they are.
 
     Raises:
-        ValueError: no sample, fewer than two classes, another shape, NaN, or a row without a finite largest entry.
+        ValueError: There is no sample, fewer than two classes, another shape, or a row with NaN or no finite maximum.
     """
     x = to_numpy(logits, argument)
     if x.ndim != 2 or len(x) == 0 or x.shape[1] < 2 or x.dtype.kind not in "fiub":
@@ -71,25 +82,25 @@ def log_probabilities(logits: Any, argument: str) -> Tensor:
 
 
 def outputs_by_set(
-    logits: Any, labels: Any | None, sets: Any, needed: tuple[str, ...]
-) -> dict[str, tuple[Tensor, np.ndarray | None]]:
-    """Log-probabilities (n_s, classes) and labels (n_s,) of each set that `sets` names, without labels None.
+    logits: Any, labels: Any | None, sets: Any, needed: tuple[str, ...] = ("retain", "test", "forget")
+) -> list[tuple[Tensor, np.ndarray | None]]:
+    """Return log-probabilities (n_s, classes) and labels (n_s,), or None without labels, of each set in `needed`, in order.
 
     Raises:
-        ValueError: as `log_probabilities`, `class_ids` and `rows_by_set`; or unequal lengths.
+        ValueError: A column is invalid as in `log_probabilities`, `class_ids` or `rows_by_set`, or two differ in length.
     """
     log_p = log_probabilities(logits, "predictions")
     ids = None if labels is None else class_ids(labels, "references")
     same_length(predictions=log_p, sets=sets, **({} if ids is None else {"references": ids}))
     rows = rows_by_set(sets, needed)
-    return {name: (log_p[torch.as_tensor(r)], None if ids is None else ids[r]) for name, r in rows.items()}
+    return [(log_p[torch.as_tensor(rows[name])], None if ids is None else ids[rows[name]]) for name in needed]
 
 
 def rows_by_set(sets: Any, needed: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """Positions of the samples of each set of `SETS` that `sets` (n,) names.
+    """Return the positions of the samples of each set that `sets` (n,) names.
 
     Raises:
-        ValueError: no sample, a missing value, another name, or no sample of a set that is `needed`.
+        ValueError: There is no sample, a missing value, a name that is not in `SETS`, or no sample of a set in `needed`.
     """
     names, codes = group_codes(sets, "sets")
     unknown = [repr(name) for name in names if name not in SETS]
@@ -106,7 +117,7 @@ def rows_by_set(sets: Any, needed: tuple[str, ...] = ()) -> dict[str, np.ndarray
 
 
 def same_length(**columns: Any) -> None:
-    """Raise ValueError, naming both, where two columns differ in length."""
+    """Raise ValueError, with the names of both, if a column differs in length from the first."""
     (first, n), *others = ((name, len(column)) for name, column in columns.items())
     for name, m in others:
         if m != n:
@@ -114,16 +125,16 @@ def same_length(**columns: Any) -> None:
 
 
 def scalars(values: Any) -> list[Any]:
-    """`values` as a list of Python scalars, so that 1 of numpy, of torch and of Python are one value."""
+    """Return `values` as a list of Python scalars, so that the 1 of NumPy, of torch and of Python are one value."""
     listed = values.tolist() if hasattr(values, "tolist") else list(values)
     return [v.item() if hasattr(v, "item") else v for v in listed]
 
 
 def to_numpy(values: Any, argument: str) -> np.ndarray:
-    """An array of an array, tensor or list, on the CPU; bfloat16, which NumPy lacks, as fp32.
+    """Return an array, tensor or list as an array. NumPy has no bfloat16, so a tensor of that type becomes fp32.
 
     Raises:
-        ValueError: rows of unequal length.
+        ValueError: The rows differ in length.
     """
     if isinstance(values, Tensor):
         values = values.detach().cpu()
@@ -132,5 +143,5 @@ def to_numpy(values: Any, argument: str) -> np.ndarray:
         return np.asarray(values)
     except ValueError as error:
         raise ValueError(
-            f"`{argument}` has rows of unequal length: pass one row of equal length per sample."
+            f"`{argument}` has rows of unequal length. Pass rows of one length, one per sample."
         ) from error
