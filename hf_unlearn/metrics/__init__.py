@@ -5,9 +5,9 @@
 
     evaluate.load(f"{hf_unlearn.metrics.__path__[0]}/bias_following.py", mapping=...)
 
-Everything runs offline and in memory: no row is written to a cache. `evaluate.combine` hands every keyword to every module,
-so there options go to the constructor. One reading holds for all of them: the aim is the retrained model's value, and the
-distance to it counts in both directions.
+Everything runs offline and in memory: no row is written to a cache. `evaluate.combine` hands every keyword to every
+module, so there options go to the constructor. One reading holds for all of them: the aim is the retrained model's
+value, and the distance to it counts in both directions.
 """
 
 from importlib import import_module

@@ -1,5 +1,6 @@
 """What every metric shares: the rows it keeps and lets go of, what it refuses, and its description."""
 
+import re
 from pathlib import Path
 
 import evaluate
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import hf_unlearn.metrics as metrics
+from hf_unlearn.metrics.base import Predicted, TrueClasses, UnlearningMetric
 from tests.metrics.cases import ALL, BIAS, CLASSES_OF, COLORS, POINTS, PREDICTED, TRUE, new
 
 pytestmark = pytest.mark.usefixtures("evaluate_cache")
@@ -33,14 +35,36 @@ def test_each_says_what_it_reads_and_how_to_read_it(name):
     assert metric.name == name
     assert list(metric.features) == list(metric.columns)
     text = metric.inputs_description
-    for column in metric.columns:
-        assert f"`{column}`" in text
-    for word in ("Output:", "[", "Reading: "):
+    for argument in [*metric.columns, *metric._option_names()]:
+        assert re.search(rf"^    {argument}: [A-Z].*\.$", text, re.M | re.S), "a whole sentence"
+    for word in ("Output: ", "[", "Reading: ", "Raises ValueError ", "Source: "):
         assert word in text
-    assert "retrained model" in text.partition("Reading: ")[2]
-    assert metric.description
+    assert "retrained" in text.partition("Reading: ")[2]
+    assert metric.description.endswith(".")
     assert any(c.isdigit() for c in metric.citation), "a source has a year or a number"
     assert "lower is better" not in text
+    for place in (type(metric).__doc__, metric.compute.__doc__, metric.add_batch.__doc__):
+        assert text.strip() in place
+
+
+def test_a_metric_of_ones_own_gets_the_shared_parts_of_its_docstring():
+    class Errors(UnlearningMetric):
+        """Count the wrong answers."""
+
+        source = "Counting, 2024."
+
+        def _compute(self, *, predictions: Predicted, references: TrueClasses, weight: float = 1.0):
+            return {"errors": weight * sum(p != y for p, y in zip(predictions, references, strict=True))}
+
+    class Weighted(Errors):
+        reading = "Large is bad."
+
+    assert [*Errors.columns] == ["predictions", "references"]
+    assert Errors.__doc__.startswith("Count the wrong answers.\n\nColumns:\n    predictions: The class ids (n,)")
+    assert "Reading: The target is the value of the retrained model." in Errors.__doc__
+    assert Weighted(weight=2.0).compute(predictions=[0, 1, 2], references=[0, 0, 0]) == {"errors": 4.0}
+    assert Weighted.columns == Errors.columns
+    assert Weighted().description == "Count the wrong answers."
 
 
 def test_every_file_of_the_folder_is_public():

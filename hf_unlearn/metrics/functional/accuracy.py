@@ -25,7 +25,7 @@ def unlearning_accuracy(predictions: Any, labels: Any) -> float:
 
 
 def macro_f1(predictions: Any, labels: Any) -> float:
-    """Return the mean F1 over the classes that `labels` holds, in [0, 1]. Arguments and errors are those of `accuracy`."""
+    """Return the mean F1 over the classes that `labels` holds, in [0, 1]; arguments as in `accuracy`."""
     from sklearn.metrics import f1_score
 
     predicted, true = predicted_and_true(predictions, labels)

@@ -10,11 +10,7 @@ SETS = ("forget", "retain", "test")
 
 
 def class_ids(values: Any, argument: str) -> np.ndarray:
-    """Return `values` as class ids (n,), int64.
-
-    Raises:
-        ValueError: There is no sample, or the values are not whole numbers from 0 up of shape (n,).
-    """
+    """Return `values` as class ids (n,), int64. Raises ValueError if there is none, or one is not a whole number from 0."""
     array = to_numpy(values, argument)
     if array.size == 0:
         raise ValueError(f"`{argument}` is empty: nothing can be measured. Pass one class id per sample.")
@@ -31,26 +27,16 @@ def class_ids(values: Any, argument: str) -> np.ndarray:
 
 
 def predicted_and_true(predictions: Any, labels: Any, **others: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return predicted and true class ids (n,), checked to be as many as each other and as the `others`.
-
-    Raises:
-        ValueError: Two columns differ in length, or a class id is invalid as in `class_ids`.
-    """
+    """Return predicted and true class ids (n,). Raises ValueError if one is invalid or two columns differ in length."""
     predicted, true = class_ids(predictions, "predictions"), class_ids(labels, "references")
     same_length(predictions=predicted, references=true, **others)
     return predicted, true
 
 
 def group_codes(values: Any, argument: str, rows: int | None = None) -> tuple[list[Any], np.ndarray]:
-    """Return the distinct values (k), numbers before text and each sorted, and the position (n,) of each sample among them.
+    """Return the distinct values (k), sorted with numbers first, and the position (n,) of each sample among them.
 
-    Args:
-        values: The value (n,) of each sample, of any kind that can be compared.
-        argument: The name of the column in error messages.
-        rows: The number of samples that there must be, if it is known.
-
-    Raises:
-        ValueError: There is no sample, another number of samples than `rows`, or a missing value (None or NaN).
+    Raises ValueError if there is no sample, another number of them than `rows`, or a missing value (None or NaN).
     """
     listed = scalars(values)
     if rows is not None and len(listed) != rows:
@@ -67,8 +53,7 @@ def group_codes(values: Any, argument: str, rows: int | None = None) -> tuple[li
 def log_probabilities(logits: Any, argument: str) -> Tensor:
     """Return the log-softmax (n, classes) of `logits` in fp64. Log-probabilities stay as they are.
 
-    Raises:
-        ValueError: There is no sample, fewer than two classes, another shape, or a row with NaN or no finite maximum.
+    Raises ValueError if there is no sample, fewer than two classes, another shape, NaN or an infinite maximum.
     """
     x = to_numpy(logits, argument)
     if x.ndim != 2 or len(x) == 0 or x.shape[1] < 2 or x.dtype.kind not in "fiub":
@@ -84,10 +69,9 @@ def log_probabilities(logits: Any, argument: str) -> Tensor:
 def outputs_by_set(
     logits: Any, labels: Any | None, sets: Any, needed: tuple[str, ...] = ("retain", "test", "forget")
 ) -> list[tuple[Tensor, np.ndarray | None]]:
-    """Return log-probabilities (n_s, classes) and labels (n_s,), or None without labels, of each set in `needed`, in order.
+    """Return log-probabilities (n_s, classes) and labels (n_s,), if there are labels, of each set in `needed`, in order.
 
-    Raises:
-        ValueError: A column is invalid as in `log_probabilities`, `class_ids` or `rows_by_set`, or two differ in length.
+    Raises ValueError if a column is invalid, a set has no sample, or two columns differ in length.
     """
     log_p = log_probabilities(logits, "predictions")
     ids = None if labels is None else class_ids(labels, "references")
@@ -99,8 +83,7 @@ def outputs_by_set(
 def rows_by_set(sets: Any, needed: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
     """Return the positions of the samples of each set that `sets` (n,) names.
 
-    Raises:
-        ValueError: There is no sample, a missing value, a name that is not in `SETS`, or no sample of a set in `needed`.
+    Raises ValueError if a name is missing or not in `SETS`, or a set in `needed` has no sample.
     """
     names, codes = group_codes(sets, "sets")
     unknown = [repr(name) for name in names if name not in SETS]
@@ -131,13 +114,9 @@ def scalars(values: Any) -> list[Any]:
 
 
 def to_numpy(values: Any, argument: str) -> np.ndarray:
-    """Return an array, tensor or list as an array. NumPy has no bfloat16, so a tensor of that type becomes fp32.
-
-    Raises:
-        ValueError: The rows differ in length.
-    """
+    """Return an array, tensor or list as an array. Raises ValueError if its rows differ in length."""
     if isinstance(values, Tensor):
-        values = values.detach().cpu()
+        values = values.detach().cpu()  # NumPy has no bfloat16
         return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     try:
         return np.asarray(values)

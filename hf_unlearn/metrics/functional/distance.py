@@ -1,7 +1,7 @@
 """Distances between a model and the retrained one: between their outputs, and between the figures measured of both.
 
-Logits are arrays, tensors or lists of shape (n, classes), of both models on the same samples. Log-probabilities give the same
-result. A function of logits raises ValueError if there is no sample, a logit is NaN, or the shapes differ.
+Logits are arrays, tensors or lists of shape (n, classes), of both models on the same samples. Log-probabilities give
+the same result. A function of logits raises ValueError if there is no sample, a logit is NaN, or the shapes differ.
 """
 
 import math
@@ -48,28 +48,18 @@ def agreement(logits: Any, reference_logits: Any) -> float:
 
 
 def average_gap(measures: Sequence[float], retrained: Sequence[float]) -> float:
-    """Return the mean |measure − retrained| over the measures, in their unit, ≥ 0 (SalUn, arXiv 2310.12508).
+    """Return the mean |measure − retrained| over the measures (k,), in their unit, ≥ 0 (SalUn, arXiv 2310.12508).
 
-    Args:
-        measures: The values (k,) of several measures for the unlearned model.
-        retrained: The values (k,) of the same measures for the retrained model.
-
-    Raises:
-        ValueError: There is no measure, a value is not finite, or the lengths differ.
+    Raises ValueError if there is no measure, a value is not finite, or the lengths differ.
     """
     ours, theirs = _measures(measures, retrained)
     return float(np.abs(ours - theirs).mean())
 
 
 def tug_of_war(accuracies: Sequence[float], retrained: Sequence[float]) -> float:
-    """Return ToW = Π (1 − |accuracy − retrained|) over the sets, in [0, 1], 1 at the retrained model (arXiv 2406.01257).
+    """Return ToW = Π (1 − |accuracy − retrained|) over the sets (k,), in [0, 1], 1 is perfect (arXiv 2406.01257).
 
-    Args:
-        accuracies: The accuracies (k,) of the unlearned model on several sets, in [0, 1].
-        retrained: The accuracies (k,) of the retrained model on the same sets, in [0, 1].
-
-    Raises:
-        ValueError: There is no accuracy, a value is not finite or outside [0, 1], or the lengths differ.
+    Raises ValueError as `average_gap`, or if an accuracy is outside [0, 1].
     """
     ours, theirs = _measures(accuracies, retrained)
     for argument, values in (("predictions", ours), ("references", theirs)):

@@ -1,13 +1,14 @@
 """Bias: how much a classifier goes by an attribute that has nothing to do with the label.
 
-Every function takes one entry per sample, as arrays, tensors or lists (n,): `predictions` are predicted class ids, `labels`
-true class ids, and `attributes` values of the attribute, of any kind. They all raise ValueError if a column is empty, has
-missing values or another length, or if the samples that a measure compares are missing.
+Every function takes one entry per sample, as arrays, tensors or lists (n,): `predictions` are predicted class ids,
+`labels` true class ids, and `attributes` values of the attribute, of any kind. They all raise ValueError if a column is
+empty, has missing values or another length, or if the samples that a measure compares are missing.
 
 No value is good or bad by itself. The distance to the value of the retrained model counts.
 
-scikit-learn and SciPy compute the rates. Fairlearn has the parities for two classes only, and gives a group without positives
-the rate 0, which looks like a gap of 1 where nothing was measured. The tests compare with Fairlearn where both are defined.
+Fairlearn has the parities for two classes only, and gives a group without
+positives the rate 0, which looks like a gap of 1 where nothing was measured. The tests compare with Fairlearn where
+both are defined.
 """
 
 from collections.abc import Mapping
@@ -17,8 +18,10 @@ import numpy as np
 
 from .checked_arrays import class_ids, group_codes, predicted_and_true, same_length, scalars
 
+LabelMapping = Mapping[Any, int | None] | None  # value of the attribute -> the label it points to, None or −1 for none
 
-def bias_labels(attributes: Any, mapping: Mapping[Any, int | None] | None = None) -> np.ndarray:
+
+def bias_labels(attributes: Any, mapping: LabelMapping = None) -> np.ndarray:
     """Return the label y_b (n,) that the attribute of each sample points to, or −1 if it points to none.
 
     Args:
@@ -48,13 +51,9 @@ def bias_labels(attributes: Any, mapping: Mapping[Any, int | None] | None = None
     return np.array(labels, dtype=np.int64)
 
 
-def bias_following(
-    predictions: Any, labels: Any, attributes: Any, mapping: Mapping[Any, int | None] | None = None
-) -> float:
+def bias_following(predictions: Any, labels: Any, attributes: Any, mapping: LabelMapping = None) -> float:
     """Return P(ŷ = y_b | y ≠ y_b), in [0, 1]. y_b is the label that the attribute points to; see `bias_labels`."""
-    predicted, true = predicted_and_true(predictions, labels, attributes=attributes)
-    pointed = bias_labels(attributes, mapping)
-    against = (pointed >= 0) & (pointed != true)
+    predicted, _, pointed, against = _pointed(predictions, labels, attributes, mapping)
     if not against.any():
         raise ValueError(
             "`attributes` never points away from the label: without bias-conflicting samples nothing tells the two apart. "
@@ -64,13 +63,12 @@ def bias_following(
 
 
 def aligned_conflicting_accuracy(
-    predictions: Any, labels: Any, attributes: Any, mapping: Mapping[Any, int | None] | None = None
+    predictions: Any, labels: Any, attributes: Any, mapping: LabelMapping = None
 ) -> tuple[float, float]:
     """Return the accuracy where the attribute points to the label, and where it points to another; each in [0, 1]."""
-    predicted, true = predicted_and_true(predictions, labels, attributes=attributes)
-    pointed = bias_labels(attributes, mapping)
+    predicted, true, pointed, against = _pointed(predictions, labels, attributes, mapping)
     right = predicted == true
-    parts = {"aligned": right[pointed == true], "conflicting": right[(pointed >= 0) & (pointed != true)]}
+    parts = {"aligned": right[pointed == true], "conflicting": right[against]}
     for name, part in parts.items():
         if not len(part):
             raise ValueError(
@@ -83,7 +81,7 @@ def cramers_v(predictions: Any, attributes: Any) -> float:
     """Return Cramér's V between prediction and attribute, in [0, 1]. It is 0 if the prediction never changes."""
     from scipy.stats.contingency import association
 
-    table = _counts(predictions, attributes)
+    table = class_counts(predictions, attributes)
     return float(association(table, method="cramer")) if table.shape[1] > 1 else 0.0
 
 
@@ -105,7 +103,6 @@ def worst_group_accuracy(predictions: Any, labels: Any, attributes: Any, by_labe
     """Return the lowest accuracy of any group, in [0, 1], and the number of samples in that group.
 
     Args:
-        predictions, labels, attributes: The columns, as above.
         by_label: A group is a pair of attribute and label if True, the default, and a value of the attribute if False.
     """
     predicted, true = predicted_and_true(predictions, labels, attributes=attributes)
@@ -118,7 +115,7 @@ def worst_group_accuracy(predictions: Any, labels: Any, attributes: Any, by_labe
 
 def demographic_parity_gap(predictions: Any, attributes: Any) -> float:
     """Return max over classes c of max_a P(ŷ=c|a) − min_a P(ŷ=c|a), in [0, 1] (arXiv 1104.3913)."""
-    table = _counts(predictions, attributes)
+    table = class_counts(predictions, attributes)
     rates = table / table.sum(1, keepdims=True)
     return float((rates.max(0) - rates.min(0)).max())
 
@@ -128,14 +125,11 @@ def equalised_odds_gap(predictions: Any, labels: Any, attributes: Any) -> tuple[
 
     The second is equal opportunity (arXiv 1610.02413). A label is compared between the groups that hold samples of it.
     """
-    from sklearn.metrics import confusion_matrix
-
     predicted, true = predicted_and_true(predictions, labels, attributes=attributes)
     names, codes = _groups(attributes)
-    classes = np.union1d(predicted, true)
-    counts = np.stack(
-        [confusion_matrix(true[codes == a], predicted[codes == a], labels=classes) for a in range(len(names))]
-    )
+    classes, positions = np.unique(np.stack([true, predicted]), return_inverse=True)
+    counts = np.zeros((len(names), len(classes), len(classes)))
+    np.add.at(counts, (codes, *positions.reshape(2, -1)), 1)
     totals = counts.sum(-1)
     shared = (totals > 0).sum(0) >= 2
     if not shared.any():
@@ -154,7 +148,6 @@ def false_positive_rates(
     """Return P(ŷ = positive | y ≠ positive) of each value of the attribute, and over all samples; each in [0, 1].
 
     Args:
-        predictions, labels, attributes: The columns, as above.
         positive: The class id whose false alarms are counted, by default 1.
     """
     predicted, true = predicted_and_true(predictions, labels, attributes=attributes)
@@ -171,6 +164,13 @@ def false_positive_rates(
     return dict(zip(names, rates.tolist(), strict=True)), float((predicted == positive)[negative].mean())
 
 
+def _pointed(predictions: Any, labels: Any, attributes: Any, mapping: LabelMapping) -> tuple[np.ndarray, ...]:
+    """Return predicted, true and pointed labels (n,), and which samples (n,) are bias-conflicting."""
+    predicted, true = predicted_and_true(predictions, labels, attributes=attributes)
+    pointed = bias_labels(attributes, mapping)
+    return predicted, true, pointed, (pointed >= 0) & (pointed != true)
+
+
 def _groups(attributes: Any) -> tuple[list[Any], np.ndarray]:
     """Return the values of the attribute, two at least, and the position (n,) of each sample among them."""
     names, codes = group_codes(attributes, "attributes")
@@ -181,7 +181,7 @@ def _groups(attributes: Any) -> tuple[list[Any], np.ndarray]:
     return names, codes
 
 
-def _counts(predictions: Any, attributes: Any) -> np.ndarray:
+def class_counts(predictions: Any, attributes: Any) -> np.ndarray:
     """Return how often each predicted class occurs in each group, (groups, classes)."""
     from scipy.stats.contingency import crosstab
 

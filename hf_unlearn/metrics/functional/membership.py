@@ -1,10 +1,12 @@
 """Membership inference on populations: how many of the forget samples an attacker still takes for training data.
 
-An attack learns from the outputs of one model to tell retained training samples from test samples, and then judges the forget
-samples. No value is good or bad by itself. The target is the value of the same attack on the retrained model.
+An attack learns from the outputs of one model to tell retained training samples from test samples, and then judges the
+forget samples. No value is good or bad by itself. The target is the value of the same attack on the retrained model.
 
-Outputs are pairs of logits (n, classes) and true class ids (n,). Log-probabilities give the same result as logits. Every function
-raises ValueError if a set is empty, a logit is NaN, or a label is not a class of the logits.
+Outputs are pairs of logits (n, classes) and true class ids (n,). Log-probabilities give the same result as logits.
+`retain` holds the outputs on retained training samples, the members; `test` those on test samples, the non-members;
+`forget` those on the samples to judge. Every function raises ValueError if a set is empty, a logit is NaN, or a label
+is not a class of the logits.
 """
 
 from collections.abc import Callable
@@ -74,13 +76,11 @@ def entropy_attack(retain_logits: Any, test_logits: Any, forget_logits: Any) -> 
 def entropy_attack_calls(retain_logits: Any, test_logits: Any, forget_logits: Any) -> np.ndarray:
     """Return which forget samples (n,) the entropy attack of Foster et al. (arXiv 2402.01401) calls members, boolean.
 
-    A logistic regression (balanced classes, lbfgs) on the prediction entropy learns to tell retained training samples from test
-    samples, and then judges the forget samples.
+    A logistic regression (balanced classes, lbfgs) on the prediction entropy learns to tell retained training samples
+    from test samples, and then judges the forget samples.
 
     Args:
-        retain_logits: The logits (n_r, classes) of retained training samples: the members.
-        test_logits: The logits (n_t, classes) of test samples: the non-members.
-        forget_logits: The logits (n, classes) of the forget samples, from the same model.
+        retain_logits, test_logits, forget_logits: The logits (samples, classes) of one model on these sets.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -94,13 +94,12 @@ def entropy_attack_calls(retain_logits: Any, test_logits: Any, forget_logits: An
 def mia_efficacy(retain: Outputs, test: Outputs, forget: Outputs, feature: str = "confidence", seed: int = 0) -> float:
     """Return the share of forget samples that a support vector machine calls non-members, in [0, 1].
 
-    The attack of Jia et al. (arXiv 2304.04934) and SalUn (arXiv 2310.12508): SVC(C=3, rbf, gamma="auto"). The training time grows
-    with the square of the number of test samples.
+    The attack of Jia et al. (arXiv 2304.04934) and SalUn (arXiv 2310.12508): SVC(C=3, rbf, gamma="auto"). The training
+    time grows with the square of the number of test samples.
 
     Args:
-        retain: Outputs on retained training samples. As many as there are test samples are drawn, or all if there are fewer.
-        test: Outputs on test samples: the non-members.
-        forget: Outputs on the forget samples.
+        retain, test, forget: Outputs, as above. As many retain samples as there are test samples are drawn, or all if
+            there are fewer.
         feature: The feature that the machine sees, one of `FEATURES`. The default is the probability of the true label.
         seed: The seed of the draw of retain samples, by default 0.
 
@@ -124,20 +123,18 @@ def threshold_attack(
 ) -> dict[str, float]:
     """Tell forget samples from test samples by a score, and call those under a threshold members.
 
-    The threshold is the score that tells retain from test samples with the best balanced accuracy. Test samples both place the
-    threshold and count the false alarms, which favors the attacker a little.
+    The threshold is the score that tells retain from test samples with the best balanced accuracy. Test samples both
+    place the threshold and count the false alarms, which favors the attacker a little.
 
     Args:
-        retain: Outputs on retained training samples: the members.
-        test: Outputs on test samples: the non-members.
-        forget: Outputs on the forget samples.
+        retain, test, forget: Outputs, as above.
         score: The score, one of `SCORES`. The default is the cross-entropy.
-        per_class: If True, every label has its own threshold, and the ROC curve moves all of them together. A label without retain
-            or without test samples takes the common threshold. By default all labels share one.
+        per_class: If True, every label has its own threshold, and the ROC curve moves all of them together. A label
+            without retain or without test samples takes the common threshold. By default all labels share one.
 
     Returns:
-        The values of `membership_roc` for forget against test samples, and `called_members`, the share of forget samples under
-        the threshold; all in [0, 1].
+        The values of `membership_roc` for forget against test samples, and `called_members`, the share of forget
+        samples under the threshold; all in [0, 1].
 
     Raises:
         ValueError: The score is unknown, or the outputs are invalid as above.
@@ -160,8 +157,9 @@ def membership_roc(members: Any, others: Any) -> dict[str, float]:
     """Measure how well scores that are high for members tell `members` (n,) from `others` (m,).
 
     Returns:
-        `auc`, 0.5 by chance, and `tpr_at_1_percent_fpr` and `tpr_at_0.1_percent_fpr`: the greatest share of members found with
-        at most that share of false alarms among the others. With fewer than 100 or 1,000 others there is then no false alarm.
+        `auc`, 0.5 by chance, and `tpr_at_1_percent_fpr` and `tpr_at_0.1_percent_fpr`: the greatest share of members
+        found with at most that share of false alarms among the others. With fewer than 100 or 1,000 others there is
+        then no false alarm.
     """
     members, others = np.sort(members), np.sort(others)
     shares = true_positives(members, others, np.array([0.01, 0.001]))
@@ -181,7 +179,7 @@ def _checked(logits: Any, labels: Any) -> tuple[Tensor, Tensor]:
 
 
 def _sharp(log_p: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log p and log(1 − p), each (n, classes) and at least `FLOOR`, exact where the p of a sure model rounds to 1."""
+    """Return log p and log(1 − p), (n, classes) each, at least `FLOOR`, exact where the p of a sure model rounds to 1."""
     top = log_p.argmax(-1, keepdim=True)
     others = log_p.scatter(-1, top, -torch.inf).logsumexp(-1, keepdim=True)
     log_not = torch.log1p(-log_p.exp()).scatter(-1, top, others)
@@ -196,7 +194,7 @@ def _feature(name: str, logits: Any, labels: Any) -> np.ndarray:
 
 
 def _threshold(members: np.ndarray, others: np.ndarray) -> float:
-    """Return the score at or under which calling a sample a member has the best balanced accuracy; one of the scores."""
+    """Return the score up to which calling a sample a member has the best balanced accuracy; one of the scores."""
     from sklearn.metrics import roc_curve
 
     truth = np.repeat([1, 0], [len(members), len(others)])

@@ -1,4 +1,4 @@
-"""How well scores tell members from others: the ROC curve, AUC, and true positives at few false ones, with intervals."""
+"""How well scores tell members from others: ROC, AUC, and true positives at few false ones, with intervals."""
 
 import math
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ CURVE = np.concatenate([[0.0], np.logspace(-5, 0, 201)])  # false positive rates
 class Roc:
     """The ROC of the scores of one attack.
 
-    An AUC of 0.5 is chance. Below 0.5 the attack is wrong more often than a coin, which is information too. The intervals take
-    the scores as independent, so give the scores of one attacked model. The interval of a true positive rate holds for the
-    threshold that the others set.
+    An AUC of 0.5 is chance. Below 0.5 the attack is wrong more often than a coin, which is information too. The
+    intervals take the scores as independent, so give the scores of one attacked model. The interval of a true positive
+    rate holds for the threshold that the others set.
 
     Attributes:
         auc: The share of (member, other) pairs in which the member scores higher, ties counted half.
         auc_low, auc_high: The ends of the interval of `auc`.
-        tpr: For each false positive rate the share of members found, and the ends of its interval. With fewer than 1/rate others
-            no false positive is allowed, and the share is that of members above every other.
+        tpr: For each false positive rate the share of members found, and the ends of its interval. With fewer than
+            1/rate others no false positive is allowed, and the share is that of members above every other.
         curve: False positive rates, and the highest true positive rate at each, in [0, 1].
         members, others: The number of scores on each side.
         level: The confidence of the intervals.
@@ -47,9 +47,9 @@ class Roc:
 def roc(members: Any, others: Any, *, rates: Sequence[float] = (0.01, 0.001), level: float = 0.95) -> Roc:
     """Return the ROC of scores that should be high for members.
 
-    The interval of the AUC is DeLong's (Biometrics 1988) on the log-odds scale, where it stays inside (0, 1). If the scores are
-    separated without error, that interval has no width: then it is the exact bound of min(members, others) disjoint pairs, all
-    in order. The interval of a true positive rate is Clopper and Pearson's.
+    The interval of the AUC is DeLong's (Biometrics 1988) on the log-odds scale, where it stays inside (0, 1). If the
+    scores are separated without error, that interval has no width: then it is the exact bound of min(members, others)
+    disjoint pairs, all in order. The interval of a true positive rate is Clopper and Pearson's.
 
     Args:
         members: The scores of the members, of any shape.
@@ -58,7 +58,8 @@ def roc(members: Any, others: Any, *, rates: Sequence[float] = (0.01, 0.001), le
         level: The confidence of the intervals, in (0, 1), by default 0.95.
 
     Raises:
-        ValueError: A side has fewer than two scores or NaN, or a rate or the level is outside (0, 1). Infinite scores are valid.
+        ValueError: A side has fewer than two scores or NaN, or a rate or the level is outside (0, 1). Infinite scores
+            are valid.
     """
     if not 0 < level < 1:
         raise ValueError(f"`level` must lie strictly between 0 and 1, got {level}. The usual value is 0.95.")
@@ -76,7 +77,7 @@ def roc(members: Any, others: Any, *, rates: Sequence[float] = (0.01, 0.001), le
 
 
 def true_positives(members: np.ndarray, others: np.ndarray, rates: np.ndarray) -> np.ndarray:
-    """Return the highest share (k,) of members above a threshold that at most `rates` (k,) of the others exceed; both sorted."""
+    """Return the greatest share (k,) of members over a threshold that at most `rates` (k,) of others exceed; both sorted."""
     allowed = np.floor(rates * len(others) + 1e-9).astype(int)  # 1e-9: 0.001 * 3000 may come out below 3
     # Members must lie strictly above the first other that is too many, so ties at the threshold do not count.
     thresholds = np.concatenate([others[::-1], [-np.inf]])[allowed]
