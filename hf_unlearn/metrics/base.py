@@ -70,8 +70,8 @@ class UnlearningMetric(evaluate.Metric, ABC):
             columns = "".join(f"    {name}: {column.meaning}\n" for name, column in cls.columns.items())
             cls.__doc__ = (
                 f"{summary}\n\nColumns:\n{columns}\n{details}\n\nReading: {cls.reading}\n"
-                "Raises ValueError if a column is missing, empty, invalid or longer than another, or lacks the samples that\n"
-                f"the metric compares, or if an option is unknown or invalid.\nSource: {cls.source}\n"
+                "Raises ValueError if a column is missing, empty or invalid, differs in length from another, or lacks the\n"
+                f"samples that the metric compares, or if an option is unknown or invalid.\nSource: {cls.source}\n"
             )
 
     def __init__(self, config_name: str | None = None, num_process: int = 1, **kwargs: Any) -> None:

@@ -19,5 +19,6 @@ class LossAttack(UnlearningMetric):
     source = "Yeom et al., Privacy Risk in Machine Learning, arXiv 1709.01604; threshold placed as in arXiv 2003.10595."
 
     def _compute(self, *, predictions: Logits, references: TrueClasses, sets: Sets) -> dict[str, float]:
-        found = threshold_attack(*outputs_by_set(predictions, references, sets), score="loss")
+        retain, test, forget = outputs_by_set(predictions, references, sets)
+        found = threshold_attack(retain, test, forget, "loss")
         return {f"loss_attack_{name}": value for name, value in found.items()}

@@ -22,5 +22,5 @@ class MIAEfficacy(UnlearningMetric):
     def _compute(
         self, *, predictions: Logits, references: TrueClasses, sets: Sets, feature: str = "confidence", seed: int = 0
     ) -> dict[str, float]:
-        outputs = outputs_by_set(predictions, references, sets)
-        return {"mia_efficacy": mia_efficacy(*outputs, feature=feature, seed=seed)}
+        retain, test, forget = outputs_by_set(predictions, references, sets)
+        return {"mia_efficacy": mia_efficacy(retain, test, forget, feature, seed)}

@@ -20,6 +20,6 @@ class ModifiedEntropyAttack(UnlearningMetric):
     source = "Song and Mittal, Systematic Evaluation of Privacy Risks of Machine Learning Models, arXiv 2003.10595."
 
     def _compute(self, *, predictions: Logits, references: TrueClasses, sets: Sets) -> dict[str, float]:
-        outputs = outputs_by_set(predictions, references, sets)
-        found = threshold_attack(*outputs, score="modified_entropy", per_class=True)
+        retain, test, forget = outputs_by_set(predictions, references, sets)
+        found = threshold_attack(retain, test, forget, "modified_entropy", per_class=True)
         return {f"modified_entropy_attack_{name}": value for name, value in found.items()}

@@ -25,7 +25,7 @@ def entropy(p: Tensor) -> Tensor:
 
 
 def group_information(means: Tensor, counts: Any) -> Tensor:
-    """Return Î(Ŷ;Z) = H(p̄) − Σ_k π_k H(p̄_k), (...) nats: the information that the output holds on the group.
+    """Return Î(Ŷ;Z) = H(p̄) − Σ_k π_k H(p̄_k), (...) nats: the information that the output holds about the group.
 
     The plug-in estimator [derived] of feature unlearning in arXiv 2502.05684. It is at most min(H(π), ln C), and
     differentiable in `means`. NaN in a group with samples stays NaN, so that a training loop sees it in its loss.
@@ -55,9 +55,8 @@ def group_information(means: Tensor, counts: Any) -> Tensor:
 def marginal_information(retain_mean: Tensor, forget_mean: Tensor, n_retain: Any, n_forget: Any) -> Tensor:
     """Return Î(Ŷ;Z), (...) nats, where Z tells the union D_r ∪ D_f (Z=0) from the retain set D_r alone (Z=1).
 
-    The closed form [derived] of the estimator of data-point unlearning in arXiv 2502.05684, differentiable in the
-    means. With ρ = n_f / (n_r + n_f), m_1 = p̄_r, m_0 = (1−ρ) p̄_r + ρ p̄_f and π = (n_r + n_f, n_r) / N, N = 2 n_r +
-    n_f,
+    The closed form [derived] of the estimator of data-point unlearning in arXiv 2502.05684, differentiable in the means.
+    With N = 2 n_r + n_f, π = (n_r + n_f, n_r) / N, ρ = n_f / (n_r + n_f), m_1 = p̄_r and m_0 = (1−ρ) p̄_r + ρ p̄_f,
 
         Î = H(π_0 m_0 + π_1 m_1) − π_0 H(m_0) − π_1 H(m_1),     ∂Î/∂p̄_f = (n_f/N) log(m_0/m) up to a constant
 
@@ -66,8 +65,7 @@ def marginal_information(retain_mean: Tensor, forget_mean: Tensor, n_retain: Any
     Args:
         retain_mean: The mean softmax vector p̄_r (..., C) of the retain samples.
         forget_mean: The mean softmax vector p̄_f (..., C) of the forget samples.
-        n_retain, n_forget: The numbers of samples (...) behind them. If a number is 0, its mean is ignored and the
-            result is 0.
+        n_retain, n_forget: The numbers of samples (...) behind them. If one is 0, its mean is ignored; the result is 0.
 
     Raises:
         ValueError: There are fewer than two classes, or the means differ in shape.
@@ -98,7 +96,7 @@ def disjoint_information(n_retain: Any, n_forget: Any) -> Tensor:
 
 
 def conditional_information(means: Tensor, counts: Any) -> Tensor:
-    """Return Σ_y π_y Î(Ŷ;Z|Y=y), (...) nats: what the output tells on the group beyond the label [derived].
+    """Return Σ_y π_y Î(Ŷ;Z|Y=y), (...) nats: what the output tells about the group beyond the label [derived].
 
     Args:
         means: The mean softmax vectors (..., Y, K, C) by label and group.

@@ -21,9 +21,7 @@ from .roc import placements, true_positives
 
 Outputs = tuple[Any, Any]  # logits (n, classes), labels (n,)
 
-FLOOR = (
-    -1e4
-)  # nats: replaces the log of a probability of exactly 0, because a ROC curve has no place for an infinite loss
+FLOOR = -1e4  # nats: stands for the log of a probability of exactly 0, because a ROC has no place for an infinite loss
 
 
 def prediction_entropy(logits: Any) -> np.ndarray:
@@ -98,8 +96,7 @@ def mia_efficacy(retain: Outputs, test: Outputs, forget: Outputs, feature: str =
     time grows with the square of the number of test samples.
 
     Args:
-        retain, test, forget: Outputs, as above. As many retain samples as there are test samples are drawn, or all if
-            there are fewer.
+        retain, test, forget: Outputs, as above. At most as many retain samples as test samples are drawn.
         feature: The feature that the machine sees, one of `FEATURES`. The default is the probability of the true label.
         seed: The seed of the draw of retain samples, by default 0.
 
