@@ -126,8 +126,7 @@ class UnlearningMetric(evaluate.Metric, ABC):
         """Add the samples passed, compute over all samples added, and forget them.
 
         Raises:
-            ValueError: There is no sample, a column is missing or of another length, an option is unknown, or a value
-                is bad.
+            ValueError: A column is missing, empty, invalid or of another length, or an option is unknown or invalid.
         """
         try:
             self._refuse(kwargs.keys() - set(COLUMNS) - set(self._option_names()))
