@@ -5,9 +5,9 @@
 
     evaluate.load(f"{hf_unlearn.metrics.__path__[0]}/bias_following.py", mapping=...)
 
-Everything runs offline and in memory: no row is written to a cache. `evaluate.combine` hands every keyword to every module,
-so there options go to the constructor. One reading holds for all of them: the aim is the retrained model's value, and the
-distance to it counts in both directions.
+Everything runs offline and in memory: no row is written to a cache. `evaluate.combine` passes every keyword to every
+module, so pass options to the constructor there. For all of them the target is the value of the retrained model, and
+the distance to that value counts in both directions.
 """
 
 from importlib import import_module

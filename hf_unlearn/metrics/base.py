@@ -1,10 +1,8 @@
-"""What every metric shares: columns are kept in memory, checked by name, and handed to a plain function."""
-
-from __future__ import annotations
+"""What every metric shares: rows are kept in memory, checked by name, and handed to a plain function."""
 
 import inspect
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple, get_origin, get_type_hints
 
 import evaluate
 import numpy as np
@@ -13,11 +11,30 @@ from datasets import Features, Sequence, Value
 from hf_unlearn.metrics.functional.checked_arrays import same_length, to_numpy
 from hf_unlearn.metrics.functional.information_audit import InformationAudit
 
-CLASS = Value("int64")
-VALUE = Value("string")  # of an attribute: text or number, kept as given
-SET = Value("string")
-LOGITS = Sequence(Value("float32"))
-MEASURE = Value("float64")
+
+class Column(NamedTuple):
+    """A kind of column: the type that `evaluate` shows, and what the column holds."""
+
+    feature: Any
+    meaning: str
+
+
+CLASS, TEXT, VECTOR, NUMBER = Value("int64"), Value("string"), Sequence(Value("float32")), Value("float64")
+Predicted = Annotated[Any, Column(CLASS, "The class ids (n,) that the model predicts, whole numbers from 0.")]
+TrueClasses = Annotated[Any, Column(CLASS, "The true class ids (n,), whole numbers from 0.")]
+Attributes = Annotated[Any, Column(TEXT, "The attribute's value (n,) of each sample: text, numbers or booleans.")]
+Sets = Annotated[Any, Column(TEXT, "The name (n,) of each sample's set: 'forget', 'retain' or 'test'.")]
+Logits = Annotated[Any, Column(VECTOR, "The model's logits (n, classes). Log-probabilities give the same result.")]
+RetrainedLogits = Annotated[Any, Column(VECTOR, "The retrained model's logits (n, classes) on the same samples.")]
+UntrainedLogits = Annotated[Any, Column(VECTOR, "An untrained model's logits (n, classes) on the same samples.")]
+Measures = Annotated[Any, Column(NUMBER, "The values (k,) of several measures, in one unit.")]
+RetrainedMeasures = Annotated[Any, Column(NUMBER, "The retrained model's values (k,) of the same measures, in order.")]
+
+TO_TARGET = "The target is the value of the retrained model. The distance to that value counts in both directions."
+IS_DISTANCE = (
+    "The value already compares the model with the retrained one. Two retrained models differ too: the value for two of "
+    "them is the best that can be expected."
+)
 
 # Every column that some metric reads: `evaluate.combine` passes each of them to all of its modules.
 COLUMNS = ("predictions", "references", "attributes", "sets")
@@ -26,16 +43,36 @@ COLUMNS = ("predictions", "references", "attributes", "sets")
 class UnlearningMetric(evaluate.Metric, ABC):
     """A metric whose rows never leave memory.
 
-    `evaluate` writes the rows to a shared cache folder, by default and always in `evaluate.load`, where they stay if the
-    process ends early; it also turns 0.7 into the class 0. So rows are held here instead.
+    `evaluate` writes the rows to a shared cache folder, by default and always in `evaluate.load`, where they stay if
+    the process ends early. It also turns 0.7 into the class 0. So this class keeps the rows itself.
 
-    A subclass names its columns and implements `_compute`: parameters named like columns get them, and the others, with their
-    defaults, are the options, which the constructor and `compute` accept. It stays abstract so that `evaluate.load`, which
-    takes the first concrete class of a file, takes the subclass.
+    A subclass implements `_compute`. Parameters of a type above, such as `Logits`, are columns; the others, with their
+    defaults, are the options, which the constructor and `compute` accept. The docstring of a subclass says what is
+    particular to it, and this class adds what is the same for many. This class stays abstract, because `evaluate.load`
+    takes the first concrete class of a file.
+
+    Attributes:
+        columns: The columns that the metric reads, by name.
+        reading: How to read the value.
+        source: The paper or book that defines the metric.
     """
 
-    columns: ClassVar[dict[str, Any]]
+    columns: ClassVar[dict[str, Column]]
+    reading: ClassVar[str] = TO_TARGET
     source: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        kinds = get_type_hints(cls._compute, include_extras=True)
+        cls.columns = {name: kind.__metadata__[0] for name, kind in kinds.items() if get_origin(kind) is Annotated}
+        if cls.__doc__:
+            summary, _, details = inspect.cleandoc(cls.__doc__).partition("\n\n")
+            columns = "".join(f"    {name}: {column.meaning}\n" for name, column in cls.columns.items())
+            cls.__doc__ = (
+                f"{summary}\n\nColumns:\n{columns}\n{details}\n\nReading: {cls.reading}\n"
+                "Raises ValueError if a column is missing, empty or invalid, differs in length from another, or lacks the\n"
+                f"samples that the metric compares, or if an option is unknown or invalid.\nSource: {cls.source}\n"
+            )
 
     def __init__(self, config_name: str | None = None, num_process: int = 1, **kwargs: Any) -> None:
         if num_process != 1:
@@ -45,33 +82,32 @@ class UnlearningMetric(evaluate.Metric, ABC):
             )
         self._batches: list[dict[str, Any]] = []
         self._options = {k: kwargs.pop(k) for k in self._option_names() if k in kwargs}
-        unknown = kwargs.keys() - inspect.signature(evaluate.EvaluationModule.__init__).parameters.keys()
-        self._refuse(unknown)
+        self._refuse(kwargs.keys() - inspect.signature(evaluate.EvaluationModule.__init__).parameters.keys())
         super().__init__(config_name=config_name, **{**kwargs, "keep_in_memory": True})
 
     def _info(self) -> evaluate.MetricInfo:
-        summary, _, inputs = (inspect.getdoc(type(self)) or "").partition("\n\n")
+        summary, _, details = (inspect.getdoc(type(self)) or "").partition("\n\n")
         return evaluate.MetricInfo(
             description=summary,
-            inputs_description=inputs,
+            inputs_description=details,
             citation=self.source,
-            features=Features(self.columns),
+            features=Features({name: column.feature for name, column in self.columns.items()}),
         )
 
     @abstractmethod
     def _compute(self, *args: Any, **kwargs: Any) -> dict[str, float]: ...
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
-        """Add one sample; other columns by their own name."""
+        """Add one sample. Columns other than `predictions` and `references` go by their own name."""
         row = {"predictions": prediction, "references": reference, **kwargs}
-        optional = ("predictions", "references")  # what a metric does not read comes as None
+        optional = ("predictions", "references")  # None where a metric does not read them
         self.add_batch(**{name: [v] for name, v in row.items() if v is not None or name not in optional})
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """Add samples, as arrays, tensors or lists."""
         given = {"predictions": predictions, "references": references, **kwargs}
         self._refuse(given.keys() - set(COLUMNS))
-        batch = {name: _kept(given[name], name) for name in self.columns if given.get(name) is not None}
+        batch = {name: _copied(given[name], name) for name in self.columns if given.get(name) is not None}
         parameters = inspect.signature(self._compute).parameters
         missing = [n for n in self.columns if n not in batch and parameters[n].default is inspect.Parameter.empty]
         if missing:
@@ -87,10 +123,10 @@ class UnlearningMetric(evaluate.Metric, ABC):
         self._batches.append(batch)
 
     def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, float]:
-        """Add the samples passed, compute over all that were added, and let go of them.
+        """Add the samples passed, compute over all samples added, and forget them.
 
         Raises:
-            ValueError: no sample, a column that is missing or of another length, an unknown option, bad values.
+            ValueError: A column is missing, empty, invalid or of another length, or an option is unknown or invalid.
         """
         try:
             self._refuse(kwargs.keys() - set(COLUMNS) - set(self._option_names()))
@@ -118,13 +154,13 @@ class UnlearningMetric(evaluate.Metric, ABC):
             )
 
 
-def _kept(column: Any, argument: str) -> Any:
-    """A copy: a caller's buffer changes, and a tensor holds its graph and its device's memory. Lists stay lists."""
+def _copied(column: Any, argument: str) -> Any:
+    """Copy a column: a caller may reuse a buffer, and a tensor keeps its graph and its device's memory alive."""
     return np.array(to_numpy(column, argument)) if hasattr(column, "tolist") else list(column)
 
 
 def _joined(parts: list[Any]) -> Any:
-    """One column of several batches. Lists stay lists: NumPy would turn [1, "a"] into text."""
+    """Join one column of several batches. Lists stay lists, because NumPy would turn [1, "a"] into text."""
     if len(parts) == 1:
         return parts[0]
     if any(isinstance(part, list) for part in parts):
@@ -133,6 +169,6 @@ def _joined(parts: list[Any]) -> Any:
 
 
 def flat_audit(found: InformationAudit, name: str = "information") -> dict[str, float]:
-    """The figures of an audit as a metric gives them."""
+    """Return the figures of an audit as a metric gives them."""
     parts = ("low", "high", "null", "null_high", "normalised")
     return {name: found.value, **{f"{name}_{part}": getattr(found, part) for part in parts}}

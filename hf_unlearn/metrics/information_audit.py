@@ -1,37 +1,32 @@
-"""What the outputs tell about an attribute, as an `evaluate` module."""
+"""Information on an attribute, as an `evaluate` module."""
 
-from __future__ import annotations
-
-from typing import Any, ClassVar
-
-from hf_unlearn.metrics.base import CLASS, LOGITS, VALUE, UnlearningMetric, flat_audit
+from hf_unlearn.metrics.base import Attributes, Logits, TrueClasses, UnlearningMetric, flat_audit
 from hf_unlearn.metrics.functional.checked_arrays import class_ids, group_codes, log_probabilities
 from hf_unlearn.metrics.functional.information_audit import audit
 
 
 class InformationAudit(UnlearningMetric):
-    """Mutual information I(Ŷ;Z) between the answer and an attribute, or, with labels, I(Ŷ;Z|Y) beyond the label.
+    """Measure the information I(Ŷ;Z) in nats between answer and attribute, or, with labels, I(Ŷ;Z|Y) beyond the label.
 
-    Inputs, one row per sample: `predictions` (n, classes) logits; `attributes` (n,) values of the attribute Z; `references`
-    (n,) class ids, left out for the information without regard to the label.
-    Options: `resamples` (1000) of the bootstrap, its `seed` (0), confidence `level` (0.95).
+    `references` may be left out, for the information without regard to the label.
+    Options:
+        resamples: The number of bootstrap draws, by default 1000.
+        seed: The seed of the bootstrap and of the permutations, by default 0.
+        level: The confidence of the interval, in (0, 1), by default 0.95.
     Output: `information` in nats, at most ln(classes) and H(Z); `information_low` and `information_high`, its interval;
-    `information_null` and `information_null_high`, mean and upper end where the attribute is permuted and nothing is left to
-    find. `information_normalised`, the share of the greatest possible, in [0, 1].
-    Reading: the aim is the retrained model's value; the distance to it counts in both directions. A value under
-    `information_null_high` is not told apart from 0.
-    Raises ValueError where the attribute has one value only, a value is missing, or a logit is NaN.
+    `information_null` and `information_null_high`, mean and upper end for a permuted attribute, where nothing is left
+    to find. A value under `information_null_high` cannot be told from 0. `information_normalised`, the share of the
+    greatest possible value, in [0, 1].
     """
 
-    columns: ClassVar = {"predictions": LOGITS, "references": CLASS, "attributes": VALUE}
     source = "Xu and Strohmer, Machine Unlearning via Information Theoretic Regularization, arXiv 2502.05684."
 
     def _compute(
         self,
         *,
-        predictions: Any,
-        attributes: Any,
-        references: Any = None,
+        predictions: Logits,
+        references: TrueClasses = None,
+        attributes: Attributes,
         resamples: int = 1000,
         seed: int = 0,
         level: float = 0.95,

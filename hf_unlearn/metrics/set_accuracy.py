@@ -1,27 +1,20 @@
 """Accuracy and macro F1 of the forget, retain and test set, as an `evaluate` module."""
 
-from __future__ import annotations
-
-from typing import Any, ClassVar
-
-from hf_unlearn.metrics.base import CLASS, SET, UnlearningMetric
+from hf_unlearn.metrics.base import Predicted, Sets, TrueClasses, UnlearningMetric
 from hf_unlearn.metrics.functional.accuracy import accuracy, macro_f1
 from hf_unlearn.metrics.functional.checked_arrays import rows_by_set, to_numpy
 
 
 class SetAccuracy(UnlearningMetric):
-    """Accuracy and macro F1 of the forget, retain and test set.
+    """Measure the accuracy and macro F1 of the forget, retain and test set.
 
-    Inputs, one entry per sample: `predictions` and `references` (n,) class ids; `sets` (n,) 'forget', 'retain' or 'test'.
-    Output: for each set that occurs `<set>_accuracy` and `<set>_f1`, the mean F1 over the classes among its labels; in [0, 1].
-    Reading: the aim is the retrained model's value; the distance to it counts in both directions, on the forget set as on
-    the others.
+    Output: for each set that occurs `<set>_accuracy` and `<set>_f1`, the mean F1 over the classes among its labels; in
+    [0, 1].
     """
 
-    columns: ClassVar = {"predictions": CLASS, "references": CLASS, "sets": SET}
     source = "F1: van Rijsbergen, Information Retrieval, Butterworths 1979, chapter 7; computed by scikit-learn."
 
-    def _compute(self, *, predictions: Any, references: Any, sets: Any) -> dict[str, float]:
+    def _compute(self, *, predictions: Predicted, references: TrueClasses, sets: Sets) -> dict[str, float]:
         predicted, true = to_numpy(predictions, "predictions"), to_numpy(references, "references")
         out: dict[str, float] = {}
         for name, rows in rows_by_set(sets).items():

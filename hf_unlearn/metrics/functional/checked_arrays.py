@@ -1,6 +1,4 @@
-"""What the measures read: arrays, tensors or lists, one entry per sample, checked once and in the same words everywhere."""
-
-from __future__ import annotations
+"""Columns as the measures read them: arrays, tensors or lists, checked once and with the same messages everywhere."""
 
 from typing import Any
 
@@ -12,11 +10,7 @@ SETS = ("forget", "retain", "test")
 
 
 def class_ids(values: Any, argument: str) -> np.ndarray:
-    """`values` as (n,) int64 class ids.
-
-    Raises:
-        ValueError: no sample, another shape, anything but whole numbers from 0 up.
-    """
+    """Return `values` as class ids (n,), int64. Raises ValueError if there is none, or one is not a whole number from 0."""
     array = to_numpy(values, argument)
     if array.size == 0:
         raise ValueError(f"`{argument}` is empty: nothing can be measured. Pass one class id per sample.")
@@ -32,14 +26,17 @@ def class_ids(values: Any, argument: str) -> np.ndarray:
     return array.astype(np.int64)
 
 
+def predicted_and_true(predictions: Any, labels: Any, **others: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return predicted and true class ids (n,). Raises ValueError if one is invalid or two columns differ in length."""
+    predicted, true = class_ids(predictions, "predictions"), class_ids(labels, "references")
+    same_length(predictions=predicted, references=true, **others)
+    return predicted, true
+
+
 def group_codes(values: Any, argument: str, rows: int | None = None) -> tuple[list[Any], np.ndarray]:
-    """The distinct values (k), sorted, and each sample's position (n,) among them.
+    """Return the distinct values (k), sorted with numbers first, and the position (n,) of each sample among them.
 
-    Args:
-        rows: how many samples there must be, if known.
-
-    Raises:
-        ValueError: no sample, another number than `rows`, or a missing value.
+    Raises ValueError if there is no sample, another number of them than `rows`, or a missing value (None or NaN).
     """
     listed = scalars(values)
     if rows is not None and len(listed) != rows:
@@ -54,10 +51,9 @@ def group_codes(values: Any, argument: str, rows: int | None = None) -> tuple[li
 
 
 def log_probabilities(logits: Any, argument: str) -> Tensor:
-    """Log-softmax (n, classes) in fp64 of `logits`; log-probabilities come through unchanged.
+    """Return the log-softmax (n, classes) of `logits` in fp64. Log-probabilities stay as they are.
 
-    Raises:
-        ValueError: no sample, fewer than two classes, another shape, NaN, or a row without a finite largest entry.
+    Raises ValueError if there is no sample, fewer than two classes, another shape, NaN or an infinite maximum.
     """
     x = to_numpy(logits, argument)
     if x.ndim != 2 or len(x) == 0 or x.shape[1] < 2 or x.dtype.kind not in "fiub":
@@ -71,25 +67,23 @@ def log_probabilities(logits: Any, argument: str) -> Tensor:
 
 
 def outputs_by_set(
-    logits: Any, labels: Any | None, sets: Any, needed: tuple[str, ...]
-) -> dict[str, tuple[Tensor, np.ndarray | None]]:
-    """Log-probabilities (n_s, classes) and labels (n_s,) of each set that `sets` names, without labels None.
+    logits: Any, labels: Any | None, sets: Any, needed: tuple[str, ...] = ("retain", "test", "forget")
+) -> list[tuple[Tensor, np.ndarray | None]]:
+    """Return log-probabilities (n_s, classes) and labels (n_s,), if there are labels, of each set in `needed`, in order.
 
-    Raises:
-        ValueError: as `log_probabilities`, `class_ids` and `rows_by_set`; or unequal lengths.
+    Raises ValueError if a column is invalid, a set has no sample, or two columns differ in length.
     """
     log_p = log_probabilities(logits, "predictions")
     ids = None if labels is None else class_ids(labels, "references")
     same_length(predictions=log_p, sets=sets, **({} if ids is None else {"references": ids}))
     rows = rows_by_set(sets, needed)
-    return {name: (log_p[torch.as_tensor(r)], None if ids is None else ids[r]) for name, r in rows.items()}
+    return [(log_p[torch.as_tensor(rows[name])], None if ids is None else ids[rows[name]]) for name in needed]
 
 
 def rows_by_set(sets: Any, needed: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """Positions of the samples of each set of `SETS` that `sets` (n,) names.
+    """Return the positions of the samples of each set that `sets` (n,) names.
 
-    Raises:
-        ValueError: no sample, a missing value, another name, or no sample of a set that is `needed`.
+    Raises ValueError if a name is missing or not in `SETS`, or a set in `needed` has no sample.
     """
     names, codes = group_codes(sets, "sets")
     unknown = [repr(name) for name in names if name not in SETS]
@@ -106,7 +100,7 @@ def rows_by_set(sets: Any, needed: tuple[str, ...] = ()) -> dict[str, np.ndarray
 
 
 def same_length(**columns: Any) -> None:
-    """Raise ValueError, naming both, where two columns differ in length."""
+    """Raise ValueError, with the names of both, if a column differs in length from the first."""
     (first, n), *others = ((name, len(column)) for name, column in columns.items())
     for name, m in others:
         if m != n:
@@ -114,23 +108,19 @@ def same_length(**columns: Any) -> None:
 
 
 def scalars(values: Any) -> list[Any]:
-    """`values` as a list of Python scalars, so that 1 of numpy, of torch and of Python are one value."""
+    """Return `values` as a list of Python scalars, so that the 1 of NumPy, of torch and of Python are one value."""
     listed = values.tolist() if hasattr(values, "tolist") else list(values)
     return [v.item() if hasattr(v, "item") else v for v in listed]
 
 
 def to_numpy(values: Any, argument: str) -> np.ndarray:
-    """An array of an array, tensor or list, on the CPU; bfloat16, which NumPy lacks, as fp32.
-
-    Raises:
-        ValueError: rows of unequal length.
-    """
+    """Return an array, tensor or list as an array. Raises ValueError if its rows differ in length."""
     if isinstance(values, Tensor):
-        values = values.detach().cpu()
+        values = values.detach().cpu()  # NumPy has no bfloat16
         return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     try:
         return np.asarray(values)
     except ValueError as error:
         raise ValueError(
-            f"`{argument}` has rows of unequal length: pass one row of equal length per sample."
+            f"`{argument}` has rows of unequal length. Pass rows of one length, one per sample."
         ) from error

@@ -1,32 +1,35 @@
 """Bias: how much a classifier goes by an attribute that has nothing to do with the label.
 
-Every function reads class ids, predicted and true, and the attribute's value of each sample, as arrays, tensors or lists
-(n,). None of the values is good or bad by itself: what counts is the distance to the retrained model's. They all raise
-ValueError on empty or unequal columns, missing values, and sets that do not hold the samples a measure compares.
+Every function takes one entry per sample, as arrays, tensors or lists (n,): `predictions` are predicted class ids,
+`labels` true class ids, and `attributes` values of the attribute, of any kind. They all raise ValueError if a column is
+empty, has missing values or another length, or if the samples that a measure compares are missing.
 
-Rates come from scikit-learn and SciPy. Fairlearn has the binary parities only and gives a group without positives the rate
-0, which reads as a gap of 1 where nothing was measured; the tests compare with it where both are defined.
+No value is good or bad by itself. The distance to the value of the retrained model counts.
+
+Fairlearn has the parities for two classes only, and gives a group without
+positives the rate 0, which looks like a gap of 1 where nothing was measured. The tests compare with Fairlearn where
+both are defined.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from .checked_arrays import class_ids, group_codes, same_length, scalars
+from .checked_arrays import class_ids, group_codes, predicted_and_true, same_length, scalars
+
+LabelMapping = Mapping[Any, int | None] | None  # value of the attribute -> the label it points to, None or −1 for none
 
 
-def bias_labels(attributes: Any, mapping: Mapping[Any, int | None] | None = None) -> np.ndarray:
-    """The label y_b (n,) that each sample's attribute points to, −1 where it points to none.
+def bias_labels(attributes: Any, mapping: LabelMapping = None) -> np.ndarray:
+    """Return the label y_b (n,) that the attribute of each sample points to, or −1 if it points to none.
 
     Args:
-        attributes: values of the attribute, or, without `mapping`, the labels themselves, None or −1 for none.
-        mapping: value -> label, None or −1 for none.
+        attributes: The values of the attribute. Without `mapping` they are the labels themselves, None or −1 for none.
+        mapping: The label of each value, None or −1 for none.
 
     Raises:
-        ValueError: a value that `mapping` lacks, or something that is no label.
+        ValueError: `mapping` lacks a value, or something is not a label.
     """
     listed = scalars(attributes)
     argument = "attributes" if mapping is None else "mapping"
@@ -48,13 +51,9 @@ def bias_labels(attributes: Any, mapping: Mapping[Any, int | None] | None = None
     return np.array(labels, dtype=np.int64)
 
 
-def bias_following(
-    predictions: Any, labels: Any, attributes: Any, mapping: Mapping[Any, int | None] | None = None
-) -> float:
-    """P(ŷ = y_b | y ≠ y_b), y_b the label that the attribute points to; in [0, 1]. Arguments as in `bias_labels`."""
-    predicted, true = _classes(predictions, labels, attributes)
-    pointed = bias_labels(attributes, mapping)
-    against = (pointed >= 0) & (pointed != true)
+def bias_following(predictions: Any, labels: Any, attributes: Any, mapping: LabelMapping = None) -> float:
+    """Return P(ŷ = y_b | y ≠ y_b), in [0, 1]. y_b is the label that the attribute points to; see `bias_labels`."""
+    predicted, _, pointed, against = _pointed(predictions, labels, attributes, mapping)
     if not against.any():
         raise ValueError(
             "`attributes` never points away from the label: without bias-conflicting samples nothing tells the two apart. "
@@ -64,13 +63,12 @@ def bias_following(
 
 
 def aligned_conflicting_accuracy(
-    predictions: Any, labels: Any, attributes: Any, mapping: Mapping[Any, int | None] | None = None
+    predictions: Any, labels: Any, attributes: Any, mapping: LabelMapping = None
 ) -> tuple[float, float]:
-    """Accuracy where the attribute points to the label, and where it points to another; each in [0, 1]."""
-    predicted, true = _classes(predictions, labels, attributes)
-    pointed = bias_labels(attributes, mapping)
+    """Return the accuracy where the attribute points to the label, and where it points to another; each in [0, 1]."""
+    predicted, true, pointed, against = _pointed(predictions, labels, attributes, mapping)
     right = predicted == true
-    parts = {"aligned": right[pointed == true], "conflicting": right[(pointed >= 0) & (pointed != true)]}
+    parts = {"aligned": right[pointed == true], "conflicting": right[against]}
     for name, part in parts.items():
         if not len(part):
             raise ValueError(
@@ -80,35 +78,34 @@ def aligned_conflicting_accuracy(
 
 
 def cramers_v(predictions: Any, attributes: Any) -> float:
-    """Cramér's V between prediction and attribute, in [0, 1]; 0 where the prediction never changes."""
-    from scipy.stats.contingency import association, crosstab
+    """Return Cramér's V between prediction and attribute, in [0, 1]. It is 0 if the prediction never changes."""
+    from scipy.stats.contingency import association
 
-    predicted, codes, _ = _grouped(predictions, attributes)
-    table = crosstab(codes, predicted).count
+    table = class_counts(predictions, attributes)
     return float(association(table, method="cramer")) if table.shape[1] > 1 else 0.0
 
 
 def group_accuracies(predictions: Any, labels: Any, attributes: Any) -> dict[Any, float]:
-    """Accuracy in [0, 1] of each value of the attribute."""
-    predicted, true = _classes(predictions, labels, attributes)
+    """Return the accuracy in [0, 1] of each value of the attribute."""
+    predicted, true = predicted_and_true(predictions, labels, attributes=attributes)
     names, codes = group_codes(attributes, "attributes")
     right = np.bincount(codes, weights=predicted == true) / np.bincount(codes)
     return dict(zip(names, right.tolist(), strict=True))
 
 
 def label_groups(attributes: Any, labels: np.ndarray) -> np.ndarray:
-    """The group (n,) of each sample among those that attribute × label form, numbered from 0."""
+    """Return the group (n,) of each sample among those that attribute × label form, numbered from 0."""
     _, codes = group_codes(attributes, "attributes")
     return np.unique(codes * (labels.max() + 1) + labels, return_inverse=True)[1]
 
 
 def worst_group_accuracy(predictions: Any, labels: Any, attributes: Any, by_label: bool = True) -> tuple[float, int]:
-    """Lowest accuracy of any group, in [0, 1], and that group's samples; groups without samples do not count.
+    """Return the lowest accuracy of any group, in [0, 1], and the number of samples in that group.
 
     Args:
-        by_label: groups are attribute × label, else the attribute alone.
+        by_label: A group is a pair of attribute and label if True, the default, and a value of the attribute if False.
     """
-    predicted, true = _classes(predictions, labels, attributes)
+    predicted, true = predicted_and_true(predictions, labels, attributes=attributes)
     codes = label_groups(attributes, true) if by_label else group_codes(attributes, "attributes")[1]
     sizes = np.bincount(codes)
     accuracies = np.bincount(codes, weights=predicted == true) / sizes
@@ -117,28 +114,22 @@ def worst_group_accuracy(predictions: Any, labels: Any, attributes: Any, by_labe
 
 
 def demographic_parity_gap(predictions: Any, attributes: Any) -> float:
-    """max over classes c of max_a P(ŷ=c|a) − min_a P(ŷ=c|a), in [0, 1]; for two classes Fairlearn's difference."""
-    from scipy.stats.contingency import crosstab
-
-    predicted, codes, _ = _grouped(predictions, attributes)
-    table = crosstab(codes, predicted).count
+    """Return max over classes c of max_a P(ŷ=c|a) − min_a P(ŷ=c|a), in [0, 1] (arXiv 1104.3913)."""
+    table = class_counts(predictions, attributes)
     rates = table / table.sum(1, keepdims=True)
     return float((rates.max(0) - rates.min(0)).max())
 
 
 def equalised_odds_gap(predictions: Any, labels: Any, attributes: Any) -> tuple[float, float]:
-    """Greatest gap between groups in P(ŷ=c|y=k), over all k and c, and over c = k alone (equal opportunity); in [0, 1].
+    """Return the greatest gap between groups in P(ŷ=c|y=k) over all k and c, and over c = k alone; each in [0, 1].
 
-    A label counts where two groups or more hold samples of it. For two classes the first is Fairlearn's difference.
+    The second is equal opportunity (arXiv 1610.02413). A label is compared between the groups that hold samples of it.
     """
-    from sklearn.metrics import confusion_matrix
-
-    predicted, true = _classes(predictions, labels, attributes)
-    predicted, codes, names = _grouped(predicted, attributes)
-    classes = np.union1d(predicted, true)
-    counts = np.stack(
-        [confusion_matrix(true[codes == a], predicted[codes == a], labels=classes) for a in range(len(names))]
-    )
+    predicted, true = predicted_and_true(predictions, labels, attributes=attributes)
+    names, codes = _groups(attributes)
+    classes, positions = np.unique(np.stack([true, predicted]), return_inverse=True)
+    counts = np.zeros((len(names), len(classes), len(classes)))
+    np.add.at(counts, (codes, *positions.reshape(2, -1)), 1)
     totals = counts.sum(-1)
     shared = (totals > 0).sum(0) >= 2
     if not shared.any():
@@ -154,8 +145,12 @@ def equalised_odds_gap(predictions: Any, labels: Any, attributes: Any) -> tuple[
 def false_positive_rates(
     predictions: Any, labels: Any, attributes: Any, positive: int = 1
 ) -> tuple[dict[Any, float], float]:
-    """P(ŷ = positive | y ≠ positive) of each value of the attribute, and over all samples; each in [0, 1]."""
-    predicted, true = _classes(predictions, labels, attributes)
+    """Return P(ŷ = positive | y ≠ positive) of each value of the attribute, and over all samples; each in [0, 1].
+
+    Args:
+        positive: The class id whose false alarms are counted, by default 1.
+    """
+    predicted, true = predicted_and_true(predictions, labels, attributes=attributes)
     names, codes = group_codes(attributes, "attributes")
     negative = true != positive
     sizes = np.bincount(codes[negative], minlength=len(names))
@@ -169,19 +164,27 @@ def false_positive_rates(
     return dict(zip(names, rates.tolist(), strict=True)), float((predicted == positive)[negative].mean())
 
 
-def _classes(predictions: Any, labels: Any, attributes: Any) -> tuple[np.ndarray, np.ndarray]:
-    predicted, true = class_ids(predictions, "predictions"), class_ids(labels, "references")
-    same_length(predictions=predicted, references=true, attributes=attributes)
-    return predicted, true
+def _pointed(predictions: Any, labels: Any, attributes: Any, mapping: LabelMapping) -> tuple[np.ndarray, ...]:
+    """Return predicted, true and pointed labels (n,), and which samples (n,) are bias-conflicting."""
+    predicted, true = predicted_and_true(predictions, labels, attributes=attributes)
+    pointed = bias_labels(attributes, mapping)
+    return predicted, true, pointed, (pointed >= 0) & (pointed != true)
 
 
-def _grouped(predictions: Any, attributes: Any) -> tuple[np.ndarray, np.ndarray, list[Any]]:
-    """Predicted classes (n,), groups (n,) and the groups' names, two at least."""
-    predicted = class_ids(predictions, "predictions")
-    same_length(predictions=predicted, attributes=attributes)
+def _groups(attributes: Any) -> tuple[list[Any], np.ndarray]:
+    """Return the values of the attribute, two at least, and the position (n,) of each sample among them."""
     names, codes = group_codes(attributes, "attributes")
     if len(names) < 2:
         raise ValueError(
             f"`attributes` is {names[0]!r} in every sample: there are no groups to compare. Add the others."
         )
-    return predicted, codes, names
+    return names, codes
+
+
+def class_counts(predictions: Any, attributes: Any) -> np.ndarray:
+    """Return how often each predicted class occurs in each group, (groups, classes)."""
+    from scipy.stats.contingency import crosstab
+
+    predicted = class_ids(predictions, "predictions")
+    same_length(predictions=predicted, attributes=attributes)
+    return crosstab(_groups(attributes)[1], predicted).count

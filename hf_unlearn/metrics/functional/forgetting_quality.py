@@ -1,9 +1,7 @@
 """Unlearned against retrained models, row by row: the ε of the NeurIPS 2023 challenge, and KLoM.
 
-Scores are those of `confidence_scores`, (models, rows).
+Scores are those of `confidence_scores`, of shape (models, rows).
 """
-
-from __future__ import annotations
 
 import math
 from typing import Any
@@ -12,27 +10,29 @@ import numpy as np
 
 from .per_example_attacks import check_count, checked_pair, row_chunks
 
-CAP = 50.0  # ε of rows told apart without error
+MAX_EPSILON = 50.0  # ε of rows that are told apart without error
 BIN = 0.5  # width of a bin of ε
-SLACK = 2.0  # by which the window of the second attacker may be longer or shorter than the narrower range
-PEAKED = 0.01  # ratio of the ranges under which one side stands still, and the two are told apart
+SLACK = 2.0  # the window of the second attacker may be this much longer or shorter than the narrower range
+PEAKED = 0.01  # under this ratio of the ranges one side counts as constant, and the two are told apart
 CELLS = 2**21  # windows at a time
 
 
 def forgetting_epsilon(unlearned: Any, retrained: Any, *, delta: float = 1e-5) -> np.ndarray:
-    """ε of (ε, δ)-unlearning of every row, (rows,) in [0, 50]: the greatest that a threshold attacker shows.
+    """Return the ε of (ε, δ)-unlearning of every row, (rows,) in [0, 50]: the greatest that a threshold attacker shows.
 
-    Triantafillou et al. 2024 (arXiv 2406.09073): ε = max(log((1 − δ − FPR) / FNR), log((1 − δ − FNR) / FPR)) over attackers. One
-    calls a score above a threshold the side of the higher median; the other a score inside a window, about as long as the
-    narrower side's range, that side. Here over all thresholds and windows that the scores distinguish, where the published
-    code tries a grid of 0.01. An attacker with one kind of error only is left out, as too few models; one with none is 50.
+    Triantafillou et al. 2024 (arXiv 2406.09073): ε = max(log((1 − δ − FPR) / FNR), log((1 − δ − FNR) / FPR)) over
+    attackers. One says that a score above a threshold is from the side with the higher median. The other says that a
+    score inside a window, about as long as the narrower side's range, is from that side. This function tries all
+    thresholds and windows that the scores distinguish; the published code tries a grid of 0.01. An attacker with one
+    kind of error only is left out, because more models would show the other kind. An attacker without errors gives 50.
 
     Args:
-        unlearned, retrained: (models, rows) scores on rows of the forget set.
-        delta: δ, in [0, 1).
+        unlearned: The scores (models, rows) of unlearned models on rows of the forget set.
+        retrained: The scores (models, rows) of as many retrained models.
+        delta: δ, in [0, 1), by default 1e-5.
 
     Raises:
-        ValueError: other or different shapes, NaN, fewer than two models, `delta` out of range.
+        ValueError: The shapes differ, a score is NaN, there are fewer than two models, or `delta` is out of range.
     """
     unlearned, retrained = checked_pair(unlearned, retrained)
     models, rows = unlearned.shape
@@ -45,17 +45,19 @@ def forgetting_epsilon(unlearned: Any, retrained: Any, *, delta: float = 1e-5) -
 
 
 def forgetting_quality(epsilon: Any, models: int, *, retain_ratio: float = 1.0, test_ratio: float = 1.0) -> float:
-    """Score of the NeurIPS 2023 challenge, 1 for perfect forgetting: mean of 2^−bin over rows, times the utility ratios.
+    """Return the score of the NeurIPS 2023 challenge (arXiv 2406.09073), 1 for perfect forgetting.
 
-    arXiv 2406.09073. Bins of ε are 0.5 wide; an ε beyond what `models` models could show, ⌈log(models − 1)⌉, earns nothing.
+    The score is the mean of 2^−bin over the rows, times the two ratios. Bins of ε are 0.5 wide. An ε beyond what
+    `models` models could show, ⌈log(models − 1)⌉, earns nothing.
 
     Args:
-        epsilon: (rows,) of `forgetting_epsilon`.
-        models: how many models of each kind stand behind them.
-        retain_ratio, test_ratio: mean accuracy of unlearned over that of retrained models, on retain and test set.
+        epsilon: The ε (rows,) of `forgetting_epsilon`.
+        models: The number of models of each kind that ε was measured with.
+        retain_ratio: The mean accuracy of unlearned over that of retrained models on the retain set, by default 1.
+        test_ratio: The same ratio on the test set, by default 1.
 
     Raises:
-        ValueError: NaN or negative ε, fewer than three models, a ratio below 0.
+        ValueError: An ε is NaN or negative, there are fewer than three models, or a ratio is below 0.
     """
     values = np.asarray(epsilon, dtype=np.float64)
     if values.ndim != 1 or values.size == 0 or not (values >= 0).all():
@@ -73,20 +75,21 @@ def forgetting_quality(epsilon: Any, models: int, *, retain_ratio: float = 1.0, 
 
 
 def klom(unlearned: Any, retrained: Any, *, bins: int = 20, floor: float = 1e-5, limit: float = 100.0) -> np.ndarray:
-    """KL divergence of margins of every row, (rows,) nats: KL(unlearned ‖ retrained) of histograms over models. 0 is perfect.
+    """Return KL(unlearned ‖ retrained) of every row's histograms of margins over models, (rows,) nats; 0 is perfect.
 
-    Georgiev et al. 2024 (arXiv 2410.23232) and data-unlearning-bench. Equal bins between the least and greatest margin of both
-    sides; the greatest belongs to the last bin, where the published code drops it. It is biased upward with few models: compare
-    with the value between two halves of the retrained ones.
+    Georgiev et al. 2024 (arXiv 2410.23232) and data-unlearning-bench. Equal bins lie between the least and the greatest
+    margin of both sides. The greatest belongs to the last bin; the published code drops it. The value is biased upward
+    with few models, so compare with the value between two halves of the retrained ones.
 
     Args:
-        unlearned, retrained: (models, rows) scores.
-        bins: how many.
-        floor: least share of a bin of the retrained models where there is an unlearned one.
-        limit: margins are cut to ± this.
+        unlearned: The scores (models, rows) of unlearned models.
+        retrained: The scores (models, rows) of as many retrained models.
+        bins: The number of bins, by default 20.
+        floor: The least share of retrained models in a bin that holds an unlearned one, by default 1e-5.
+        limit: Margins are cut to ± this value, by default 100.
 
     Raises:
-        ValueError: other or different shapes, NaN, `bins` or `floor` out of range.
+        ValueError: The shapes are wrong or differ, a score is NaN, or `bins` or `floor` is out of range.
     """
     unlearned, retrained = checked_pair(unlearned, retrained)
     if bins < 2:
@@ -108,23 +111,20 @@ def klom(unlearned: Any, retrained: Any, *, bins: int = 20, floor: float = 1e-5,
     return out
 
 
-# --- parts ------------------------------------------------------------------------------------------------------------
-
-
 def _histogram(places: np.ndarray, bins: int) -> np.ndarray:
-    """Shares (rows, bins) of places (models, rows) in [0, 1]."""
+    """Return the shares (rows, bins) of `places` (models, rows), which lie in [0, 1]."""
     models, rows = places.shape
     which = np.minimum((places * bins).astype(int), bins - 1) + bins * np.arange(rows)
     return np.bincount(which.ravel(), minlength=rows * bins).reshape(rows, bins) / models
 
 
 def _epsilon(unlearned: np.ndarray, retrained: np.ndarray, delta: float) -> np.ndarray:
-    """ε (rows,) of scores (rows, models), all thresholds and windows at once."""
+    """Return the ε (rows,) of scores (rows, models), over all thresholds and windows at once."""
     rows, models = unlearned.shape
     both = np.concatenate([unlearned, retrained], 1).astype(np.float64)
     order = both.argsort(1, kind="stable")
     x = np.take_along_axis(both, order, 1)
-    # Shares of each side below cut 0..2m, which lies between neighbours: a cut between equal scores is none.
+    # Shares of each side below cut 0..2m. A cut lies between neighbors, so there is none between equal scores.
     first = np.pad((order < models).cumsum(1), ((0, 0), (1, 0))) / models
     second = np.arange(2 * models + 1) / models - first
     cut = np.pad(x[:, 1:] > x[:, :-1], ((0, 0), (1, 1)), constant_values=True)
@@ -138,7 +138,7 @@ def _epsilon(unlearned: np.ndarray, retrained: np.ndarray, delta: float) -> np.n
     inner, outer = _swap(first, second, ranges[0] < ranges[1])
     edge = np.full((rows, 1), np.inf)
     before, after = np.concatenate([-edge, x], 1), np.concatenate([x, edge], 1)
-    # A window from cut i to cut j: at least from its first to its last score, less than to the next scores outside.
+    # A window from cut i to cut j reaches from its first to its last score, and not to the next scores outside.
     least = before[:, None, :] - after[:, :, None]
     most = after[:, None, :] - before[:, :, None]
     length = narrow[:, None, None]
@@ -148,7 +148,7 @@ def _epsilon(unlearned: np.ndarray, retrained: np.ndarray, delta: float) -> np.n
     caught = outer[:, None, :] - outer[:, :, None]
     windows = _greatest(np.where(possible, caught, 0), np.where(possible, missed, 1), delta)
     found = np.maximum(found, windows.max((1, 2)))
-    return np.where((wide > 0) & (narrow < PEAKED * wide), CAP, np.clip(found, 0, CAP))
+    return np.where((wide > 0) & (narrow < PEAKED * wide), MAX_EPSILON, np.clip(found, 0, MAX_EPSILON))
 
 
 def _swap(a: np.ndarray, b: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -157,7 +157,7 @@ def _swap(a: np.ndarray, b: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _greatest(fpr: np.ndarray, fnr: np.ndarray, delta: float) -> np.ndarray:
-    """ε of each pair of error rates; infinite where both are 0, 0 where one is."""
+    """Return the ε of each pair of error rates: infinite if both are 0, 0 if one is."""
     none = 1e-12  # rates are multiples of 1/models, up to rounding
     with np.errstate(divide="ignore", invalid="ignore"):
         bounds = np.fmax(np.log((1 - delta - fpr) / fnr), np.log((1 - delta - fnr) / fpr))

@@ -1,12 +1,11 @@
-"""Mutual information between a model's outputs and a group, its bounds, and its audit.
+"""Mutual information between a model's outputs and a group, and its bounds.
 
-Two questions, one quantity (Xu and Strohmer, "Machine Unlearning via Information Theoretic Regularization", arXiv
-2502.05684): *data points*, does the output tell whether the forgotten rows were in the pool (`marginal_information`), and
-*features*, does it tell an attribute (`group_information`). Ŷ is a class drawn from the softmax, so all that enters is the
-mean softmax vector of each group. All values are in nats; the computation is in fp32, or in fp64 where that is given.
+One quantity answers two questions (Xu and Strohmer, "Machine Unlearning via Information Theoretic Regularization",
+arXiv 2502.05684). For data points: does an output tell whether the forgotten rows were in the pool
+(`marginal_information`)? For features: does an output tell an attribute (`group_information`)? Ŷ is a class drawn from
+the softmax, so only the mean softmax vector of each group enters. All values are in nats. The computation is in fp32,
+or in fp64 if the input is.
 """
-
-from __future__ import annotations
 
 import math
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch import Tensor
 
 
 def entropy(p: Tensor) -> Tensor:
-    """Entropy (...) in nats of probability vectors `p` (..., C); 0 log 0 = 0.
+    """Return the entropy (...) in nats of probability vectors `p` (..., C), with 0 log 0 = 0.
 
     The gradient at p = 0 is large but finite, so that a softmax that underflowed passes on 0 and not NaN.
     """
@@ -26,20 +25,18 @@ def entropy(p: Tensor) -> Tensor:
 
 
 def group_information(means: Tensor, counts: Any) -> Tensor:
-    """Î(Ŷ;Z) = H(p̄) − Σ_k π_k H(p̄_k), the information that the output holds on the group. Differentiable in `means`.
+    """Return Î(Ŷ;Z) = H(p̄) − Σ_k π_k H(p̄_k), (...) nats: the information that the output holds about the group.
 
-    arXiv 2502.05684, feature unlearning; the plug-in estimator [derived]. At most min(H(π), ln C). NaN in a group with
-    samples comes through, so that a training loop sees it in its loss.
+    The plug-in estimator [derived] of feature unlearning in arXiv 2502.05684. It is at most min(H(π), ln C), and
+    differentiable in `means`. NaN in a group with samples stays NaN, so that a training loop sees it in its loss.
 
     Args:
-        means: (..., K, C) mean softmax vector p̄_k of each group.
-        counts: (..., K) samples n_k of each group; π_k = n_k / Σ n. Groups without samples are ignored, whatever their mean.
-
-    Returns:
-        (...) nats.
+        means: The mean softmax vectors p̄_k (..., K, C) of the groups.
+        counts: The numbers of samples n_k (..., K); π_k = n_k / Σ n. Groups without samples are ignored, whatever their
+            mean.
 
     Raises:
-        ValueError: fewer than two groups or classes, or shapes that do not fit.
+        ValueError: There are fewer than two groups or classes, or the shapes do not fit.
     """
     means = _precise(means)
     counts = torch.as_tensor(counts, dtype=means.dtype, device=means.device)
@@ -56,24 +53,22 @@ def group_information(means: Tensor, counts: Any) -> Tensor:
 
 
 def marginal_information(retain_mean: Tensor, forget_mean: Tensor, n_retain: Any, n_forget: Any) -> Tensor:
-    """Î(Ŷ;Z), Z telling the union D_r ∪ D_f (Z=0) from the retain set D_r alone (Z=1). Differentiable in the means.
+    """Return Î(Ŷ;Z), (...) nats, where Z tells the union D_r ∪ D_f (Z=0) from the retain set D_r alone (Z=1).
 
-    arXiv 2502.05684, data-point unlearning. [derived] closed form of the paper's estimator: with ρ = n_f / (n_r + n_f),
-    m_1 = p̄_r, m_0 = (1−ρ) p̄_r + ρ p̄_f and π = (n_r + n_f, n_r) / (2 n_r + n_f),
+    The closed form [derived] of the estimator of data-point unlearning in arXiv 2502.05684, differentiable in the means.
+    With N = 2 n_r + n_f, π = (n_r + n_f, n_r) / N, ρ = n_f / (n_r + n_f), m_1 = p̄_r and m_0 = (1−ρ) p̄_r + ρ p̄_f,
 
         Î = H(π_0 m_0 + π_1 m_1) − π_0 H(m_0) − π_1 H(m_1),     ∂Î/∂p̄_f = (n_f/N) log(m_0/m) up to a constant
 
     Means of parts of a batch do not add up: pool p̄ and the counts over the whole batch first.
 
     Args:
-        retain_mean, forget_mean: (..., C) mean softmax vectors.
-        n_retain, n_forget: (...) samples behind them, numbers or tensors; with none on a side its mean is ignored.
-
-    Returns:
-        (...) nats, 0 where a side is empty.
+        retain_mean: The mean softmax vector p̄_r (..., C) of the retain samples.
+        forget_mean: The mean softmax vector p̄_f (..., C) of the forget samples.
+        n_retain, n_forget: The numbers of samples (...) behind them. If one is 0, its mean is ignored; the result is 0.
 
     Raises:
-        ValueError: fewer than two classes, or means of different shapes.
+        ValueError: There are fewer than two classes, or the means differ in shape.
     """
     if retain_mean.shape != forget_mean.shape:
         raise ValueError(
@@ -90,10 +85,10 @@ def marginal_information(retain_mean: Tensor, forget_mean: Tensor, n_retain: Any
 
 
 def disjoint_information(n_retain: Any, n_forget: Any) -> Tensor:
-    """The greatest value of `marginal_information`, () nats in fp64: forget and retain outputs share no class.
+    """Return the greatest value of `marginal_information`, in nats, fp64: forget and retain outputs share no class.
 
-    H(π) − (1 − π_0 ρ) ln 2 [derived]. Dividing by it makes the weight γ of the term comparable across batch ratios. 0 where
-    a side is empty: there is nothing to tell apart, and nothing to divide by.
+    The value is H(π) − (1 − π_0 ρ) ln 2 [derived], and 0 if a number is 0. Dividing by it makes the weight γ of the
+    term comparable across batch ratios.
     """
     n_retain, n_forget = (torch.as_tensor(n, dtype=torch.float64) for n in (n_retain, n_forget))
     apart = torch.eye(2, dtype=torch.float64, device=n_retain.device)
@@ -101,41 +96,35 @@ def disjoint_information(n_retain: Any, n_forget: Any) -> Tensor:
 
 
 def conditional_information(means: Tensor, counts: Any) -> Tensor:
-    """Σ_y π_y Î(Ŷ;Z|Y=y): what the output tells on the group beyond the label (equalised odds). [derived]
+    """Return Σ_y π_y Î(Ŷ;Z|Y=y), (...) nats: what the output tells about the group beyond the label [derived].
 
     Args:
-        means: (..., Y, K, C) mean softmax vectors by label and group.
-        counts: (..., Y, K) samples; empty cells are ignored, and a label with one group adds 0.
-
-    Returns:
-        (...) nats.
+        means: The mean softmax vectors (..., Y, K, C) by label and group.
+        counts: The numbers of samples (..., Y, K). Empty cells are ignored, and a label with one group adds 0.
 
     Raises:
-        ValueError: as `group_information`.
+        ValueError: There are fewer than two groups or classes, or the shapes do not fit.
     """
     values = group_information(means, counts)
     by_label = torch.as_tensor(counts, dtype=values.dtype, device=values.device).sum(-1)
     return (shares_of(by_label) * values).sum(-1)
 
 
-# --- bounds -----------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Bounds:
     """What an information value means for someone who sees one output Ŷ (a class, not the probabilities) and guesses Z.
 
-    Bounds on population quantities of the pooled output [derived]; they say nothing about one sample, and on estimates they
-    are estimates.
+    The bounds hold for population quantities of the pooled output [derived]. They say nothing about one sample, and
+    computed from estimates they are estimates.
 
     Attributes:
-        information: I, nats.
+        information: I, in nats.
         total_variation: TV(m_0, m_1), the greatest difference in the probability of any set of classes.
         total_variation_bound: sqrt(I / (2 π_0 π_1)), at most 1; TV never exceeds it.
-        attacker_accuracy: of the best guess, Σ_c max_z π_z m_z(c).
+        attacker_accuracy: The accuracy of the best guess, Σ_c max_z π_z m_z(c).
         attacker_bound: max(π) + sqrt(I/2), at most 1; the accuracy never exceeds it.
-        epsilon: max_c |log m_0(c)/m_1(c)|, nats; None where a class has probability 0 in one group only.
-        information_bound: 2 π_0 π_1 ε tanh(ε/2), nats; I never exceeds it. None with `epsilon`.
+        epsilon: max_c |log m_0(c)/m_1(c)|, in nats; None if a class has probability 0 in one group only.
+        information_bound: 2 π_0 π_1 ε tanh(ε/2), in nats; I never exceeds it. None if `epsilon` is None.
     """
 
     information: float
@@ -148,10 +137,11 @@ class Bounds:
 
 
 def information_bounds(m0: Tensor, m1: Tensor, pi0: float) -> Bounds:
-    """`Bounds` of two groups with mean outputs `m0`, `m1` (C,) and shares `pi0`, 1 − `pi0`; in fp64.
+    """Return the `Bounds` of two groups with mean outputs `m0`, `m1` (C,) and shares `pi0`, 1 − `pi0`, in fp64.
 
     Raises:
-        ValueError: not two probability vectors of the same two or more classes, or `pi0` outside (0, 1).
+        ValueError: `m0` and `m1` are not probability vectors of the same two or more classes, or `pi0` is outside (0,
+            1).
     """
     if not 0 < pi0 < 1:
         raise ValueError(
@@ -162,8 +152,8 @@ def information_bounds(m0: Tensor, m1: Tensor, pi0: float) -> Bounds:
     a, b = checked_probabilities(m0[None], "`m0`")[0], checked_probabilities(m1[None], "`m1`")[0]
     pi1 = 1 - pi0
     information = max(0.0, group_information(torch.stack([a, b]), [pi0, pi1]).item())
-    seen = (a > 0) | (b > 0)
-    epsilon = (a[seen].log() - b[seen].log()).abs().max().item()
+    possible = (a > 0) | (b > 0)
+    epsilon = (a[possible].log() - b[possible].log()).abs().max().item()
     finite = math.isfinite(epsilon)
     return Bounds(
         information=information,
@@ -176,24 +166,22 @@ def information_bounds(m0: Tensor, m1: Tensor, pi0: float) -> Bounds:
     )
 
 
-# --- parts ------------------------------------------------------------------------------------------------------------
-
-
 def _precise(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def shares_of(counts: Tensor) -> Tensor:
-    """counts (..., K) / their sum; zeros where there is no sample at all."""
+    """Return counts (..., K) / their sum, and zeros if there is no sample at all."""
     return counts / counts.sum(-1, keepdim=True).clamp_min(torch.finfo(counts.dtype).tiny)
 
 
 def _mix(means: Tensor, shares: Tensor) -> Tensor:
-    """Σ_k shares_k means_k, (..., K, C) -> (..., C). Not a matrix product, which autocast would take to half precision."""
+    """Return Σ_k shares_k means_k, (..., C). A matrix product would fall to half precision under autocast."""
     return (shares[..., None] * means).sum(-2)
 
 
 def check_at_least_two(found: int, argument: str, kind: str) -> None:
+    """Raise ValueError if there are fewer than two groups or classes."""
     if found < 2:
         raise ValueError(
             f"{argument} has {found} {kind}: with fewer than two the information is 0 whatever the model does. Check what "
@@ -202,7 +190,7 @@ def check_at_least_two(found: int, argument: str, kind: str) -> None:
 
 
 def checked_probabilities(p: Tensor, argument: str) -> Tensor:
-    """`p` (n, C) checked, in fp64, with rows that sum to 1 exactly."""
+    """Return `p` (n, C) in fp64 with rows that sum to 1 exactly. Raises ValueError if a row is no probability vector."""
     p = torch.as_tensor(p).detach().double()
     if p.ndim != 2 or len(p) == 0:
         raise ValueError(f"{argument} must have shape (samples, classes) and hold samples, got {tuple(p.shape)}.")

@@ -1,33 +1,31 @@
-"""Attacks per example: what a row's score would be with and without it in training, from shadow models.
+"""Attacks on single rows: the score that a row would have with and without it in training, from shadow models.
 
-Every function works on one number per model and row, the logit-scaled confidence of `confidence_scores`; arrays are
-(models, rows). Members score high. What matters is the distance to retrained models, in either direction.
+A score is one number per model and row, the logit-scaled confidence of `confidence_scores`, which is high for members.
+Arrays of several models have shape (models, rows). The distance to retrained models counts, in either direction.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-CHUNK = 2**16  # rows at a time, so that fp64 temporaries stay small whatever the number of rows
-FEW_MODELS = 64  # under which one variance for all rows serves LiRA better than each row's own
-FLOOR = 1e-6  # least standard deviation of a score: rows on which all models agree
-PLENTY = 500.0  # a logit whose odds no attack can tell from greater ones, and that fp64 can exponentiate
+CHUNK = 2**16  # rows at a time, so that fp64 temporaries stay small for any number of rows
+FEW_MODELS = 64  # with fewer shadows LiRA works better with one variance for all rows than with one per row
+FLOOR = 1e-6  # least standard deviation of a score, for rows on which all models agree
+MAX_LOGIT = 500.0  # no attack can tell the odds of greater logits apart, and fp64 can still exponentiate this one
 
 
 def confidence_scores(logits: Any, labels: Any) -> np.ndarray:
-    """log(p_y / (1 − p_y)) of every row, (rows,) fp32: z_y − log Σ_{c≠y} exp z_c, which never saturates.
+    """Return log(p_y / (1 − p_y)) of every row, (rows,) fp32, as z_y − log Σ_{c≠y} exp z_c, which never saturates.
 
-    Carlini et al. 2022 (arXiv 2112.03570), section VI-A; the margin of KLoM.
+    This is the score of Carlini et al. 2022 (arXiv 2112.03570), section VI-A, and the margin of KLoM.
 
     Args:
-        logits: (rows, classes).
-        labels: (rows,) true class ids.
+        logits: The logits (rows, classes) of one model.
+        labels: The true class ids (rows,).
 
     Raises:
-        ValueError: other shapes, fewer than two classes, labels outside the classes, NaN or infinite logits.
+        ValueError: A shape is wrong, there is only one class, a label is not a class, or a logit is not finite.
     """
     logits, labels = np.asarray(logits), np.asarray(labels)
     if logits.ndim != 2 or logits.shape[1] < 2:
@@ -49,29 +47,25 @@ def confidence_scores(logits: Any, labels: Any) -> np.ndarray:
 def lira(
     target: Any, shadows: Any, members: Any | None = None, *, online: bool = True, fixed_variance: bool | None = None
 ) -> np.ndarray:
-    """Likelihood ratio attack on one model, (rows,): the higher, the surer a member. Carlini et al. 2022 (arXiv 2112.03570).
+    """Return the likelihood ratio attack of Carlini et al. 2022 (arXiv 2112.03570), (rows,), high for members.
 
-    Online, log N(φ; μ_in, σ_in²) − log N(φ; μ_out, σ_out²) in nats (Algorithm 1); offline, the z-score (φ − μ_out) / σ_out,
-    of which the paper's Λ = Pr[N(μ_out, σ_out²) ≤ φ] (equation 4) is a monotone function that saturates. Centres are medians, as
-    in the published code; whose offline attack ranks by the density instead, and so takes a φ far below μ_out for a member's too.
+    Online, the result is log N(φ; μ_in, σ_in²) − log N(φ; μ_out, σ_out²) in nats (Algorithm 1). Offline, it is the
+    z-score (φ − μ_out) / σ_out. The paper's Λ = Pr[N(μ_out, σ_out²) ≤ φ] (equation 4) is a monotone function of the
+    z-score, but saturates. Centers are medians, as in the published code. The offline attack of that code ranks by the
+    density instead, so it also takes a φ far below μ_out for that of a member.
 
     Args:
-        target: (rows,) scores φ of the attacked model.
-        shadows: (models, rows) scores of shadow models.
-        members: (models, rows), whether a shadow was trained on a row. Offline, None says that none was.
-        online: also use the shadows that were trained on a row.
-        fixed_variance: one σ for all rows and both sides; by default with fewer than 64 shadows.
+        target: The scores φ (rows,) of the attacked model.
+        shadows: The scores (models, rows) of shadow models.
+        members: Booleans (models, rows): was the shadow trained on the row? Offline, None means that none was.
+        online: Also use the shadows that were trained on a row. True by default.
+        fixed_variance: Use one σ for all rows and both sides. By default True with fewer than 64 shadows.
 
     Raises:
-        ValueError: other shapes, NaN, or a row with too few shadows: two on each side that is used, one with a fixed variance.
+        ValueError: A shape is wrong, a score is NaN, or a row has too few shadows (two, one with a fixed variance).
     """
-    target, shadows = _scores(target, "target", 1), _scores(shadows, "shadows", 2)
-    if members is None and online:
-        raise ValueError(
-            "`members` is missing: online, say which shadow was trained on which row. Or pass online=False."
-        )
-    members = _members(members, shadows)
-    _same_rows(target, shadows, "target", "shadows")
+    target, shadows = _target_and_shadows(target, shadows, "target", "shadows")
+    members = _members(members, shadows, online)
     fixed = len(shadows) < FEW_MODELS if fixed_variance is None else fixed_variance
     sides = [_fit(shadows, ~members, fixed, "trained without")]
     if online:
@@ -83,28 +77,32 @@ def lira(
                 "`shadows` holds one model per row and side, which has no variance. Train more shadow models."
             )
         pooled = _deviation(sum(squares.sum() for _, squares, _ in sides) / freedom)
-        fits = [(centre, pooled) for centre, _, _ in sides]
+        fits = [(center, pooled) for center, _, _ in sides]
     else:
-        fits = [(centre, _deviation(squares / count)) for centre, squares, count in sides]
+        fits = [(center, _deviation(squares / count)) for center, squares, count in sides]
     if not online:
         return (target - fits[0][0]) / fits[0][1]
     return _log_normal(target, *fits[1]) - _log_normal(target, *fits[0])
 
 
 def u_lira(unlearned: Any, retrained: Any, *, fixed_variance: bool | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Per-example attack on unlearning: log-likelihood ratios in nats of unlearned against retrained, (models, rows) fp32 each.
+    """Run the attack on unlearning of Hayes et al. 2024 (arXiv 2403.01218, Algorithm 1) on every model in turn.
 
-    Hayes et al. 2024 (arXiv 2403.01218), Algorithm 1: Gaussians of a row's score over unlearned and over retrained models;
-    above 0 the attack says unlearned. Every model in turn is the attacked one, and pair i is then left out of both fits: it
-    shares its training rows, and fits of unequal size would tilt the ratio. `roc` of the two results is the attack's; at chance
-    no model can be told from a retrained one. It does not tell the direction: `score_shift` does.
+    The attack fits Gaussians to the score of a row over unlearned and over retrained models. Above 0 it says unlearned.
+    Pair i of models is left out of both fits when one of the pair is attacked: the two share their training rows, and
+    fits of unequal size would tilt the ratio. Pass the two results to `roc`; at chance no model can be told from a
+    retrained one. The attack does not give the direction; `score_shift` does.
 
     Args:
-        unlearned, retrained: (models, rows) scores on rows of the forget set; model i of both from the same training rows.
-        fixed_variance: as in `lira`.
+        unlearned: The scores (models, rows) of unlearned models on rows of the forget set.
+        retrained: The scores (models, rows) of retrained models, in pairs that share their training rows.
+        fixed_variance: As in `lira`, for all models of both kinds.
+
+    Returns:
+        The log-likelihood ratios (models, rows) of the unlearned and of the retrained models, in nats, fp32.
 
     Raises:
-        ValueError: other or different shapes, NaN, fewer than three models (two with a fixed variance).
+        ValueError: The shapes differ, a score is NaN, or there are fewer than three models (two, fixed variance).
     """
     unlearned, retrained = checked_pair(unlearned, retrained)
     models, rows = unlearned.shape
@@ -135,31 +133,26 @@ def rmia(
     gamma: float = 1.0,
     a: float = 0.3,
 ) -> np.ndarray:
-    """Relative attack on one model, (rows,) in [0, 1]: the higher, the surer a member. Zarifzadeh et al. 2024 (arXiv 2312.03312).
+    """Return the relative attack of Zarifzadeh et al. 2024 (arXiv 2312.03312), (rows,) in [0, 1], high for members.
 
-    Share of the population rows z for which [p(x|θ) / p(x)] / [p(z|θ) / p(z)] ≥ γ. Online, p(x) is the mean of the shadows'
-    means with and without x; offline ((1 + a) p_out(x) + 1 − a) / 2. The pairs are counted by sorting, not one by one.
+    The result is the share of population rows z for which [p(x|θ) / p(x)] / [p(z|θ) / p(z)] ≥ γ. Online, p(x) is the
+    mean of the shadows' means with and without x. Offline, it is ((1 + a) p_out(x) + 1 − a) / 2.
 
     Args:
-        target, shadows, members, online: as in `lira`; one shadow on a side is enough.
-        population: (m,) scores of the attacked model on rows in no training set, theirs or the shadows'.
-        population_shadows: (models, m) scores of the shadows on them.
-        gamma: γ, above 0; 1 as in the authors' code; at greater ones the rows of a well-fitted model tie.
-        a: how far p_in follows p_out, in [0, 1]; offline only.
+        target, shadows, members, online: As in `lira`. One shadow on a side is enough.
+        population: The scores (m,) of the attacked model on rows that no model was trained on.
+        population_shadows: The scores (models, m) of the shadows on these rows.
+        gamma: γ, above 0, by default 1 as in the authors' code. With greater ones rows of a well-fitted model tie.
+        a: How far p_in follows p_out, in [0, 1], by default 0.3; offline only.
 
     Raises:
-        ValueError: other shapes, NaN, a row without a shadow on a side that is used, `gamma` or `a` out of range.
+        ValueError: A shape is wrong, a score is NaN, a row lacks a shadow, or `gamma` or `a` is out of range.
     """
-    target, shadows = _scores(target, "target", 1), _scores(shadows, "shadows", 2)
-    population = _scores(population, "population", 1)
-    population_shadows = _scores(population_shadows, "population_shadows", 2)
-    if members is None and online:
-        raise ValueError(
-            "`members` is missing: online, say which shadow was trained on which row. Or pass online=False."
-        )
-    members = _members(members, shadows)
-    _same_rows(target, shadows, "target", "shadows")
-    _same_rows(population, population_shadows, "population", "population_shadows")
+    target, shadows = _target_and_shadows(target, shadows, "target", "shadows")
+    population, population_shadows = _target_and_shadows(
+        population, population_shadows, "population", "population_shadows"
+    )
+    members = _members(members, shadows, online)
     if not gamma > 0:
         raise ValueError(
             f"`gamma` must be above 0, got {gamma}: it is a ratio of likelihoods. The authors' code takes 1."
@@ -167,12 +160,12 @@ def rmia(
     if not 0 <= a <= 1:
         raise ValueError(f"`a` must lie in [0, 1], got {a}. The authors' code starts from 0.3.")
 
-    def ratio(own: np.ndarray, others: np.ndarray, trained: np.ndarray, both: bool) -> np.ndarray:
-        """log p(x|θ) / p(x)."""
+    def log_ratio(own: np.ndarray, others: np.ndarray, trained: np.ndarray, both: bool) -> np.ndarray:
+        """Return log p(x|θ) / p(x), (rows,)."""
         out = np.empty(len(own))
         for part in row_chunks(len(own)):
-            phi = np.clip(own[part].astype(np.float64), -PLENTY, PLENTY)
-            p = 1 / (1 + np.exp(-np.clip(others[:, part].astype(np.float64), -PLENTY, PLENTY)))
+            phi = np.clip(own[part].astype(np.float64), -MAX_LOGIT, MAX_LOGIT)
+            p = 1 / (1 + np.exp(-np.clip(others[:, part].astype(np.float64), -MAX_LOGIT, MAX_LOGIT)))
             seen = trained[:, part]
             evidence = _mean(p, ~seen, "trained without")
             if both:
@@ -183,22 +176,23 @@ def rmia(
         return out
 
     unseen = np.zeros(population_shadows.shape, bool)
-    relative = np.sort(ratio(population, population_shadows, unseen, both=False))
-    above = ratio(target, shadows, members, both=online) - np.log(gamma)
+    relative = np.sort(log_ratio(population, population_shadows, unseen, both=False))
+    above = log_ratio(target, shadows, members, both=online) - np.log(gamma)
     return np.searchsorted(relative, above, side="right") / len(relative)
 
 
 def score_shift(unlearned: Any, retrained: Any) -> np.ndarray:
-    """How far unlearned models score above retrained ones, (rows,), in pooled standard deviations of a row's score.
+    """Return how far unlearned models score above retrained ones, (rows,), in pooled standard deviations of a row.
 
-    Positive: rows are still remembered. Negative: over-forgotten, known by how little the model believes in them. An attack on
-    one row of shift d, Gaussian scores of equal variance, has AUC Φ(|d| / √2).
+    A positive row is still remembered. A negative one is over-forgotten: the model believes in it too little. An attack
+    on one row with shift d and Gaussian scores of equal variance has AUC Φ(|d| / √2).
 
     Args:
-        unlearned, retrained: (models, rows) scores.
+        unlearned: The scores (models, rows) of unlearned models.
+        retrained: The scores (models, rows) of as many retrained models.
 
     Raises:
-        ValueError: as `u_lira`; two models or more.
+        ValueError: The shapes are wrong or differ, a score is NaN, or there are fewer than two models.
     """
     unlearned, retrained = checked_pair(unlearned, retrained)
     check_count(len(unlearned), 2, "unlearned", "of which a standard deviation is taken")
@@ -206,15 +200,13 @@ def score_shift(unlearned: Any, retrained: Any) -> np.ndarray:
     return (unlearned.mean(0, dtype=np.float64) - retrained.mean(0, dtype=np.float64)) / _deviation(variance)
 
 
-# --- parts ------------------------------------------------------------------------------------------------------------
-
-
 def row_chunks(rows: int) -> Iterator[slice]:
+    """Cut `rows` rows into slices of at most `CHUNK`."""
     return (slice(start, start + CHUNK) for start in range(0, rows, CHUNK))
 
 
 def _fit(shadows: np.ndarray, chosen: np.ndarray, fixed: bool, how: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of the chosen models of every row: median, sum of squares about the mean, and count, (rows,) each."""
+    """Return the median, the sum of squares about the mean, and the count (rows,) of the chosen models of every row."""
     median, squares = np.empty(shadows.shape[1]), np.empty(shadows.shape[1])
     count = chosen.sum(0)
     check_count(int(count.min(initial=len(shadows))), 1 if fixed else 2, "shadows", f"{how} it", "a row with")
@@ -229,7 +221,7 @@ def _fit(shadows: np.ndarray, chosen: np.ndarray, fixed: bool, how: str) -> tupl
 
 
 def _leave_one_out(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (models, rows) of all models but each."""
+    """Return mean and standard deviation (models, rows) of all models but one, for each model left out."""
     models = len(x)
     off = x - x.mean(0)
     mean = x.mean(0) - off / (models - 1)
@@ -242,7 +234,7 @@ def _deviation(variance: Any) -> Any:
 
 
 def _log_normal(x: np.ndarray, mean: Any, deviation: Any) -> np.ndarray:
-    """log density, up to the constant that every ratio loses."""
+    """Return the log density up to a constant, which cancels in every ratio."""
     return -(((x - mean) / deviation) ** 2) / 2 - np.log(deviation)
 
 
@@ -266,7 +258,18 @@ def _scores(values: Any, name: str, dimensions: int) -> np.ndarray:
     return array
 
 
-def _members(members: Any | None, shadows: np.ndarray) -> np.ndarray:
+def _target_and_shadows(target: Any, shadows: Any, first: str, second: str) -> tuple[np.ndarray, np.ndarray]:
+    target, shadows = _scores(target, first, 1), _scores(shadows, second, 2)
+    if len(target) != shadows.shape[1]:
+        raise ValueError(f"`{first}` has {len(target)} rows, `{second}` has {shadows.shape[1]}: score the same rows.")
+    return target, shadows
+
+
+def _members(members: Any | None, shadows: np.ndarray, online: bool) -> np.ndarray:
+    if members is None and online:
+        raise ValueError(
+            "`members` is missing: online, say which shadow was trained on which row. Or pass online=False."
+        )
     found = np.zeros(shadows.shape, bool) if members is None else np.asarray(members)
     if found.dtype != bool or found.shape != shadows.shape:
         raise ValueError(
@@ -275,12 +278,8 @@ def _members(members: Any | None, shadows: np.ndarray) -> np.ndarray:
     return found
 
 
-def _same_rows(one: np.ndarray, many: np.ndarray, first: str, second: str) -> None:
-    if len(one) != many.shape[1]:
-        raise ValueError(f"`{first}` has {len(one)} rows, `{second}` has {many.shape[1]}: score the same rows.")
-
-
 def checked_pair(unlearned: Any, retrained: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores of both as arrays of one shape (models, rows)."""
     unlearned, retrained = _scores(unlearned, "unlearned", 2), _scores(retrained, "retrained", 2)
     if unlearned.shape != retrained.shape:
         raise ValueError(
@@ -291,6 +290,7 @@ def checked_pair(unlearned: Any, retrained: Any) -> tuple[np.ndarray, np.ndarray
 
 
 def check_count(found: int, needed: int, name: str, what: str, where: str = "only") -> None:
+    """Raise ValueError if there are fewer models than needed. `what` and `where` complete the sentence."""
     if found < needed:
         raise ValueError(
             f"`{name}` holds {where} {found} models {what}, {needed} are needed. Train more shadow models, or see `fixed_variance`."
