@@ -23,7 +23,7 @@ from tests.support.runs import SGD, KillAt, Killed, trainer_for
 
 
 class Still(FineTune):
-    """No gradient at all: what moves then is the prior's doing."""
+    """No gradient at all: so only the prior moves the weights."""
 
     name = "still"
 
@@ -69,7 +69,7 @@ def test_pull_is_the_closed_form_whatever_the_optimiser(tmp_path, optim, setting
         assert torch.allclose(end[name], expected, rtol=1e-5, atol=1e-7), name
 
 
-def test_the_run_starts_at_the_mean_and_the_first_look_is_at_the_original(tmp_path):
+def test_the_run_starts_at_the_mean_and_the_first_check_is_of_the_original(tmp_path):
     trainer = trainer_for("vit", tmp_path, still(), **SGD)
     before = state(trainer.model)
     trainer.train()
@@ -101,13 +101,13 @@ def test_the_prior_moves_outputs_as_far_as_it_is_trusted_and_layers_as_far_as_cl
         after = state(trainer.model)
         rows = trainer.method._probe.retain
         batch = trainer.processor.collate([rows.rows[i] for i in rows.own_rows().tolist()])
-        told = []
+        log_probs = []
         for weights in (before, after):
             trainer.model.load_state_dict(weights)
             with torch.no_grad():
                 out = trainer.model.eval()(pixel_values=batch["pixel_values"]).logits
-            told.append(out.log_softmax(-1))
-        moved[trust] = (told[0].exp() * (told[0] - told[1])).sum(-1).mean().item()
+            log_probs.append(out.log_softmax(-1))
+        moved[trust] = (log_probs[0].exp() * (log_probs[0] - log_probs[1])).sum(-1).mean().item()
     for trust, value in moved.items():
         assert 0.7 * trust <= value <= 1.4 * trust
     clipped = trainer_for("vit", tmp_path / "clip", still(trust=0.04, clip=1e-3), **SGD)
@@ -115,7 +115,7 @@ def test_the_prior_moves_outputs_as_far_as_it_is_trusted_and_layers_as_far_as_cl
     assert max(clipped.method.diagnostics.values()) <= 1.001e-3
 
 
-def test_the_prior_goes_on_to_the_target_and_never_beyond_its_reach(tmp_path):
+def test_the_prior_goes_on_to_the_target_and_never_beyond_its_limit(tmp_path):
     def remembered(**settings):
         target = settings.pop("target")
         folder = tmp_path / f"{target}-{len(list(tmp_path.iterdir()))}"
@@ -190,7 +190,7 @@ def test_large_beta_stays_at_the_mean_and_zero_is_the_base_alone(tmp_path):
     assert not changed(weights("e", UIB(beta=0.0, base=MarginalInformation())), weights("f", MarginalInformation()))
 
 
-def test_a_base_rests_while_the_forget_set_is_at_its_target(tmp_path):
+def test_a_base_pauses_while_the_forget_set_is_at_its_target(tmp_path):
     def terms(target):
         method = UIB(base=GradientAscent(), samples=16, clip=1e6, reach=50.0)
         trainer = trainer_for("vit", tmp_path / str(target), method, forget_target=target, **SGD)
@@ -198,7 +198,7 @@ def test_a_base_rests_while_the_forget_set_is_at_its_target(tmp_path):
         return {k for entry in trainer.state.log_history for k in entry if k.startswith("loss/")}
 
     assert "loss/forget" not in terms(0.9)
-    assert "loss/forget" in terms(-1.0)  # no target is wanted, so there is none to rest at
+    assert "loss/forget" in terms(-1.0)  # no target is wanted, so there is none to pause at
 
 
 def test_without_a_prior_the_base_ends_where_it_does_alone(tmp_path):

@@ -72,19 +72,19 @@ def solved(request):
     return model, forget, retain, minimised(other, retain)
 
 
-def exact_displacement(model, found, retain):
+def exact_displacement(model, displacement, precision, retain):
     """The displacement with the exact Hessian on the retain rows in the place of the diagonal Fisher information."""
-    names, sizes = list(found.displacement), [d.numel() for d in found.displacement.values()]
+    names, sizes = list(displacement), [d.numel() for d in displacement.values()]
 
     def loss(vector):
-        pieces = {n: v.view_as(found.displacement[n]) for n, v in zip(names, vector.split(sizes), strict=True)}
+        pieces = {n: v.view_as(displacement[n]) for n, v in zip(names, vector.split(sizes), strict=True)}
         logits = torch.func.functional_call(model, pieces, (retain["pixel_values"],)).logits
         return F.cross_entropy(logits, retain["labels"])
 
     hessian = torch.autograd.functional.hessian(loss, torch.cat([p.flatten() for p in state(model).values()]))
-    gradient = torch.cat([(found.displacement[n] * found.precision[n]).flatten() for n in names])
+    gradient = torch.cat([(displacement[n] * precision[n]).flatten() for n in names])
     solved = torch.linalg.solve(hessian + 1e-6 * torch.eye(len(hessian)), gradient)
-    return {n: v.view_as(found.displacement[n]) for n, v in zip(names, solved.split(sizes), strict=True)}
+    return {n: v.view_as(displacement[n]) for n, v in zip(names, solved.split(sizes), strict=True)}
 
 
 @pytest.mark.parametrize(("curvature", "left"), [("diagonal", 0.3), ("exact", 0.05)])
@@ -92,8 +92,8 @@ def test_displacement_leads_to_the_retrained_solution(solved, curvature, left):
     model, forget, retain, retrained = solved
     before = state(model)
     samples = (Sample(rows_of(side), collate, cap=5_000) for side in (forget, retain))
-    found = influence(model, list(before), *samples, damping=1e-4)
-    move = found.displacement if curvature == "diagonal" else exact_displacement(model, found, retain)
+    displacement, precision = influence(model, list(before), *samples, damping=1e-4)
+    move = displacement if curvature == "diagonal" else exact_displacement(model, displacement, precision, retain)
     moved = {n: before[n] + move[n] for n in before}
     opposite = {n: before[n] - move[n] for n in before}
     start = distance(before, retrained)

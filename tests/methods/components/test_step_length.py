@@ -28,8 +28,8 @@ def test_a_ray_is_the_line_from_the_weights_clipped_in_each_layer():
     for layer in layers:
         assert ray.lengths[layer] == pytest.approx((length[layer] / size[layer]).item(), rel=1e-5)
     for s in (0.0, 1e-3, 0.05, 10.0):
-        ray.go(s)
-        moves, norms = ray.gone()
+        ray.move_to(s)
+        moves, norms = ray.moved_by()
         for layer, names in layers.items():
             expected = min(s, (0.3 * size[layer] / length[layer]).item())
             assert norms[layer] == pytest.approx((expected * length[layer] / size[layer]).item(), rel=1e-3, abs=1e-7)
@@ -44,6 +44,6 @@ def test_a_layer_of_zeros_may_move_and_one_without_displacement_is_not_limited()
         model.weight.zero_()
     move = {"weight": torch.ones(4, 4), "bias": torch.zeros(4)}
     ray = Ray(model, {"a": ["weight"], "b": ["bias"]}, move, clip=0.5)
-    ray.go(1.0)
-    assert ray.gone()[1] == pytest.approx({"a": 0.5, "b": 0.0})
+    ray.move_to(1.0)
+    assert ray.moved_by()[1] == pytest.approx({"a": 0.5, "b": 0.0})
     assert model.weight.norm().item() == pytest.approx(0.5 * 0.01 * 4)  # a root mean square of 0.01 counts at least
