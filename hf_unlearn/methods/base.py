@@ -1,12 +1,11 @@
-"""The base class of all methods: named loss terms of a batch and, for those that need them, a set-up and an edit of the gradients."""
+"""The base class of all methods: named loss terms of a batch, and hooks before, in and after the steps of a run."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
-from dataclasses import field as dataclass_field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,7 +37,7 @@ class Paper:
 
 def setting(default: Any, help: str, **metadata: Any) -> Any:
     """A hyper-parameter with its help text, which `--help`, the README and cards quote."""
-    return dataclass_field(default=default, metadata={"help": help, **metadata})
+    return field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclass(kw_only=True)
@@ -59,7 +58,7 @@ class UnlearningMethod:
     stops_at_target: ClassVar[bool] = False  # The run ends once the forget set is at its target.
     reads_held_out: ClassVar[bool] = False  # Labeled rows of `eval_dataset` are used if there are any.
     loads_with: ClassVar[str] = ""
-    """The function that loads a saved model completely, if `from_pretrained` would lose a part: `hf_unlearn.X.from_pretrained`."""
+    """The function that loads a saved model if `from_pretrained` loses a part: `hf_unlearn.X.from_pretrained`."""
     backends: ClassVar[frozenset[str]] = frozenset({"single", "ddp"})
     """Keys of `training.backends.BACKENDS` on which the method works. Others are refused before a model is loaded."""
     reasons: ClassVar[Mapping[str, str]] = {

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..metrics.functional.information import conditional_information, group_information
 from ..models.reference import Reference
+from ..utils.argument_checks import check_positive
 from .base import ALL_WEIGHTS, setting
 from .components.pooled_sums import class_sums, means
 from .pooled_information import PooledInformation
@@ -70,8 +71,7 @@ class FeatureInformation(PooledInformation):
             raise ValueError(f"`weight` must be positive, got {self.weight}: without it this is ordinary training.")
         if not 0 <= self.balance <= 1:
             raise ValueError(f"`balance` must lie in [0, 1], got {self.balance}.")
-        if not self.temperature > 0:
-            raise ValueError(f"`temperature` must be positive, got {self.temperature}.")
+        check_positive(self, "temperature")
 
     def setup(self, run: UnlearningRun) -> None:
         super().setup(run)

@@ -7,8 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from dataclasses import field as dataclass_field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +20,7 @@ from ..models.forward import classify, eval_mode, model_inputs, unwrap
 from ..models.reference import Reference
 from ..models.snapshot import Snapshot
 from ..models.structure import layer_groups
+from ..utils.argument_checks import check_positive
 from ..utils.large_tensors import chunks
 from .base import ALL_WEIGHTS, METHODS, Paper, UnlearningMethod, setting
 from .components.influence import TINY, Sample, influence
@@ -57,8 +57,8 @@ class UIB(UnlearningMethod):
       retained rows have moved by KL(f_θ0 ‖ f_μ) = `trust` nats. If the forget set is still remembered more often than unseen
       rows of `eval_dataset` are, it continues, to at most `reach` nats. For a class, it ends once the class is forgotten. No
       step is longer than α, and no layer moves by more than `clip` of its norm.
-    - *The start at μ*, the mode of the prior. Training repairs there what the move cost on D'. The KL term is the curvature that a
-      diagonal cannot hold, the Fisher information on ΔD in function space. Without it training leads back to θ_0.
+    - *The start at μ*, the mode of the prior. Training repairs there what the move cost on D'. The KL term is the curvature that
+      a diagonal cannot hold, the Fisher information on ΔD in function space. Without it training leads back to θ_0.
     - *The pull* of R acts once after every optimizer step of rate η, so that AdamW does not rescale it. The proximal step
       θ ← (θ + ηβΛμ) / (1 + ηβΛ) is stable for any ηβ.
 
@@ -118,7 +118,7 @@ class UIB(UnlearningMethod):
     clip: float = setting(0.3, "Largest displacement of a layer, as a share of the norm of its weights.")
     samples: int = setting(512, "Largest number of rows of each set that the statistics pass reads, drawn by seed.")
     prior: str | None = setting(None, "File of `save_prior` from the request before, to whose mean s Δ is added.")
-    diagnostics: dict[str, float] | None = dataclass_field(
+    diagnostics: dict[str, float] | None = field(
         default=None, init=False, metadata={"help": "The table layer -> ‖sΔ‖/‖θ‖ of the latest prior."}
     )
 
@@ -126,9 +126,7 @@ class UIB(UnlearningMethod):
         for name in ("beta", "retain_weight", "refresh", "hold"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}. 0 turns it off.")
-        for name in ("damping", "scale", "clip", "samples", "trust"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+        check_positive(self, "damping", "scale", "clip", "samples", "trust")
         if not self.reach >= self.trust:
             raise ValueError(f"`reach={self.reach}` must not be below `trust={self.trust}`: it is the upper limit.")
         if self.base is None and not (self.retain_weight or self.hold):
@@ -204,7 +202,7 @@ class UIB(UnlearningMethod):
         return held
 
     def _read_offset(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """Return the mean of the prior of the request before minus the present weights, on the CPU; empty without such a request."""
+        """Return the mean of the former request's prior minus the present weights, on the CPU; empty without a `prior`."""
         if self.prior is None:
             return {}
         former, own = _read_prior(self.prior)[0], dict(unwrap(model).named_parameters())

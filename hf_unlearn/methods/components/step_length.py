@@ -26,7 +26,8 @@ PRECISION = 1.2  # ratio of the two lengths between which the search ends
 def farthest(far_enough: Callable[[float], bool], guess: float, most: float) -> float:
     """Return the length at which `far_enough` starts to hold, within 10 %; `most` if it never does.
 
-    The search starts at `guess`. It doubles or halves the length until two lengths enclose the answer, then takes geometric means.
+    The search starts at `guess`. It doubles or halves the length until two lengths enclose the answer, and then takes
+    geometric means.
     """
     low, high, at = 0.0, 0.0, min(guess, most)
     for _ in range(64):
