@@ -234,7 +234,7 @@ def test_resumed_run_sees_the_samples_of_the_keys_that_follow(tmp_path, killed_a
 
 
 @pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
-def test_resume_restores_the_state_of_the_optimiser(tmp_path, optim):
+def test_resume_restores_the_state_of_the_optimizer(tmp_path, optim):
     def run(folder, *callbacks, resume=None):
         trainer = trainer_for(
             "vit",

@@ -55,7 +55,7 @@ def still(kind=UIB, **settings):
     ],
 )
 @pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
-def test_pull_is_the_closed_form_whatever_the_optimiser(tmp_path, optim, settings, schedule, strengths):
+def test_pull_is_the_closed_form_whatever_the_optimizer(tmp_path, optim, settings, schedule, strengths):
     method = still(Shifted, **settings)
     trainer = trainer_for("vit", tmp_path, method, **{**SGD, "optim": optim, "lr_scheduler_type": schedule})
     trainer.train()

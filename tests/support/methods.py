@@ -3,18 +3,13 @@
 from hf_unlearn import METHODS
 
 FROM_RETAIN = ("retrain", "fine_tune")
-
-
-CARRIERS = [
-    n for n, m in METHODS.items() if not m.one_shot and n not in (*FROM_RETAIN, "uib")
-]  # UIB regularises each of them
-
-
-GRADIENT = [name for name, m in METHODS.items() if not m.one_shot] + [f"uib+{name}" for name in CARRIERS]
+TRAINED = [name for name, method in METHODS.items() if not method.one_shot]
+CARRIERS = [name for name in TRAINED if name not in (*FROM_RETAIN, "uib")]  # each can be the base of UIB
+GRADIENT = TRAINED + [f"uib+{name}" for name in CARRIERS]
 
 
 def make(name, **settings):
-    """The method with few noisy copies, where it has such a setting; `uib+<name>`: UIB over it, with few samples."""
+    """Make a method with few noisy copies, if it has that setting. `uib+<name>` is UIB over that method, with few samples."""
     if name.startswith("uib"):
         base = make(name.removeprefix("uib+")) if "+" in name else None
         return METHODS["uib"](base=base, samples=16, **settings)

@@ -92,7 +92,7 @@ def test_nan_outputs_go_back_to_the_last_good_state(tmp_path):
     assert math.isfinite(trainer.outcome.forget_end)
 
 
-def test_damage_at_the_first_look_restores_the_original(tmp_path):
+def test_damage_at_the_first_check_restores_the_original(tmp_path):
     trainer = trainer_for(
         "vit", tmp_path, GradientAscent(), max_steps=50, check_steps=5, trust_region=0.5, max_retain_drop=0.05
     )

@@ -50,15 +50,15 @@ def collate(rows):
 def minimised(model, *batches):
     """The exact solution on all rows, from the model's own start."""
     x, y = (torch.cat([b[k] for b in batches]) for k in ("pixel_values", "labels"))
-    optimiser = torch.optim.LBFGS(model.parameters(), max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
 
     def closure():
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = F.cross_entropy(model(x).logits, y)
         loss.backward()
         return loss
 
-    optimiser.step(closure)
+    optimizer.step(closure)
     return {n: p.detach().clone() for n, p in model.named_parameters()}
 
 

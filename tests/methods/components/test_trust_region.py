@@ -51,12 +51,12 @@ def test_radius_outside_its_range_is_refused(lr):
 
 def test_closure_is_called_with_gradients():
     parameter = torch.nn.Parameter(torch.ones(2))
-    optimiser = TrustRegion([parameter], lr=0.1)
+    optimizer = TrustRegion([parameter], lr=0.1)
 
     def closure():
         loss = parameter.sum()
         loss.backward()
         return loss
 
-    assert optimiser.step(closure) == 2.0
+    assert optimizer.step(closure) == 2.0
     assert torch.allclose(parameter.detach(), torch.full((2,), 0.9))
