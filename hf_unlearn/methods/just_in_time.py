@@ -107,7 +107,7 @@ class JiT(UnlearningMethod):
     precision: str = setting(
         "auto",
         "Precision of the noisy forwards: `float32`, `bfloat16`, or `auto`. `auto` takes bfloat16 for models of over a million "
-        "parameters if the hardware has it and a check at the start shows the loss within 1 %.",
+        "parameters if the hardware has it and a check at the start shows that the loss changes by at most a hundredth.",
     )
     rows_per_forward: int = setting(64, "Noisy rows in one forward pass. More rows are faster and need more memory.")
 

@@ -5,6 +5,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+import transformers
 
 from hf_unlearn import METHODS, ForgetRequest, JiT, Split, UnlearningArguments, UnlearningMethod
 from hf_unlearn.data.pairs import sample_seed
@@ -28,6 +29,7 @@ def test_table_is_consistent():
         instance = method()
         assert instance.describe() == {"method": name, **{f.name: getattr(instance, f.name) for f in fields(instance)}}
         assert all(f.metadata.get("help") for f in fields(method)), f"a setting of {name} has no help"
+        assert "--anchor_weight" in transformers.HfArgumentParser(method).format_help()  # argparse formats each help
         assert set(method.arguments) <= {f.name for f in fields(UnlearningArguments)}
 
 
