@@ -17,10 +17,10 @@ from hf_unlearn.models.adapters import Patch, load_patches
 from hf_unlearn.models.prediction import predict
 from hf_unlearn.models.pretrained import load_classifier, save_model
 from tests.support.data import data_for, image_data, image_processor
+from tests.support.methods import make
 from tests.support.models import changed, state, trained
 from tests.support.runs import SGD, forget_batch
 from tests.test_adapters import logits, patched, perturb
-from tests.test_methods import make
 
 pytestmark = pytest.mark.slow
 

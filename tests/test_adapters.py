@@ -17,9 +17,9 @@ from hf_unlearn.models.pretrained import save_model
 from hf_unlearn.models.reference import FrozenOriginal
 from hf_unlearn.models.structure import default_targets
 from tests.support.data import class_split, processing_class
+from tests.support.methods import GRADIENT, make
 from tests.support.models import build, changed, state, trained
 from tests.support.runs import SGD, KillAt, Killed, arguments, forget_batch, trainer_for
-from tests.test_methods import GRADIENT, make
 
 KINDS = ("lora", "dora", "ia3")
 ARCHES = ("vit", "resnet", "convnext", "swin", "bert", "distilbert", "roberta")

@@ -1,14 +1,12 @@
-"""What a method is: named loss terms of a batch and, if it needs them, a set-up and an edit of the gradients."""
+"""The base class of all methods: named loss terms of a batch, and hooks before, in and after the steps of a run."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
-from dataclasses import field as dataclass_field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -18,7 +16,11 @@ from .components.counterfactual_anchors import CounterfactualAnchors
 from .protocols import UnlearningRun
 
 METHODS: dict[str, type[UnlearningMethod]] = {}
-"""key -> method; `methods/__init__.py` fills it."""
+"""key -> method; `methods/__init__.py` fills this table."""
+
+EVERY_BACKEND = frozenset({"single", "ddp", "fsdp", "deepspeed"})
+ALL_WEIGHTS = {"update": "all", "trust_region": 0.0, "max_steps": -1}
+"""Arguments of a method that trains all weights for some epochs with an ordinary optimizer."""
 
 
 @dataclass(frozen=True)
@@ -34,80 +36,65 @@ class Paper:
 
 
 def setting(default: Any, help: str, **metadata: Any) -> Any:
-    """A hyper-parameter with its help text, which `--help`, the README and cards all quote."""
-    return dataclass_field(default=default, metadata={"help": help, **metadata})
+    """A hyper-parameter with its help text, which `--help`, the README and cards quote."""
+    return field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclass(kw_only=True)
 class UnlearningMethod:
-    """One objective. Its fields are its hyper-parameters; a subclass overrides `loss`, and what else it needs.
+    """One objective of unlearning. The fields are its hyper-parameters; a subclass overrides `loss`.
 
     A method of your own needs nothing but this class: `UnlearningTrainer(method=MyMethod(), ...)`.
     """
 
     name: ClassVar[str] = ""
     paper: ClassVar[Paper | None] = None
-    needs_forget: ClassVar[bool] = True
-    """Reads forget samples. Without it an epoch is a pass over the retain set."""
+    needs_forget: ClassVar[bool] = True  # Without forget rows an epoch is a pass over the retain set.
     needs_retain: ClassVar[bool] = False
-    needs_labels: ClassVar[bool] = False
-    """Reads the labels of the forget set."""
-    needs_column: ClassVar[bool] = False
-    """Reads the column `attribute` of the retain set, whose values are groups; `batch["group"]` holds their numbers."""
-    one_shot: ClassVar[bool] = False
-    """Does all its work in `setup`; no step is trained."""
-    starts_fresh: ClassVar[bool] = False
-    """Starts from untrained weights, not from the original's."""
-    stops_at_target: ClassVar[bool] = False
-    """The run ends once the forget set is at its target, rather than after all steps."""
-    reads_held_out: ClassVar[bool] = False
-    """Uses labelled rows of `eval_dataset`, where there are any, without stopping at a target."""
+    needs_labels: ClassVar[bool] = False  # Labels of the forget set are read.
+    needs_column: ClassVar[bool] = False  # The column `attribute` of the retain set gives `batch["group"]`.
+    one_shot: ClassVar[bool] = False  # `setup` does all the work, and no step is trained.
+    starts_fresh: ClassVar[bool] = False  # The run starts from untrained weights instead of the original's.
+    stops_at_target: ClassVar[bool] = False  # The run ends once the forget set is at its target.
+    reads_held_out: ClassVar[bool] = False  # Labeled rows of `eval_dataset` are used if there are any.
     loads_with: ClassVar[str] = ""
-    """What loads a saved model where `from_pretrained` alone would lose a part of it, such as `hf_unlearn.X.from_pretrained`."""
+    """The function that loads a saved model if `from_pretrained` loses a part: `hf_unlearn.X.from_pretrained`."""
     backends: ClassVar[frozenset[str]] = frozenset({"single", "ddp"})
-    """Where its steps can be taken: keys of `training.backends.BACKENDS`. Elsewhere a run is refused before a model is loaded."""
-    reasons: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {
-            "fsdp": "a method is not taken to work on parameters in parts unless it says so in `backends`",
-            "deepspeed": "a method is not taken to work with an optimiser that keeps weights and gradients to itself unless it says "
-            "so in `backends`",
-        }
-    )
-    """Why not on one of the others, in a line."""
-    arguments: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-    """Values for the fields of `UnlearningArguments` that were left at None."""
+    """Keys of `training.backends.BACKENDS` on which the method works. Others are refused before a model is loaded."""
+    reasons: ClassVar[Mapping[str, str]] = {
+        "fsdp": "a method is not taken to work on sharded parameters unless it says so in `backends`",
+        "deepspeed": "a method is not taken to work with an optimizer that keeps weights and gradients to itself unless it says "
+        "so in `backends`",
+    }
+    """backend -> why the method does not work there, in one line."""
+    arguments: ClassVar[Mapping[str, Any]] = {}
+    """Values for the fields of `UnlearningArguments` that the user left at None."""
 
-    anchors: bool | None = setting(
-        False, "Also hold the outputs on counterfactual anchors, a zero-shot stand-in for retain data."
-    )
-    anchor_weight: float = setting(1.0, "Weight of the anchors' KL divergence.")
-
-    # --- what it needs, and what it wants by default ---
+    anchors: bool | None = setting(False, "Also keep outputs on counterfactual anchors, a stand-in for retain data.")
+    anchor_weight: float = setting(1.0, "Weight of the KL divergence on the anchors.")
 
     def arguments_for(self, update: str | None, kind: str) -> Mapping[str, Any]:
-        """`arguments`, where they depend on what may move (None: left open) and on what is forgotten (`class`, `samples`)."""
+        """Return `arguments` for what the user chose to `update` (None: nothing yet) and a request for a `class` or `samples`."""
         return self.arguments
 
     def resolved(self, update: str, retain_given: bool) -> UnlearningMethod:
-        """This method with `anchors` decided where it is None: on where more than the head moves and no retain set is given."""
+        """Return this method with `anchors` decided. None means: if more than the head moves and no retain set is given."""
         return self if self.anchors is not None else replace(self, anchors=update != "head" and not retain_given)
 
     def why_not(self, backend: str) -> str:
-        """Why `backend` is not one of `backends`."""
+        """Say why `backend` is not one of `backends`."""
         return {**UnlearningMethod.reasons, **self.reasons}[backend]
 
     def reads_labels(self, side: str) -> bool:
-        """Whether labels of the `forget` or the `retain` set are needed, under the settings of this instance."""
+        """Return True if these settings need the labels of `side`, which is `forget` or `retain`."""
         return self.needs_labels if side == "forget" else self.needs_retain
 
     def moves_statistics(self) -> bool:
-        """Whether its forward passes may be those of training, with dropout, in which BatchNorm statistics move."""
+        """Return True if forward passes may be in training mode, in which BatchNorm statistics move."""
         return not self.needs_forget or getattr(self, "mode", "eval") == "train"
 
-    # --- before the first step ---
-
     def prepare(self, run: UnlearningRun) -> None:
-        """Once, before `setup`, while `run.model` is the original: a patch is switched off. Builds the anchors, if any."""
+        """Build the anchors, if there are any. Called once before `setup`, while `run.model` is the original."""
         wanted = self.anchors and run.reference.forgotten_classes
         made = CounterfactualAnchors(seed=run.args.seed) if wanted else None
         vars(self)["_anchors"] = made
@@ -115,49 +102,47 @@ class UnlearningMethod:
             made.build(run.model, run.forget_rows, run.processor, run.reference, progress=not run.args.disable_tqdm)
 
     def setup(self, run: UnlearningRun) -> None:
-        """Once, before the first step, on the original weights; again, from the same weights, when a run is resumed."""
+        """Prepare for the first step. A resumed run calls this again, with the same original weights."""
 
     @property
     def held_anchors(self) -> CounterfactualAnchors | None:
-        """The anchors of the present run; None where it holds none."""
+        """The anchors of the present run, or None."""
         return vars(self).get("_anchors")
 
     def ends_at_target(self) -> bool:
-        """Whether a look at the target may end the run: anchors are mended up to the last step."""
+        """Return True if reaching the target may end the run. With anchors the repair goes on up to the last step."""
         return self.stops_at_target and self.held_anchors is None
 
-    # --- in every step ---
-
     def before_step(self, model: nn.Module, batches: Sequence[Mapping[str, Any]]) -> None:
-        """Before the micro-batches of an optimiser step, for what must be known of all of them (pooled statistics)."""
+        """Read all micro-batches of an optimizer step before the first of them, for statistics over the whole step."""
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
-        """Named, weighted terms of this batch; the trainer adds them up and logs each.
+        """Return named, weighted terms of one batch. The trainer adds them up and logs each.
 
-        Terms are means over samples, so that accumulation and data parallelism give the value of one big batch. One that is
+        Terms are means over rows, so that accumulation and data parallelism give the value of one big batch. A term that is
         not linear in the batch pools its sums (`components/pooled_sums.py`). Text is padded to one length on both sides.
 
         Args:
             model: in training mode, as the HF Trainer leaves it; `eval_mode` changes that for a forward pass.
-            batch: `forget` and, if `needs_retain`, `retain`: model inputs and labels. `index`, (B,), the row numbers in the set
-                that leads the epoch. `seed`, (B,), a seed for each row's random draws. With `needs_column` `group`, the
+            batch: `forget` and, with `needs_retain`, `retain`: model inputs and labels. `index`, (B,): the row numbers in the
+                set that leads the epoch. `seed`, (B,): a seed for each row's random draws. `group`, with `needs_column`: the
                 groups of the retain rows.
-            reference: what the original said about the forget set.
+            reference: the original's outputs on the forget set.
         """
         raise NotImplementedError(f"{type(self).__name__} must define `loss`.")
 
     def terms(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
-        """`loss`, and the term of the anchors where the run holds any."""
+        """Return the terms of `loss` and, if the run has anchors, theirs."""
         terms = self.loss(model, batch, reference)
         if self.held_anchors is not None:
             terms["anchors"] = self.anchor_weight * self.held_anchors.loss(model, batch["seed"])
         return terms
 
     def adjust_gradients(self, model: nn.Module) -> None:
-        """Once per optimiser step, after accumulation and clipping."""
+        """Change the gradients, once per optimizer step, after accumulation and clipping."""
 
     def after_step(self, model: nn.Module, learning_rate: float, share: float) -> None:
-        """Right after an optimiser step, for a pull on the weights that no optimiser may rescale.
+        """Change the weights right after an optimizer step, in a way that no optimizer rescales.
 
         Args:
             learning_rate: of that step.
@@ -165,48 +150,43 @@ class UnlearningMethod:
         """
 
     def measures(self) -> dict[str, float]:
-        """Numbers for the log beside the loss terms."""
+        """Return numbers for the log beside the loss terms."""
         return {}
 
-    # --- what goes with the model and its checkpoints ---
-
     def undone(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Inside, `model` is without what `setup` changed."""
+        """Return a context in which `model` is without the changes of `setup`."""
         return nullcontext()
 
     def save(self, model: nn.Module, folder: str | Path) -> None:
-        """Write what `setup` put on `model` beside its saved parameters."""
+        """Write what `setup` added to `model` beside its saved parameters."""
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs beside weights and optimiser, JSON-ready; kept in every checkpoint."""
+        """Return what a resumed run needs beside weights and optimizer, JSON-ready. Every checkpoint keeps it."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """After `setup`, when a run is resumed: the inverse of `state`."""
+        """Take back what `state` returned. A resumed run calls this after `setup`."""
 
     def save_checkpoint(self, folder: Path) -> None:
-        """Write tensors that a resumed run needs and `setup` cannot find again into a checkpoint."""
+        """Write tensors into a checkpoint that a resumed run needs and `setup` cannot compute again."""
 
     def load_checkpoint(self, folder: Path) -> None:
-        """After `load_state`: the inverse of `save_checkpoint`."""
-
-    # --- what is told of it ---
+        """Read what `save_checkpoint` wrote. A resumed run calls this after `load_state`."""
 
     def describe(self) -> dict[str, Any]:
-        """Name and hyper-parameters, for reports."""
+        """Return name and hyper-parameters, for reports."""
         return {"method": self.name or type(self).__name__, **{f.name: getattr(self, f.name) for f in fields(self)}}
 
     @classmethod
     def about(cls) -> dict[str, Any]:
-        """What the method is, for a card: its paper and, of its docstring, the first paragraph and the formulas (what is indented)."""
-        doc = inspect.cleandoc(cls.__doc__ or "")
-        generated = doc.startswith(f"{cls.__name__}(")  # a dataclass without a docstring gets its signature
-        doc = "" if generated else doc.partition("\n\nExample:")[0]
-        formula = "\n".join(line[4:] for line in doc.splitlines() if line.startswith("    "))
+        """Describe the method for a card: its paper, and from its docstring the first paragraph and the indented formulas."""
+        doc = inspect.cleandoc(cls.__doc__ or "").partition("\n\nExample:")[0]
+        if doc.startswith(f"{cls.__name__}("):  # a dataclass without a docstring gets its signature
+            doc = ""
         return {
             "class": cls.__name__,
             "summary": " ".join(doc.partition("\n\n")[0].split()),
-            "formula": formula,
+            "formula": "\n".join(line[4:] for line in doc.splitlines() if line.startswith("    ")),
             "paper": None if cls.paper is None else {"title": cls.paper.title, "url": cls.paper.url},
             "loads_with": cls.loads_with,
         }

@@ -1,16 +1,9 @@
-"""Counterfactuals: what the original would have said, and inputs that stand in for the data to keep.
-
-Both are our own and need no retain data. A *struck-out target* is the original's output with the forgotten classes removed
-and renormalised. *Counterfactual anchors* are forget inputs moved by gradient ascent on the frozen original into the kept
-classes; holding the outputs there keeps what the model knows of them.
-"""
+"""Counterfactual distillation: the original as if it had never learned the forgotten classes."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -25,24 +18,26 @@ from .components.losses import kl_to_target
 from .components.trust_region import relative_step
 from .protocols import UnlearningRun
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(kw_only=True)
 class CounterfactualDistillation(UnlearningMethod):
-    """Distil the original as it would be, had it never heard of the forgotten classes. Ours; no paper.
+    """Distill the original's outputs without the forgotten classes into the model itself. Ours; there is no paper.
 
-    Needs forget inputs only. The best guess of what a retrained model says about a forget input, without retain data, is
-    what the original says with the forgotten class struck out: p̃(x) = softmax(f₀(x) with logit c removed). Minimise
+    With p̃(x) = softmax(f₀(x) without the logits of the forgotten classes), f₀ the original, minimize
 
-        KL(p̃(x) ‖ f_θ(x)) over forget inputs  +  λ KL(p̃(a) ‖ f_θ(a)) over counterfactual anchors a
+        KL(p̃(x) ‖ f_θ(x)) over forget inputs x  +  λ KL(p̃(a) ‖ f_θ(a)) over counterfactual anchors a
 
-    Outputs alone are shallow: a few gradient steps on forget samples would bring the class back. So at every step the model
-    is also attacked: `relearning_steps` steps of relearning the class from this batch, and the gradient of the first term at
-    those relearned weights is added (first-order, as in tamper-resistant training, arXiv 2408.00761). What is minimised is
-    what the model says after an attempt to relearn, too.
+    | forget set | retain set | forward passes a step | extra memory |
+    |---|---|---|---|
+    | inputs | not read | 2, and 5 more for the attack | the anchors and one copy of the weights |
 
-    For classes only: where single samples are forgotten nothing is struck out.
+    Without retain data, p̃ is the best guess of what a retrained model answers. Anchors are forget inputs that gradient ascent on
+    the original moved into a kept class. Outputs alone are shallow: a few gradient steps on forget samples would bring the
+    class back. So every step also simulates an attack, `relearning_steps` steps that teach this batch's class again, and adds
+    the gradient of the first term at the relearned weights (first-order, as in tamper-resistant training, arXiv 2408.00761).
+
+    Use it to forget whole classes of images without retain data. Do not use it for single rows, where no class can be struck
+    out, nor on text without checking kept accuracy afterwards: anchors in embedding space stand in for texts only partly.
 
     Example:
         ```python
@@ -52,33 +47,23 @@ class CounterfactualDistillation(UnlearningMethod):
     """
 
     name: ClassVar[str] = "counterfactual_distillation"
-    reasons: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {
-            "fsdp": "its simulated attack moves whole weights and takes gradients outside of the step that FSDP gathers",
-            "deepspeed": "its simulated attack adds to gradients that DeepSpeed keeps to itself",
-        }
-    )
-    arguments: ClassVar[Mapping[str, Any]] = MappingProxyType(
-        {"update": "all", "trust_region": 0.002, "max_steps": 120, "check_steps": 20}
-    )
+    reasons: ClassVar[Mapping[str, str]] = {
+        "fsdp": "its simulated attack moves whole weights and takes gradients outside of the step that FSDP gathers",
+        "deepspeed": "its simulated attack adds to gradients that DeepSpeed keeps to itself",
+    }
+    arguments: ClassVar[dict[str, Any]] = {"update": "all", "trust_region": 0.002, "max_steps": 120, "check_steps": 20}
 
-    anchors: bool | None = setting(
-        True, "Also hold the outputs on counterfactual anchors, a zero-shot stand-in for retain data."
-    )
-    anchor_weight: float = setting(3.0, "Weight λ of the anchors' KL divergence.")
-    relearning_steps: int = setting(
-        4, "Steps of the simulated relearning attack; 0: none, a cheaper and shallower run."
-    )
-    relearning_length: float = setting(0.015, "Length of such a step, as a share of each tensor's norm.")
+    anchors: bool | None = setting(True, "Also keep outputs on counterfactual anchors, a stand-in for retain data.")
+    anchor_weight: float = setting(3.0, "Weight λ of the KL divergence on the anchors.")
+    relearning_steps: int = setting(4, "Steps of the simulated relearning attack. 0 is cheaper and shallower.")
+    relearning_length: float = setting(0.015, "Length of a step of the attack, as a share of each tensor's norm.")
     relearning_weight: float = setting(0.4, "Weight of the gradient at the relearned weights.")
 
     def __post_init__(self) -> None:
         if self.relearning_steps < 0:
             raise ValueError(f"`relearning_steps` must not be negative, got {self.relearning_steps}.")
         if not 0 < self.relearning_length < 1:
-            raise ValueError(
-                f"`relearning_length` is a share of each tensor's norm, in (0, 1), got {self.relearning_length}."
-            )
+            raise ValueError(f"`relearning_length` is a share of a norm, in (0, 1), got {self.relearning_length}.")
 
     def setup(self, run: UnlearningRun) -> None:
         reference = run.reference
@@ -95,27 +80,29 @@ class CounterfactualDistillation(UnlearningMethod):
         self._reference = reference
         classes = torch.tensor(reference.forgotten_classes)
         self._relearned = classes[reference.logits[:, classes].argmax(-1)]  # what an attacker would teach again
-        self._seen: list[tuple[dict[str, Any], Tensor]] = []  # inputs and rows of this step
-        self._held: list[tuple[dict[str, Any], Tensor]] = []  # those that the attacker has
+        self._seen: list[tuple[dict[str, Any], Tensor]] = []  # inputs and row numbers of this step
+        self._attacker_rows: list[tuple[dict[str, Any], Tensor]] = []  # the part of them that the attacker has
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
         inputs, index = model_inputs(batch["forget"]), batch["index"].cpu()
         if self.relearning_steps and batch.get("share", 1.0):
             self._seen.append((inputs, index))
-            # The attacker holds part of the forget set: every second row of the step, wherever it is.
-            held = batch.get("places", torch.arange(len(index))) % 2 == 0
-            if held.any():
-                self._held.append(({k: v[held.to(v.device)] for k, v in inputs.items()}, index[held.cpu()]))
+            # The attacker holds every second row of the step, in whichever micro-batch or process the row is.
+            known = batch.get("places", torch.arange(len(index))) % 2 == 0
+            if known.any():
+                rows = {k: v[known.to(v.device)] for k, v in inputs.items()}
+                self._attacker_rows.append((rows, index[known.cpu()]))
         return {"forget": self._distil(model, inputs, index)}
 
     def _distil(self, model: nn.Module, inputs: Mapping[str, Any], index: Tensor) -> Tensor:
+        """Return the mean KL divergence from the original without the forgotten classes."""
         with eval_mode(model):
             logits = classify(model, inputs)
-        told = self._reference.struck_out(self._reference.logits[index].to(logits.device))
-        return kl_to_target(told.softmax(-1), logits)
+        target = self._reference.struck_out(self._reference.logits[index].to(logits.device))
+        return kl_to_target(target.softmax(-1), logits)
 
     def _relearn(self, model: nn.Module, inputs: Mapping[str, Any], index: Tensor) -> Tensor:
-        """Cross-entropy of the forgotten class."""
+        """Return the cross-entropy of the forgotten class."""
         with eval_mode(model):
             logits = classify(model, inputs)
         return F.cross_entropy(logits.float(), self._relearned[index].to(logits.device))
@@ -127,30 +114,28 @@ class CounterfactualDistillation(UnlearningMethod):
         moved = [p for p in model.parameters() if p.requires_grad and p.grad is not None]
         saved = [p.detach().clone() for p in moved]
         for _ in range(self.relearning_steps):
-            relative_step(moved, self._gradient(self._relearn, self._held, model, moved), self.relearning_length)
-        after = self._gradient(self._distil, self._seen, model, moved)
+            relative_step(moved, _gradient(self._relearn, self._attacker_rows, model, moved), self.relearning_length)
+        after = _gradient(self._distil, self._seen, model, moved)
         with torch.no_grad():
             for p, before, g in zip(moved, saved, after, strict=True):
                 p.copy_(before)
                 p.grad.add_(g, alpha=self.relearning_weight)  # type: ignore[union-attr]
         self._seen.clear()
-        self._held.clear()
+        self._attacker_rows.clear()
 
-    def _gradient(
-        self,
-        objective: Callable[..., Tensor],
-        rows: list[tuple[dict[str, Any], Tensor]],
-        model: nn.Module,
-        moved: list[nn.Parameter],
-    ) -> list[Tensor]:
-        """Gradient of the mean `objective` over `rows` of all micro-batches and processes."""
-        (count,) = sums_over_processes([sum(len(index) for _, index in rows)])
-        total = [torch.zeros_like(p) for p in moved]
-        for inputs, index in rows:
-            gradients = torch.autograd.grad(objective(model, inputs, index), moved, allow_unused=True)
-            for sum_, g in zip(total, gradients, strict=True):
-                if g is not None:
-                    sum_.add_(g, alpha=len(index) / count)
-        for sum_ in total:
-            sum_over_processes(sum_)
-        return total
+
+def _gradient(
+    objective: Callable[..., Tensor],
+    rows: list[tuple[dict[str, Any], Tensor]],
+    model: nn.Module,
+    moved: list[nn.Parameter],
+) -> list[Tensor]:
+    """Return the gradient of the mean `objective` over `rows` of all micro-batches and processes."""
+    (count,) = sums_over_processes([sum(len(index) for _, index in rows)])
+    total = [torch.zeros_like(p) for p in moved]
+    for inputs, index in rows:
+        gradients = torch.autograd.grad(objective(model, inputs, index), moved, allow_unused=True)
+        for sum_, g in zip(total, gradients, strict=True):
+            if g is not None:
+                sum_.add_(g, alpha=len(index) / count)
+    return [sum_over_processes(sum_) for sum_ in total]

@@ -1,4 +1,4 @@
-"""JiT: zero-shot unlearning that flattens the function around each forget point."""
+"""JiT: unlearning without retain data, which flattens the function around each forget point."""
 
 from __future__ import annotations
 
@@ -6,37 +6,69 @@ import copy
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.forward import classify, continuous_input, eval_mode, model_inputs, repeat_inputs, replace_by, unwrap
 from ..models.reference import Reference
+from ..utils.argument_checks import check_counts
 from ..utils.distributed import in_any_process, in_parallel, range_over_processes
 from .base import Paper, UnlearningMethod, setting
 from .components.pooled_sums import over_share
 from .protocols import UnlearningRun
 
+HEAD_STEPS = {
+    "update": "head",
+    "trust_region": 0.05,
+    "max_steps": 60,
+    "check_steps": 2,
+    "per_device_train_batch_size": 8,
+}
+ALL_STEPS = {"trust_region": 0.002, "max_steps": 120, "check_steps": 20, "per_device_train_batch_size": 32}
+ROW_STEPS = {"update": "all", "trust_region": 5e-4, "max_steps": 8, "check_steps": 1, "per_device_train_batch_size": 64}
+CHOICES = {
+    "outputs": ("auto", "all"),
+    "clamp": ("dataset", "batch"),
+    "reduction": ("mean", "sum"),
+    "mode": ("eval", "train"),
+    "precision": ("auto", "float32", "bfloat16"),
+}
+PUBLISHED = {  # task, network -> σ, learning rate, batch size
+    ("full_class", "vgg11"): (0.5, 3e-4, 128),
+    ("full_class", "vit"): (0.8, 1.5, 128),
+    ("sub_class", "vgg11"): (0.01, 3e-4, 64),
+    ("sub_class", "vit"): (1.5, 0.5, 64),
+    ("random", "vgg11"): (0.01, 3e-4, 128),
+    ("random", "vit"): (0.5, 0.1, 128),
+}
+
 
 @dataclass(kw_only=True)
 class JiT(UnlearningMethod):
-    """Just in time unlearning (Foster et al., "An Information Theoretic Approach to Machine Unlearning", arXiv 2402.01401).
+    """Flatten the logits around each forget point, so that the decision boundary moves over it (Foster et al.).
 
-    Needs forget inputs only: no labels, no retain set. With f the logits and N perturbed copies of each sample,
+    With f the logits and N perturbed copies of each input x_i,
 
         L(θ) = (1/N) Σ_j Σ_i ‖f(x_i) − sg[f(x'_ij)]‖₂ / ‖x_i − x'_ij‖₂,    x'_ij = clamp(x_i + σ ξ_ij),  ξ ~ N(0, I)
 
-    Only the clean forward has a gradient, ∂L/∂f(x_i) = (1/N) Σ_j (f(x_i) − f(x'_ij)) / (r_ij d_ij) with r and d the output
-    and input distances, so the copies are stacked, run without a graph, and memory stays that of an ordinary step.
+    | forget set | retain set | forward passes a step | extra memory |
+    |---|---|---|---|
+    | inputs | not read | 1 with gradient, N without | none; a bfloat16 copy of a large model |
 
-    As published [source]: sum over the batch, plain SGD, every sample, one pass: `JiT.paper_arguments(...)`. Ours [derived],
-    and the default: σ and distances in units of the inputs' own spread, mean over the batch, eval behaviour, and only samples
-    that are still remembered have a gradient. Where a whole class c is forgotten the gradient is |v_ic| on the logit of c
-    alone: flattening all logits moves the kept ones as well (up to 21 points of kept accuracy lost at σ = 0.5, none so).
-    JiT then supplies the weights, the direction is "lower the logit of c". Single samples keep v at the predicted class.
-    The step and the end are the trainer's: `control.py`.
+    Only the clean forward has a gradient, v_i = ∂L/∂f(x_i) = (1/N) Σ_j (f(x_i) − f(x'_ij)) / (r_ij d_ij) with r and d the output
+    and input distances [derived]. So the copies are stacked and run without a graph.
+
+    *As published* [source: arXiv 2402.01401, Algorithm 1, and its code]: sum over the batch, plain SGD, every row, one pass. See
+    `JiT.paper_arguments`. *By default* [ours]: σ and distances in units of the inputs' own spread, mean over the batch, and
+    only rows that are still remembered have a gradient. If a whole class c is forgotten, the gradient is |v_ic| on the logit
+    of c alone, which lowers that logit: flattening all logits moves the kept ones too (it lost up to 21 points of kept accuracy
+    at σ = 0.5, this loses none). For single rows v stays at the predicted class. Text is perturbed in its embeddings.
+
+    Use it if there is no retain set and time is short. Do not use it if the representation itself must forget: by default only
+    the head moves, and the class is soon relearned.
 
     Example:
         ```python
@@ -50,91 +82,64 @@ class JiT(UnlearningMethod):
     paper: ClassVar[Paper | None] = Paper("An Information Theoretic Approach to Machine Unlearning", "2402.01401")
     stops_at_target: ClassVar[bool] = True
     backends: ClassVar[frozenset[str]] = frozenset({"single", "ddp", "deepspeed"})
-    reasons: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {
-            "fsdp": "only rows that are still remembered are perturbed, so that processes go forward unequally often and would hang"
-        }
-    )
-    arguments: ClassVar[Mapping[str, Any]] = MappingProxyType(
-        {"update": "head", "trust_region": 0.05, "max_steps": 60, "check_steps": 2, "per_device_train_batch_size": 8}
-    )
+    reasons: ClassVar[Mapping[str, str]] = {
+        "fsdp": "only rows that are still remembered are perturbed, so processes run forward unequally often and would hang"
+    }
+    arguments: ClassVar[Mapping[str, Any]] = HEAD_STEPS
 
     anchors: bool | None = setting(
         None,
-        "Also hold the outputs on counterfactual anchors; None: where more than the head moves and no retain set is given.",
+        "Also keep outputs on counterfactual anchors. None: if more than the head moves and no retain set is given.",
     )
-    anchor_weight: float = setting(3.0, "Weight λ of the anchors' KL divergence.")
+    anchor_weight: float = setting(3.0, "Weight λ of the KL divergence on the anchors.")
 
-    sigma: float = setting(1.0, "Standard deviation of the noise, in units of the inputs' own (see `relative`).")
-    num_perturbations: int = setting(25, "N, the noisy copies of each sample.")
-    relative: bool = setting(
-        True, "σ and distances in units of the inputs' standard deviation; off: in the inputs' own units."
-    )
+    sigma: float = setting(1.0, "Standard deviation σ of the noise, in the units that `relative` says.")
+    num_perturbations: int = setting(25, "Number N of noisy copies of each row.")
+    relative: bool = setting(True, "Measure σ and distances in units of the inputs' standard deviation.")
     outputs: str = setting(
         "auto",
-        "Logits that are flattened: `all`, or `auto`: the forgotten classes', and for single samples the predicted class's.",
+        "Flatten `all` logits or, with `auto`, those of the forgotten classes (single rows: of the predicted class).",
     )
-    clamp: str = setting(
-        "dataset", "Range that noisy pixels are clamped to: of the forget `dataset` or of the `batch`."
-    )
-    remembered_only: bool = setting(
-        True, "Only samples that the model still puts where the original did have a gradient."
-    )
-    reduction: str = setting("mean", "`mean` over the samples of a batch, or `sum` as in the paper's code.")
-    mode: str = setting("eval", "`eval`, or `train`: dropout and BatchNorm as in the paper's code.")
+    clamp: str = setting("dataset", "Clamp noisy pixels to the range of the whole forget `dataset` or of the `batch`.")
+    remembered_only: bool = setting(True, "Take gradients only on rows still classified as by the original.")
+    reduction: str = setting("mean", "Take the `mean` over the rows of a batch or, as the paper's code, the `sum`.")
+    mode: str = setting("eval", "Run in `eval` mode or, as the paper's code, in `train` mode (dropout, BatchNorm).")
     precision: str = setting(
         "auto",
-        "Of the noisy forwards: `float32`, `bfloat16`, or `auto`: bfloat16 for models of over a million parameters where the "
-        "hardware has it and a check at the start shows the loss within 1 %.",
+        "Precision of the noisy forwards: `float32`, `bfloat16`, or `auto`. `auto` takes bfloat16 for models of over a million "
+        "parameters if the hardware has it and a check at the start shows that the loss changes by at most a hundredth.",
     )
-    rows_per_forward: int = setting(64, "Noisy rows in one forward pass: memory against speed.")
+    rows_per_forward: int = setting(64, "Noisy rows in one forward pass. More rows are faster and need more memory.")
 
     def __post_init__(self) -> None:
         if not self.sigma > 0:
             raise ValueError(f"`sigma` must be positive, got {self.sigma}: without noise every distance is 0/0.")
-        if self.num_perturbations < 1:
-            raise ValueError(f"`num_perturbations` must be at least 1, got {self.num_perturbations}.")
-        if self.rows_per_forward < 1:
-            raise ValueError(f"`rows_per_forward` must be at least 1, got {self.rows_per_forward}.")
-        choices = {
-            "outputs": ("auto", "all"),
-            "clamp": ("dataset", "batch"),
-            "reduction": ("mean", "sum"),
-            "mode": ("eval", "train"),
-            "precision": ("auto", "float32", "bfloat16"),
-        }
-        for name, allowed in choices.items():
+        check_counts(self, "num_perturbations", "rows_per_forward")
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}={getattr(self, name)!r}` is not one of {', '.join(map(repr, allowed))}.")
         if self.mode == "train" and self.precision == "bfloat16":
             raise ValueError(
-                "`precision='bfloat16'` runs the noisy forwards on a copy in eval mode, which `mode='train'` asks not to. Leave "
-                "`precision` out."
+                "`precision='bfloat16'` runs the noisy forwards on a copy in eval mode, and `mode='train'` asks for training "
+                "mode. Leave `precision` out."
             )
 
     @classmethod
     def paper_arguments(cls, task: str = "full_class", network: str = "vit", momentum: float = 1.0) -> dict[str, Any]:
-        """The authors' settings: `{"method": JiT(...), "arguments": {...}}`, the second for `UnlearningArguments`.
-
-        `momentum=1.0` reproduces their code, which never zeroes the gradients; 0.0 is the algorithm as written.
+        """Return the authors' settings, `{"method": JiT(...), "arguments": {...}}`; the second are for `UnlearningArguments`.
 
         Args:
             task: `full_class` (CIFAR-100, PinsFace), `sub_class` (CIFAR-20) or `random` (CIFAR-10).
             network: `vgg11` or `vit`.
+            momentum: 1.0 reproduces the authors' code, which never zeroes the gradients; 0.0 is the algorithm as written.
+
+        Raises:
+            ValueError: the paper has no such task or network.
         """
-        table = {  # σ, learning rate, batch size
-            ("full_class", "vgg11"): (0.5, 3e-4, 128),
-            ("full_class", "vit"): (0.8, 1.5, 128),
-            ("sub_class", "vgg11"): (0.01, 3e-4, 64),
-            ("sub_class", "vit"): (1.5, 0.5, 64),
-            ("random", "vgg11"): (0.01, 3e-4, 128),
-            ("random", "vit"): (0.5, 0.1, 128),
-        }
-        if (task, network) not in table:
-            raise ValueError(
-                f"`task={task!r}`, `network={network!r}`: the paper has {', '.join(f'{t}/{n}' for t, n in table)}."
-            )
-        sigma, learning_rate, batch = table[task, network]
+        if (task, network) not in PUBLISHED:
+            known = ", ".join(f"{t}/{n}" for t, n in PUBLISHED)
+            raise ValueError(f"`task={task!r}`, `network={network!r}`: the paper has {known}.")
+        sigma, learning_rate, batch = PUBLISHED[task, network]
         return {
             "method": cls(
                 sigma=sigma,
@@ -165,42 +170,29 @@ class JiT(UnlearningMethod):
         }
 
     def arguments_for(self, update: str | None, kind: str) -> Mapping[str, Any]:
-        """A class: few large steps of the head, or more and smaller ones of all. Samples: a small dose to all parameters."""
+        """Return few large steps of the head or more small ones of all for a class; a small dose to all for single rows."""
         if kind == "samples":
-            return {
-                "update": "all",
-                "trust_region": 0.0005,
-                "max_steps": 8,
-                "check_steps": 1,
-                "per_device_train_batch_size": 64,
-            }
-        if update in (None, "head"):
-            return self.arguments
-        return {"trust_region": 0.002, "max_steps": 120, "check_steps": 20, "per_device_train_batch_size": 32}
+            return ROW_STEPS
+        return self.arguments if update in (None, "head") else ALL_STEPS
 
     def setup(self, run: UnlearningRun) -> None:
         reference = run.reference
         if reference.input_max <= reference.input_min:
             raise ValueError(
-                "`forget_dataset`: every input has the same constant value, so noise has no room after clamping. Check the "
-                "image processor's output."
+                "`forget_dataset`: its inputs are constant, so noise has no room after clamping. Check the image processor."
             )
         self._sigma = self.sigma * (reference.input_std if self.relative else 1.0)
         self._range = None if self.clamp == "batch" else (reference.input_min, reference.input_max)
         self._half: HalfCopy | None = None
-        if self.precision == "bfloat16" or (
-            self.precision == "auto" and not in_any_process(not self._half_is_safe(run))
-        ):
+        asked, auto = self.precision == "bfloat16", self.precision == "auto"
+        if asked or (auto and not in_any_process(not self._half_is_safe(run))):
             self._half = HalfCopy(run.model)
 
     def _half_is_safe(self, run: UnlearningRun) -> bool:
-        """Large enough to gain, supported by the hardware, and the loss of a first batch within 1 % of float32."""
+        """Return True for a large model on hardware with bfloat16, if the loss of a first batch is within 1 % of float32's."""
         model = run.model
-        if (
-            self.mode == "train"
-            or sum(p.numel() for p in model.parameters()) < 1_000_000
-            or not bfloat16_is_fast(model)
-        ):
+        small = sum(p.numel() for p in model.parameters()) < 1_000_000
+        if self.mode == "train" or small or not bfloat16_is_fast(model):
             return False
         rows = run.forget_rows.many(range(min(16, len(run.forget_rows))))
         batch = {k: v.to(run.args.device) for k, v in run.processor.collate(rows).items()}
@@ -241,7 +233,7 @@ class JiT(UnlearningMethod):
         return {"flatness": over_share(total, batch.get("share", 1.0))}
 
     def flatness(self, clean: Tensor, noisy: Tensor, distance: Tensor) -> Tensor:
-        """(1/N) Σ_j Σ_i ‖f(x_i) − f(x'_ij)‖ / d_ij of logits (B, classes), (N, B, classes) and distances (N, B)."""
+        """Return (1/N) Σ_j Σ_i ‖f(x_i) − f(x'_ij)‖ / d_ij of logits (B, classes), (N, B, classes) and distances (N, B)."""
         total = clean.new_zeros(())
         for noisy_j, d_j in zip(noisy, distance, strict=True):
             slope = torch.linalg.vector_norm(clean - noisy_j, dim=-1) / d_j.clamp_min(torch.finfo(d_j.dtype).tiny)
@@ -249,10 +241,10 @@ class JiT(UnlearningMethod):
         return total / self.num_perturbations
 
     def restricted_flatness(self, clean: Tensor, noisy: Tensor, distance: Tensor, forgotten: tuple[int, ...]) -> Tensor:
-        """The value of `flatness`, with part of its gradient v at the output (B, classes).
+        """Return the value of `flatness` with a part of its gradient v at the output (B, classes); the rest of v becomes 0.
 
-        Forgotten classes c: |v_ic| there, so that their logits fall whatever the noise does, and 0 elsewhere. Single samples:
-        v_ic of the predicted class c, and 0 elsewhere.
+        For forgotten classes c the part is |v_ic|, so that their logits fall whatever the noise does. For single rows it is
+        v_ic of the predicted class c.
         """
         leaf = clean.detach().requires_grad_()
         value = self.flatness(leaf, noisy, distance)
@@ -262,13 +254,13 @@ class JiT(UnlearningMethod):
             mask[:, list(forgotten)] = 1.0
             v = v.abs() * mask
         else:
-            v = v * torch.nn.functional.one_hot(clean.argmax(-1), clean.shape[-1])
+            v = v * F.one_hot(clean.argmax(-1), clean.shape[-1])
         surrogate = (v * clean).sum()
         return value.detach() + surrogate - surrogate.detach()
 
     @torch.no_grad()
     def perturbed_logits(self, model: nn.Module, inputs: Mapping[str, Any], seeds: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (N, B, classes) of the noisy copies and their distances (N, B) to the clean inputs after clamping.
+        """Return the logits (N, B, classes) of the noisy copies and their distances (N, B) to the clean inputs after clamping.
 
         With `relative`, a distance of 1 is the expected length of the noise, σ√d.
         """
@@ -277,15 +269,15 @@ class JiT(UnlearningMethod):
         unit = self._sigma * mask.expand_as(x).flatten(1).sum(-1).sqrt() if self.relative else 1.0
         if self._half is not None:
             self._half.refresh(model)
-        # Not through a data-parallel wrapper, whose forwards must be as many in every process.
+        # A data-parallel wrapper would need equally many forwards in every process, so the model itself runs.
         runner = (unwrap(model) if in_parallel() else model) if self._half is None else self._half.model
         generators = [torch.Generator(device=x.device).manual_seed(s) for s in seeds.tolist()]
-        # In train mode a forward is one copy of the batch, as the authors' is: BatchNorm sees what it is given.
+        # In train mode a forward is one copy of the batch, as in the authors' code, because BatchNorm depends on the batch.
         at_once = 1 if self.mode == "train" else max(1, self.rows_per_forward // len(x))
         forwards = -(-self.num_perturbations // at_once)
         logits, distances = [], []
-        for turn in range(forwards):  # as even as they can be
-            copies = (self.num_perturbations + turn) // forwards
+        for turn in range(forwards):
+            copies = (self.num_perturbations + turn) // forwards  # forwards of nearly equal size
             shifted = torch.stack([gaussian_like(x, mask, generators) for _ in range(copies)]).mul_(self._sigma).add_(x)
             if "pixel_values" in inputs:
                 shifted.clamp_(low, high)
@@ -296,7 +288,7 @@ class JiT(UnlearningMethod):
 
 
 class HalfCopy:
-    """The model in bfloat16, for forwards that need no gradient; `refresh` follows the weights."""
+    """A copy of the model in bfloat16, for forwards that need no gradient; `refresh` copies the present weights."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = copy.deepcopy(unwrap(model)).requires_grad_(False).to(torch.bfloat16).eval()
@@ -311,7 +303,7 @@ class HalfCopy:
 
 
 def bfloat16_is_fast(model: nn.Module) -> bool:
-    """Whether the device of `model` multiplies bfloat16 natively."""
+    """Return True if the device of `model` multiplies bfloat16 natively."""
     if next(model.parameters()).is_cuda:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
@@ -319,9 +311,9 @@ def bfloat16_is_fast(model: nn.Module) -> bool:
 
 
 def gaussian_like(x: Tensor, mask: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Standard normal noise of x's shape, zero on padding; row i is drawn from `generators[i]` alone.
+    """Return standard normal noise of x's shape, zero on padding; row i is drawn from `generators[i]` alone.
 
-    So a sample's noise depends on its own seed, not on its batch, its padding or the process that holds it.
+    So a row's noise depends on its own seed, and not on its batch, its padding or the process that holds the row.
     """
     noise = torch.zeros_like(x)
     if mask.ndim == 0:

@@ -1,4 +1,4 @@
-"""What a method may see of the run that it is part of: `UnlearningTrainer` is an `UnlearningRun`."""
+"""The view that a method has of its run. `UnlearningTrainer` is an `UnlearningRun`."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from ..models.snapshot import Snapshot
 
 
 class OutputMonitor(Protocol):
-    """Looks at the model of a run; see `training.monitor.Monitor`."""
+    """Measures the model of a run; see `training.monitor.Monitor`."""
 
     target: float | None
 
     def forget_logits(self) -> Tensor:
-        """Logits (n, classes) of the model, as it is now, on the whole forget set."""
+        """Return logits (n, classes) of the present model on the whole forget set."""
 
     def held_out_accuracy(self) -> float | None:
-        """Share of labelled held-out rows that the model gets right, None without any."""
+        """Return the accuracy on labeled held-out rows, or None without any."""
 
     def model_changed(self) -> None:
-        """Forget what was seen: weights were written outside an optimiser step."""
+        """Drop stored outputs, because weights were written outside an optimizer step."""
 
 
 class UnlearningRun(Protocol):
     """A run, as its method sees it from `prepare` on.
 
     Attributes:
-        model: what is unlearned, in place.
+        model: the model that unlearns, in place.
         processor: turns rows into batches.
         reference: the outputs of the original on the forget set.
         args: the resolved `UnlearningArguments`.
-        forget_dataset, retain_dataset: as they were passed, None where there is none.
-        forget_rows: the rows to forget as model inputs; without a forget set, the training rows that are looked at.
-        original: a copy of the weights that may move, as they were.
-        patch: the adapter of the run, None where weights of the model itself move.
+        forget_dataset, retain_dataset: the sets as the user passed them, or None.
+        forget_rows: the rows to forget as model inputs; without a forget set, the training rows that the monitor measures.
+        original: a copy of the original weights that may move.
+        patch: the adapter of the run, None if weights of the model itself move.
         group_names: names of the groups of the attribute, for a method that `needs_column`.
     """
 
@@ -56,7 +56,7 @@ class UnlearningRun(Protocol):
 
     @property
     def monitor(self) -> OutputMonitor:
-        """What looks at the model; there from `setup` on."""
+        """The monitor, which exists from `setup` on."""
 
     def fresh_model(self) -> nn.Module:
-        """An untrained model of the same kind."""
+        """Return an untrained model of the same architecture."""

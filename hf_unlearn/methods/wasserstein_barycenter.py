@@ -1,14 +1,13 @@
-"""Feature unlearning in closed form: move every group's features onto their Wasserstein barycenter."""
+"""Feature unlearning in closed form: every group's features move onto their Wasserstein barycenter."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -27,22 +26,29 @@ from .protocols import UnlearningRun
 logger = logging.getLogger(__name__)
 
 MAX_GROUPS = 32
-CLASSIFIER_ROWS = 10_000
+CLASSIFIER_ROWS = 10_000  # that the group classifier is fitted on at most
 
 
 @dataclass(kw_only=True)
 class WassersteinBarycenter(UnlearningMethod):
-    """Make the outcome independent of an attribute z, without training (Xu and Strohmer, arXiv 2502.05684).
+    """Make the features independent of an attribute z without training (IT-reg for features, Xu and Strohmer).
 
-    Under Ŷ ⟂ Z the best features are the Wasserstein-2 barycenter of their laws given z. Its affine form [source: the authors'
-    fair_data_representation], with group means m_k, covariances S_k and shares π_k of the features in front of the last
-    linear layer, and B the covariance of the barycenter (`gaussian_barycenter`):
+    With group means m_k, covariances S_k and shares π_k of the features in front of the last linear layer, and B the covariance
+    of their Wasserstein-2 barycenter (`gaussian_barycenter`), a row of group k gets the features
 
         x̂ = m̄ + T_k (x − m_k),   T_k = S_k^{-1/2} (S_k^{1/2} B S_k^{1/2})^{1/2} S_k^{-1/2},   m̄ = Σ_k π_k m_k
 
-    After it all groups have mean m̄ and covariance B: what a linear layer could use to tell them apart is gone, what lies in
-    higher moments is not. No parameter changes; the map sits in front of the last layer (`attach`), is saved beside the model
-    and needs each row's group: given by the caller (`with barycenter.groups(z)`) or predicted from the features.
+    | forget set | retain set | forward passes | extra memory |
+    |---|---|---|---|
+    | not read | inputs, a column of groups; a stream will do | one over the retain set | two d × d matrices a group |
+
+    The barycenter of the laws given z is the best choice of features under Ŷ ⟂ Z (arXiv 2502.05684). Its affine form is that of
+    the authors' code fair_data_representation [source]. Afterwards all groups have mean m̄ and covariance B: a linear layer
+    cannot tell them apart, but higher moments may. No parameter changes. The map sits in front of the last layer (`attach`), is
+    saved beside the model, and needs each row's group, given by the caller (`with barycenter.groups(z)`) or predicted.
+
+    Use it to edit a finished model in seconds. Do not use it if groups have fewer rows than there are features, or if the
+    group is neither known nor predictable when the model is used.
 
     Example:
         ```python
@@ -51,7 +57,7 @@ class WassersteinBarycenter(UnlearningMethod):
         trainer.train()
         trainer.save_model("fair")
         model = WassersteinBarycenter.from_pretrained("fair")
-        with attached(model).groups(["f", "m"]):  # or predicted
+        with attached(model).groups(["f", "m"]):  # without this the groups are predicted
             model(**batch)
         ```
     """
@@ -64,21 +70,20 @@ class WassersteinBarycenter(UnlearningMethod):
     one_shot: ClassVar[bool] = True
     loads_with: ClassVar[str] = "hf_unlearn.WassersteinBarycenter.from_pretrained"
     backends: ClassVar[frozenset[str]] = frozenset({"single", "ddp", "fsdp"})
-    reasons: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {"deepspeed": "it trains nothing, and without training DeepSpeed evaluates nothing"}
-    )
+    reasons: ClassVar[Mapping[str, str]] = {
+        "deepspeed": "it trains nothing, and without training DeepSpeed evaluates nothing"
+    }
 
-    attribute: str | None = setting(None, "Column whose value the outputs must not depend on.")
-    strength: float = setting(1.0, "t in (1−t) x + t x̂: 0 leaves the features as they are, 1 removes the attribute.")
-    ridge: float = setting(
-        1e-6, "Added to the covariances where one is singular, in units of the features' mean variance."
-    )
-    predict_group: bool = setting(
-        True, "Fit a classifier of the group, for rows whose group is not given at inference; its argmax is taken."
-    )
+    attribute: str | None = setting(None, "Column of the retain set whose value the outputs must not depend on.")
+    strength: float = setting(1.0, "Share t in (1−t) x + t x̂. 0 changes nothing, and 1 removes the attribute.")
+    ridge: float = setting(1e-6, "Share of the mean variance that is added to covariances if one is singular.")
+    predict_group: bool = setting(True, "Fit a classifier for rows whose group is not given at inference.")
 
     def __post_init__(self) -> None:
-        _check_settings(self.strength, self.ridge)
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"`strength` is the share of the mapped features, in [0, 1], got {self.strength}.")
+        if not self.ridge >= 0:
+            raise ValueError(f"`ridge` must not be negative, got {self.ridge}.")
 
     def reads_labels(self, side: str) -> bool:
         return False
@@ -90,15 +95,8 @@ class WassersteinBarycenter(UnlearningMethod):
         """Fit on `dataset` and attach to `model`; see `fit_barycenter` and `attach`."""
         if self.attribute is None:
             raise ValueError("`attribute` is missing: the column whose values are the groups, such as 'gender'.")
-        barycenter = fit_barycenter(
-            model,
-            dataset,
-            processor,
-            self.attribute,
-            strength=self.strength,
-            ridge=self.ridge,
-            predict_group=self.predict_group,
-        )
+        settings = {"strength": self.strength, "ridge": self.ridge, "predict_group": self.predict_group}
+        barycenter = fit_barycenter(model, dataset, processor, self.attribute, **settings)  # type: ignore[arg-type]
         attach(model, barycenter)
         return barycenter
 
@@ -115,25 +113,23 @@ class WassersteinBarycenter(UnlearningMethod):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, model_class: Any | None = None, **kwargs: Any) -> Any:
-        """A saved model with its barycenter in place.
+        """Load a saved model and put its barycenter in place.
 
         Args:
             source: folder, or repository on the Hub.
-            model_class: class or auto class; by default the architecture in the model's configuration.
-            kwargs: for the model's `from_pretrained`; `revision`, `token` and `cache_dir` also find the barycenter.
+            model_class: class or auto class; None means the architecture in the model's configuration.
+            kwargs: arguments of the model's `from_pretrained`; `revision`, `token` and `cache_dir` also find the barycenter.
 
         Raises:
             OSError: files are missing.
-            ValueError: they are not of a barycenter for this model.
+            ValueError: the files are not those of a barycenter for this model.
         """
         hub = {k: kwargs[k] for k in ("revision", "token", "cache_dir") if k in kwargs}
         if model_class is None:
             config = transformers.AutoConfig.from_pretrained(str(source), **hub)
             model_class = getattr(transformers, (config.architectures or [""])[0], None)
             if model_class is None:
-                raise ValueError(
-                    f"`model_class` is missing: the configuration in {source} names no known architecture."
-                )
+                raise ValueError(f"`model_class` is missing: the config in {source} names no known architecture.")
         model = model_class.from_pretrained(str(source), **kwargs)
         attach(model, Barycenter.load(source, **hub))
         return model
@@ -154,23 +150,23 @@ def fit_barycenter(
     batch_size: int = 128,
     seed: int = 0,
 ) -> Barycenter:
-    """Fit the maps on one pass over `dataset`, in eval mode; nothing is attached.
+    """Fit the maps in one pass over `dataset`, in eval mode, without attaching them to the model.
 
     Args:
         model: the trained classifier.
-        dataset: rows (dicts) with the model's input and the column `attribute`, raw; a stream will do.
+        dataset: raw rows (dicts) with the model's input and the column `attribute`; a stream will do.
         processor: turns rows into batches.
-        attribute: the column; at most 32 distinct values.
+        attribute: the column of the groups, with at most 32 distinct values.
         strength, ridge, predict_group: see `WassersteinBarycenter`.
-        batch_size: of the forward passes.
-        seed: of the draw of at most 10,000 rows for the group classifier.
+        batch_size: rows in one forward pass.
+        seed: seed of the draw of at most 10,000 rows for the group classifier.
 
     Raises:
-        ValueError: the column is missing, has missing values, one value, continuous or too many ones, or a group with fewer
-            than two rows; or the features do not vary.
+        ValueError: the column is missing, has missing values, one value, too many values, or a group with fewer than two
+            rows; or the features do not vary.
         ArithmeticError: the barycenter did not converge.
     """
-    _check_settings(strength, ridge)
+    WassersteinBarycenter(strength=strength, ridge=ridge)  # raises ValueError if a setting is out of range
     layer = find_last_layer(model)
     if attached(model) is not None:
         raise ValueError("`model` carries a barycenter already. Take it off first: `detach(model)`.")
@@ -180,10 +176,10 @@ def fit_barycenter(
         values = [_value(row, attribute) for row in answer.rows]
         group = torch.tensor([number.setdefault(v, len(number)) for v in values])
         if len(number) > MAX_GROUPS:
+            continuous = ", and they are continuous" if any(isinstance(v, float) for v in values) else ""
             raise ValueError(
-                f"`attribute={attribute!r}` has more than {MAX_GROUPS} distinct values"
-                + (", and they are continuous" if any(isinstance(v, float) for v in values) else "")
-                + ": each needs many rows of its own. Bin it, for example into quartiles, in a new column."
+                f"`attribute={attribute!r}` has more than {MAX_GROUPS} distinct values{continuous}: each needs many rows of its "
+                "own. Bin it, for example into quartiles, in a new column."
             )
         features: Tensor = answer.features  # type: ignore[assignment]
         moments.update(features, group)
@@ -197,10 +193,10 @@ def fit_barycenter(
     for name, n in zip(names, moments.counts, strict=True):
         if n < 2:
             raise ValueError(f"`attribute={attribute!r}`: the group {name!r} has {n} row, and a covariance needs two.")
-    covariances = _regularised(moments, ridge, names)
     weights = torch.tensor(moments.counts, dtype=torch.float64)
-    maps, offsets = affine_maps(torch.stack(moments.means), covariances, weights)
-    if few := _few(moments, names):
+    maps, offsets = affine_maps(torch.stack(moments.means), _regularised(moments, ridge), weights)
+    few = [f"{name!r} ({n})" for name, n in zip(names, moments.counts, strict=True) if n <= layer.in_features]
+    if few:
         logger.warning(
             "`attribute=%r`: group %s has fewer rows than the %d features, so that its covariance is singular and `ridge` "
             "stands in for it; the maps stretch by up to %.0f. Fit on more rows, or raise `ridge`.",
@@ -209,22 +205,13 @@ def fit_barycenter(
             layer.in_features,
             torch.linalg.eigvalsh(maps).amax().item(),
         )
-    record: dict[str, Any] = {"counts": moments.counts, "ridge": ridge, "group_accuracy": None}
-    classifier = None
-    if predict_group:
-        classifier, record["group_accuracy"] = _fit_group_classifier(sample.x, sample.group, len(names))
+    classifier, accuracy = _fit_group_classifier(sample.x, sample.group, len(names)) if predict_group else (None, None)
+    record = {"counts": moments.counts, "ridge": ridge, "group_accuracy": accuracy}
     return Barycenter(maps, offsets, names, attribute, strength, classifier, record)
 
 
-def _check_settings(strength: float, ridge: float) -> None:
-    if not 0 <= strength <= 1:
-        raise ValueError(f"`strength` must lie in [0, 1], got {strength}: it goes from the features to the barycenter.")
-    if not ridge >= 0:
-        raise ValueError(f"`ridge` must not be negative, got {ridge}.")
-
-
 def _value(row: Any, attribute: str) -> Any:
-    """The attribute of a row, as a plain Python value that JSON can hold."""
+    """Return the attribute of a row, as a plain Python value that JSON can hold."""
     if attribute not in row:
         raise ValueError(f"`attribute={attribute!r}` is not in `dataset`, which has {', '.join(row)}.")
     value = row[attribute]
@@ -239,7 +226,7 @@ def _value(row: Any, attribute: str) -> Any:
 
 
 class _RowSample:
-    """A uniform sample of a stream's rows: those with the smallest random keys."""
+    """A uniform sample of a stream's rows: the rows with the smallest random keys."""
 
     def __init__(self, size: int, seed: int) -> None:
         self.size, self.generator = size, torch.Generator().manual_seed(seed)
@@ -255,33 +242,27 @@ class _RowSample:
             self.keys, self.x, self.group = self.keys[best], self.x[best], self.group[best]
 
 
-def _few(moments: StreamingMoments, names: Sequence[Any]) -> list[str]:
-    return [f"{name!r} ({n})" for name, n in zip(names, moments.counts, strict=True) if n <= moments.features]
-
-
-def _regularised(moments: StreamingMoments, ridge: float, names: Sequence[Any]) -> Tensor:
-    """The covariances; if one is singular, all with the same ridge, so that groups that are alike stay alike."""
+def _regularised(moments: StreamingMoments, ridge: float) -> Tensor:
+    """Return the covariances. If one is singular, all get the same ridge, so that groups that are alike stay alike."""
     covariances = moments.covariances()
     values = torch.linalg.eigvalsh(covariances)
-    if not _few(moments, names) and (values[:, 0] > 1e-10 * values[:, -1]).all():
+    if min(moments.counts) > moments.features and (values[:, 0] > 1e-10 * values[:, -1]).all():
         return covariances
     variance = covariances.diagonal(dim1=-2, dim2=-1).mean()
-    if not ridge * variance > 0:
-        raise ValueError(
-            "`ridge=0` leaves a singular covariance. Give a positive value, such as 1e-6."
-            if variance > 0
-            else "`dataset`: its features do not vary at all. Check the rows and the model."
-        )
+    if not variance > 0:
+        raise ValueError("`dataset`: its features do not vary at all. Check the rows and the model.")
+    if not ridge > 0:
+        raise ValueError("`ridge=0` leaves a singular covariance. Give a positive value, such as 1e-6.")
     return covariances + ridge * variance * torch.eye(moments.features, dtype=covariances.dtype)
 
 
 def _fit_group_classifier(x: Tensor, group: Tensor, groups: int) -> tuple[tuple[Tensor, Tensor] | None, float | None]:
-    """Weight (K, d) and bias (K,) of a logistic regression, and its accuracy on every fifth row, which it did not see."""
+    """Return weight (K, d) and bias (K,) of a logistic regression, and its accuracy on every fifth row, which it did not see."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     held_out = torch.arange(len(x)) % 5 == 4
-    if len(group[~held_out].unique()) < groups:  # tiny sets: better a classifier without a test than none
+    if len(group[~held_out].unique()) < groups:  # in a tiny set a classifier without a test is better than none
         held_out[:] = False
     mean, std = x.mean(0), x.std(0).clamp_min(1e-6)
     seen, known = ((x - mean) / std)[~held_out].numpy(), group[~held_out].numpy()
@@ -289,7 +270,7 @@ def _fit_group_classifier(x: Tensor, group: Tensor, groups: int) -> tuple[tuple[
         warnings.simplefilter("ignore", ConvergenceWarning)  # a few hundred steps are enough for an argmax
         fitted = LogisticRegression(max_iter=300).fit(seen, known)
     weight, bias = torch.from_numpy(fitted.coef_).float(), torch.from_numpy(fitted.intercept_).float()
-    if groups == 2:  # one row stands for the second group
+    if groups == 2:  # scikit-learn gives one row, for the second group
         weight, bias = torch.cat([0 * weight, weight]), torch.cat([0 * bias, bias])
     weight = weight / std
     bias = bias - weight @ mean

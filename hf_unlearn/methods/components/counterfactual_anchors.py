@@ -1,4 +1,4 @@
-"""Counterfactual anchors: inputs that stand in for the data to keep where there are none."""
+"""Counterfactual anchors: inputs that stand in for the data to keep, if there is no retain set."""
 
 from __future__ import annotations
 
@@ -20,52 +20,48 @@ from .losses import kl_to_target, total_variation
 
 logger = logging.getLogger(__name__)
 
+ROUNDS = 4
+BATCH_SIZE = 64
+CONFIDENCE = 0.9  # probability of the goal at which a start has arrived
+SMOOTHNESS = 0.03  # weight of the total variation in the first round
+MAX_ROLL = 2  # pixels that an image is rolled by at most in the first round
+
 
 class CounterfactualAnchors:
-    """Forget inputs moved into the kept classes, with the original's struck-out outputs there.
+    """Forget inputs moved into the kept classes, and the original's outputs there without the forgotten classes.
 
     Each start is a forget sample, each goal a kept class in turn; Adam descends the cross-entropy of the goal on the frozen
     original. Images are also rolled by up to 2 pixels at random and pay for total variation, which keeps them closer to real
-    ones. It goes in rounds: a start that the original puts in its goal with probability 0.9 rests, the others go on with a
-    quarter of the penalty and half the rolling, so that hard ones arrive too and easy ones stay smooth and cheap. Anchors
-    that never arrive are dropped: those that stay in the forgotten class would block forgetting.
+    images. There are up to four rounds. A start to which the original gives its goal with probability 0.9 stops moving. The
+    others go on with a quarter of the penalty and half the rolling: hard ones arrive too, and easy ones stay smooth and cheap.
+    Starts that never arrive are dropped, because inputs that stay in the forgotten class would block forgetting.
 
     Args:
         count: number of starts.
-        steps: Adam steps of a round; there are at most four.
+        steps: Adam steps of a round.
         step_size: Adam's learning rate in units of the inputs' standard deviation.
-        seed: of the choice of starts.
+        seed: seed of the choice of starts.
     """
 
     def __init__(self, count: int = 256, steps: int = 12, step_size: float = 0.1, seed: int = 0) -> None:
         self.count, self.steps, self.step_size, self.seed = count, steps, step_size, seed
-        self.rounds, self.smoothness, self.reach, self.confidence = 4, 0.03, 2, 0.9
         self.rows: list[dict[str, Tensor]] = []
         self.inputs: list[Tensor] = []
         self.targets = torch.empty(0)
 
     def build(
-        self,
-        model: nn.Module,
-        forget: PreparedRows,
-        processor: Processor,
-        reference: Reference,
-        batch_size: int = 64,
-        progress: bool = False,
+        self, model: nn.Module, forget: PreparedRows, processor: Processor, reference: Reference, progress: bool = False
     ) -> CounterfactualAnchors:
         """Make the anchors from the forget rows, with a progress bar if `progress`.
 
         Raises:
-            ValueError: no class is kept, or not one start arrives.
+            ValueError: no class is kept, or no start arrives.
         """
         self.processor = processor
-        device = next(model.parameters()).device
-        classes = reference.logits.shape[-1]
+        device, classes = next(model.parameters()).device, reference.logits.shape[-1]
         kept = [c for c in range(classes) if c not in reference.forgotten_classes]
         if not kept:
-            raise ValueError(
-                "Counterfactual anchors need a class to move to, and every class of the head is forgotten."
-            )
+            raise ValueError("Counterfactual anchors need a kept class, and every class of the head is forgotten.")
         generator = torch.Generator().manual_seed(self.seed)
         starts = torch.randperm(len(forget), generator=generator)[: self.count].tolist()
         starts = (starts * (self.count // len(starts) + 1))[: self.count]
@@ -79,15 +75,14 @@ class CounterfactualAnchors:
         for p in trainable:
             p.requires_grad_(False)
         targets: list[Tensor] = []
-        self.rows, self.inputs = [], []
-        batches = range(0, self.count, batch_size)
+        batches = range(0, self.count, BATCH_SIZE)
         own = own_part(len(batches))
         try:
             with eval_mode(model):
                 for at in tqdm(batches[own.start : own.stop], "Counterfactual anchors", disable=not progress):
-                    rows = forget.many(starts[at : at + batch_size])
+                    rows = forget.many(starts[at : at + BATCH_SIZE])
                     batch = {k: v.to(device) for k, v in processor.collate(rows).items()}
-                    inputs, goal = model_inputs(batch), goals[at : at + batch_size]
+                    inputs, goal = model_inputs(batch), goals[at : at + BATCH_SIZE]
                     moved, logits = self._move(model, inputs, goal, reference)
                     arrived = (logits.argmax(-1) == goal).nonzero().flatten().tolist()
                     for i in arrived:
@@ -99,80 +94,72 @@ class CounterfactualAnchors:
         self.rows, self.inputs = together(self.rows), together(self.inputs)
         self.targets = torch.cat([torch.empty(0, classes), *together(targets)])
         if not len(self.targets):
-            raise ValueError(
-                "No counterfactual anchor arrived in a kept class. Run with `anchors=False`, or give a retain set."
-            )
+            raise ValueError("No counterfactual anchor arrived in a kept class. Use `anchors=False` or a retain set.")
         return self
 
     def _move(
         self, model: nn.Module, inputs: Mapping[str, Any], goal: Tensor, reference: Reference
     ) -> tuple[Tensor, Tensor]:
-        """The moved inputs, and the original's logits there."""
+        """Return the moved inputs, and the original's logits there."""
         x, mask = continuous_input(model, inputs)
         moved, mask = x.clone(), mask.expand_as(x)
         logits = torch.zeros(len(x), reference.logits.shape[-1], device=x.device)
         images = "pixel_values" in inputs
         generator = torch.Generator().manual_seed(self.seed)
-        left, smoothness, reach = torch.arange(len(x), device=x.device), self.smoothness, self.reach
-        for _ in range(self.rounds):
+        left, smoothness, roll = torch.arange(len(x), device=x.device), SMOOTHNESS, MAX_ROLL
+
+        def shifted(by: Tensor) -> Tensor:
+            y = start + by * mask[left]
+            return y.clamp(reference.input_min, reference.input_max) if images else y
+
+        for _ in range(ROUNDS):
             part, start = {k: v[left] for k, v in inputs.items()}, moved[left]
             shift = torch.zeros_like(start, requires_grad=True)
-            optimiser = torch.optim.Adam([shift], lr=self.step_size * reference.input_std)
+            optimizer = torch.optim.Adam([shift], lr=self.step_size * reference.input_std)
             for _ in range(self.steps):
                 with torch.enable_grad():
-                    y = self._shifted(start, shift * mask[left], images, reference)
+                    y = shifted(shift)
                     if images:
-                        by = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
+                        by = torch.randint(-roll, roll + 1, (2,), generator=generator).tolist()
                         y = y.roll(by, dims=(-2, -1))
                     loss = F.cross_entropy(classify(model, part, replace_by(y)).float(), goal[left], reduction="sum")
                     if images:
                         loss = loss + smoothness * total_variation(y / reference.input_std)
                     (shift.grad,) = torch.autograd.grad(loss, shift)
-                optimiser.step()
+                optimizer.step()
             with torch.no_grad():
-                moved[left] = self._shifted(start, shift * mask[left], images, reference)
+                moved[left] = shifted(shift)
                 logits[left] = classify(model, part, replace_by(moved[left])).float()
-            left = left[logits[left].softmax(-1).gather(1, goal[left, None])[:, 0] < self.confidence]
+            left = left[logits[left].softmax(-1).gather(1, goal[left, None])[:, 0] < CONFIDENCE]
             if not len(left):
                 break
-            smoothness, reach = smoothness / 4, reach // 2
+            smoothness, roll = smoothness / 4, roll // 2
         return moved, logits
 
-    @staticmethod
-    def _shifted(x: Tensor, by: Tensor, images: bool, reference: Reference) -> Tensor:
-        return (x + by).clamp(reference.input_min, reference.input_max) if images else x + by
-
     def _keep(self, inputs: Mapping[str, Any], moved: Tensor, i: int) -> None:
+        """Store moved input `i`: its pixels, or its embeddings and token ids without padding."""
         if "pixel_values" in inputs:
             self.rows.append({"pixel_values": moved[i].cpu()})
             return
-        real = (
-            inputs["attention_mask"][i] > 0
-            if "attention_mask" in inputs
-            else torch.ones(moved.shape[1], dtype=torch.bool)
-        )
+        real = inputs["attention_mask"][i] > 0 if "attention_mask" in inputs else slice(None)
         self.rows.append({k: v[i][real].cpu() for k, v in inputs.items()})
         self.inputs.append(moved[i][real].float().cpu())
 
     def loss(self, model: nn.Module, seeds: Tensor) -> Tensor:
-        """KL of the held outputs on one anchor per seed, mean in nats."""
-        device = seeds.device
+        """Return the mean KL divergence from the kept outputs, in nats, on one anchor per seed."""
         chosen = [int(s % len(self.rows)) for s in seeds.tolist()]
-        inputs = {k: v.to(device) for k, v in self.processor.collate([self.rows[i] for i in chosen]).items()}
+        inputs = {k: v.to(seeds.device) for k, v in self.processor.collate([self.rows[i] for i in chosen]).items()}
         edit: Edit | None = None
         if self.inputs:
-            held = self._padded(chosen, inputs["attention_mask"])
+            mask = inputs["attention_mask"] > 0
+            anchors = torch.zeros((*mask.shape, self.inputs[0].shape[-1]), device=mask.device)
+            for row, real, i in zip(anchors, mask, chosen, strict=True):
+                row[real] = self.inputs[i].to(mask.device)
 
             # Data parallel takes parameters that a forward leaves out for done, and other terms do use the embeddings.
             def edit(embedded: Tensor) -> Tensor:
-                return held + 0.0 * embedded
+                return anchors + 0.0 * embedded
 
         with eval_mode(model):
             logits = classify(model, inputs, edit)
-        return kl_to_target(self.targets[chosen].to(device), logits)
-
-    def _padded(self, chosen: list[int], mask: Tensor) -> Tensor:
-        out = torch.zeros((*mask.shape, self.inputs[0].shape[-1]), device=mask.device)
-        for row, real, i in zip(out, mask > 0, chosen, strict=True):
-            row[real] = self.inputs[i].to(mask.device)
-        return out
+        return kl_to_target(self.targets[chosen].to(seeds.device), logits)

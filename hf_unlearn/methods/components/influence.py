@@ -1,4 +1,4 @@
-"""Influence functions: where taking rows out of the training data is predicted to move the weights, from one pass over both."""
+"""Influence functions: a prediction of how the weights move if rows are taken out of the training data."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from torch.func import functional_call, grad, vmap
 
 from ...data.sampling import drawn_rows
 from ...models.forward import classify, eval_mode, in_precision, model_inputs, unwrap
-from ...utils.distributed import in_parallel, sum_over_processes
+from ...utils.distributed import in_parallel, processes, sum_over_processes
 
 logger = logging.getLogger(__name__)
 
-TINY = 1e-20  # curvature of a layer on which no gradient falls
-GRADIENT_BYTES = 2**26  # of per-sample gradients held at once; at least one sample's
+TINY = 1e-20  # curvature of a layer without any gradient
+GRADIENT_BYTES = 2**26  # memory of the per-sample gradients of one chunk; a chunk has at least one sample
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Sample:
     """At most `cap` rows, drawn by seed, of which each process reads its part.
 
     Args:
-        rows: a sequence of model inputs with labels.
+        rows: model inputs with labels.
         collate: rows -> batch.
-        cap: rows to read at most, over all processes.
-        seed: of the draw.
+        cap: largest number of rows, over all processes.
+        seed: seed of the draw.
         batch_size: rows read at once.
     """
 
@@ -47,12 +47,12 @@ class Sample:
         return min(self.cap, len(self.rows))
 
     def own_rows(self) -> np.ndarray:
-        """Numbers of the rows that this process reads, ascending."""
-        rank, processes = (dist.get_rank(), dist.get_world_size()) if in_parallel() else (0, 1)
-        return drawn_rows(len(self.rows), self.cap, self.seed)[rank::processes]
+        """Return the numbers of the rows that this process reads, ascending."""
+        rank = dist.get_rank() if in_parallel() else 0
+        return drawn_rows(len(self.rows), self.cap, self.seed)[rank :: processes()]
 
     def batches(self, device: torch.device | str) -> Iterator[dict[str, Tensor]]:
-        """This process's part, in the order of the data set."""
+        """Yield this process's part, in the order of the data set."""
         own = self.own_rows().tolist()
         for start in range(0, len(own), self.batch_size):
             batch = self.collate([self.rows[i] for i in own[start : start + self.batch_size]])
@@ -64,28 +64,22 @@ class SampleGradients:
 
     Args:
         model: a classifier whose outputs have `logits`.
-        names: of the parameters to differentiate; tied ones count once, under their first name.
-        vectorise: many samples at once by `torch.func.vmap`; where a model does not allow that, one after another.
+        names: names of the parameters to differentiate; tied ones count once, under their first name.
+        vectorise: take many samples at once by `torch.func.vmap`. If a model does not allow that, they are taken one by one.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], vectorise: bool = True) -> None:
         self.model, self.vectorise = unwrap(model), vectorise
         self.parameters = {n: self.model.get_parameter(n) for n in names}
-        size = sum(4 * p.numel() for p in self.parameters.values())
-        self.chunk = max(1, GRADIENT_BYTES // size)
+        self.chunk = max(1, GRADIENT_BYTES // sum(4 * p.numel() for p in self.parameters.values()))
 
     def __call__(self, batch: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-        """name -> (samples, *shape), for one part of the batch after another."""
+        """Yield name -> (samples, *shape), for one part of the batch after another."""
         for start in range(0, len(batch["labels"]), self.chunk):
             yield self._part({k: v[start : start + self.chunk] for k, v in batch.items()})
 
-    def loss(self, parameters: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
-        """Sum of the cross-entropies of a batch, with `parameters` in the place of the model's."""
-        logits = functional_call(self.model, dict(parameters), (), in_precision(self.model, model_inputs(batch))).logits
-        return F.cross_entropy(logits.float(), batch["labels"], reduction="sum")
-
     def total(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The gradient of `loss` at the model's own parameters."""
+        """Return the gradient of the sum of the cross-entropies of a batch."""
         loss = F.cross_entropy(classify(self.model, model_inputs(batch)).float(), batch["labels"], reduction="sum")
         found = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
         return {
@@ -106,22 +100,25 @@ class SampleGradients:
                     )
                     self.vectorise = False
             singles = [self.total({k: v[i : i + 1] for k, v in batch.items()}) for i in range(len(batch["labels"]))]
-        if len(singles) == 1:
+        if len(singles) == 1:  # gradients of a large model are not copied
             return {n: g[None] for n, g in singles[0].items()}
         return {n: torch.stack([s[n] for s in singles]) for n in self.parameters}
 
     def _vectorised(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         def single(parameters: dict[str, Tensor], row: dict[str, Tensor]) -> Tensor:
-            return self.loss(parameters, {k: v[None] for k, v in row.items()})
+            batch = {k: v[None] for k, v in row.items()}
+            inputs = in_precision(self.model, model_inputs(batch))
+            logits = functional_call(self.model, parameters, (), inputs).logits
+            return F.cross_entropy(logits.float(), batch["labels"], reduction="sum")
 
         own = {n: p.detach() for n, p in self.parameters.items()}
         return vmap(grad(single), in_dims=(None, 0), randomness="different")(own, self._with_plain_mask(batch))
 
     @torch.no_grad()
     def _with_plain_mask(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Padding (B, T) as what is added to attention scores (B, 1, 1, T), where that gives the same logits.
+        """Return the batch with its padding mask (B, T) as an addend of the attention scores (B, 1, 1, T), if logits stay equal.
 
-        Models branch on the values of a (B, T) mask, which `vmap` does not allow; encoders take the other as it is.
+        Models branch on the values of a (B, T) mask, which `vmap` does not allow. Encoders use the other form as it is.
         """
         mask = batch.get("attention_mask")
         if mask is None or mask.ndim != 2:
@@ -134,25 +131,17 @@ class SampleGradients:
 
 @contextmanager
 def plain_attention(model: nn.Module) -> Iterator[None]:
-    """Attention written out inside: fused kernels have no second derivative, and their masks branch on the data."""
-    config = getattr(model, "config", None)
+    """Compute attention without fused kernels inside: they have no second derivative, and their masks branch on the data."""
+    config: Any = getattr(model, "config", None)
     former = getattr(config, "_attn_implementation", None)
     if former not in ("sdpa", "flash_attention_2"):
         yield
         return
-    config._attn_implementation = "eager"  # type: ignore[union-attr]
+    config._attn_implementation = "eager"
     try:
         yield
     finally:
-        config._attn_implementation = former  # type: ignore[union-attr]
-
-
-@dataclass
-class Influence:
-    """Displacement Δ of each parameter by the removal, and F + λ, F the diagonal empirical Fisher information; in fp32."""
-
-    displacement: dict[str, Tensor]
-    precision: dict[str, Tensor]
+        config._attn_implementation = former
 
 
 def influence(
@@ -163,21 +152,20 @@ def influence(
     *,
     layers: Mapping[str, Sequence[str]] | None = None,
     damping: float = 0.1,
-) -> Influence:
-    """Δ = (|ΔD|/|D|) (H + λ)⁻¹ [ḡ(ΔD) − ḡ(D')], with ḡ mean gradients of the cross-entropy and H its curvature on D'.
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return Δ = (|ΔD|/|D|) (F + λ)⁻¹ [ḡ(ΔD) − ḡ(D')] and F + λ, with ḡ mean gradients of the cross-entropy, in fp32.
 
-    λ is `damping` times the mean diagonal of the curvature, in each layer of its own: confident models have gradients and
-    curvatures far below any fixed number, and one that is fixed turns Δ into a plain gradient.
+    F is the diagonal empirical Fisher information on D', from per-sample gradients. λ is relative to each layer's mean of F:
+    confident models have gradients far below any fixed number, and a fixed λ would turn Δ into a plain gradient. The sign is
+    plus, because at a minimum over D the two gradients cancel, and without ΔD the weights may go uphill on it. The diagonal
+    misses how a softmax couples its classes: in a last layer of C classes Δ is about C/(C − 1) times too long.
 
-    The plus sign: at a minimum over D the two gradients cancel, and leaving ΔD out lets the weights go uphill on it. H is the
-    diagonal empirical Fisher information, from per-sample gradients, or exact. Processes share the rows and add up their
-    sums, so all have the same result, bit for bit. Beside the result, the pass holds one chunk of per-sample gradients. The
-    diagonal misses how a softmax couples its classes: in a last layer of C classes it goes about C/(C − 1) times too far.
+    Processes share the rows and add up their sums, so all have the same result, bit for bit.
 
     Args:
-        forget, retain: samples of the removed data ΔD and of what stays, D'.
-        layers: layer -> names of its parameters; None: one layer.
-        damping: λ over the mean curvature of the layer.
+        forget, retain: samples of the removed data ΔD and of the rest, D'.
+        layers: layer -> names of its parameters; None means one layer.
+        damping: λ as a share of the layer's mean of F.
     """
     gradients = SampleGradients(model, names)
     parameters = gradients.parameters
@@ -203,4 +191,4 @@ def influence(
             fisher[n].add_(max(damping * level, TINY))
     for n, m in move.items():
         m.div_(fisher[n]).mul_(share)
-    return Influence(move, fisher)
+    return move, fisher

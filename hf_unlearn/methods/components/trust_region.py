@@ -1,4 +1,4 @@
-"""Steps of a fixed length relative to each tensor: what makes a method work without tuning its learning rate."""
+"""Steps of a fixed length relative to each tensor, so that a method works without tuning its learning rate."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ...models.sharding import local, norms
 def relative_step(
     parameters: Sequence[Tensor], gradients: Sequence[Tensor], length: float, floor: float = 0.01
 ) -> None:
-    """θ ← θ − ρ max(‖θ‖, κ√n) g/‖g‖ for each tensor θ of n elements, in place; ρ is `length`, κ is `floor`."""
+    """Take the step θ ← θ − ρ max(‖θ‖, κ√n) g/‖g‖ for each tensor θ of n elements; ρ is `length`, κ is `floor`."""
     if not parameters:
         return
     lengths, sizes = norms(list(parameters)), norms(list(gradients))
-    # A gradient that is zero in theory (a key bias under softmax) is rounding noise: it must not become a full step.
+    # A gradient that is zero in theory, as for a key bias under softmax, is rounding noise and must not become a full step.
     noise = 1e-6 * torch.stack([s.float() for s in sizes]).max()
     for p, g, norm, size in zip(parameters, gradients, lengths, sizes, strict=True):
         radius = length * norm.clamp_min(floor * math.sqrt(p.numel()))
@@ -30,25 +30,22 @@ def relative_step(
 class TrustRegion(torch.optim.Optimizer):
     """Gradient descent with a step of fixed relative length, per tensor: θ ← θ − ρ max(‖θ‖, κ√n) g/‖g‖.
 
-    The minimiser of the linearised loss in a ball of radius ρ‖θ‖: no scale of the loss, of σ or of a layer can make a step
-    too large or too small. κ√n (a root mean square of κ per element) lets tensors that start at zero move.
+    This minimizes the linearized loss in a ball of radius ρ‖θ‖. So no scale of the loss, of σ or of a layer makes a step too
+    large or too small.
 
     Args:
-        lr: ρ, the length of a step relative to the tensor's norm.
-        floor: κ.
+        lr: length ρ of a step, relative to the tensor's norm.
+        floor: κ, the root mean square that a tensor counts as having at least, so that tensors of zeros may move.
     """
 
     def __init__(self, params: Iterable[Any], lr: float = 0.002, floor: float = 0.01) -> None:
         if not 0 < lr < 1:
-            raise ValueError(f"`trust_region` (the optimiser's `lr`) must lie in (0, 1), got {lr}.")
+            raise ValueError(f"`trust_region` (the optimizer's `lr`) must lie in (0, 1), got {lr}.")
         super().__init__(params, {"lr": lr, "floor": floor})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             moved = [p for p in group["params"] if p.grad is not None]
             relative_step(moved, [p.grad for p in moved], group["lr"], group["floor"])

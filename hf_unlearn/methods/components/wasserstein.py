@@ -12,9 +12,9 @@ from torch import Tensor
 
 
 class StreamingMoments:
-    """Count, mean and covariance of each group from batches, in fp64 and memory of one (d, d) matrix per group.
+    """Count, mean and covariance of each group from batches, in fp64, with one (d, d) matrix in memory per group.
 
-    Chan, Golub and LeVeque's update, which loses no digits where means are far from zero. Groups appear as they come.
+    Chan, Golub and LeVeque's update loses no digits if means are far from zero. A new group may appear in any batch.
     """
 
     def __init__(self, features: int) -> None:
@@ -37,14 +37,14 @@ class StreamingMoments:
             n, new = self.counts[k], len(rows)
             mean = rows.mean(0)
             shift = mean - self.means[k]
-            # The shift of the mean enters as one more row, so that a batch is one product.
+            # The shift of the mean is one more row, so that a batch is one matrix product.
             rows = torch.cat([rows - mean, shift[None] * (n * new / (n + new)) ** 0.5])
             self._scatter[k].addmm_(rows.mT, rows)
             self.means[k] = self.means[k] + shift * (new / (n + new))
             self.counts[k] = n + new
 
     def covariances(self) -> Tensor:
-        """(K, d, d), with n − 1 in the denominator.
+        """Return the covariances (K, d, d), with n − 1 in the denominator.
 
         Raises:
             ValueError: a group has fewer than two samples.
@@ -55,32 +55,32 @@ class StreamingMoments:
 
 
 def gaussian_barycenter(covariances: Tensor, weights: Tensor, tol: float = 1e-10, max_iter: int = 200) -> Tensor:
-    """Covariance (d, d), in fp64, of the Wasserstein-2 barycenter of centred Gaussians.
+    """Return the covariance (d, d), in fp64, of the Wasserstein-2 barycenter of centered Gaussians.
 
-    The fixed point of B ← B^{-1/2} (Σ_k π_k (B^{1/2} S_k B^{1/2})^{1/2})² B^{-1/2} (Álvarez-Esteban et al. 2016). Computed on a
-    factor, B = X Xᵀ, as the equal X ← Σ_k π_k S_k^{1/2} polar(S_k^{1/2} X) [derived], which inverts nothing and so takes
-    covariances of condition 1e12. It starts at X = Σ_k π_k S_k^{1/2}, the answer where the S_k commute.
+    It is the fixed point of B ← B^{-1/2} (Σ_k π_k (B^{1/2} S_k B^{1/2})^{1/2})² B^{-1/2} (Álvarez-Esteban et al. 2016). The
+    iteration runs on a factor, B = X Xᵀ, as the equivalent X ← Σ_k π_k S_k^{1/2} polar(S_k^{1/2} X) [derived], which inverts
+    nothing and so takes covariances of condition 1e12. It starts at Σ_k π_k S_k^{1/2}, the answer if the S_k commute.
 
     Args:
         covariances: (K, d, d), symmetric and positive definite.
-        weights: (K,), not negative; normalised here.
-        tol: relative change of X, in Frobenius norm, at which it stops.
-        max_iter: cap on the iterations.
+        weights: (K,), not negative; normalized here.
+        tol: relative change of X, in Frobenius norm, at which the iteration stops.
+        max_iter: largest number of iterations.
 
     Raises:
         ValueError: a covariance is not positive definite, or shapes or weights do not fit.
-        ArithmeticError: not converged.
+        ArithmeticError: the iteration did not converge.
     """
     factor = _factor(_roots(covariances), _normalised(weights, covariances), tol, max_iter)
     return factor @ factor.mT
 
 
 def affine_maps(means: Tensor, covariances: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The optimal maps x̂ = A_k x + b_k of Gaussian groups onto their barycenter: A (K, d, d) and b (K, d), in fp64.
+    """Return the optimal maps x̂ = A_k x + b_k of Gaussian groups onto their barycenter: A (K, d, d) and b (K, d), in fp64.
 
     Args:
         means: (K, d).
-        covariances, weights: as in `gaussian_barycenter`, which says what is raised.
+        covariances, weights: as in `gaussian_barycenter`, which raises the same errors.
     """
     roots, weights = _roots(covariances), _normalised(weights, covariances)
     factor = _factor(roots, weights)
@@ -90,12 +90,11 @@ def affine_maps(means: Tensor, covariances: Tensor, weights: Tensor) -> tuple[Te
     scale = scale.clamp_min(torch.finfo(scale.dtype).eps * scale[:, :1])
     maps = (left / scale[:, None, :]) @ left.mT
     means = means.double()
-    centre = (weights[:, None] * means).sum(0)
-    return maps, centre - (maps @ means[..., None])[..., 0]
+    return maps, (weights[:, None] * means).sum(0) - (maps @ means[..., None])[..., 0]
 
 
 def _factor(roots: Tensor, weights: Tensor, tol: float = 1e-10, max_iter: int = 200, memory: int = 5) -> Tensor:
-    """X (d, d) with X Xᵀ the barycenter, from the roots (K, d, d). Anderson's acceleration cuts the iterations to a third."""
+    """Return X (d, d) with X Xᵀ the barycenter, from the roots (K, d, d), by fixed-point steps with Anderson acceleration."""
     x = _mean(roots, weights)
     points: list[Tensor] = []
     residuals: list[Tensor] = []
@@ -119,12 +118,12 @@ def _factor(roots: Tensor, weights: Tensor, tol: float = 1e-10, max_iter: int = 
 
 
 def _differences(matrices: list[Tensor]) -> Tensor:
-    """Of successive matrices, as columns (d·d, number − 1)."""
+    """Return the differences of successive matrices as columns (d·d, number − 1)."""
     return torch.stack([(b - a).reshape(-1) for a, b in pairwise(matrices)], 1)
 
 
 def _roots(covariances: Tensor) -> Tensor:
-    """Symmetric roots (K, d, d) in fp64; ValueError where one is not positive definite."""
+    """Return the symmetric roots (K, d, d) in fp64, or raise ValueError if a covariance is not positive definite."""
     covariances = covariances.double()
     if covariances.ndim != 3 or covariances.shape[1] != covariances.shape[2]:
         raise ValueError(f"`covariances` must have shape (K, d, d), got {tuple(covariances.shape)}.")
@@ -138,9 +137,7 @@ def _roots(covariances: Tensor) -> Tensor:
 def _normalised(weights: Tensor, covariances: Tensor) -> Tensor:
     weights = torch.as_tensor(weights).double()
     if weights.shape != covariances.shape[:1]:
-        raise ValueError(
-            f"`weights` {tuple(weights.shape)} does not fit {len(covariances)} `covariances`: give one each."
-        )
+        raise ValueError(f"`weights` {tuple(weights.shape)} does not fit {len(covariances)} `covariances`.")
     if not (weights >= 0).all() or not weights.sum() > 0:
         raise ValueError("`weights` must not be negative and must not all be 0: they are the groups' shares.")
     return weights / weights.sum()

@@ -22,7 +22,7 @@ from tests.support.runs import forget_batch, trainer_for
 
 def official(model, batches, seeds, sigma, copies, learning_rate, zero_gradients):
     """The authors' loop: one pass in the given order, train mode, sum over samples, mean over copies, plain SGD."""
-    optimiser = torch.optim.SGD(model.parameters(), lr=learning_rate)
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
     for x, batch_seeds in zip(batches, seeds, strict=True):
         generators = [torch.Generator().manual_seed(s) for s in batch_seeds]
         model.train()
@@ -35,9 +35,9 @@ def official(model, batches, seeds, sigma, copies, learning_rate, zero_gradients
             rise = torch.linalg.vector_norm(out - out_noisy, dim=-1)
             loss = loss + (rise / torch.linalg.vector_norm((x - noisy).flatten(1), dim=-1)).sum()
         if zero_gradients:
-            optimiser.zero_grad()
+            optimizer.zero_grad()
         (loss / copies).backward()
-        optimiser.step()
+        optimizer.step()
 
 
 @pytest.mark.parametrize("arch", ["vit", "resnet", "convnext", "swin"])

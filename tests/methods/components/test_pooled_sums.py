@@ -37,7 +37,7 @@ def test_parts_have_the_value_and_gradient_of_the_whole(slices):
     value = information(own(logits, cells)).item()
     pool = PooledSums()
     if len(slices) > 1:
-        pool.look_ahead([own(logits, cells, s).detach() for s in slices])
+        pool.start_step([own(logits, cells, s).detach() for s in slices])
     gradient = torch.zeros_like(logits)
     for part in slices:
         share = len(cells[part]) / len(cells)

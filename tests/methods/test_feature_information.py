@@ -40,7 +40,7 @@ def test_term_is_the_information_of_the_joint_table(tmp_path, arch, conditional)
     method = FeatureInformation(attribute="group", weight=3.0, conditional=conditional, memory=0.0, temperature=1.0)
     trainer = trainer_on(arch, tmp_path, data_for(arch, 64), model=build(arch), method=method)
     with torch.no_grad():
-        list(trainer.model.parameters())[-2].mul_(30)  # an untrained model says the same to every input
+        list(trainer.model.parameters())[-2].mul_(30)  # an untrained model has nearly equal outputs on all inputs
     trainer._set_up()
     batch = next(iter(trainer.get_train_dataloader()))
     value = method.loss(trainer.model, batch, trainer.reference)["information"].item()
@@ -155,11 +155,11 @@ def test_a_bias_is_unlearned(tmp_path):
     model = build("resnet")
     processor = Processor(model, image_processor())
     batch = processor.collate([processor(r) for r in train])
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(25):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         model(**batch).loss.backward()
-        optimiser.step()
+        optimizer.step()
     y, z = np.asarray(test["label"]), np.asarray([v == "left" for v in test["patch"]])
 
     def measure():
@@ -167,13 +167,13 @@ def test_a_bias_is_unlearned(tmp_path):
         right = (logits.argmax(-1).numpy() == y)[y != z]
         return right.mean(), audit(logits.softmax(-1), z.tolist(), y.tolist(), resamples=50).value
 
-    conflicting, told = measure()
+    conflicting, information_before = measure()
     assert conflicting < 0.7, "the original must have learned the bias"
     trainer = trainer_on(
         "resnet", tmp_path, train, model=model, method=FeatureInformation(attribute="patch"),
         num_train_epochs=6, max_steps=None, per_device_train_batch_size=100, max_retain_drop=0.3,
     )  # fmt: skip
     trainer.train()
-    after, tells = measure()
-    assert tells < 0.3 * told
+    after, information_after = measure()
+    assert information_after < 0.3 * information_before
     assert after > conflicting + 0.15
