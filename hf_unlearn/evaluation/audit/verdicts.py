@@ -1,4 +1,4 @@
-"""From lines of evidence to a verdict in words. What each line means is one table; the order of the reasons is one function."""
+"""From lines of evidence to a verdict in words: `SPECS` says what each line means, `decide` which reason comes first."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Spec:
-    """What one line is.
+    """What one line of evidence means.
 
     Attributes:
         title, group: as in `Evidence`.
-        practical: difference that is declared not to matter.
-        default_spread: standard deviation over seeds of retraining, assumed beside what the retrained models show; measured by
-            `recipes/benchmarks/audit.py` on small classifiers.
-        above, below: what it means to lie outside on either side. An empty `below` is a line of which only the upper side
-            counts.
-        deep: whether it looks behind the outputs by other means than comparing weights.
+        practical: difference from retraining that is declared not to matter.
+        default_spread: standard deviation over seeds of retraining that is assumed before the given retrained models are
+            counted; `recipes/benchmarks/audit.py` measured it on small classifiers.
+        above, below: what a figure significantly above and below the margin means. If `below` is empty, only figures above
+            the margin count.
+        deep: True if the figure finds what outputs hide by other means than comparing weights.
     """
 
     title: str
@@ -135,26 +135,27 @@ SPECS: dict[str, Spec] = {
 
 
 def decide(lines: Sequence[Evidence], compared: bool) -> tuple[str, list[str]]:
-    """The verdict, and the keys of the lines that it rests on.
+    """Return the verdict, and the keys of the lines that it rests on.
 
-    Where several reasons hold, the one that says most about the forget rows is named: a switch to the original, forget rows
-    that stand out, damage, memory in the outputs, then what is behind them.
+    If several reasons hold, the verdict names the one that says most about the forget rows: adapters that can be switched
+    off, forget rows that stand out, damage, memory in the outputs, and then what lies behind the outputs.
 
     Args:
-        compared: whether a retrained model was given; without one nothing can be indistinguishable from it.
+        lines: the lines that were compared with retraining.
+        compared: True if a retrained model was given. Without one, no model is indistinguishable from retraining.
     """
 
     def found(group: str, side: int) -> list[str]:
         return [x.key for x in lines if x.side == side and group in (x.group, x.key)]
 
-    # Without a class the rest is easier, so that a retrained model may be better there than the original was.
+    # With a class less, the others are easier: a retrained model may do better on them than the original did.
     lost = [x.key for x in lines if x.key in found("utility", -1) and x.unlearned < x.original - x.practical]
     reasons: tuple[tuple[str, list[str]], ...] = (
         (HIDDEN, found("switch", 1)),
         (MORE, found("membership", -1) + found("class_membership", -1) + _singled_out(lines)),
         (DAMAGED, lost),
         (LESS, found("memory", 1)),
-        (HIDDEN, found("unchanged", 1)),  # whatever the last layer makes of it
+        (HIDDEN, found("unchanged", 1)),  # then only the last layer hides what the network still knows
         (MORE, found("over", 1) + found("memory", -1)),
         (HIDDEN, found("inside", 1) + found("depth", -1)),
         (MORE, found("shape", 1) + found("shape", -1) + found("depth", 1)),
@@ -171,29 +172,29 @@ def decide(lines: Sequence[Evidence], compared: bool) -> tuple[str, list[str]]:
 
 
 def _singled_out(lines: Sequence[Evidence]) -> list[str]:
-    """What shows that forget rows were treated by themselves, and were not only hit by damage to all."""
+    """Keys of lines that show that the forget rows were treated apart, and not only hit by damage to all rows."""
     by_key = {line.key: line for line in lines}
     forget, test = by_key.get("forget_accuracy"), by_key.get("test_accuracy")
     out = []
     if forget is not None and test is not None and forget.side < 0:
-        # Twice what unseen rows lost is more than damage.
+        # Damage to all rows would not lower this accuracy by twice as much as that on unseen rows.
         out += [forget.key] if (forget.difference or 0.0) < 2 * min(test.difference or 0.0, 0.0) else []
     away, member = by_key.get("divergence"), by_key.get("membership")
     if away is not None and member is not None and away.side > 0 >= member.side:
-        out.append(away.key)  # of single rows: further from retraining than on unseen rows, and not as members are
+        out.append(away.key)  # further from retraining than on unseen rows, and not because they are remembered
     return out
 
 
 def missing_power(lines: Sequence[Evidence]) -> list[str]:
-    """Why passing every line would mean nothing: sentences, empty where it would mean something."""
-    told = [line for line in lines if line.telling]
+    """Return sentences that say why passing every line would mean nothing; empty if it would mean something."""
+    telling = [line for line in lines if line.telling]
     out = []
-    if not any(line.group == "memory" and line.key != "identical" for line in told):
+    if not any(line.group == "memory" and line.key != "identical" for line in telling):
         out.append(
             "By its outputs on these rows the original itself cannot be told from a retrained model: what was to be forgotten "
             "hardly shows, or the rows are too few."
         )
-    if not any(SPECS[line.key].deep for line in told):
+    if not any(SPECS[line.key].deep for line in telling):
         out.append(
             "Behind its outputs (features, relearning) the original itself cannot be told from a retrained model, so a class "
             "or row that is only hidden would not be found."
@@ -202,7 +203,7 @@ def missing_power(lines: Sequence[Evidence]) -> list[str]:
 
 
 def describe(line: Evidence) -> str:
-    """One line in plain words."""
+    """Return the result of one line in plain words."""
     spec = SPECS[line.key]
     if line.result == "unknown":
         return "without a retrained model there is nothing to compare it with"
@@ -213,10 +214,17 @@ def describe(line: Evidence) -> str:
     return "as retraining" if line.telling else "as retraining; the original is hardly told apart here"
 
 
-def limits(retrained: int, lines: Sequence[Evidence], sets: Mapping[str, int], alike: bool = True) -> list[str]:
-    """What the audit cannot conclude, in sentences; `alike`: whether forget and test rows have labels in like shares."""
+def limits(retrained: int, lines: Sequence[Evidence], sets: Mapping[str, int], same_shares: bool) -> list[str]:
+    """Return sentences that say what the audit cannot conclude.
+
+    Args:
+        retrained: number of retrained models.
+        lines: all lines of evidence.
+        sets: set -> number of rows.
+        same_shares: True if forget and test rows have labels in the same shares.
+    """
     out = []
-    if not alike:
+    if not same_shares:
         out.append(
             "The labels of the forget rows are in other shares than those of the test rows, so the forget set is no random "
             "draw: attacks that compare the two may find what the rows are, not that they were trained on. Without a "

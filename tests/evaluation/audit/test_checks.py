@@ -50,9 +50,9 @@ def test_models_that_cannot_be_compared_are_refused_before_a_model_is_run():
     other.config = copy.deepcopy(other.config)
     names = list(other.config.label2id)
     other.config.label2id = dict(zip(names, (1, 0, 2, 3), strict=True))
-    with pytest.raises(ValueError, match="`unlearned` numbers its classes otherwise"):
+    with pytest.raises(ValueError, match="`unlearned` numbers its classes differently"):
         audit_models(original, other, **audited_sets())
-    with pytest.raises(ValueError, match="not both of images"):
+    with pytest.raises(ValueError, match="one reads images and the other texts"):
         audit_models(original, build("bert"), **audited_sets())
 
 

@@ -61,7 +61,9 @@ def compared(value, rows=400, **changes):
     hits = np.arange(rows) < value * rows
     half = Estimate(0.5)
     settings = {"practical": 0.1, "default_spread": 0.0, "alpha": 0.05, **changes}
-    return compare(line(), estimate_share(np.arange(rows) < 0.9 * rows), estimate_share(hits), half, **settings)
+    out = line()
+    compare(out, estimate_share(np.arange(rows) < 0.9 * rows), estimate_share(hits), half, **settings)
+    return out
 
 
 def test_equivalence_needs_the_interval_inside_the_margin_and_difference_needs_it_outside():

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from hf_unlearn.evaluation.audit.model_outputs import adapters_off, quantised, run_model, unchanged_share
+from hf_unlearn.evaluation.audit.model_outputs import adapters_off, quantized, run_model, unchanged_share
 from hf_unlearn.models.prediction import predict
 from tests.support.models import trained
 
@@ -28,7 +28,7 @@ def test_one_pass_gives_logits_and_what_the_last_layer_reads(arch):
 def test_int8_has_255_levels_for_each_channel_and_the_model_stays():
     model = trained("vit")
     before = copy.deepcopy(model.state_dict())
-    rounded = dict(quantised(model, "int8").named_parameters())
+    rounded = dict(quantized(model, "int8").named_parameters())
     for name, p in model.named_parameters():
         if p.ndim >= 2:
             scale = p.flatten(1).abs().amax(1) / 127
@@ -37,7 +37,7 @@ def test_int8_has_255_levels_for_each_channel_and_the_model_stays():
             assert (rounded[name] - p).flatten(1).abs().amax(1).le(0.51 * scale + 1e-9).all()
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     with pytest.raises(ValueError, match="int4"):
-        quantised(model, "int4")
+        quantized(model, "int4")
 
 
 def test_adapters_can_be_switched_off_and_weights_below_them_are_the_originals():
