@@ -181,7 +181,7 @@ class Auditor:
             ValueError: a retrained model is the original, the unlearned model, or another retrained model.
         """
         _check_distinct(self.original, unlearned, retrained)
-        lines = self.lines(unlearned, retrained, alpha)
+        lines = self._lines(unlearned, retrained, alpha)
         settle(lines, alpha)
         for line in lines:
             line.words = describe(line)
@@ -202,11 +202,8 @@ class Auditor:
             },
         )
 
-    def lines(self, unlearned: Measured, retrained: Sequence[Measured], alpha: float) -> list[Evidence]:
-        """Return every line of evidence that the sets allow; arguments as of `audit`.
-
-        A line is compared with retraining if it is known what retraining gives. `settle` has not yet judged the lines.
-        """
+    def _lines(self, unlearned: Measured, retrained: Sequence[Measured], alpha: float) -> list[Evidence]:
+        """Every line that the sets allow, compared with retraining if it is known what retraining gives."""
         figures = Figures(self.classes, self.in_forgotten_class, self.same_shares, self.original, list(retrained))
         lines = []
         for key, spec in SPECS.items():

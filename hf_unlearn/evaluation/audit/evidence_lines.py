@@ -1,4 +1,4 @@
-"""The figures of an audit: one method for each key of `verdicts.SPECS`, and what retraining is expected to give."""
+"""The figures of an audit: `FIGURES` has one for each key of `verdicts.SPECS`, `Figures.expected` what retraining gives."""
 
 from __future__ import annotations
 
@@ -40,8 +40,7 @@ class Figures:
 
     def of(self, key: str, model: Measured) -> Estimate | None:
         """Return the figure `key` of `model`; None if the sets or models do not allow it."""
-        figure: Callable[[Measured], Estimate | None] = getattr(self, "_" + key)
-        return figure(model)
+        return FIGURES[key](self, model)
 
     def expected(self, key: str, known: Sequence[Estimate]) -> Estimate | None:
         """Return what retraining gives for `key`; None if that is unknown. `known`: the figures of the retrained models."""
@@ -52,7 +51,7 @@ class Figures:
         if key == "divergence" and not self.classes:
             return Estimate(0.0)  # forget rows are to a retrained model what test rows are
         if key == "estrangement":
-            return self._distance(self._without_forgotten_classes(), self.retrained)
+            return _distance(self.without_forgotten_classes(), self.retrained)
         if known:
             return Estimate.mean(known)
         if self.retrained:
@@ -66,77 +65,47 @@ class Figures:
         """The retrained models to compare `model` with: all but itself."""
         return [r for r in self.retrained if r is not model]
 
-    # --- memory ---
-
-    def _forget_accuracy(self, model: Measured) -> Estimate:
-        return estimate_share(model.outputs["forget"].right)
-
-    def _test_forgotten_accuracy(self, model: Measured) -> Estimate | None:
+    def share_right_on_forgotten_classes(self, model: Measured) -> Estimate | None:
         right = model.outputs["test"].right[self.in_forgotten_class]
         return estimate_share(right) if self.classes and len(right) else None
 
-    def _membership(self, model: Measured) -> Estimate | None:
+    def membership(self, model: Measured) -> Estimate | None:
         others = self._others(model)
         if self.classes or (not others and model in self.retrained):
             return None
         return _attack(*_log_odds(model, others))
 
-    def _class_membership(self, model: Measured) -> Estimate | None:
+    def class_membership(self, model: Measured) -> Estimate | None:
         others = self._others(model)
         if not self.classes or not others:
             return None
         forget, test = _log_odds(model, others)
         return _attack(forget, test[self.in_forgotten_class.numpy()])
 
-    def _identical(self, model: Measured) -> Estimate:
-        return self._share_like_the_original(model.outputs["forget"])
-
-    # --- how outputs look ---
-
-    def _confidence(self, model: Measured) -> Estimate | None:
+    def confidence(self, model: Measured) -> Estimate | None:
         test = model.outputs["test"].confidence[~self.in_forgotten_class]
         return _attack(model.outputs["forget"].confidence.numpy(), test.numpy())
 
-    def _divergence(self, model: Measured) -> Estimate | None:
+    def divergence(self, model: Measured) -> Estimate | None:
         others = self._others(model)
         if not others or (self.classes and len(self.retrained) < 2):
             return None
-        forget = self._distance(model.outputs["forget"], others)
+        forget = _distance(model.outputs["forget"], others)
         if self.classes:
             return forget
         test = np.mean([divergence(model.outputs["test"].logits, o.outputs["test"].logits) for o in others], axis=0)
         return Estimate(forget.value - test.mean(), (*forget.rows, test.mean() - test))
 
-    def _estrangement(self, model: Measured) -> Estimate | None:
+    def estrangement(self, model: Measured) -> Estimate | None:
         others = self._others(model)
-        return self._distance(model.outputs["forget"], others) if self.classes and others else None
+        return _distance(model.outputs["forget"], others) if self.classes and others else None
 
-    @staticmethod
-    def _distance(outputs: Outputs, others: Sequence[Measured]) -> Estimate:
-        return estimate_mean(np.mean([divergence(outputs.logits, o.outputs["forget"].logits) for o in others], axis=0))
-
-    def _without_forgotten_classes(self) -> Outputs:
+    def without_forgotten_classes(self) -> Outputs:
         """The original's outputs on the forget set if the forgotten classes were only hidden."""
         was = self.original.outputs["forget"]
         return Outputs(was.logits.index_fill(-1, torch.tensor(self.classes), FLOOR), was.features, was.labels)
 
-    # --- kept data ---
-
-    def _test_accuracy(self, model: Measured) -> Estimate:
-        return estimate_share(model.outputs["test"].right[~self.in_forgotten_class])
-
-    def _retain_accuracy(self, model: Measured) -> Estimate | None:
-        return estimate_share(model.outputs["retain"].right) if "retain" in model.outputs else None
-
-    def _calibration(self, model: Measured) -> Estimate:
-        return estimate_mean(model.outputs["test"].confidence[~self.in_forgotten_class])
-
-    # --- behind the outputs ---
-
-    def _relearning(self, model: Measured) -> Estimate | None:
-        return estimate_mean(np.log1p([curve[-1][0] for curve in model.curves])) if model.curves else None
-
-    def _class_probe(self, model: Measured) -> Estimate | None:
+    def class_probe(self, model: Measured) -> Estimate | None:
         if not self.in_forgotten_class.any() or not self.classes:
             return None
         if "class" not in model.probes:
@@ -145,17 +114,15 @@ class Figures:
 
     def _fit_class_probe(self, model: Measured) -> Estimate:
         forget, test = model.outputs["forget"].features, model.outputs["test"].features
-        kept = test[~self.in_forgotten_class]
+        kept, gone = test[~self.in_forgotten_class], test[self.in_forgotten_class]
         if "retain" in model.outputs:
             train_kept, test_kept = model.outputs["retain"].features, kept
         else:  # half of the kept test rows train the probe, the other half measure it
             train_kept, test_kept = kept[::2], kept[1::2]
-        train = torch.cat([forget, train_kept])
-        gone = test[self.in_forgotten_class]
-        asked = torch.cat([gone, test_kept])
+        train, asked = torch.cat([forget, train_kept]), torch.cat([gone, test_kept])
         return class_probe(train, torch.arange(len(train)) < len(forget), asked, torch.arange(len(asked)) < len(gone))
 
-    def _membership_probe(self, model: Measured) -> Estimate | None:
+    def membership_probe(self, model: Measured) -> Estimate | None:
         forget, test = model.outputs["forget"].features, model.outputs["test"].features
         if self.classes or min(len(forget), len(test)) < FEWEST_ROWS:
             return None
@@ -163,26 +130,43 @@ class Figures:
             model.probes["membership"] = membership_probe(forget, test)
         return model.probes["membership"]
 
-    def _features(self, model: Measured) -> Estimate:
-        return Estimate(-math.log(1 - model.similarity + SMALLEST_DISTANCE))
-
-    def _unchanged(self, model: Measured) -> Estimate:
-        return Estimate(model.unchanged)
-
-    def _int8(self, model: Measured) -> Estimate:
-        return estimate_share(model.rounded["int8"])
-
-    def _bf16(self, model: Measured) -> Estimate:
-        return estimate_share(model.rounded["bf16"])
-
-    def _adapter(self, model: Measured) -> Estimate | None:
+    def adapter(self, model: Measured) -> Estimate | None:
         if model.without_adapters is not None:
-            return self._share_like_the_original(model.without_adapters)
+            return self.share_like_the_original(model.without_adapters)
         # Models to compare with need no adapter; without one they answer as they always do.
-        return self._identical(model) if model is self.original or model in self.retrained else None
+        reference = model is self.original or model in self.retrained
+        return self.share_like_the_original(model.outputs["forget"]) if reference else None
 
-    def _share_like_the_original(self, outputs: Outputs) -> Estimate:
+    def share_like_the_original(self, outputs: Outputs) -> Estimate:
         return estimate_share((outputs.margin - self.original.outputs["forget"].margin).abs() < SAME_ANSWER)
+
+
+Figure = Callable[[Figures, Measured], Estimate | None]
+FIGURES: dict[str, Figure] = {
+    "forget_accuracy": lambda _, model: estimate_share(model.outputs["forget"].right),
+    "test_forgotten_accuracy": Figures.share_right_on_forgotten_classes,
+    "membership": Figures.membership,
+    "class_membership": Figures.class_membership,
+    "identical": lambda figures, model: figures.share_like_the_original(model.outputs["forget"]),
+    "confidence": Figures.confidence,
+    "divergence": Figures.divergence,
+    "estrangement": Figures.estrangement,
+    "test_accuracy": lambda figures, model: estimate_share(model.outputs["test"].right[~figures.in_forgotten_class]),
+    "retain_accuracy": lambda _, m: estimate_share(m.outputs["retain"].right) if "retain" in m.outputs else None,
+    "calibration": lambda figures, model: estimate_mean(model.outputs["test"].confidence[~figures.in_forgotten_class]),
+    "relearning": lambda _, m: estimate_mean(np.log1p([c[-1][0] for c in m.curves])) if m.curves else None,
+    "class_probe": Figures.class_probe,
+    "membership_probe": Figures.membership_probe,
+    "features": lambda _, model: Estimate(-math.log(1 - model.similarity + SMALLEST_DISTANCE)),
+    "unchanged": lambda _, model: Estimate(model.unchanged),
+    "int8": lambda _, model: estimate_share(model.rounded["int8"]),
+    "bf16": lambda _, model: estimate_share(model.rounded["bf16"]),
+    "adapter": Figures.adapter,
+}
+
+
+def _distance(outputs: Outputs, others: Sequence[Measured]) -> Estimate:
+    return estimate_mean(np.mean([divergence(outputs.logits, o.outputs["forget"].logits) for o in others], axis=0))
 
 
 def divergence(a: Tensor, b: Tensor) -> np.ndarray:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ...utils.files import write_atomically
-from .page import print_table, to_html, to_markdown
+from . import page, table
 from .plots import save_figures
 from .report_data import ReportData
-from .table import rows
 
 if TYPE_CHECKING:  # measuring needs torch, reading and showing a report does not
     from torch import nn
@@ -51,21 +50,10 @@ class UnlearningReport(ReportData):
         fill(report, trainer, retain, test, retrained, **settings)
         return report
 
-    def rows(self) -> list[tuple[str, list[str]]]:
-        """Return the table: a title and one cell per model. Names from data are in it unescaped."""
-        return rows(self)
-
-    def to_markdown(self) -> str:
-        """Return the report as markdown. Names from data are escaped."""
-        return to_markdown(self)
-
-    def to_html(self, figures: bool = True) -> str:
-        """Return the report as one self-contained page, with its figures inside unless `figures` is False."""
-        return to_html(self, figures)
-
-    def print(self) -> None:
-        """Print the table to the terminal."""
-        print_table(self)
+    rows = table.rows
+    to_markdown = page.to_markdown
+    to_html = page.to_html
+    print = page.print_table
 
     def save(self, folder: str | Path, figures: bool = True) -> None:
         """Write `report.json`, `report.md`, `report.html` and `figures/*.png` into `folder`, each file atomically.

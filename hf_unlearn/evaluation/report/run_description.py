@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ def origin(model: Any, revision: str | None = None, fetch: bool = False) -> dict
         return {"original": None, "original_card": {}}
     commit = folder.name if COMMIT.fullmatch(folder.name) and not local else None
     if fetch and commit and not (folder / "README.md").is_file():
-        _download(name, commit)
+        with suppress(HfHubHTTPError, OSError):  # without a card or a network the license stays unknown
+            hf_hub_download(name, "README.md", revision=commit)
     card = _card_fields(folder / "README.md")
     return {"original": None if local else {"id": name, "revision": commit}, "original_card": card}
 
@@ -90,14 +92,6 @@ def _snapshot(name: str, revision: str | None) -> Path | None:
         return held[0] if len(held) == 1 else folder
     found = try_to_load_from_cache(name, "config.json", revision=revision)
     return Path(found).parent if isinstance(found, str) else folder
-
-
-def _download(name: str, revision: str) -> None:
-    """Load the card of a model on the Hub into the cache, if it has one."""
-    try:
-        hf_hub_download(name, "README.md", revision=revision)
-    except (HfHubHTTPError, OSError):  # without a card or a network the license stays unknown
-        return
 
 
 def _card_fields(path: Path) -> dict[str, Any]:
@@ -123,7 +117,5 @@ def data_source(dataset: Any) -> dict[str, Any]:
     name, commit, config = found.pop() if len(found) == 1 else ("", "", "")
     if not COMMIT.fullmatch(commit):
         return {"dataset": None, "dataset_config": None}
-    return {
-        "dataset": {"id": name, "revision": commit},
-        "dataset_config": None if config.startswith("default") else config,
-    }
+    config_name = None if config.startswith("default") else config
+    return {"dataset": {"id": name, "revision": commit}, "dataset_config": config_name}
