@@ -76,20 +76,15 @@ def check_sets(
         sets[name], labels[name] = rows, torch.stack([torch.as_tensor(y) for y in found]).long()
         digests[name] = {_digest(row) for row in rows}
     for a, b in (("forget", "test"), ("forget", "retain"), ("retain", "test")):
-        if a in digests and b in digests:
-            _check_apart(a, b, digests)
+        common = len(digests.get(a, set()) & digests.get(b, set()))
+        if common and common >= 0.5 * min(len(digests[a]), len(digests[b])):
+            raise ValueError(
+                f"`{a}` and `{b}` overlap: {common} rows are in both. Forget and retain set are training rows without a row in "
+                "common, and no model was trained on a row of the test set."
+            )
+        if common:  # real data sets contain some duplicates
+            logger.warning("%d rows of `%s` are in `%s` as well.", common, a, b)
     return sets, labels
-
-
-def _check_apart(a: str, b: str, digests: Mapping[str, set[bytes]]) -> None:
-    common = len(digests[a] & digests[b])
-    if common >= 0.5 * min(len(digests[a]), len(digests[b])):
-        raise ValueError(
-            f"`{a}` and `{b}` overlap: {common} rows are in both. Forget and retain set are training rows and have no row in "
-            "common, and no model was trained on a row of the test set."
-        )
-    if common:  # real data sets contain some duplicates
-        logger.warning("%d rows of `%s` are in `%s` as well.", common, a, b)
 
 
 def _digest(row: Mapping[str, Any]) -> bytes:

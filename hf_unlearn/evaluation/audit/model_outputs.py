@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ from ...models.structure import find_head
 from .evidence import Estimate
 
 FLOOR = -1e4  # replaces a logit of −∞: the probability is 0 too, and differences stay finite
+WRAPPERS = re.compile(
+    r"(base_model\.model|base_layer|original_module|modules_to_save\.default)\."
+)  # added to names by PEFT
 
 
 @dataclass(frozen=True)
@@ -120,23 +124,16 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
 def unchanged_share(model: nn.Module, original: nn.Module) -> float:
     """Return the share of the original's parameters outside its head that are bit-equal in `model`, in [0, 1]."""
     head = find_head(original) + "."
-    parameters = {_without_wrappers(n): p for n, p in unwrap(model).named_parameters()}
+    parameters = {WRAPPERS.sub("", n): p for n, p in unwrap(model).named_parameters()}
     same = total = 0
     for full, p in unwrap(original).named_parameters():
-        name = _without_wrappers(full)
+        name = WRAPPERS.sub("", full)
         if not name.startswith(head):
             total += p.numel()
             other = next((q for n, q in parameters.items() if n == name or n.endswith("." + name)), None)
             if other is not None and other.shape == p.shape:
                 same += int((other.detach().cpu() == p.detach().cpu()).sum())
     return same / max(total, 1)
-
-
-def _without_wrappers(name: str) -> str:
-    """A parameter's name without the parts that adapters add."""
-    for part in ("base_model.model.", "base_layer.", "original_module.", "modules_to_save.default."):
-        name = name.replace(part, "")
-    return name
 
 
 @dataclass(eq=False)

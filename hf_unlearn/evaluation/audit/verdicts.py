@@ -17,12 +17,12 @@ DAMAGED = "model damaged"
 UNCLEAR = "cannot tell with this much data"
 
 MEANING = {
-    SAME: "On every line the model lies inside the margin around retrained models, and the original would not.",
-    LESS: "The outputs still remember what a retrained model does not know.",
-    MORE: "The forget rows are treated in a way that retraining does not explain: they stand out, and can be found by it.",
-    HIDDEN: "The outputs do not show it, but the model still knows: it can be brought back.",
-    DAMAGED: "What should have been kept was lost.",
-    UNCLEAR: "Nothing speaks clearly against the model, and not every line speaks for it.",
+    SAME: "In every comparison the model lies inside the margin around retrained models, and the original model would not.",
+    LESS: "The outputs still show something that a retrained model does not know.",
+    MORE: "The model treats the forget rows in a way that retraining does not explain, so an attacker can find these rows.",
+    HIDDEN: "The outputs do not show it, but the model still holds what was to be forgotten, and it can be brought back.",
+    DAMAGED: "The model lost something that should have been kept.",
+    UNCLEAR: "No comparison speaks clearly against the model, but not every comparison speaks for it.",
 }
 
 

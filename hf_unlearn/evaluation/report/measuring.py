@@ -43,16 +43,7 @@ def fill(
 ) -> None:
     """Fill in `report` with the figures of the run's original and unlearned model, and of `retrained`.
 
-    Args:
-        run: a trainer after `train()`.
-        retain, test: labeled data sets. Figures that need a set that is None are left out.
-        retrained: a model trained without the forget set, to compare with. Default: None.
-        retrained_seconds: seconds that its training took. Default: None.
-        relearning: also count the steps until a forgotten class is relearned (class requests with a test set).
-            Default: False.
-        pattern: a column of `test` and the labels that its values point to, as `read_pattern` returns them; also measure how
-            far each model follows this pattern. Default: None.
-        max_rows: most rows of each set that are measured. Default: 10,000.
+    The arguments are those of `UnlearningReport.measure`.
     """
     given = {"forget": run.forget_dataset, "retain": retain, "test": test}
     sets = {
@@ -150,11 +141,7 @@ def _relearn(
 
 
 def _bias(
-    report: ReportData,
-    outputs: Mapping[str, Outputs],
-    pattern: Pattern,
-    values: list[str],
-    label2id: Mapping[str, int],
+    report: ReportData, outputs: Mapping[str, Outputs], pattern: Pattern, values: list[str], label2id: Mapping[str, int]
 ) -> None:
     for name, out in outputs.items():
         logits, labels = out["test"]

@@ -42,7 +42,12 @@ class UnlearningReport(ReportData):
             trainer: a trainer after `train()`.
             retain, test: labeled data sets. Figures that need a set that is None are left out.
             retrained: a model trained without the forget set, to compare with. Default: None.
-            settings: `retrained_seconds`, `relearning`, `pattern` and `max_rows`, as in `measuring.fill`.
+            retrained_seconds: seconds that the training of `retrained` took. Default: None.
+            relearning: also count the steps until a forgotten class is relearned, if classes were forgotten and there is a
+                test set. Default: False.
+            pattern: a column of `test` and the labels that its values point to, from `read_pattern`; also measure how far
+                each model follows them. Default: None.
+            max_rows: most rows of each set that are measured. Default: 10,000.
         """
         from .measuring import fill
 
