@@ -20,7 +20,7 @@ MEANING = {
     SAME: "In every comparison the model lies inside the margin around retrained models, and the original model would not.",
     LESS: "The outputs still show something that a retrained model does not know.",
     MORE: "The model treats the forget rows in a way that retraining does not explain, so an attacker can find these rows.",
-    HIDDEN: "The outputs do not show it, but the model still holds what was to be forgotten, and it can be brought back.",
+    HIDDEN: "The outputs do not show it, but the model still knows: it can be brought back.",
     DAMAGED: "The model lost something that should have been kept.",
     UNCLEAR: "No comparison speaks clearly against the model, but not every comparison speaks for it.",
 }
