@@ -169,7 +169,7 @@ def _path(report: ReportData, figure: Any) -> None:
     forget = [100 * check["forget"] for check in path]
     kept = [100 * check.get("retain", np.nan) for check in path]
     both = not np.isnan(kept).all()
-    axes, *right = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
+    axes, *second = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
     axes.plot(steps, forget, "o-", color="#D55E00", label="forget set, still remembered")
     if both:
         axes.plot(steps, kept, "s-", color="#009E73", label="retain set, accuracy")
@@ -179,20 +179,16 @@ def _path(report: ReportData, figure: Any) -> None:
     axes.set(xlabel="step", ylabel="share (%)", ylim=(-3, 103), title="Over the steps")
     axes.legend(frameon=False, loc="best")
     _clean(axes)
-    for trade_off in right:
-        trade_off.plot(forget, kept, "-", color="#777777", linewidth=1)
-        trade_off.scatter(
-            forget, kept, c=np.linspace(0, 0.8, len(path)), cmap="viridis", vmin=0, vmax=1, s=22, zorder=3
-        )
+    for axes in second:  # retain set against forget set
+        axes.plot(forget, kept, "-", color="#777777", linewidth=1)
+        axes.scatter(forget, kept, c=np.linspace(0, 0.8, len(path)), cmap="viridis", vmin=0, vmax=1, s=22, zorder=3)
         for text, i in (("start", 0), ("end", -1)):
-            trade_off.annotate(text, (forget[i], kept[i]), xytext=(0, -14), textcoords="offset points", ha="center")
-        trade_off.set(xlabel="forget set, still remembered (%)", ylabel="retain set, accuracy (%)", xlim=(-6, 106))
+            axes.annotate(text, (forget[i], kept[i]), xytext=(0, -14), textcoords="offset points", ha="center")
+        axes.set(xlabel="forget set, still remembered (%)", ylabel="retain set, accuracy (%)", xlim=(-6, 106))
         floor = min(np.nanmin(kept), 95.0)
-        trade_off.set_yticks(
-            [tick for tick in trade_off.yaxis.get_major_locator().tick_values(floor, 100) if tick <= 100]
-        )
-        trade_off.set(ylim=(floor - 0.15 * (103 - floor), 103), title="One against the other")
-        _clean(trade_off)
+        axes.set_yticks([tick for tick in axes.yaxis.get_major_locator().tick_values(floor, 100) if tick <= 100])
+        axes.set(ylim=(floor - 0.15 * (103 - floor), 103), title="One against the other")
+        _clean(axes)
 
 
 def _relearning(report: ReportData, figure: Any) -> None:

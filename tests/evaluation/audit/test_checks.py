@@ -10,18 +10,7 @@ from hf_unlearn.evaluation.audit.checks import same_shares
 from tests.support.data import class_split, pixel_data
 from tests.support.models import build, trained
 
-from .support import audited_sets
-
-
-class Untouchable(torch.nn.Module):
-    """A model that must not be run."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.config, self.main_input_name = model, model.config, model.main_input_name
-
-    def forward(self, **inputs):
-        raise AssertionError("the model was run")
+from .support import Untouchable, audited_sets
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hf_unlearn.evaluation.report.interpretation import INFORMATION, LOSS_ATTACK
 
 
 @pytest.mark.parametrize(("original", "words"), [(0.05, "the original's was lower still"), (0.9, "it over-forgets")])
-def test_less_than_in_the_retrained_model_is_too_little_where_the_original_had_still_less(original, words):
+def test_a_low_value_is_over_forgetting_unless_the_original_had_a_lower_one(original, words):
     shares = {"original": original, "unlearned": 0.2, "retrained": 0.5}
     report = UnlearningReport(
         models={name: {"membership_attack": share} for name, share in shares.items()},

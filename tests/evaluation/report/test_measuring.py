@@ -112,7 +112,7 @@ def test_every_figure_lies_in_its_interval(hostile_run):
     assert set(report.intervals["unlearned"]) - set(report.models["unlearned"]) == {"gap"}
 
 
-def test_relearning_has_a_curve_that_ends_where_the_steps_do(tmp_path):
+def test_the_curve_of_relearning_ends_at_the_number_of_steps(tmp_path):
     trainer = trainer_for("vit", tmp_path, JiT(num_perturbations=2))
     trainer.train()
     report = trainer.report(test_dataset=data_for("vit", 36, seed=7), relearning=True)

@@ -23,18 +23,6 @@ def test_files_are_written_whole_and_agree(finished_run, tmp_path):
     assert not list(folder.rglob("*partial*"))
 
 
-def test_report_reveals_no_row_of_the_forget_set(tmp_path):
-    data = text_data(40).add_column("user", [f"secret-{i}" for i in range(40)])
-    split = ForgetRequest(column="user", values=["secret-7", "secret-11"]).split(data)
-    trainer = trainer_for("bert", tmp_path / "run", JiT(num_perturbations=2), split=split, forget_kind="samples")
-    trainer.train()
-    report = trainer.report(test_dataset=text_data(12, seed=3))
-    report.save(tmp_path / "report", figures=False)
-    written = "".join(f.read_text() for f in (tmp_path / "report").iterdir())
-    assert "secret" not in written
-    assert not any(text in written for text in split.forget["text"])
-
-
 @pytest.mark.parametrize("figures", [True, False])
 def test_no_file_holds_a_row_of_the_forget_set(tmp_path, figures):
     data = text_data(40).add_column("user", [f"secret-{i}" for i in range(40)])

@@ -49,7 +49,7 @@ def test_a_difference_has_newcombes_limits():
     assert intervals.difference(first, second) == pytest.approx((0.2, 0.0524, 0.3339), abs=2e-3)
 
 
-def test_a_distance_that_may_be_none_reaches_down_to_0():
+def test_a_distance_that_may_be_zero_has_zero_as_its_lower_limit():
     a, b, far = intervals.share([1] * 9 + [0]), intervals.share([1] * 8 + [0] * 2), intervals.share([0] * 200)
     value, low, high = intervals.mean_distance([a], [b])
     assert value == pytest.approx(0.1)
