@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -85,6 +86,7 @@ class Audit:
 
         table = Table(title_justify="left")
         for i, name in enumerate(COLUMNS):
+            name = re.split(r" \[|:", name)[0]  # a terminal is narrow
             table.add_column(name, justify="right" if 0 < i < 6 else "left")
         for cells in self.rows():
             table.add_row(*cells)
