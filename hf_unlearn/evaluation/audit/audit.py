@@ -86,8 +86,8 @@ class Audit:
 
         table = Table(title_justify="left")
         for i, name in enumerate(COLUMNS):
-            name = re.split(r" \[|:", name)[0]  # a terminal is narrow
-            table.add_column(name, justify="right" if 0 < i < 6 else "left")
+            short = re.split(r" \[|:", name)[0]  # a terminal is narrow
+            table.add_column(short, justify="right" if 0 < i < 6 else "left")
         for cells in self.rows():
             table.add_row(*cells)
         console = Console(width=None if Console().is_terminal else 220)

@@ -186,21 +186,16 @@ class Auditor:
         for line in lines:
             line.words = describe(line)
         verdict, because = decide([x for x in lines if x.difference is not None], bool(retrained))
+        curves = {m.name: m.curves[0] for m in (self.original, unlearned, *retrained) if m.curves}
         sizes = {name: len(rows) for name, rows in self.sets.items()}
-        return Audit(
-            verdict,
-            because,
-            lines,
-            limits(len(retrained), lines, sizes, self.same_shares),
-            {m.name: m.curves[0] for m in (self.original, unlearned, *retrained) if m.curves},
-            {
-                "kind": "class" if self.classes else "samples",
-                "rows": sizes,
-                "retrained": len(retrained),
-                "alpha": alpha,
-                "weights": unlearned.weights,
-            },
-        )
+        run = {
+            "kind": "class" if self.classes else "samples",
+            "rows": sizes,
+            "retrained": len(retrained),
+            "alpha": alpha,
+        }
+        run["weights"] = unlearned.weights
+        return Audit(verdict, because, lines, limits(len(retrained), lines, sizes, self.same_shares), curves, run)
 
     def _lines(self, unlearned: Measured, retrained: Sequence[Measured], alpha: float) -> list[Evidence]:
         """Every line that the sets allow, compared with retraining if it is known what retraining gives."""

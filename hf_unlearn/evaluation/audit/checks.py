@@ -36,18 +36,13 @@ def check_models(original: nn.Module, others: Mapping[str, nn.Module]) -> None:
             )
         names, known = ({str(k): int(v) for k, v in (c.label2id or {}).items()} for c in (theirs, ours))
         if names != known and names.keys() == known.keys():
-            raise ValueError(
-                f"`{name}` numbers its classes differently from `original` (`label2id`). Align them before the audit."
-            )
+            raise ValueError(f"`{name}` numbers its classes differently from `original`. Align their `label2id`.")
         if is_text_model(model) != is_text_model(original):
+            raise ValueError(f"Of `{name}` and `original` one reads images and the other texts.")
+        words = [getattr(c, "vocab_size", None) for c in (theirs, ours)]
+        if words[0] != words[1]:
             raise ValueError(
-                f"Of `{name}` and `original` one reads images and the other texts. Give models of the same inputs."
-            )
-        sizes = [getattr(c, "vocab_size", None) for c in (theirs, ours)]
-        if sizes[0] != sizes[1]:
-            raise ValueError(
-                f"`{name}` has a vocabulary of {sizes[0]} and `original` of {sizes[1]}, so the same text becomes other tokens. "
-                "Retrain with the tokenizer of the original."
+                f"`{name}` has a vocabulary of {words[0]} and `original` of {words[1]}. Retrain with the original's tokenizer."
             )
 
 
@@ -70,8 +65,7 @@ def check_sets(
         missing = sum(y is None for y in found)
         if missing:
             raise ValueError(
-                f"`{name}`: {missing} of {len(found)} rows have no label, and an audit compares every answer with a label. Add "
-                "a label column, or name it with `label_column`."
+                f"`{name}`: {missing} of {len(found)} rows have no label. Add labels, or name their column: `label_column`."
             )
         sets[name], labels[name] = rows, torch.stack([torch.as_tensor(y) for y in found]).long()
         digests[name] = {_digest(row) for row in rows}
@@ -103,9 +97,7 @@ def find_classes(kind: str, labels: Mapping[str, Tensor]) -> tuple[int, ...]:
     classes = tuple(sorted(set(labels["forget"].tolist())))
     kept = set(labels["retain"].tolist()) if "retain" in labels else None
     if kind == "class" and kept is not None and kept & set(classes):
-        raise ValueError(
-            "`kind='class'`: the retain set has rows of the classes to forget. Set `kind='samples'`, or remove these rows."
-        )
+        raise ValueError("`kind='class'`: the retain set has rows of the classes. Remove them or set `kind='samples'`.")
     whole = not kept & set(classes) if kept is not None else len(classes) == 1
     return classes if kind == "class" or (kind == "auto" and whole) else ()
 

@@ -56,26 +56,19 @@ def read_pattern(
     if test is None or not hasattr(test, "column_names") or not hasattr(test, "__len__"):
         raise ValueError("`bias_column` needs a test set that is no stream. Name one, with `test_split`.")
     if column not in test.column_names:
-        raise ValueError(
-            f"`bias_column={column!r}` is not in the test set. Name one of its columns: {', '.join(test.column_names)}."
-        )
+        raise ValueError(f"`bias_column={column!r}` is not in the test set, which has {', '.join(test.column_names)}.")
     values, named = read_values(test, column), {name_of(v): label for v, label in labels.items()}
     unknown = [repr(v) for v in named if v not in set(values)]
     if unknown:
         shown = ", ".join(map(repr, list(dict.fromkeys(values))[:10]))
-        raise ValueError(
-            f"`bias_labels`: {', '.join(unknown)} is no value of '{column}' in the test set. Name one of: {shown}."
-        )
+        raise ValueError(f"`bias_labels`: {', '.join(unknown)} is no value of '{column}' in the test set: {shown}.")
     pattern = Pattern(column, {value: _class_id(label, processor) for value, label in named.items()})
     label_column = find_label_column(test, processor.label_column)
     if label_column is None:
         raise ValueError("`bias_column` needs labels in the test set. Name their column with `label_column`.")
-    given = test[label_column]
-    if any(label is None for label in given):
-        raise ValueError(
-            f"`bias_column` needs a label in every row of the test set, but '{label_column}' is empty in some."
-        )
-    true = np.array([processor.class_id(label, label_column) for label in given])
+    if any(label is None for label in test[label_column]):
+        raise ValueError(f"`bias_column` needs a label in every test row, but '{label_column}' is empty in some.")
+    true = np.array([processor.class_id(label, label_column) for label in test[label_column]])
     pointed = pattern.pointed(values)
     if not ((pointed >= 0) & (pointed != true)).any():
         raise ValueError(
@@ -133,9 +126,8 @@ def bias_measures(predicted: Tensor, labels: Tensor, values: Sequence[str], patt
         if rows.any():
             out[name] = intervals.share(right[rows])
     if against.any() and aligned.any():
-        out["aligned_minus_conflicting"] = intervals.difference(
-            intervals.share(right[aligned]), intervals.share(right[against])
-        )
+        shares = [intervals.share(right[rows]) for rows in (aligned, against)]
+        out["aligned_minus_conflicting"] = intervals.difference(*shares)
     groups = label_groups(values, y)
     out["worst_group_accuracy"] = intervals.worst_share(np.bincount(groups, weights=right), np.bincount(groups))
     if len(set(values)) > 1:

@@ -79,7 +79,7 @@ def test_bias_arguments_are_checked_by_name(tmp_path):
         ("pattern", None, test, "`bias_labels` is missing"),
         (None, ["present=3"], test, "`bias_column` is missing"),
         ("pattern", ["present=3"], None, "Name one, with `test_split`"),
-        ("colour", ["present=3"], test, "`bias_column='colour'` is not in the test set. Name one"),
+        ("colour", ["present=3"], test, "`bias_column='colour'` is not in the test set"),
         ("pattern", ["green=3"], test, "`bias_labels`: 'green' is no value of 'pattern'"),
         ("pattern", ["present=9"], test, "`bias_labels` points to no class of the model"),
         ("pattern", ["present=dog"], test, "`bias_labels` points to no class of the model"),
