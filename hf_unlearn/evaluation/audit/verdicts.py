@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a card needs the words of a verdict, and no scipy
     from .evidence import Evidence
 
 SAME = "indistinguishable from retraining"
