@@ -50,87 +50,50 @@ class Spec:
 
 
 SPECS: dict[str, Spec] = {
-    "forget_accuracy": Spec(
-        "accuracy on the forget set", "memory", 0.03, 0.02,
+    "forget_accuracy": Spec("accuracy on the forget set", "memory", 0.03, 0.02,
         "answers the forget rows right more often than retraining would",
-        "answers the forget rows right less often than a model that never saw them",
-    ),
-    "test_forgotten_accuracy": Spec(
-        "test accuracy on the forgotten classes", "memory", 0.03, 0.01,
-        "still recognises unseen rows of the forgotten classes", "fails on the forgotten classes more than retraining would",
-    ),
+        "answers the forget rows right less often than a model that never saw them"),
+    "test_forgotten_accuracy": Spec("test accuracy on the forgotten classes", "memory", 0.03, 0.01,
+        "still recognises unseen rows of the forgotten classes", "fails on the forgotten classes more than retraining would"),
     "membership": Spec(
         "attack: forget against unseen rows, by log-odds of the label over retraining (AUC)", "memory", 0.05, 0.015,
         "fits forget rows better than unseen rows, as training data",
-        "fits forget rows worse than unseen rows: they stand out by it",
-    ),
-    "class_membership": Spec(
-        "the same, against unseen rows of the forgotten classes (AUC)", "inside", 0.1, 0.02,
+        "fits forget rows worse than unseen rows: they stand out by it"),
+    "class_membership": Spec("the same, against unseen rows of the forgotten classes (AUC)", "inside", 0.1, 0.02,
         "whatever it answers, it scores forget rows as training data",
-        "fits forget rows worse than unseen rows of their classes: they stand out by it", deep=True,
-    ),
-    "identical": Spec(
-        "forget rows answered exactly as by the original", "memory", 0.3, 0.02,
-        "gives the original's own outputs on the forget rows",
-    ),
-    "confidence": Spec(
-        "attack: forget against unseen rows, by confidence (AUC)", "shape", 0.05, 0.04,
-        "is surer on forget rows than retraining would be", "is less sure on forget rows than retraining would be",
-    ),
-    "divergence": Spec(
-        "outputs on the forget set: Jensen–Shannon divergence to retraining (of 1)", "shape", 0.03, 0.03,
-        "gives other outputs on the forget rows than retraining",
-    ),
-    "estrangement": Spec(
-        "the same, beyond the original's with the forgotten classes struck out", "over", 0.05, 0.03,
-        "gives outputs on the forget rows that neither retraining nor hiding explains",
-    ),
-    "test_accuracy": Spec(
-        "test accuracy on what is kept", "utility", 0.02, 0.01,
-        "knows more than retraining would leave", "answers kept test rows worse than retraining would",
-    ),
-    "retain_accuracy": Spec(
-        "accuracy on the retain set", "utility", 0.02, 0.01,
-        "knows more than retraining would leave", "answers retain rows worse than retraining would",
-    ),
-    "calibration": Spec(
-        "mean confidence on kept test rows", "scale", 0.03, 0.02,
-        "is surer everywhere than retraining would be", "is less sure everywhere than retraining would be",
-    ),
-    "relearning": Spec(
-        "relearning the forgotten classes, ln(1 + steps), higher is slower", "depth", 0.4, 0.15,
+        "fits forget rows worse than unseen rows of their classes: they stand out by it", deep=True),
+    "identical": Spec("forget rows answered exactly as by the original", "memory", 0.3, 0.02,
+        "gives the original's own outputs on the forget rows"),
+    "confidence": Spec("attack: forget against unseen rows, by confidence (AUC)", "shape", 0.05, 0.04,
+        "is surer on forget rows than retraining would be", "is less sure on forget rows than retraining would be"),
+    "divergence": Spec("outputs on the forget set: Jensen–Shannon divergence to retraining (of 1)", "shape", 0.03, 0.03,
+        "gives other outputs on the forget rows than retraining"),
+    "estrangement": Spec("the same, beyond the original's with the forgotten classes struck out", "over", 0.05, 0.03,
+        "gives outputs on the forget rows that neither retraining nor hiding explains"),
+    "test_accuracy": Spec("test accuracy on what is kept", "utility", 0.02, 0.01,
+        "knows more than retraining would leave", "answers kept test rows worse than retraining would"),
+    "retain_accuracy": Spec("accuracy on the retain set", "utility", 0.02, 0.01,
+        "knows more than retraining would leave", "answers retain rows worse than retraining would"),
+    "calibration": Spec("mean confidence on kept test rows", "scale", 0.03, 0.02,
+        "is surer everywhere than retraining would be", "is less sure everywhere than retraining would be"),
+    "relearning": Spec("relearning the forgotten classes, ln(1 + steps), higher is slower", "depth", 0.4, 0.15,
         "relearns the forgotten classes more slowly than a retrained model",
-        "relearns the forgotten classes much faster than a retrained model", True,
-    ),
-    "class_probe": Spec(
-        "linear probe for the forgotten classes on frozen features", "inside", 0.03, 0.02,
+        "relearns the forgotten classes much faster than a retrained model", deep=True),
+    "class_probe": Spec("linear probe for the forgotten classes on frozen features", "inside", 0.03, 0.02,
         "features tell the forgotten classes apart better than a retrained model's",
-        "features tell the forgotten classes apart worse than a retrained model's", True,
-    ),
-    "membership_probe": Spec(
-        "linear probe: forget against unseen rows by features (AUC)", "inside", 0.05, 0.02,
-        "features tell which rows it was trained on", "features set the forget rows apart", True,
-    ),
-    "features": Spec(
-        "likeness of features to the original's on the forget set, −ln(1 − CKA)", "inside", 0.7, 0.25,
-        "features on the forget rows are still arranged as the original's", deep=True,
-    ),
-    "unchanged": Spec(
-        "weights outside the head that are exactly the original's", "inside", 0.4, 0.0,
-        "the network before the head is the original's",
-    ),
-    "int8": Spec(
-        "accuracy on the forget set after rounding to int8", "inside", 0.03, 0.02,
-        "the forget set comes back when weights are rounded", "loses the forget set when weights are rounded",
-    ),
-    "bf16": Spec(
-        "accuracy on the forget set after rounding to bf16", "inside", 0.03, 0.02,
-        "the forget set comes back when weights are rounded", "loses the forget set when weights are rounded",
-    ),
-    "adapter": Spec(
-        "forget rows answered exactly as by the original with adapters off", "switch", 0.2, 0.0,
-        "switching its adapter off gives the original back",
-    ),
+        "features tell the forgotten classes apart worse than a retrained model's", deep=True),
+    "membership_probe": Spec("linear probe: forget against unseen rows by features (AUC)", "inside", 0.05, 0.02,
+        "features tell which rows it was trained on", "features set the forget rows apart", deep=True),
+    "features": Spec("likeness of features to the original's on the forget set, −ln(1 − CKA)", "inside", 0.7, 0.25,
+        "features on the forget rows are still arranged as the original's", deep=True),
+    "unchanged": Spec("weights outside the head that are exactly the original's", "inside", 0.4, 0.0,
+        "the network before the head is the original's"),
+    "int8": Spec("accuracy on the forget set after rounding to int8", "inside", 0.03, 0.02,
+        "the forget set comes back when weights are rounded", "loses the forget set when weights are rounded"),
+    "bf16": Spec("accuracy on the forget set after rounding to bf16", "inside", 0.03, 0.02,
+        "the forget set comes back when weights are rounded", "loses the forget set when weights are rounded"),
+    "adapter": Spec("forget rows answered exactly as by the original with adapters off", "switch", 0.2, 0.0,
+        "switching its adapter off gives the original back"),
 }  # fmt: skip
 
 
