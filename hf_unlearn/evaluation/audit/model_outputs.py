@@ -52,12 +52,7 @@ class Outputs:
 
 
 def run_model(
-    model: nn.Module,
-    sets: Mapping[str, PreparedRows],
-    processor: Processor,
-    *,
-    name: str = "model",
-    batch_size: int = 128,
+    model: nn.Module, sets: Mapping[str, PreparedRows], processor: Processor, *, name: str, batch_size: int = 128
 ) -> dict[str, Outputs]:
     """Run `model` once, in eval mode, over each set of labeled rows.
 

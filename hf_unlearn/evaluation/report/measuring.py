@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...data.pairs import PreparedRows
 from ...data.sampling import draw, drawn_rows
@@ -58,7 +58,7 @@ def fill(
         size = run.args.eval_batch_size
         outputs[name] = {key: predict(model, rows, run.processor, size) for key, rows in sets.items()}
         if relearning and classes and "test" in sets:
-            _relearn(report, run, name, model, sets, outputs["original"]["test"])
+            _relearn(report, run, name, model, sets, outputs["original"])
 
     with run.original_weights() as model:
         run_model("original", model)
@@ -122,10 +122,10 @@ def _relearn(
     name: str,
     model: nn.Module,
     sets: Mapping[str, PreparedRows],
-    original_test: tuple[Tensor, Tensor | None],
+    original: Outputs,
 ) -> None:
     """Measure test accuracy on the forgotten classes while these are taught again, until most of the original's is back."""
-    logits, labels = original_test
+    logits, labels = original["test"]
     if labels is None:
         return
     forgotten = torch.isin(labels, torch.tensor(run.reference.forgotten_classes))

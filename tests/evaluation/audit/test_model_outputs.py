@@ -15,7 +15,7 @@ from .support import prepared
 @pytest.mark.parametrize("arch", ["vit", "resnet", "bert", "roberta"])
 def test_one_pass_gives_logits_and_what_the_last_layer_reads(arch):
     rows, processor = prepared(arch)
-    out = run_model(trained(arch), {"test": rows}, processor, batch_size=16)["test"]
+    out = run_model(trained(arch), {"test": rows}, processor, name="vit", batch_size=16)["test"]
     logits, labels = predict(trained(arch), rows, processor)
     torch.testing.assert_close(out.logits, logits)
     assert torch.equal(out.labels, labels)
