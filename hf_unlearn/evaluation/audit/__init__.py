@@ -1,1 +1,1 @@
-"""The audit: is a model, made by any tool, as near to retrained models as these are to each other?"""
+"""The audit: does a model that any tool made lie as near to retrained models as these lie to each other?"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,19 +16,22 @@ from .evidence import Evidence
 from .verdicts import MEANING, SAME
 
 AUDIT_SCHEMA = "hf_unlearn/audit/1"
+COLUMNS = ("", "original", "unlearned", "retrained", "difference [interval]", "margin: practical, seeds", "", "")
 
 
 @dataclass
 class Audit:
-    """The answer.
+    """The verdict on a model and all its evidence. `Auditor.audit` and `audit_models` return one.
 
     Attributes:
-        verdict: one of the six of `hf_unlearn.evaluation.audit.verdicts`.
-        because: keys of the lines that it rests on.
-        lines: all the evidence.
-        limits: what cannot be concluded.
-        curves: model -> (steps, accuracy) while the forgotten classes are relearned.
-        run: kind of request, rows of each set, number of retrained models, level, digest of the weights judged.
+        verdict: one of the six verdicts of `hf_unlearn.evaluation.audit.verdicts.MEANING`.
+        because: keys of the lines that the verdict rests on.
+        lines: all lines of evidence.
+        limits: sentences that say what the audit cannot conclude.
+        curves: model -> (steps, accuracy in [0, 1]) while the forgotten classes are taught again; empty if no test row is of
+            a forgotten class.
+        run: kind of the request, rows of each set, number of retrained models, alpha, and digest of the judged weights.
+        schema: version of the JSON format.
     """
 
     verdict: str
@@ -40,26 +44,26 @@ class Audit:
 
     @property
     def accepted(self) -> bool:
-        """Whether the model is indistinguishable from retraining."""
+        """True if the model is indistinguishable from retraining."""
         return self.verdict == SAME
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return the audit as plain values that JSON can hold."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Audit:
-        """The inverse of `as_dict`.
+        """Return the audit that `as_dict` gave as `data`.
 
         Raises:
-            ValueError: another schema.
+            ValueError: `data` has another schema.
         """
         if data.get("schema") != AUDIT_SCHEMA:
             raise ValueError(f"`schema` is {data.get('schema')!r}, this version reads {AUDIT_SCHEMA!r}.")
         return cls(**{**data, "lines": [Evidence(**line) for line in data["lines"]]})
 
     def rows(self) -> list[list[str]]:
-        """The evidence as cells: what, original, unlearned, retrained, difference with interval, margin, result, in words."""
+        """Return the evidence as cells, one list per line, under the heads `COLUMNS`; the last two are result and words."""
         out = []
         for x in self.lines:
             retrained = _number(float(np.mean(x.retrained)) if x.retrained else x.expected)
@@ -69,21 +73,21 @@ class Audit:
         return out
 
     def to_markdown(self) -> str:
-        """The audit as markdown."""
-        heads = ("", "original", "unlearned", "retrained", "difference [interval]", "margin: practical, seeds", "", "")
+        """Return the audit as markdown."""
         lines = ["# Audit", "", f"**{self.verdict}.** {MEANING[self.verdict]}", ""]
-        lines += ["| " + " | ".join(heads) + " |", "|---|---:|---:|---:|---:|---:|---|---|"]
+        lines += ["| " + " | ".join(COLUMNS) + " |", "|---|---:|---:|---:|---:|---:|---|---|"]
         lines += ["| " + " | ".join(cells) + " |" for cells in self.rows()]
         return "\n".join([*lines, "", *(f"- {sentence}" for sentence in self.limits), ""])
 
     def print(self) -> None:
-        """The audit, in the terminal."""
+        """Print the audit to the terminal."""
         from rich.console import Console
         from rich.table import Table
 
         table = Table(title_justify="left")
-        for i, name in enumerate(("", "original", "unlearned", "retrained", "difference", "margin", "", "")):
-            table.add_column(name, justify="right" if 0 < i < 6 else "left")
+        for i, name in enumerate(COLUMNS):
+            short = re.split(r" \[|:", name)[0]  # a terminal is narrow
+            table.add_column(short, justify="right" if 0 < i < 6 else "left")
         for cells in self.rows():
             table.add_row(*cells)
         console = Console(width=None if Console().is_terminal else 220)
@@ -93,7 +97,7 @@ class Audit:
         console.print(f"\n[bold]{self.verdict}[/bold]: {MEANING[self.verdict]}")
 
     def save(self, folder: str | Path) -> None:
-        """Write `audit.json` and `audit.md` into `folder`."""
+        """Write `audit.json` and `audit.md` into `folder`, which is made if it is missing."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "audit.json", json.dumps(self.as_dict(), indent=2) + "\n")

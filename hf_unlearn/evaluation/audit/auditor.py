@@ -1,7 +1,8 @@
-"""The audit: has this model, by whoever's tool, forgotten as retraining would have made it forget?
+"""The audit of a model that any tool made: has it forgotten as a model retrained without the forget set would?
 
-`Auditor` measures models, each once over each set, and `Audit` is the answer: a verdict in words with its evidence line by
-line. The null hypothesis is that the model still remembers; only evidence on every line overturns it.
+`Auditor` runs every model once over every set. `Auditor.audit` compares what they gave, and returns an `Audit`: a verdict in
+words, with its evidence line by line. The null hypothesis is that the model still remembers. It is rejected only if every
+line of evidence speaks against it.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from .audit import Audit
 from .checks import check_models, check_sets, find_classes, same_shares
 from .evidence import Evidence, compare, settle
 from .evidence_lines import Figures
-from .model_outputs import Measured, Outputs, adapter_layers, adapters_off, quantised, run_model, unchanged_share
+from .model_outputs import Measured, Outputs, adapter_layers, adapters_off, quantized, run_model, unchanged_share
 from .probing import feature_similarity
 from .verdicts import SPECS, decide, describe, limits
 
-TAUGHT, PROBED, DRAWS, LIMIT = 20, 100, 3, 100  # rows relearned from, rows probed, repetitions, most steps
-BACK = 0.9  # of the original's accuracy: relearned
+RELEARNING_ROWS = 20  # forget rows that a forgotten class is taught again from
+RELEARNING_DRAWS = 3  # repetitions, each from other rows
+RELEARNING_STEPS = 100  # at most
+RELEARNED = 0.9  # share of the original's accuracy at which a class counts as relearned
+PROBE_ROWS = 100  # test rows of the forgotten classes, on which relearning is measured
 
 
 def audit_models(
@@ -36,11 +40,18 @@ def audit_models(
     alpha: float = 0.05,
     **settings: Any,
 ) -> Audit:
-    """Audit `unlearned` against the original and models retrained without the forget set.
+    """Audit `unlearned` against the original and against models retrained without the forget set.
 
     Args:
-        alpha: level of every equivalence test, and of all reasons for rejection together.
-        settings: `forget`, `test` and what else `Auditor` takes.
+        original: the model that learned everything.
+        unlearned: the model to judge.
+        retrained: models trained anew without the forget set, each with another seed. Three or more are best. By default
+            there are none; then nothing can be found indistinguishable from retraining.
+        alpha: level of every equivalence test, and of all reasons for rejection together. Default: 0.05.
+        settings: `forget`, `test` and the other arguments of `Auditor`.
+
+    Raises:
+        ValueError: as `Auditor` and `Auditor.audit`.
 
     Example:
         ```python
@@ -55,21 +66,29 @@ def audit_models(
 
 
 class Auditor:
-    """Measures models on one request, and compares them. All inputs are checked before any model is run.
+    """Measures models on one request to forget, and compares them.
+
+    The constructor checks the sets and the models in `others`, and then runs the original. A model that is first given to
+    `measure` is not checked against the original.
 
     Args:
         original: the model that learned everything.
-        forget: labelled training rows that were to be forgotten.
-        test: labelled rows that no model was trained on; for class requests those of the forgotten classes as well.
-        retain: labelled training rows that were kept, if at hand.
-        others: models that will be measured, by name, to check them first.
-        processing_class: image processor or tokenizer; columns as in `Processor`.
-        kind: `class` where whole classes were forgotten, `samples`, or `auto`: by whether `retain` (or else the forget set
-            alone) shows several classes.
-        max_rows: of each set, drawn by `seed`.
+        forget: labeled training rows that were to be forgotten.
+        test: labeled rows that no model was trained on. If whole classes were forgotten, also rows of these classes.
+        retain: labeled training rows that were kept. Default: None, and kept data is judged on test rows alone.
+        others: name -> model that will be measured later, checked here before any model runs. Default: None.
+        processing_class: image processor or tokenizer of the original. Default: None, for rows that are prepared already.
+        image_column, text_column, label_column: names of the columns. Default: None, and `Processor` finds them.
+        kind: `class` if whole classes were forgotten, `samples` if single rows were. Default: `auto`, which takes whole
+            classes if no class of the forget set is in the retain set, or, without a retain set, if the forget set has one
+            class only.
+        max_rows: most rows of each set that are used; they are drawn by `seed`. Default: 10,000.
+        batch_size: rows in one forward pass. Default: 128.
+        seed: seed of all draws. Default: 0.
 
     Raises:
-        ValueError: what cannot be compared: sets that are empty, overlap or lack labels, models with other heads or inputs.
+        ValueError: a set is empty, lacks labels, or overlaps with another, or a model has another head or other inputs than
+            the original.
     """
 
     def __init__(
@@ -96,123 +115,117 @@ class Auditor:
         given = {"forget": forget, "test": test, **({} if retain is None else {"retain": retain})}
         self.sets, labels = check_sets(given, self.processor, max_rows, seed)
         self.classes = find_classes(kind, labels)
-        self.alike = bool(self.classes) or same_shares(labels["forget"], labels["test"])
-        self.gone = torch.isin(
+        self.same_shares = bool(self.classes) or same_shares(labels["forget"], labels["test"])
+        self.in_forgotten_class = torch.isin(
             labels["test"], torch.tensor(self.classes, dtype=torch.long)
-        )  # test rows of those classes
-        if bool(self.gone.all()):
+        )  # (test rows,)
+        if bool(self.in_forgotten_class.all()):
             raise ValueError("`test` has rows of the forgotten classes only: add rows of what is kept.")
         self.original = self.measure(original, "original")
 
     def measure(self, model: nn.Module, name: str) -> Measured:
-        """Run `model` over every set, once, and look behind its outputs."""
+        """Run `model` over every set once, and measure its features, its weights and how fast it relearns.
+
+        Args:
+            model: the model; its weights do not change.
+            name: what errors and `Audit.curves` call the model. Only the original may be called `original`.
+
+        Raises:
+            ValueError: the model gives NaN or infinite logits.
+        """
         outputs = run_model(model, self.sets, self.processor, name=name, batch_size=self.batch_size)
         original = outputs if name == "original" else self.original.outputs
-        forget = {"forget": self.sets["forget"]}
-        rounded = {
-            p: run_model(quantised(model, p), forget, self.processor, name=name)["forget"].right
-            for p in ("int8", "bf16")
-        }
-        switched_off = None
+
+        def on_forget_rows(changed: nn.Module) -> Outputs:
+            return run_model(changed, {"forget": self.sets["forget"]}, self.processor, name=name)["forget"]
+
+        rounded = {precision: on_forget_rows(quantized(model, precision)).right for precision in ("int8", "bf16")}
+        without_adapters = None
         if adapter_layers(model):
             with adapters_off(model):
-                switched_off = run_model(model, forget, self.processor, name=name)["forget"]
+                without_adapters = on_forget_rows(model)
         return Measured(
-            name,
-            outputs,
-            rounded,
-            self._relearn(model, original["test"]),
-            feature_similarity(outputs["forget"].features, original["forget"].features),
-            unchanged_share(model, self.original_model),
-            switched_off,
-            weights_digest(model),
+            name=name,
+            outputs=outputs,
+            rounded=rounded,
+            curves=self._relearn(model, original["test"]),
+            similarity=feature_similarity(outputs["forget"].features, original["forget"].features),
+            unchanged=unchanged_share(model, self.original_model),
+            without_adapters=without_adapters,
+            weights=weights_digest(model),
         )
 
     def _relearn(self, model: nn.Module, original: Outputs) -> list[list[tuple[int, float]]]:
-        """A curve for each draw of rows to learn from; none where the test set has no row of the forgotten classes."""
-        if not self.gone.any():
+        """One curve per draw of rows to learn from; none if the test set has no row of the forgotten classes."""
+        if not self.in_forgotten_class.any():
             return []
-        probe = self.sets["test"].many(self.gone.nonzero()[:PROBED, 0].tolist())
-        stop = BACK * original.right[self.gone].float().mean().item()
-        count = len(self.sets["forget"])
-        taught = [self.sets["forget"].many(drawn_rows(count, TAUGHT, self.seed + i).tolist()) for i in range(DRAWS)]
+        forget, rows = self.sets["forget"], self.in_forgotten_class.nonzero()[:PROBE_ROWS, 0]
+        probe = self.sets["test"].many(rows.tolist())
+        stop = RELEARNED * original.right[self.in_forgotten_class].float().mean().item()
+        seeds = range(self.seed, self.seed + RELEARNING_DRAWS)
+        taught = [forget.many(drawn_rows(len(forget), RELEARNING_ROWS, seed).tolist()) for seed in seeds]
         return [
-            list(relearn(model, rows, probe, self.processor, stop=stop, limit=LIMIT, every_step=False))
+            list(relearn(model, rows, probe, self.processor, stop=stop, limit=RELEARNING_STEPS, every_step=False))
             for rows in taught
         ]
 
     def audit(self, unlearned: Measured, retrained: Sequence[Measured], alpha: float = 0.05) -> Audit:
-        """Compare measured models: every line of evidence, and the verdict.
+        """Compare measured models, and return every line of evidence and the verdict.
+
+        Args:
+            unlearned: what `measure` returned for the model to judge.
+            retrained: what `measure` returned for the models trained without the forget set; may be empty.
+            alpha: level of every equivalence test, and of all reasons for rejection together. Default: 0.05.
 
         Raises:
-            ValueError: a retrained model that is the original, the unlearned model, or another retrained one.
+            ValueError: a retrained model is the original, the unlearned model, or another retrained model.
         """
-        _check_yardsticks(self.original, unlearned, retrained)
-        lines = self.lines(unlearned, retrained, alpha)
+        _check_distinct(self.original, unlearned, retrained)
+        lines = self._lines(unlearned, retrained, alpha)
         settle(lines, alpha)
         for line in lines:
             line.words = describe(line)
         verdict, because = decide([x for x in lines if x.difference is not None], bool(retrained))
+        curves = {m.name: m.curves[0] for m in (self.original, unlearned, *retrained) if m.curves}
         sizes = {name: len(rows) for name, rows in self.sets.items()}
-        everyone = [self.original, unlearned, *retrained]
-        return Audit(
-            verdict,
-            because,
-            lines,
-            limits(len(retrained), lines, sizes, self.alike),
-            {m.name: m.curves[0] for m in everyone if m.curves},
-            {
-                "kind": "class" if self.classes else "samples",
-                "rows": sizes,
-                "retrained": len(retrained),
-                "alpha": alpha,
-                "weights": unlearned.weights,
-            },
-        )
+        run = {
+            "kind": "class" if self.classes else "samples",
+            "rows": sizes,
+            "retrained": len(retrained),
+            "alpha": alpha,
+        }
+        run["weights"] = unlearned.weights
+        return Audit(verdict, because, lines, limits(len(retrained), lines, sizes, self.same_shares), curves, run)
 
-    def lines(self, unlearned: Measured, retrained: Sequence[Measured], alpha: float) -> list[Evidence]:
-        """Every line that these sets allow, compared with retraining where its value is known."""
-        figures = Figures(self.classes, self.gone, self.alike, self.original, list(retrained))
-        return [
-            line
-            for key in SPECS
-            if (line := _line(key, figures, self.original, unlearned, retrained, alpha)) is not None
-        ]
-
-
-def _line(
-    key: str, figures: Any, original: Measured, unlearned: Measured, retrained: Sequence[Measured], alpha: float
-) -> Evidence | None:
-    ours = figures.of(key, unlearned)
-    if ours is None:
-        return None
-    before, spec = figures.of(key, original), SPECS[key]
-    known = [figures.of(key, m) for m in retrained]
-    values = [e.value for e in known if e is not None]
-    line = Evidence(key, spec.title, spec.group, before.value, ours.value, values)
-    expected = figures.expected(key, [e for e in known if e is not None])
-    if expected is None:
-        return line
-    return compare(
-        line,
-        before,
-        ours,
-        expected,
-        practical=spec.practical if retrained else max(spec.practical, 0.05),
-        default_spread=spec.default_spread,
-        alpha=alpha,
-        upper_only=not spec.below,
-    )
+    def _lines(self, unlearned: Measured, retrained: Sequence[Measured], alpha: float) -> list[Evidence]:
+        """Every line that the sets allow, compared with retraining if it is known what retraining gives."""
+        figures = Figures(self.classes, self.in_forgotten_class, self.same_shares, self.original, list(retrained))
+        lines = []
+        for key, spec in SPECS.items():
+            before, ours = figures.of(key, self.original), figures.of(key, unlearned)
+            if before is None or ours is None:
+                continue
+            known = [figure for m in retrained if (figure := figures.of(key, m)) is not None]
+            line = Evidence(key, spec.title, spec.group, before.value, ours.value, [figure.value for figure in known])
+            expected = figures.expected(key, known)
+            if expected is not None:
+                practical = spec.practical if retrained else max(spec.practical, 0.05)
+                compare(
+                    line, before, ours, expected,
+                    practical=practical, default_spread=spec.default_spread, alpha=alpha, upper_only=not spec.below,
+                )  # fmt: skip
+            lines.append(line)
+        return lines
 
 
-def _check_yardsticks(original: Measured, unlearned: Measured, retrained: Sequence[Measured]) -> None:
+def _check_distinct(original: Measured, unlearned: Measured, retrained: Sequence[Measured]) -> None:
     seen = {original.name: original, unlearned.name: unlearned}
     for model in retrained:
         logits = model.outputs["test"].logits
         for name, other in seen.items():
             if torch.equal(logits, other.outputs["test"].logits):
                 raise ValueError(
-                    f"`{model.name}` and `{name}` give the same outputs to the last bit: they are one model. A retrained model "
-                    "is trained anew without the forget set; a further one, with another seed."
+                    f"`{model.name}` and `{name}` give exactly the same outputs, so they are one model. A retrained model is "
+                    "trained anew without the forget set, and each further one with another seed."
                 )
         seen[model.name] = model

@@ -1,4 +1,4 @@
-"""What is checked before an audit runs any model: sets, labels, and whether the models can be compared at all."""
+"""Checks of sets, labels and models before an audit runs any model."""
 
 from __future__ import annotations
 
@@ -21,37 +21,39 @@ logger = logging.getLogger(__name__)
 
 
 def check_models(original: nn.Module, others: Mapping[str, nn.Module]) -> None:
-    """Raise ValueError where one of `others` has another head, other class numbers or other inputs than the original."""
+    """Check that every model in `others` can be compared with the original.
+
+    Raises:
+        ValueError: a model has another head, numbers its classes differently, or reads other inputs than the original.
+    """
     ours: Any = unwrap(original).config
     for name, model in others.items():
         theirs: Any = unwrap(model).config
         if theirs.num_labels != ours.num_labels:
             raise ValueError(
                 f"`{name}` has a head of {theirs.num_labels} classes and `original` one of {ours.num_labels}: their outputs "
-                "cannot be compared. Keep the head's size when a class is forgotten, and retrain with the same one."
+                "cannot be compared. Keep the size of the head when a class is forgotten, and retrain with the same size."
             )
         names, known = ({str(k): int(v) for k, v in (c.label2id or {}).items()} for c in (theirs, ours))
         if names != known and names.keys() == known.keys():
-            raise ValueError(
-                f"`{name}` numbers its classes otherwise than `original` (`label2id`). Align them before the audit."
-            )
+            raise ValueError(f"`{name}` numbers its classes differently from `original`. Align their `label2id`.")
         if is_text_model(model) != is_text_model(original):
-            raise ValueError(f"`{name}` and `original` are not both of images, or both of texts.")
-        sizes = [getattr(c, "vocab_size", None) for c in (theirs, ours)]
-        if sizes[0] != sizes[1]:
+            raise ValueError(f"Of `{name}` and `original` one reads images and the other texts.")
+        words = [getattr(c, "vocab_size", None) for c in (theirs, ours)]
+        if words[0] != words[1]:
             raise ValueError(
-                f"`{name}` has a vocabulary of {sizes[0]} and `original` of {sizes[1]}: the same text is other input to them. "
-                "Retrain with the original's tokenizer."
+                f"`{name}` has a vocabulary of {words[0]} and `original` of {words[1]}. Retrain with the original's tokenizer."
             )
 
 
 def check_sets(
     given: Mapping[str, Any], processor: Processor, max_rows: int, seed: int
 ) -> tuple[dict[str, PreparedRows], dict[str, Tensor]]:
-    """At most `max_rows` prepared rows of each set, and their labels (n,).
+    """Return at most `max_rows` prepared rows of each set, and their labels (n,).
 
     Raises:
-        ValueError: a set is empty, has rows without a label or outside the head, or shares rows with another.
+        ValueError: a set is empty, has rows without a label or with a label outside the head, or shares half of its rows
+            with another set.
     """
     sets: dict[str, PreparedRows] = {}
     labels: dict[str, Tensor] = {}
@@ -63,26 +65,20 @@ def check_sets(
         missing = sum(y is None for y in found)
         if missing:
             raise ValueError(
-                f"`{name}`: {missing} of {len(found)} rows have no label, and an audit asks how each is answered. Add a "
-                "label column, or name it with `label_column`."
+                f"`{name}`: {missing} of {len(found)} rows have no label. Add labels, or name their column: `label_column`."
             )
         sets[name], labels[name] = rows, torch.stack([torch.as_tensor(y) for y in found]).long()
         digests[name] = {_digest(row) for row in rows}
     for a, b in (("forget", "test"), ("forget", "retain"), ("retain", "test")):
-        if a in digests and b in digests:
-            _check_apart(a, b, digests)
+        common = len(digests.get(a, set()) & digests.get(b, set()))
+        if common and common >= 0.5 * min(len(digests[a]), len(digests[b])):
+            raise ValueError(
+                f"`{a}` and `{b}` overlap: {common} rows are in both. Forget and retain set are training rows without a row in "
+                "common, and no model was trained on a row of the test set."
+            )
+        if common:  # real data sets contain some duplicates
+            logger.warning("%d rows of `%s` are in `%s` as well.", common, a, b)
     return sets, labels
-
-
-def _check_apart(a: str, b: str, digests: Mapping[str, set[bytes]]) -> None:
-    common, smaller = len(digests[a] & digests[b]), min(len(digests[a]), len(digests[b]))
-    if common >= 0.5 * smaller:
-        raise ValueError(
-            f"`{a}` and `{b}` overlap: {common} rows are in both. The forget and retain sets are training rows, apart from each "
-            "other, and no model was trained on the test set."
-        )
-    if common:  # real data has honest duplicates
-        logger.warning("%d rows of `%s` are in `%s` as well.", common, a, b)
 
 
 def _digest(row: Mapping[str, Any]) -> bytes:
@@ -91,25 +87,23 @@ def _digest(row: Mapping[str, Any]) -> bytes:
 
 
 def find_classes(kind: str, labels: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """The classes that were forgotten as a whole; none where single rows were.
+    """Return the classes that were forgotten as a whole; empty if single rows were forgotten.
 
     Raises:
-        ValueError: `kind` is unknown, or `class` and the retain set has rows of those classes.
+        ValueError: `kind` is unknown, or it is `class` and the retain set has rows of these classes.
     """
     if kind not in ("auto", "class", "samples"):
         raise ValueError(f"`kind={kind!r}` is unknown. Known: auto, class, samples.")
     classes = tuple(sorted(set(labels["forget"].tolist())))
     kept = set(labels["retain"].tolist()) if "retain" in labels else None
     if kind == "class" and kept is not None and kept & set(classes):
-        raise ValueError(
-            "`kind='class'`: the retain set has rows of the classes to forget. Say `kind='samples'`, or take them out."
-        )
+        raise ValueError("`kind='class'`: the retain set has rows of the classes. Remove them or set `kind='samples'`.")
     whole = not kept & set(classes) if kept is not None else len(classes) == 1
     return classes if kind == "class" or (kind == "auto" and whole) else ()
 
 
 def same_shares(a: Tensor, b: Tensor, level: float = 0.01) -> bool:
-    """Whether two sets of labels (n,) could be drawn from the same shares of the classes (χ² test at `level`)."""
+    """Return True if a χ² test at `level` does not reject that two sets of labels (n,) have the same shares of classes."""
     classes = int(max(a.max(), b.max())) + 1
     counts = torch.stack([a.bincount(minlength=classes), b.bincount(minlength=classes)])
     counts = counts[:, counts.sum(0) > 0]

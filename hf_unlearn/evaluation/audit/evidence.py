@@ -1,7 +1,7 @@
-"""Is one model, in one figure, as close to retrained models as these are to each other? Margins, tests, multiplicity.
+"""Compare one figure of a model with the same figure of retrained models: margins, tests, correction for many tests.
 
-The null hypothesis is that it differs (two one-sided tests, Schuirmann 1987): a model is let through on evidence that it is
-inside the margin, never for want of evidence that it is outside.
+The null hypothesis is that the model differs from retraining (two one-sided tests, Schuirmann 1987). A model passes only if
+there is evidence that it lies inside the margin. Too little evidence that it lies outside is not enough.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from scipy import stats
 
 from ...metrics.functional.roc import placements
 
-PRIOR_SEEDS = 6  # the default spread weighs as much as the spread of seven retrained models
-REACH = 2.0  # margins that the original must be away for a line to tell anything
-COVERAGE = 0.99  # share of fresh retrained models above the lower, and below the upper end of a margin's seed part
+PRIOR_SEEDS = 6  # degrees of freedom of the default spread: it weighs as much as the spread of seven retrained models
+TELLING_MARGINS = 2.0  # margins that the original must lie from retraining for a line to tell the two apart
+COVERAGE = 0.99  # share of new retrained models above the lower end of a margin's seed part, and below its upper end
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with what each row adds to its error.
+    """A figure, and what its standard error is computed from.
 
     Attributes:
         value: the figure.
-        rows: for each independent set of rows, the influence (n,) of every row: the figure is, to first order, the sum of
-            their means. Empty where the figure has no sampling error.
-        grain: what one row can change at most: two such rows are added to the error, so that a figure of 0 or 1 is not
+        rows: for each independent set of rows, the influence (n,) of every row: to first order, the figure is the sum of
+            their means. Empty if the figure has no sampling error.
+        grain: the most that one row can change. Two such rows are added to the error, so that a figure of 0 or 1 is not
             taken for exact.
     """
 
@@ -38,7 +38,7 @@ class Estimate:
     grain: float = 0.0
 
     def __sub__(self, other: Estimate) -> Estimate:
-        """The difference of two figures on the same rows."""
+        """Return the difference of two figures on the same rows."""
         rows = tuple(a - b for a, b in zip(self.rows, other.rows, strict=True)) if other.rows else self.rows
         return Estimate(self.value - other.value, rows, max(self.grain, other.grain))
 
@@ -49,27 +49,26 @@ class Estimate:
 
     @staticmethod
     def mean(estimates: Sequence[Estimate]) -> Estimate:
-        """The mean of figures on the same rows."""
+        """Return the mean of figures on the same rows."""
         rows = tuple(np.mean(parts, axis=0) for parts in zip(*(e.rows for e in estimates), strict=True))
         return Estimate(float(np.mean([e.value for e in estimates])), rows, max(e.grain for e in estimates))
 
 
-def estimate_share(hits: Any) -> Estimate:
-    """The share of true entries (n,)."""
-    hits = np.asarray(hits, dtype=np.float64)
-    return Estimate(float(hits.mean()), (hits,), 1.0)
-
-
-def estimate_mean(values: Any) -> Estimate:
-    """The mean of values (n,)."""
+def estimate_mean(values: Any, grain: float = 0.0) -> Estimate:
+    """Return the mean of values (n,)."""
     values = np.asarray(values, dtype=np.float64)
-    return Estimate(float(values.mean()), (values,))
+    return Estimate(float(values.mean()), (values,), grain)
+
+
+def estimate_share(hits: Any) -> Estimate:
+    """Return the share of true entries (n,)."""
+    return estimate_mean(hits, grain=1.0)
 
 
 def separation(positives: np.ndarray, negatives: np.ndarray) -> Estimate:
-    """AUC: the chance that a positive (n,) scores above a negative (m,), ties counted half; 0.5 where nothing tells them apart.
+    """Return the AUC: the chance that a positive (n,) scores above a negative (m,), ties counted half.
 
-    The influences are the placements of DeLong et al. (1988).
+    The influences of the rows are the placements of DeLong et al. (1988).
     """
     above, below = placements(np.sort(positives), np.sort(negatives))
     return Estimate(float(above.mean()), (above, below - below.mean()), 0.5)
@@ -77,21 +76,34 @@ def separation(positives: np.ndarray, negatives: np.ndarray) -> Estimate:
 
 @dataclass
 class Evidence:
-    """One line of evidence: a figure of the unlearned model beside those of the original and of the retrained ones.
+    """One line of evidence: a figure of the unlearned model beside those of the original and of the retrained models.
 
     Attributes:
-        key, title: which figure, and in words.
-        group: `memory` (what the outputs on the forget set tell), `shape` (how they look otherwise), `utility` (kept data) or
-            `inside` (features, weights, relearning).
-        original, unlearned: the figure of each; retrained: of every retrained model; None or empty where unknown.
+        key: which figure it is, a key of `hf_unlearn.evaluation.audit.verdicts.SPECS`.
+        title: the figure in words.
+        group: what the figure shows, which decides what verdict it can lead to:
+            `memory`: what the outputs on forget rows and forgotten classes still know;
+            `shape`: how else the outputs on forget rows differ from retraining;
+            `over`: outputs on forget rows that neither retraining nor hiding explains;
+            `utility`: accuracy on kept data;
+            `scale`: mean confidence on kept test rows;
+            `depth`: how fast forgotten classes are relearned;
+            `inside`: features, unchanged weights, rounded weights, and scores of forget rows as training data;
+            `switch`: whether the original is back when the adapters are switched off.
+        original: figure of the original.
+        unlearned: figure of the unlearned model.
+        retrained: figure of every retrained model; empty if unknown.
         expected: what retraining gives: the mean of the retrained models, or a value known without one; None if unknown.
-        difference, low, high: unlearned − expected, and its interval over rows at level 1 − 2·alpha.
-        practical, spread: the two parts of the margin: what is declared not to matter, and what a new seed may move.
-        result: `equivalent` (interval inside the margin), `different` (outside it, Holm-corrected), `unclear`, or `unknown`.
-        telling: whether the original is significantly outside twice the margin: only then does passing mean something, and a
-            model that passes lies nearer retraining than the original.
-        p_value: of being inside the margin, before Holm's correction.
-        words: the line in plain words.
+        difference: unlearned − expected.
+        low, high: interval of the difference over rows, at level 1 − 2·alpha.
+        practical: the part of the margin that is declared not to matter.
+        spread: the part of the margin that a new seed of retraining may move the figure by.
+        result: `equivalent` (the interval is inside the margin), `different` (significantly outside, Holm-corrected),
+            `unclear` (neither), or `unknown` (nothing to compare with).
+        telling: True if the original is significantly outside twice the margin. Only then does it mean something that a
+            model passes: such a model lies nearer to retraining than the original.
+        p_value: of the hypothesis that the difference is inside the margin, before Holm's correction.
+        words: the result in plain words.
     """
 
     key: str
@@ -113,22 +125,22 @@ class Evidence:
 
     @property
     def margin(self) -> float:
-        """Half width of the region that counts as the same."""
+        """Half the width of the interval of differences that count as equivalent."""
         return self.practical + self.spread
 
     @property
     def side(self) -> int:
-        """+1 where the model is significantly above the margin, −1 where below, else 0."""
+        """+1 if the model is significantly above the margin, −1 if it is below, else 0."""
         if self.result != "different" or self.difference is None:
             return 0
         return 1 if self.difference > 0 else -1
 
 
 def seed_spread(values: Sequence[float], default: float) -> float:
-    """How far a fresh retrained model may lie from the mean of those given: half of a prediction interval.
+    """Return how far a new retrained model may lie from the mean of `values`: half the width of a prediction interval.
 
-    t-quantile · s · √(1 + 1/k), where s² pools the variance of the k values with `default`², which counts as `PRIOR_SEEDS`
-    degrees of freedom. With one value it is the default alone; more narrow it, or widen it where seeds really differ.
+    It is t-quantile · s · √(1 + 1/k), where s² pools the variance of the k values with `default`², which counts as
+    `PRIOR_SEEDS` degrees of freedom. One value leaves the default alone. More values narrow it, or widen it if they differ.
     """
     k = max(len(values), 1)
     squares = float(np.var(values) * k) if len(values) else 0.0
@@ -147,11 +159,11 @@ def compare(
     default_spread: float,
     alpha: float,
     upper_only: bool = False,
-) -> Evidence:
-    """Fill in `line`: difference, interval, margin, and whether it is equivalent; `settle` says which are different.
+) -> None:
+    """Fill in the difference, interval and margin of `line`, and whether it is equivalent; `settle` finds the different ones.
 
     Args:
-        upper_only: only a figure above retraining counts; below it is as good.
+        upper_only: count only figures above retraining. A lower figure is then as good as an equal one.
     """
     line.expected, line.practical = expected.value, practical
     line.spread = seed_spread(line.retrained, default_spread)
@@ -161,13 +173,12 @@ def compare(
     line.low, line.high = gap.value - z * gap.error, gap.value + z * gap.error
     inside_below = upper_only or line.low >= -line.margin
     line.result = "equivalent" if inside_below and line.high <= line.margin else "unclear"
-    line.p_value = _outside(gap, line.margin, upper_only)
-    line.telling = _outside(original - expected, REACH * line.margin, upper_only) < alpha
-    return line
+    line.p_value = _p_inside(gap, line.margin, upper_only)
+    line.telling = _p_inside(original - expected, TELLING_MARGINS * line.margin, upper_only) < alpha
 
 
-def _outside(gap: Estimate, margin: float, upper_only: bool) -> float:
-    """p-value of the null that the true difference is inside the margin."""
+def _p_inside(gap: Estimate, margin: float, upper_only: bool) -> float:
+    """The p-value of the null hypothesis that the true difference is inside the margin."""
     beyond = (gap.value if upper_only else abs(gap.value)) - margin
     if gap.error == 0:
         return 0.0 if beyond > 0 else 1.0
@@ -175,7 +186,7 @@ def _outside(gap: Estimate, margin: float, upper_only: bool) -> float:
 
 
 def settle(lines: Sequence[Evidence], alpha: float) -> None:
-    """Mark the lines that are significantly outside their margin, with Holm's correction over all that were compared."""
+    """Mark the lines that are significantly outside their margin, with Holm's correction over all lines compared."""
     compared = sorted((line for line in lines if line.p_value is not None), key=lambda line: line.p_value or 0.0)
     for rank, line in enumerate(compared):
         if (line.p_value or 0.0) > alpha / (len(compared) - rank):

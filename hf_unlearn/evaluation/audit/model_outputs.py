@@ -1,8 +1,9 @@
-"""What one model gives for every set of rows: logits and the features in front of its last layer, each from one pass."""
+"""Run one model over sets of rows: logits and features, rounded weights, adapters switched off."""
 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,12 +19,15 @@ from ...models.processor import Processor
 from ...models.structure import find_head
 from .evidence import Estimate
 
-FLOOR = -1e4  # in place of a logit of −∞: probability 0 all the same, and differences stay finite
+FLOOR = -1e4  # replaces a logit of −∞: the probability is 0 too, and differences stay finite
+WRAPPERS = re.compile(
+    r"(base_model\.model|base_layer|original_module|modules_to_save\.default)\."
+)  # added to names by PEFT
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Of one model on one set: logits (n, classes), features (n, d) and labels (n,), fp32 and on the CPU."""
+    """One model on one set: logits (n, classes), features in front of the last layer (n, d), both fp32, and labels (n,)."""
 
     logits: Tensor
     features: Tensor
@@ -31,12 +35,12 @@ class Outputs:
 
     @property
     def right(self) -> Tensor:
-        """(n,) boolean."""
+        """(n,) boolean, true if the answer is the label."""
         return self.logits.argmax(-1) == self.labels
 
     @property
     def confidence(self) -> Tensor:
-        """(n,) highest probability."""
+        """(n,) highest probability, in [0, 1]."""
         return self.logits.double().softmax(-1).amax(-1)
 
     @property
@@ -46,49 +50,39 @@ class Outputs:
         own = z.gather(-1, self.labels[:, None])
         return own[:, 0] - z.scatter(-1, self.labels[:, None], -torch.inf).logsumexp(-1)
 
-    def where(self, rows: Tensor) -> Outputs:
-        """Of the rows (n,) that are true."""
-        return Outputs(self.logits[rows], self.features[rows], self.labels[rows])
-
 
 def run_model(
-    model: nn.Module,
-    sets: Mapping[str, PreparedRows],
-    processor: Processor,
-    *,
-    name: str = "model",
-    batch_size: int = 128,
+    model: nn.Module, sets: Mapping[str, PreparedRows], processor: Processor, *, name: str, batch_size: int = 128
 ) -> dict[str, Outputs]:
-    """One pass of `model`, in eval mode, over each set of labelled rows.
+    """Run `model` once, in eval mode, over each set of labeled rows.
+
+    Args:
+        name: what errors call the model.
 
     Raises:
-        ValueError: NaN or +∞ among the logits; `name` says of which model.
+        ValueError: there is NaN or +∞ among the logits.
     """
     out: dict[str, Outputs] = {}
     for key, rows in sets.items():
-        parts: list[tuple[Any, ...]] = []  # not the answers themselves, which hold their inputs
+        parts: list[tuple[Any, ...]] = []  # the answers themselves would keep their inputs in memory
         for a in answers(model, rows, processor.collate, batch_size, features=True):
             parts.append((a.logits.float().cpu(), a.features.float().cpu(), a.labels))  # type: ignore[union-attr]
         logits, features, labels = map(torch.cat, zip(*parts, strict=True))
         if torch.isnan(logits).any() or (logits == torch.inf).any():
             raise ValueError(
-                f"`{name}` gives NaN or infinite logits on the {key} set: it computes nothing that could be compared. "
-                "Check how it was saved and loaded."
+                f"`{name}` gives NaN or infinite logits on the {key} set, so there is nothing to compare. Check how the "
+                "model was saved and loaded."
             )
         out[key] = Outputs(logits.clamp_min(FLOOR), features, labels)
     return out
 
 
-def quantised(model: nn.Module, precision: str) -> nn.Module:
-    """A copy with weights rounded to `int8` (symmetric, one scale per output channel) or `bf16`, computing in its own dtype.
+def quantized(model: nn.Module, precision: str) -> nn.Module:
+    """Return a copy with weights rounded to `int8` (symmetric, one scale per output channel) or `bf16`.
 
-    What was unlearned by changes smaller than the rounding comes back (Zhang et al., arXiv 2410.16454).
-
-    Raises:
-        ValueError: another precision.
+    The copy computes in the dtype of `model`. Rounding undoes an unlearning that changed the weights by less than the
+    rounding does (Zhang et al., arXiv 2410.16454).
     """
-    if precision not in ("int8", "bf16"):
-        raise ValueError(f"`precision={precision!r}` is unknown. Known: int8, bf16.")
     model = copy.deepcopy(model)
     with torch.no_grad():
         for weight in model.parameters():
@@ -102,13 +96,13 @@ def quantised(model: nn.Module, precision: str) -> nn.Module:
 
 
 def adapter_layers(model: nn.Module) -> list[Any]:
-    """The layers of PEFT adapters inside `model`; empty where it has none."""
+    """Return the layers of PEFT adapters inside `model`; empty if there are none."""
     return [m for m in model.modules() if isinstance(getattr(m, "_disable_adapters", None), bool)]
 
 
 @contextmanager
 def adapters_off(model: nn.Module) -> Iterator[None]:
-    """The model below its adapters, inside."""
+    """Switch the adapters of `model` off inside the context, and on again afterwards."""
     layers = adapter_layers(model)
     needed = {n: p.requires_grad for n, p in model.named_parameters()}
     for layer in layers:
@@ -118,35 +112,40 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
-        for n, p in model.named_parameters():  # switching on trains parameters that were frozen
+        for n, p in model.named_parameters():  # PEFT makes them trainable when it switches adapters on
             p.requires_grad_(needed[n])
 
 
 def unchanged_share(model: nn.Module, original: nn.Module) -> float:
-    """The share of the original's parameters outside its head that `model` has bit-equal, in [0, 1]."""
+    """Return the share of the original's parameters outside its head that are bit-equal in `model`, in [0, 1]."""
     head = find_head(original) + "."
-    kept = {_plain(n): p for n, p in unwrap(model).named_parameters()}
+    parameters = {WRAPPERS.sub("", n): p for n, p in unwrap(model).named_parameters()}
     same = total = 0
     for full, p in unwrap(original).named_parameters():
-        name = _plain(full)
+        name = WRAPPERS.sub("", full)
         if not name.startswith(head):
             total += p.numel()
-            other = next((q for n, q in kept.items() if n == name or n.endswith("." + name)), None)
+            other = next((q for n, q in parameters.items() if n == name or n.endswith("." + name)), None)
             if other is not None and other.shape == p.shape:
                 same += int((other.detach().cpu() == p.detach().cpu()).sum())
     return same / max(total, 1)
 
 
-def _plain(name: str) -> str:
-    """A parameter's name without what adapters put around it."""
-    for part in ("base_model.model.", "base_layer.", "original_module.", "modules_to_save.default."):
-        name = name.replace(part, "")
-    return name
-
-
 @dataclass(eq=False)
 class Measured:
-    """What one model gave: `outputs` by set, and what was found behind them; `probes` are filled when first asked for."""
+    """What `Auditor.measure` found of one model.
+
+    Attributes:
+        name: what errors and `Audit.curves` call the model.
+        outputs: set -> outputs.
+        rounded: `int8` and `bf16` -> (n,) boolean, true if the model with rounded weights answers a forget row right.
+        curves: one (steps, accuracy) curve for each draw of rows that the forgotten classes were taught again from.
+        similarity: linear CKA of its features with the original's on the forget set, in [0, 1].
+        unchanged: share of the weights outside the head that equal the original's bit for bit, in [0, 1].
+        without_adapters: outputs on the forget set with the adapters switched off; None if the model has none.
+        weights: digest of the weights.
+        probes: figures of linear probes, fitted when they are first needed.
+    """
 
     name: str
     outputs: dict[str, Outputs]
@@ -154,6 +153,6 @@ class Measured:
     curves: list[list[tuple[int, float]]]
     similarity: float
     unchanged: float
-    switched_off: Outputs | None = None
+    without_adapters: Outputs | None = None
     weights: str = ""
     probes: dict[str, Estimate] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""From lines of evidence to a verdict in words. What each line means is one table; the order of the reasons is one function."""
+"""From lines of evidence to a verdict in words: `SPECS` says what each line means, `decide` which reason comes first."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a card needs the words of a verdict, and no scipy
     from .evidence import Evidence
 
 SAME = "indistinguishable from retraining"
@@ -17,27 +17,27 @@ DAMAGED = "model damaged"
 UNCLEAR = "cannot tell with this much data"
 
 MEANING = {
-    SAME: "On every line the model lies inside the margin around retrained models, and the original would not.",
-    LESS: "The outputs still remember what a retrained model does not know.",
-    MORE: "The forget rows are treated in a way that retraining does not explain: they stand out, and can be found by it.",
+    SAME: "In every comparison the model lies inside the margin around retrained models, and the original model would not.",
+    LESS: "The outputs still show something that a retrained model does not know.",
+    MORE: "The model treats the forget rows in a way that retraining does not explain, so an attacker can find these rows.",
     HIDDEN: "The outputs do not show it, but the model still knows: it can be brought back.",
-    DAMAGED: "What should have been kept was lost.",
-    UNCLEAR: "Nothing speaks clearly against the model, and not every line speaks for it.",
+    DAMAGED: "The model lost something that should have been kept.",
+    UNCLEAR: "No comparison speaks clearly against the model, but not every comparison speaks for it.",
 }
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What one line is.
+    """What one line of evidence means.
 
     Attributes:
         title, group: as in `Evidence`.
-        practical: difference that is declared not to matter.
-        default_spread: standard deviation over seeds of retraining, assumed beside what the retrained models show; measured by
-            `recipes/benchmarks/audit.py` on small classifiers.
-        above, below: what it means to lie outside on either side. An empty `below` is a line of which only the upper side
-            counts.
-        deep: whether it looks behind the outputs by other means than comparing weights.
+        practical: difference from retraining that is declared not to matter.
+        default_spread: standard deviation over seeds of retraining that is assumed before the given retrained models are
+            counted; `recipes/benchmarks/audit.py` measured it on small classifiers.
+        above, below: what a figure significantly above and below the margin means. If `below` is empty, only figures above
+            the margin count.
+        deep: True if the figure finds what outputs hide by other means than comparing weights.
     """
 
     title: str
@@ -50,111 +50,75 @@ class Spec:
 
 
 SPECS: dict[str, Spec] = {
-    "forget_accuracy": Spec(
-        "accuracy on the forget set", "memory", 0.03, 0.02,
+    "forget_accuracy": Spec("accuracy on the forget set", "memory", 0.03, 0.02,
         "answers the forget rows right more often than retraining would",
-        "answers the forget rows right less often than a model that never saw them",
-    ),
-    "test_forgotten_accuracy": Spec(
-        "test accuracy on the forgotten classes", "memory", 0.03, 0.01,
-        "still recognises unseen rows of the forgotten classes", "fails on the forgotten classes more than retraining would",
-    ),
+        "answers the forget rows right less often than a model that never saw them"),
+    "test_forgotten_accuracy": Spec("test accuracy on the forgotten classes", "memory", 0.03, 0.01,
+        "still recognises unseen rows of the forgotten classes", "fails on the forgotten classes more than retraining would"),
     "membership": Spec(
         "attack: forget against unseen rows, by log-odds of the label over retraining (AUC)", "memory", 0.05, 0.015,
         "fits forget rows better than unseen rows, as training data",
-        "fits forget rows worse than unseen rows: they stand out by it",
-    ),
-    "class_membership": Spec(
-        "the same, against unseen rows of the forgotten classes (AUC)", "inside", 0.1, 0.02,
+        "fits forget rows worse than unseen rows: they stand out by it"),
+    "class_membership": Spec("the same, against unseen rows of the forgotten classes (AUC)", "inside", 0.1, 0.02,
         "whatever it answers, it scores forget rows as training data",
-        "fits forget rows worse than unseen rows of their classes: they stand out by it", deep=True,
-    ),
-    "identical": Spec(
-        "forget rows answered exactly as by the original", "memory", 0.3, 0.02,
-        "gives the original's own outputs on the forget rows",
-    ),
-    "confidence": Spec(
-        "attack: forget against unseen rows, by confidence (AUC)", "shape", 0.05, 0.04,
-        "is surer on forget rows than retraining would be", "is less sure on forget rows than retraining would be",
-    ),
-    "divergence": Spec(
-        "outputs on the forget set: Jensen–Shannon divergence to retraining (of 1)", "shape", 0.03, 0.03,
-        "gives other outputs on the forget rows than retraining",
-    ),
-    "estrangement": Spec(
-        "the same, beyond the original's with the forgotten classes struck out", "over", 0.05, 0.03,
-        "gives outputs on the forget rows that neither retraining nor hiding explains",
-    ),
-    "test_accuracy": Spec(
-        "test accuracy on what is kept", "utility", 0.02, 0.01,
-        "knows more than retraining would leave", "answers kept test rows worse than retraining would",
-    ),
-    "retain_accuracy": Spec(
-        "accuracy on the retain set", "utility", 0.02, 0.01,
-        "knows more than retraining would leave", "answers retain rows worse than retraining would",
-    ),
-    "calibration": Spec(
-        "mean confidence on kept test rows", "scale", 0.03, 0.02,
-        "is surer everywhere than retraining would be", "is less sure everywhere than retraining would be",
-    ),
-    "relearning": Spec(
-        "relearning the forgotten classes, ln(1 + steps), higher is slower", "depth", 0.4, 0.15,
+        "fits forget rows worse than unseen rows of their classes: they stand out by it", deep=True),
+    "identical": Spec("forget rows answered exactly as by the original", "memory", 0.3, 0.02,
+        "gives the original's own outputs on the forget rows"),
+    "confidence": Spec("attack: forget against unseen rows, by confidence (AUC)", "shape", 0.05, 0.04,
+        "is surer on forget rows than retraining would be", "is less sure on forget rows than retraining would be"),
+    "divergence": Spec("outputs on the forget set: Jensen–Shannon divergence to retraining (of 1)", "shape", 0.03, 0.03,
+        "gives other outputs on the forget rows than retraining"),
+    "estrangement": Spec("the same, beyond the original's with the forgotten classes struck out", "over", 0.05, 0.03,
+        "gives outputs on the forget rows that neither retraining nor hiding explains"),
+    "test_accuracy": Spec("test accuracy on what is kept", "utility", 0.02, 0.01,
+        "knows more than retraining would leave", "answers kept test rows worse than retraining would"),
+    "retain_accuracy": Spec("accuracy on the retain set", "utility", 0.02, 0.01,
+        "knows more than retraining would leave", "answers retain rows worse than retraining would"),
+    "calibration": Spec("mean confidence on kept test rows", "scale", 0.03, 0.02,
+        "is surer everywhere than retraining would be", "is less sure everywhere than retraining would be"),
+    "relearning": Spec("relearning the forgotten classes, ln(1 + steps), higher is slower", "depth", 0.4, 0.15,
         "relearns the forgotten classes more slowly than a retrained model",
-        "relearns the forgotten classes much faster than a retrained model", True,
-    ),
-    "class_probe": Spec(
-        "linear probe for the forgotten classes on frozen features", "inside", 0.03, 0.02,
+        "relearns the forgotten classes much faster than a retrained model", deep=True),
+    "class_probe": Spec("linear probe for the forgotten classes on frozen features", "inside", 0.03, 0.02,
         "features tell the forgotten classes apart better than a retrained model's",
-        "features tell the forgotten classes apart worse than a retrained model's", True,
-    ),
-    "membership_probe": Spec(
-        "linear probe: forget against unseen rows by features (AUC)", "inside", 0.05, 0.02,
-        "features tell which rows it was trained on", "features set the forget rows apart", True,
-    ),
-    "features": Spec(
-        "likeness of features to the original's on the forget set, −ln(1 − CKA)", "inside", 0.7, 0.25,
-        "features on the forget rows are still arranged as the original's", deep=True,
-    ),
-    "unchanged": Spec(
-        "weights outside the head that are exactly the original's", "inside", 0.4, 0.0,
-        "the network before the head is the original's",
-    ),
-    "int8": Spec(
-        "accuracy on the forget set after rounding to int8", "inside", 0.03, 0.02,
-        "the forget set comes back when weights are rounded", "loses the forget set when weights are rounded",
-    ),
-    "bf16": Spec(
-        "accuracy on the forget set after rounding to bf16", "inside", 0.03, 0.02,
-        "the forget set comes back when weights are rounded", "loses the forget set when weights are rounded",
-    ),
-    "adapter": Spec(
-        "forget rows answered exactly as by the original with adapters off", "switch", 0.2, 0.0,
-        "switching its adapter off gives the original back",
-    ),
+        "features tell the forgotten classes apart worse than a retrained model's", deep=True),
+    "membership_probe": Spec("linear probe: forget against unseen rows by features (AUC)", "inside", 0.05, 0.02,
+        "features tell which rows it was trained on", "features set the forget rows apart", deep=True),
+    "features": Spec("likeness of features to the original's on the forget set, −ln(1 − CKA)", "inside", 0.7, 0.25,
+        "features on the forget rows are still arranged as the original's", deep=True),
+    "unchanged": Spec("weights outside the head that are exactly the original's", "inside", 0.4, 0.0,
+        "the network before the head is the original's"),
+    "int8": Spec("accuracy on the forget set after rounding to int8", "inside", 0.03, 0.02,
+        "the forget set comes back when weights are rounded", "loses the forget set when weights are rounded"),
+    "bf16": Spec("accuracy on the forget set after rounding to bf16", "inside", 0.03, 0.02,
+        "the forget set comes back when weights are rounded", "loses the forget set when weights are rounded"),
+    "adapter": Spec("forget rows answered exactly as by the original with adapters off", "switch", 0.2, 0.0,
+        "switching its adapter off gives the original back"),
 }  # fmt: skip
 
 
 def decide(lines: Sequence[Evidence], compared: bool) -> tuple[str, list[str]]:
-    """The verdict, and the keys of the lines that it rests on.
+    """Return the verdict, and the keys of the lines that it rests on.
 
-    Where several reasons hold, the one that says most about the forget rows is named: a switch to the original, forget rows
-    that stand out, damage, memory in the outputs, then what is behind them.
+    If several reasons hold, the verdict names the one that says most about the forget rows: adapters that can be switched
+    off, forget rows that stand out, damage, memory in the outputs, and then what lies behind the outputs.
 
     Args:
-        compared: whether a retrained model was given; without one nothing can be indistinguishable from it.
+        lines: the lines that were compared with retraining.
+        compared: True if a retrained model was given. Without one, no model is indistinguishable from retraining.
     """
 
     def found(group: str, side: int) -> list[str]:
         return [x.key for x in lines if x.side == side and group in (x.group, x.key)]
 
-    # Without a class the rest is easier, so that a retrained model may be better there than the original was.
+    # With a class less, the others are easier: a retrained model may do better on them than the original did.
     lost = [x.key for x in lines if x.key in found("utility", -1) and x.unlearned < x.original - x.practical]
     reasons: tuple[tuple[str, list[str]], ...] = (
         (HIDDEN, found("switch", 1)),
         (MORE, found("membership", -1) + found("class_membership", -1) + _singled_out(lines)),
         (DAMAGED, lost),
         (LESS, found("memory", 1)),
-        (HIDDEN, found("unchanged", 1)),  # whatever the last layer makes of it
+        (HIDDEN, found("unchanged", 1)),  # then only the last layer hides what the network still knows
         (MORE, found("over", 1) + found("memory", -1)),
         (HIDDEN, found("inside", 1) + found("depth", -1)),
         (MORE, found("shape", 1) + found("shape", -1) + found("depth", 1)),
@@ -171,29 +135,29 @@ def decide(lines: Sequence[Evidence], compared: bool) -> tuple[str, list[str]]:
 
 
 def _singled_out(lines: Sequence[Evidence]) -> list[str]:
-    """What shows that forget rows were treated by themselves, and were not only hit by damage to all."""
+    """Keys of lines that show that the forget rows were treated apart, and not only hit by damage to all rows."""
     by_key = {line.key: line for line in lines}
     forget, test = by_key.get("forget_accuracy"), by_key.get("test_accuracy")
     out = []
     if forget is not None and test is not None and forget.side < 0:
-        # Twice what unseen rows lost is more than damage.
+        # Damage to all rows would not lower this accuracy by twice as much as that on unseen rows.
         out += [forget.key] if (forget.difference or 0.0) < 2 * min(test.difference or 0.0, 0.0) else []
     away, member = by_key.get("divergence"), by_key.get("membership")
     if away is not None and member is not None and away.side > 0 >= member.side:
-        out.append(away.key)  # of single rows: further from retraining than on unseen rows, and not as members are
+        out.append(away.key)  # further from retraining than on unseen rows, and not because they are remembered
     return out
 
 
 def missing_power(lines: Sequence[Evidence]) -> list[str]:
-    """Why passing every line would mean nothing: sentences, empty where it would mean something."""
-    told = [line for line in lines if line.telling]
+    """Return sentences that say why passing every line would mean nothing; empty if it would mean something."""
+    telling = [line for line in lines if line.telling]
     out = []
-    if not any(line.group == "memory" and line.key != "identical" for line in told):
+    if not any(line.group == "memory" and line.key != "identical" for line in telling):
         out.append(
             "By its outputs on these rows the original itself cannot be told from a retrained model: what was to be forgotten "
             "hardly shows, or the rows are too few."
         )
-    if not any(SPECS[line.key].deep for line in told):
+    if not any(SPECS[line.key].deep for line in telling):
         out.append(
             "Behind its outputs (features, relearning) the original itself cannot be told from a retrained model, so a class "
             "or row that is only hidden would not be found."
@@ -202,7 +166,7 @@ def missing_power(lines: Sequence[Evidence]) -> list[str]:
 
 
 def describe(line: Evidence) -> str:
-    """One line in plain words."""
+    """Return the result of one line in plain words."""
     spec = SPECS[line.key]
     if line.result == "unknown":
         return "without a retrained model there is nothing to compare it with"
@@ -213,10 +177,17 @@ def describe(line: Evidence) -> str:
     return "as retraining" if line.telling else "as retraining; the original is hardly told apart here"
 
 
-def limits(retrained: int, lines: Sequence[Evidence], sets: Mapping[str, int], alike: bool = True) -> list[str]:
-    """What the audit cannot conclude, in sentences; `alike`: whether forget and test rows have labels in like shares."""
+def limits(retrained: int, lines: Sequence[Evidence], sets: Mapping[str, int], same_shares: bool) -> list[str]:
+    """Return sentences that say what the audit cannot conclude.
+
+    Args:
+        retrained: number of retrained models.
+        lines: all lines of evidence.
+        sets: set -> number of rows.
+        same_shares: True if forget and test rows have labels in the same shares.
+    """
     out = []
-    if not alike:
+    if not same_shares:
         out.append(
             "The labels of the forget rows are in other shares than those of the test rows, so the forget set is no random "
             "draw: attacks that compare the two may find what the rows are, not that they were trained on. Without a "

@@ -1,4 +1,4 @@
-"""The pattern that a report measures bias by: a column of the test set, and the label that each of its values points to."""
+"""The bias pattern of a report: a column of the test set, the label that each of its values points to, and its measures."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from ...metrics.functional.fairness import bias_labels, label_groups
 from ...metrics.functional.intervals import Interval
 from ...models.processor import Processor
 
-NONE = "(none)"
+NONE = "(none)"  # the name of a missing value
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """A column and value -> class id; other values point to no label."""
+    """A column, and the class id that each value points to. Values that are not in `labels` point to no label."""
 
     column: str
     labels: dict[str, int]
 
     def pointed(self, values: Sequence[str]) -> np.ndarray:
-        """The label (n,) that each value points to, −1 for none."""
+        """Return the class id (n,) that each value points to, −1 for none."""
         return bias_labels(values, {v: self.labels.get(v) for v in set(values)})
 
 
 def read_pattern(
     bias_column: str | None, bias_labels: Mapping[Any, Any] | Sequence[str] | None, processor: Processor, test: Any
 ) -> Pattern | None:
-    """Check the two against the test set before anything runs; None where neither is given.
+    """Check the pattern against the test set before anything runs, and return it; None if the user gave none.
 
     Args:
-        bias_column: the column of `test`.
-        bias_labels: value -> class id or name, as a mapping, as words `value=label` or as JSON.
+        bias_column: name of a column of `test`.
+        bias_labels: value -> class id or name, as a mapping, as words `value=label`, or as JSON.
 
     Raises:
-        ValueError: one of the two without the other, no test set or a stream, an unknown column, value or label, or a
-            pattern that never points away from the label.
+        ValueError: only one of the two is given, there is no test set or it is a stream, a column, value or label is
+            unknown, or the pattern never points away from the label.
     """
     if bias_column is None and not bias_labels:
         return None
@@ -50,47 +50,42 @@ def read_pattern(
     if column is None or not labels:
         missing, beside = ("bias_column", "bias_labels") if column is None else ("bias_labels", "bias_column")
         raise ValueError(
-            f"`{missing}` is missing beside `{beside}`: bias is measured of a column whose values point to labels, such as "
-            "`bias_column: pattern` with `bias_labels: {present: 3}`."
+            f"`{missing}` is missing beside `{beside}`. Bias is measured by a column and by the labels that its values point "
+            "to, such as `bias_column: pattern` with `bias_labels: {present: 3}`."
         )
     if test is None or not hasattr(test, "column_names") or not hasattr(test, "__len__"):
-        raise ValueError("`bias_column` is measured on a test set that is no stream. Name one, with `test_split`.")
+        raise ValueError("`bias_column` needs a test set that is no stream. Name one, with `test_split`.")
     if column not in test.column_names:
-        raise ValueError(
-            f"`bias_column={column!r}` is not in the test set, which has {', '.join(test.column_names)}. Name one of these."
-        )
+        raise ValueError(f"`bias_column={column!r}` is not in the test set, which has {', '.join(test.column_names)}.")
     values, named = read_values(test, column), {name_of(v): label for v, label in labels.items()}
     unknown = [repr(v) for v in named if v not in set(values)]
     if unknown:
         shown = ", ".join(map(repr, list(dict.fromkeys(values))[:10]))
-        raise ValueError(
-            f"`bias_labels`: {', '.join(unknown)} is no value of '{column}' in the test set, which holds {shown}. Correct it."
-        )
+        raise ValueError(f"`bias_labels`: {', '.join(unknown)} is no value of '{column}' in the test set: {shown}.")
     pattern = Pattern(column, {value: _class_id(label, processor) for value, label in named.items()})
     label_column = find_label_column(test, processor.label_column)
     if label_column is None:
         raise ValueError("`bias_column` needs labels in the test set. Name their column with `label_column`.")
-    given = test[label_column]
-    if any(label is None for label in given):
-        raise ValueError(f"`bias_column` needs a label in every row of the test set; '{label_column}' lacks some.")
-    true = np.array([processor.class_id(label, label_column) for label in given])
+    if any(label is None for label in test[label_column]):
+        raise ValueError(f"`bias_column` needs a label in every test row, but '{label_column}' is empty in some.")
+    true = np.array([processor.class_id(label, label_column) for label in test[label_column]])
     pointed = pattern.pointed(values)
     if not ((pointed >= 0) & (pointed != true)).any():
         raise ValueError(
-            f"`bias_labels`: in the test set '{column}' never points away from the label, so following it and being right "
-            "are the same. Measure on a set where the two are independent."
+            f"`bias_labels`: in the test set '{column}' never points away from the label, so a model that follows it cannot "
+            "be told from one that is right. Measure on a set where column and label are independent."
         )
     return pattern
 
 
 def read_values(dataset: Any, column: str) -> list[str]:
-    """The names (n,) of a column's values."""
+    """Return the names (n,) of a column's values."""
     names = getattr(dataset.features.get(column), "names", None)
     return [names[v] if names and v is not None else name_of(v) for v in dataset.select_columns([column])[:][column]]
 
 
 def name_of(value: Any) -> str:
-    """How a value is written in a recipe and on the command line."""
+    """Return a value as it is written in a recipe and on the command line."""
     if hasattr(value, "item"):
         value = value.item()
     if value is None:
@@ -101,36 +96,38 @@ def name_of(value: Any) -> str:
 def _mapping(labels: Mapping[Any, Any] | Sequence[str]) -> Mapping[Any, Any]:
     if isinstance(labels, Mapping):
         return labels
-    try:
-        if len(labels) == 1 and labels[0].lstrip().startswith("{"):  # a recipe's mapping arrives as one word
+    message = f"`bias_labels={' '.join(labels)}` is no list of value=label. Write `present=3`, or in a recipe `{{present: 3}}`."
+    if len(labels) == 1 and labels[0].lstrip().startswith("{"):  # the mapping of a recipe arrives as one word
+        try:
             return dict(json.loads(labels[0]))
-        pairs = [word.rpartition("=") for word in labels]
-        if all(value and label for value, _, label in pairs):
-            return {value: label for value, _, label in pairs}
-    except ValueError:
-        pass
-    raise ValueError(
-        f"`bias_labels={' '.join(labels)}` is no list of value=label. Write `present=3`, or in a recipe `{{present: 3}}`."
-    )
+        except ValueError as error:
+            raise ValueError(message) from error
+    pairs = [word.rpartition("=") for word in labels]
+    if not all(value and label for value, _, label in pairs):
+        raise ValueError(message)
+    return {value: label for value, _, label in pairs}
 
 
 def bias_measures(predicted: Tensor, labels: Tensor, values: Sequence[str], pattern: Pattern) -> dict[str, Interval]:
-    """What `fairness` measures of answers and labels (n,), each with its interval; what the rows do not define is left out."""
-    y_hat, y = predicted.numpy(), labels.numpy()
-    pointed, right = pattern.pointed(values), (predicted == labels).numpy()
-    with_it, against = pointed >= 0, (pointed >= 0) & (pointed != y)
+    """Return what `metrics.functional.fairness` measures of answers and labels (n,), each figure with its interval.
+
+    A figure that the rows do not define is left out.
+    """
+    y_hat, y, pointed = predicted.numpy(), labels.numpy(), pattern.pointed(values)
+    right, with_pattern = y_hat == y, pointed >= 0
+    against, aligned = with_pattern & (pointed != y), with_pattern & (pointed == y)
     out: dict[str, Interval] = {}
     if against.any():
         out["bias_following"] = intervals.share((y_hat == pointed)[against])
     without = _given_without(y_hat, y, pointed, sorted(set(pattern.labels.values())))
     if without is not None:
         out["bias_without"] = without
-    for name, rows in (("accuracy_with_pattern", with_it), ("accuracy_without_pattern", ~with_it)):
+    for name, rows in (("accuracy_with_pattern", with_pattern), ("accuracy_without_pattern", ~with_pattern)):
         if rows.any():
             out[name] = intervals.share(right[rows])
-    if against.any() and (with_it & ~against).any():
-        aligned, conflicting = (intervals.share(right[rows]) for rows in (with_it & ~against, against))
-        out["aligned_minus_conflicting"] = intervals.difference(aligned, conflicting)
+    if against.any() and aligned.any():
+        shares = [intervals.share(right[rows]) for rows in (aligned, against)]
+        out["aligned_minus_conflicting"] = intervals.difference(*shares)
     groups = label_groups(values, y)
     out["worst_group_accuracy"] = intervals.worst_share(np.bincount(groups, weights=right), np.bincount(groups))
     if len(set(values)) > 1:
@@ -139,9 +136,10 @@ def bias_measures(predicted: Tensor, labels: Tensor, values: Sequence[str], patt
 
 
 def _given_without(y_hat: np.ndarray, y: np.ndarray, pointed: np.ndarray, labels: Sequence[int]) -> Interval | None:
-    """P(ŷ = L | y ≠ L, nothing points to L), over the labels L that are pointed to; None without such rows.
+    """Return P(ŷ = L | y ≠ L, nothing points to L) over the labels L that are pointed to; None if there are no such rows.
 
-    A row is a trial for several labels and a hit for one at most: the limits are those of its rows, not of its trials.
+    A row counts once for each such label, but its answer is one of them at most. The limits are therefore those of the share
+    of rows.
     """
     free = np.stack([(y != label) & (pointed != label) for label in labels])
     hit = (free & (y_hat == np.array(labels)[:, None])).any(0)

@@ -1,11 +1,11 @@
-"""What a report says in plain words, each sentence from two intervals; and what no report can say."""
+"""Say in plain words what the figures of a report mean, how to read them, and what they do not prove."""
 
 from __future__ import annotations
 
 from .report_data import ReportData
 from .table import cell
 
-# measure -> subject, and what a value above and one below the retrained model's mean
+# Measure -> subject of the sentence, and what a value above and a value below the retrained model's means.
 SENTENCES = {
     "forget_accuracy": ("Accuracy on the forget set", "it still remembers", "it over-forgets"),
     "test_forgotten_accuracy": ("Test accuracy on the forgotten classes", "it still remembers", "it over-forgets"),
@@ -46,7 +46,7 @@ PATCH_LIMIT = (
 
 
 def notes(report: ReportData) -> list[str]:
-    """How to read the figures that this report has."""
+    """Return sentences that say how to read the figures of this report."""
     attacked = any("loss_attack_auc" in measured for measured in report.models.values())
     return [
         "Read every figure against the retrained model: distance to it is what counts, in either direction.",
@@ -58,14 +58,14 @@ def notes(report: ReportData) -> list[str]:
 
 
 def limits(report: ReportData) -> list[str]:
-    """What the figures do not prove, of this run."""
+    """Return sentences that say what the figures of this report do not prove."""
     return [PATCH_LIMIT, *LIMITS] if report.run.get("patch") or report.run.get("adapter") else LIMITS
 
 
 def reading(report: ReportData) -> list[str]:
-    """One sentence per measure of the unlearned model, against the retrained one or, without it, the original."""
+    """Return one sentence for each measure, which compares the unlearned model with the retrained one or with the original."""
     retrained = "retrained" in report.models
-    other = "retrained" if retrained else "original"
+    other, owner = ("retrained", "retrained model") if retrained else ("original", "original")
     ours, theirs = (report.intervals.get(name, {}) for name in ("unlearned", other))
     out = []
     for measure, (subject, above, below) in SENTENCES.items():
@@ -73,15 +73,14 @@ def reading(report: ReportData) -> list[str]:
             continue
         unit = "" if measure == "loss_attack_auc" else " %"
         a, b = (f"{cell(measure, report.models[n].get(measure))}{unit}" for n in ("unlearned", other))
-        sides = "retrained model" if retrained else "original"
         if ours[measure][0] > theirs[measure][1]:
             verdict = f"clearly higher: {above}" if retrained else "clearly higher"
         elif ours[measure][1] < theirs[measure][0]:
-            told = "the original's was lower still" if report.began_lower(measure) else below
-            verdict = f"clearly lower: {told}" if retrained else "clearly lower"
+            meaning = "the original's was lower still" if report.began_lower(measure) else below
+            verdict = f"clearly lower: {meaning}" if retrained else "clearly lower"
         else:
             verdict = "not told apart by these rows"
-        out.append(f"{subject} is {a}, the {sides}'s {b}: {verdict}.")
+        out.append(f"{subject} is {a}, the {owner}'s {b}: {verdict}.")
     steps = [report.models.get(n, {}).get("relearning_steps") for n in ("unlearned", "retrained")]
     if None not in steps:
         out.append(

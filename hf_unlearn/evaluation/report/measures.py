@@ -1,9 +1,8 @@
-"""The figures of a report, from what one model answered on each set: every one with its interval."""
+"""The figures of a report, each with its interval, from the logits of one model on each set."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +19,10 @@ Outputs = Mapping[str, tuple[Tensor, Tensor | None]]  # set -> logits (n, classe
 
 
 def measure(outputs: Outputs, classes: tuple[int, ...]) -> tuple[dict[str, Interval], Roc | None]:
-    """Accuracies, F1 and attacks of one model, and the ROC of its loss attack where the sets allow one.
+    """Return accuracies, F1 and attacks of one model, and the ROC of its loss attack, or None if the sets allow none.
 
     Args:
-        classes: the forgotten ones; the parts of the test set are told apart by them.
+        classes: ids of the forgotten classes. The test set is also measured in two parts: these classes, and the others.
     """
     out: dict[str, Interval] = {}
     for name, (logits, labels) in outputs.items():
@@ -48,25 +47,25 @@ def measure(outputs: Outputs, classes: tuple[int, ...]) -> tuple[dict[str, Inter
 
 
 def loss_attack(outputs: Outputs) -> Roc | None:
-    """How well a low loss tells forget rows from test rows; None where a side has fewer than two labelled rows.
+    """Return how well a low loss tells forget rows from test rows; None if a side has fewer than two labeled rows.
 
-    Only test rows of labels that the forget set holds are compared, where there are any: a whole forgotten class would
-    otherwise be told from the others by what it is, not by who was trained on.
+    If at least two test rows have labels that are in the forget set, only these are compared. Otherwise an attack would find
+    a forgotten class by its label, and not by which rows were trained on.
     """
     if not all(outputs.get(name, (None, None))[1] is not None for name in ("forget", "test")):
         return None
-    asked, asked_labels = outputs["forget"][0], np.asarray(outputs["forget"][1])
-    others, labels = outputs["test"][0], np.asarray(outputs["test"][1])
-    alike = np.isin(labels, asked_labels)
-    if alike.sum() >= 2:
-        others, labels = others[torch.as_tensor(alike)], labels[alike]
-    if min(len(asked_labels), len(labels)) < 2:
+    forget, forget_labels = outputs["forget"][0], np.asarray(outputs["forget"][1])
+    test, labels = outputs["test"][0], np.asarray(outputs["test"][1])
+    same_labels = np.isin(labels, forget_labels)
+    if same_labels.sum() >= 2:
+        test, labels = test[torch.as_tensor(same_labels)], labels[same_labels]
+    if min(len(forget_labels), len(labels)) < 2:
         return None
-    return roc(-loss(asked, asked_labels), -loss(others, labels))
+    return roc(-loss(forget, forget_labels), -loss(test, labels))
 
 
 def distances(logits: Tensor, yardstick: Tensor) -> dict[str, Interval]:
-    """How far outputs (n, classes) are from the retrained model's on the same rows."""
+    """Return how far outputs (n, classes) are from those of the retrained model on the same rows."""
     return {
         "js_to_retrained": intervals.mean(divergences(logits, yardstick).numpy()),
         "agreement_with_retrained": intervals.share(logits.argmax(-1) == yardstick.argmax(-1)),
@@ -74,7 +73,7 @@ def distances(logits: Tensor, yardstick: Tensor) -> dict[str, Interval]:
 
 
 def per_class(logits: Tensor, labels: Tensor) -> tuple[list[float | None], list[list[float] | None]]:
-    """Accuracy of every class, and its limits; None for a class without rows."""
+    """Return the accuracy of every class in [0, 1], and its limits; None for a class without rows."""
     right, classes = (logits.argmax(-1) == labels).numpy(), logits.shape[-1]
     sizes = np.bincount(labels.numpy(), minlength=classes)
     hits = np.bincount(labels.numpy(), weights=right, minlength=classes)
@@ -86,12 +85,6 @@ def per_class(logits: Tensor, labels: Tensor) -> tuple[list[float | None], list[
 
 
 def histogram(logits: Tensor) -> list[float]:
-    """Shares of rows by highest probability, `BINS` equal bins over [0, 1]."""
+    """Return the shares of rows with their highest probability in each of `BINS` equal bins over [0, 1]."""
     counts = np.histogram(logits.softmax(-1).amax(-1).numpy(), bins=BINS, range=(0.0, 1.0))[0]
     return (counts / counts.sum()).tolist()
-
-
-def curve_of(found: Roc) -> dict[str, Any]:
-    """JSON-ready: the curve, and how many rows it is of."""
-    rates, shares = found.curve
-    return {"false_positives": rates, "true_positives": shares, "members": found.members, "others": found.others}

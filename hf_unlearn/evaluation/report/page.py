@@ -1,4 +1,4 @@
-"""A report as markdown, as one self-contained HTML page, and in the terminal. Names from the data are inert in all three."""
+"""Show a report as markdown, as one self-contained HTML page, and in the terminal. Names from data become no markup."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from markupsafe import Markup
 
 from ...utils.safe_text import inert, plain, shown
 from .interpretation import limits, notes, reading
-from .plots import draw_inline
+from .plots import svg_figures
 from .report_data import ReportData
 from .table import rows
 
 
 def to_markdown(report: ReportData) -> str:
-    """The report as markdown."""
+    """Return the report as markdown."""
     names = list(report.models)
     lines = ["# Unlearning report", ""]
     if report.run.get("request"):
         lines += [f"Forgotten: {inert(report.run['request'])}.", ""]
     lines += [inert(_done(report)), ""]
     lines += ["| | " + " | ".join(map(inert, names)) + " |", "|---|" + "---:|" * len(names)]
-    # In a cell `[1, 2]` links nowhere, and escaped it could not be read as text; the cells hold numbers only.
+    # The cells hold numbers only, so they need no escaping, which would make `[1, 2]` hard to read.
     lines += [f"| {inert(title)} | " + " | ".join(cells) + " |" for title, cells in rows(report)]
     if "ratio" in report.seconds:
         lines += ["", _time(report)]
@@ -38,17 +38,17 @@ def to_markdown(report: ReportData) -> str:
 
 
 def to_html(report: ReportData, figures: bool = True) -> str:
-    """One HTML page that loads nothing: styles and figures are inside, there are no scripts.
+    """Return one HTML page that loads nothing: styles and figures are inside, and there are no scripts.
+
+    Args:
+        figures: put the figures into the page. Default: True.
 
     Raises:
-        ImportError: `figures` without matplotlib.
+        ImportError: `figures` is true and matplotlib is missing.
     """
-    pictures = []
-    if figures:
-        pictures = draw_inline(report)
-    # On a phone two columns are in sight: the two to compare.
+    # The original comes last: a phone shows two columns, and the other two are to be compared.
     order = sorted(range(len(report.models)), key=lambda i: list(report.models)[i] == "original")
-    # For every name, not only *.html: what a data set calls its classes must never become markup.
+    # Everything is escaped, whatever the template is called: the name of a class must never become markup.
     environment = Environment(
         loader=PackageLoader("hf_unlearn.evaluation.report"),
         autoescape=True,
@@ -65,7 +65,7 @@ def to_html(report: ReportData, figures: bool = True) -> str:
         rows=[(title, [cells[i] for i in order]) for title, cells in rows(report)],
         warnings=report.warnings,
         reading=reading(report),
-        figures=pictures,
+        figures=svg_figures(report) if figures else [],
         settings=_settings(report),
         notes=notes(report),
         limits=limits(report),
@@ -74,7 +74,7 @@ def to_html(report: ReportData, figures: bool = True) -> str:
 
 
 def print_table(report: ReportData) -> None:
-    """The table and the warnings, in the terminal."""
+    """Print the table and the warnings to the terminal."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -88,7 +88,7 @@ def print_table(report: ReportData) -> None:
         table.add_column(safe(name), justify="right")
     for title, cells in rows(report):
         table.add_row(safe(title), *map(safe, cells))
-    console = Console(width=None if Console().is_terminal else 140)  # a log need not be wrapped
+    console = Console(width=None if Console().is_terminal else 140)  # lines in a log may be long
     console.print(table)
     if "ratio" in report.seconds:
         console.print(_time(report))
@@ -106,26 +106,20 @@ def _time(report: ReportData) -> str:
 
 
 def _settings(report: ReportData) -> list[tuple[str, str]]:
-    """What the run was made with, as name and value."""
+    """The settings of the run: name and value."""
     run, out = report.run, []
     for key in ("method", "arguments", "rows", "versions", "patch", "bias"):
-        entries = run.get(key) or {}
-        out += [
-            (name if name == key else f"{key}: {shown(name)}", _plain(value))
-            for name, value in entries.items()
-            if value is not None
-        ]
-    for key in ("model_type", "parameters", "forgotten_classes", "attribute"):
-        if run.get(key):
-            out.append((key.replace("_", " "), _plain(run[key])))
-    return out
+        entries = {name: value for name, value in (run.get(key) or {}).items() if value is not None}
+        out += [(name if name == key else f"{key}: {shown(name)}", _value(entry)) for name, entry in entries.items()]
+    single = ("model_type", "parameters", "forgotten_classes", "attribute")
+    return out + [(key.replace("_", " "), _value(run[key])) for key in single if run.get(key)]
 
 
-def _plain(value: Any) -> str:
+def _value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{shown(k)}: {_plain(v)}" for k, v in value.items())
+        return ", ".join(f"{shown(k)}: {_value(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value))
+        return ", ".join(map(_value, value))
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10_000:
         return f"{value:,}"
     return shown(value, 200)

@@ -1,4 +1,4 @@
-"""Figures of a report. Aggregates only: no figure shows a single sample."""
+"""Figures of a report. They show aggregates only, never a single sample."""
 
 from __future__ import annotations
 
@@ -14,84 +14,82 @@ import numpy as np
 from ...utils.files import written_atomically
 from .report_data import ReportData
 
-# Colour-blind safe (Okabe and Ito); the same model has the same colour everywhere.
-COLOURS = {"original": "#999999", "unlearned": "#0072B2", "retrained": "#E69F00"}
-
-
-# How a figure is drawn, its size in inches, and what of the report it shows.
-Figure = tuple[Callable[["ReportData", Any], None], tuple[float, float], Callable[["ReportData"], Any]]
+# The colors of Okabe and Ito can be told apart by the color-blind. A model has the same color in every figure.
+COLORS = {"original": "#999999", "unlearned": "#0072B2", "retrained": "#E69F00"}
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One figure: how it is drawn, its size in inches, and what it says to who reads and to who cannot see it."""
+    """One figure of a report: what draws it, its size in inches, its caption, and its text for those who cannot see it."""
 
     draw: Callable[[ReportData, Any], None]
     size: tuple[float, float]
     caption: str
     alt: str
 
-
-@dataclass(frozen=True)
-class Inline:
-    """A drawn figure for a page: SVG in base64, and whether it is too wide to be read on a phone without scrolling."""
-
-    data: str
-    wide: bool
-    caption: str
-    alt: str
+    @property
+    def wide(self) -> bool:
+        """True if a phone shows the figure too small to read, unless it scrolls sideways."""
+        return self.size[0] > 6
 
 
 def drawings(report: ReportData) -> dict[str, Drawing]:
-    """The figures that the report holds data for, by file name."""
-    models = ", ".join(report.models)
+    """Return the figures that the report has data for, by file name."""
+    models, path = ", ".join(report.models), report.outcome.get("path", [])
+
+    def listed(measure: str, digits: int) -> str:
+        return "; ".join(f"{n} {m[measure]:.{digits}f}" for n, m in report.models.items() if measure in m)
+
     words = {
-        "roc": "Loss attack: share of forget rows found against share of test rows called members by mistake, both on log axes. "
-        "On the dashed line an attacker guesses.",
-        "per_class_accuracy": "Test accuracy of each class, with 95 % intervals.",
-        "confidence": "How sure each model is of its answers, as shares of the rows of each set.",
-        "path": "What the run saw on the way, on samples of its sets: over the steps"
-        + (", and forget against retain set." if "retain" in (report.outcome.get("path") or [{}])[0] else "."),
-        "relearning": "Test accuracy on the forgotten classes while they are taught again from 20 rows. The sooner it is back, "
-        "the less was forgotten.",
+        "roc": (
+            "Loss attack: share of forget rows found against share of test rows called members by mistake, both on log axes. "
+            "On the dashed line an attacker guesses.",
+            f"ROC curves on log axes. Area under the curve: {listed('loss_attack_auc', 2)}",
+        ),
+        "per_class_accuracy": (
+            "Test accuracy of each class, with 95 % intervals.",
+            f"Bars of test accuracy per class for {models}.",
+        ),
+        "confidence": (
+            "How sure each model is of its answers, as shares of the rows of each set.",
+            f"Histograms of the highest probability for {models}, one panel for each set.",
+        ),
+        "path": (
+            "What the run saw on the way, on samples of its sets: over the steps"
+            + (", and forget against retain set." if path and "retain" in path[0] else "."),
+            "Lines of what is still remembered of the forget set and kept of the retain set, from the first to the last step.",
+        ),
+        "relearning": (
+            "Test accuracy on the forgotten classes while they are taught again from 20 rows. The sooner it is back, the less "
+            "was forgotten.",
+            f"Lines of accuracy over relearning steps. Back after: {listed('relearning_steps', 0)}",
+        ),
     }
-    alts = {
-        "roc": "ROC curves on log axes. Area under the curve: "
-        + "; ".join(f"{n} {m['loss_attack_auc']:.2f}" for n, m in report.models.items() if "loss_attack_auc" in m),
-        "per_class_accuracy": f"Bars of test accuracy per class for {models}.",
-        "confidence": f"Histograms of the highest probability for {models}, one panel for each set.",
-        "path": "Lines of what is still remembered of the forget set and kept of the retain set, from the first to the last step.",
-        "relearning": "Lines of accuracy over relearning steps. Back after: "
-        + "; ".join(f"{n} {m['relearning_steps']:.0f}" for n, m in report.models.items() if "relearning_steps" in m),
-    }
-    held = {name: figure for name, figure in FIGURES.items() if figure[2](report)}
-    return {name: Drawing(draw, size, words[name], alts[name]) for name, (draw, size, _) in held.items()}
+    return {n: Drawing(draw, size, *words[n]) for n, (draw, size, has_data) in FIGURES.items() if has_data(report)}
 
 
 def save_figures(report: ReportData, folder: Path, dpi: int = 150) -> list[Path]:
-    """Draw what the report holds into `folder` as PNG files; returns their paths.
+    """Draw the figures of `report` into `folder` as PNG files, and return their paths.
 
     Raises:
         ImportError: matplotlib is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    paths = []
     for name, drawing in drawings(report).items():
-        written.append(folder / f"{name}.png")
-        with written_atomically(written[-1]) as partial:
+        paths.append(folder / f"{name}.png")
+        with written_atomically(paths[-1]) as partial:
             _draw(report, drawing).savefig(partial, dpi=dpi)
-    return written
+    return paths
 
 
-def draw_inline(report: ReportData) -> list[Inline]:
-    """The same figures as SVG, for a page that loads nothing. Raises as `save_figures`."""
+def svg_figures(report: ReportData) -> list[tuple[Drawing, str]]:
+    """Return the figures of `report`, each with its picture as SVG in base64. Raises as `save_figures`."""
     out = []
     for drawing in drawings(report).values():
         file = io.BytesIO()
         _draw(report, drawing).savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-        out.append(
-            Inline(base64.b64encode(file.getvalue()).decode(), drawing.size[0] > 6, drawing.caption, drawing.alt)
-        )
+        out.append((drawing, base64.b64encode(file.getvalue()).decode()))
     return out
 
 
@@ -120,12 +118,12 @@ def _per_class(report: ReportData, figure: Any) -> None:
     for i, name in enumerate(names):
         values = [np.nan if v is None else 100 * v for v in report.per_class[name]]
         offset = (i - (len(names) - 1) / 2) * width
-        axes.bar(classes + offset, values, width, label=name, color=COLOURS[name])
+        axes.bar(classes + offset, values, width, label=name, color=COLORS[name])
         limits = report.per_class_intervals.get(name)
-        if limits and len(classes) <= 30:  # of more classes the bars are too thin for them
+        if limits and len(classes) <= 30:  # with more classes the bars are too thin for intervals
             low, high = np.array([100 * np.array(pair or [np.nan, np.nan]) for pair in limits]).T
-            reach = np.array([np.subtract(values, low), np.subtract(high, values)]).clip(0)
-            axes.errorbar(classes + offset, values, reach, fmt="none", ecolor="#333333", elinewidth=0.7)
+            errors = np.array([np.subtract(values, low), np.subtract(high, values)]).clip(0)
+            axes.errorbar(classes + offset, values, errors, fmt="none", ecolor="#333333", elinewidth=0.7)
     forgotten = report.run.get("forgotten_classes", [])
     if len(classes) <= 20:
         axes.set_xticks(classes, [f"{c}\n(forgotten)" if c in forgotten else str(c) for c in classes])
@@ -141,7 +139,7 @@ def _confidence(report: ReportData, figure: Any) -> None:
         for model, histograms in report.confidence.items():
             shares = 100 * np.asarray(histograms[name])
             edges = np.linspace(0, 1, len(shares) + 1)
-            axes.stairs(shares, edges, label=model, color=COLOURS[model], linewidth=1.8)
+            axes.stairs(shares, edges, label=model, color=COLORS[model], linewidth=1.8)
         axes.set(title=f"{name} set", xlabel="highest probability", xlim=(0, 1), yscale="log", ylim=(0.05, 130))
         axes.set_yticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
         axes.minorticks_off()
@@ -155,16 +153,9 @@ def _roc(report: ReportData, figure: Any) -> None:
     lowest = min(1 / (3 * max(c["members"], c["others"])) for c in report.roc.values())
     for name, curve in report.roc.items():
         rates, found = np.array(curve["false_positives"]), np.array(curve["true_positives"])
-        shown = (rates > 0) & (found > 0)
-        auc = report.models[name]["loss_attack_auc"]
-        axes.step(
-            rates[shown],
-            found[shown],
-            where="post",
-            label=f"{name}, AUC {auc:.2f}",
-            color=COLOURS[name],
-            linewidth=1.8,
-        )
+        positive = (rates > 0) & (found > 0)  # others have no place on log axes
+        label = f"{name}, AUC {report.models[name]['loss_attack_auc']:.2f}"
+        axes.step(rates[positive], found[positive], where="post", label=label, color=COLORS[name], linewidth=1.8)
     axes.plot([lowest, 1], [lowest, 1], "--", color="#555555", linewidth=1, label="guessing")
     axes.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1.1))
     axes.set(xlabel="test rows called members (share)", ylabel="forget rows found (share)", title="Loss attack")
@@ -174,29 +165,30 @@ def _roc(report: ReportData, figure: Any) -> None:
 
 def _path(report: ReportData, figure: Any) -> None:
     path = report.outcome["path"]
-    forget = [100 * look["forget"] for look in path]
-    kept = [100 * look.get("retain", np.nan) for look in path]
+    steps = [check["step"] for check in path]
+    forget = [100 * check["forget"] for check in path]
+    kept = [100 * check.get("retain", np.nan) for check in path]
     both = not np.isnan(kept).all()
-    axes, *beside = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
-    axes.plot([look["step"] for look in path], forget, "o-", color="#D55E00", label="forget set, still remembered")
+    axes, *second = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
+    axes.plot(steps, forget, "o-", color="#D55E00", label="forget set, still remembered")
     if both:
-        axes.plot([look["step"] for look in path], kept, "s-", color="#009E73", label="retain set, accuracy")
+        axes.plot(steps, kept, "s-", color="#009E73", label="retain set, accuracy")
     target = report.outcome.get("forget_target")
     if target is not None:
         axes.axhline(100 * target, color="#D55E00", linestyle="--", linewidth=1, label="forgetting target")
     axes.set(xlabel="step", ylabel="share (%)", ylim=(-3, 103), title="Over the steps")
     axes.legend(frameon=False, loc="best")
     _clean(axes)
-    for trade in beside:
-        trade.plot(forget, kept, "-", color="#777777", linewidth=1)
-        trade.scatter(forget, kept, c=np.linspace(0, 0.8, len(path)), cmap="viridis", vmin=0, vmax=1, s=22, zorder=3)
+    for axes in second:  # retain set against forget set
+        axes.plot(forget, kept, "-", color="#777777", linewidth=1)
+        axes.scatter(forget, kept, c=np.linspace(0, 0.8, len(path)), cmap="viridis", vmin=0, vmax=1, s=22, zorder=3)
         for text, i in (("start", 0), ("end", -1)):
-            trade.annotate(text, (forget[i], kept[i]), xytext=(0, -14), textcoords="offset points", ha="center")
-        trade.set(xlabel="forget set, still remembered (%)", ylabel="retain set, accuracy (%)", xlim=(-6, 106))
+            axes.annotate(text, (forget[i], kept[i]), xytext=(0, -14), textcoords="offset points", ha="center")
+        axes.set(xlabel="forget set, still remembered (%)", ylabel="retain set, accuracy (%)", xlim=(-6, 106))
         floor = min(np.nanmin(kept), 95.0)
-        trade.set_yticks([tick for tick in trade.yaxis.get_major_locator().tick_values(floor, 100) if tick <= 100])
-        trade.set(ylim=(floor - 0.15 * (103 - floor), 103), title="One against the other")
-        _clean(trade)
+        axes.set_yticks([tick for tick in axes.yaxis.get_major_locator().tick_values(floor, 100) if tick <= 100])
+        axes.set(ylim=(floor - 0.15 * (103 - floor), 103), title="One against the other")
+        _clean(axes)
 
 
 def _relearning(report: ReportData, figure: Any) -> None:
@@ -204,14 +196,14 @@ def _relearning(report: ReportData, figure: Any) -> None:
     for name, accuracies in report.relearning.items():
         steps = np.arange(len(accuracies))
         marker = "o" if len(steps) < 40 else ""
-        axes.plot(steps, 100 * np.array(accuracies), f"{marker}-", markersize=4, label=name, color=COLOURS[name])
+        axes.plot(steps, 100 * np.array(accuracies), f"{marker}-", markersize=4, label=name, color=COLORS[name])
     axes.set(xlabel="steps of teaching", ylabel="test accuracy (%)", ylim=(-3, 103), title="The class, taught again")
     axes.legend(frameon=False, loc="lower right")
     _clean(axes)
 
 
-# By file name. A push publishes these and no others.
-FIGURES: dict[str, Figure] = {
+# File name -> what draws the figure, its size in inches, and whether a report has data for it. A push publishes no others.
+FIGURES: dict[str, tuple[Callable[[ReportData, Any], None], tuple[float, float], Callable[[ReportData], Any]]] = {
     "roc": (_roc, (5.6, 4.2), lambda report: report.roc),
     "per_class_accuracy": (_per_class, (8, 3.4), lambda report: report.per_class),
     "confidence": (_confidence, (8, 3.2), lambda report: report.confidence),

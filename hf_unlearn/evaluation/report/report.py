@@ -1,6 +1,7 @@
-"""`UnlearningReport`: original, unlearned and retrained model side by side, read both ways.
+"""`UnlearningReport`: original, unlearned and retrained model side by side.
 
-The yardstick is the retrained model. A forget accuracy below its own is over-forgetting, as telling as one above.
+Every figure is compared with the retrained model. An accuracy on the forget set below that of the retrained model is
+over-forgetting, and is as bad a sign as one above.
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ...utils.files import write_atomically
-from .page import print_table, to_html, to_markdown
+from . import page, table
 from .plots import save_figures
 from .report_data import ReportData
-from .table import rows
 
-if TYPE_CHECKING:  # what is measured needs torch; what is read, and shown, does not
+if TYPE_CHECKING:  # measuring needs torch, reading and showing a report does not
     from torch import nn
 
     from ...training.protocols import FinishedRun
 
 
 class UnlearningReport(ReportData):
-    """`ReportData` that can be measured, shown and saved."""
+    """The figures of a run, which can be measured, shown and saved. `UnlearningTrainer.report` returns one.
+
+    Its attributes are those of `ReportData`.
+    """
 
     @classmethod
     def measure(
@@ -33,34 +36,39 @@ class UnlearningReport(ReportData):
         retrained: nn.Module | None = None,
         **settings: Any,
     ) -> Self:
-        """Measure the original, the unlearned model and, if given, the retrained one; see `measuring.fill`."""
+        """Measure the original, the unlearned model and, if given, the retrained model.
+
+        Args:
+            trainer: a trainer after `train()`.
+            retain, test: labeled data sets. Figures that need a set that is None are left out.
+            retrained: a model trained without the forget set, to compare with. Default: None.
+            retrained_seconds: seconds that the training of `retrained` took. Default: None.
+            relearning: also count the steps until a forgotten class is relearned, if classes were forgotten and there is a
+                test set. Default: False.
+            pattern: a column of `test` and the labels that its values point to, from `read_pattern`; also measure how far
+                each model follows them. Default: None.
+            max_rows: most rows of each set that are measured. Default: 10,000.
+        """
         from .measuring import fill
 
         report = cls(models={})
         fill(report, trainer, retain, test, retrained, **settings)
         return report
 
-    def rows(self) -> list[tuple[str, list[str]]]:
-        """The table: title and one cell per model, as they are; escape them for where they go."""
-        return rows(self)
-
-    def to_markdown(self) -> str:
-        """The report as markdown; names from the data are inert in it."""
-        return to_markdown(self)
-
-    def to_html(self, figures: bool = True) -> str:
-        """The report as one self-contained page, its figures inside (with matplotlib)."""
-        return to_html(self, figures)
-
-    def print(self) -> None:
-        """The table, in the terminal."""
-        print_table(self)
+    rows = table.rows
+    to_markdown = page.to_markdown
+    to_html = page.to_html
+    print = page.print_table
 
     def save(self, folder: str | Path, figures: bool = True) -> None:
-        """Write `report.json`, `report.md`, `report.html` and, with `figures`, `figures/*.png` into `folder`, each atomically.
+        """Write `report.json`, `report.md`, `report.html` and `figures/*.png` into `folder`, each file atomically.
+
+        Args:
+            folder: where to write; it is made if it is missing.
+            figures: draw figures, which needs matplotlib. Default: True.
 
         Raises:
-            ImportError: `figures` without matplotlib.
+            ImportError: `figures` is true and matplotlib is missing.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`ReportData`: the figures of a report and what they warn of; without torch, for whoever reads or shows them."""
+"""`ReportData`: the figures of a report and their warnings. It needs no torch, so that reading a report is fast."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ REPORT_SCHEMA = "hf_unlearn/report/2"
 
 @dataclass
 class ReportData:
-    """What was asked, what was done, and what each model does now.
+    """What was run, and what was measured of each model.
 
     Attributes:
-        models: model -> measure -> value. Accuracies, F1 and attack are shares in [0, 1]; Jensen–Shannon divergence is in
-            nats. Models are `original`, `unlearned` and, where one was given, `retrained`.
-        intervals: model -> measure (and `gap`) -> [low, high], at 95 % over the rows measured; see `intervals`. A count of
-            relearning steps has none: it is one teaching run.
-        gap: model -> mean absolute difference to the retrained model over `GAP_MEASURES`, in points.
+        models: model -> measure -> value. Accuracies, F1 and attacks are shares in [0, 1]; Jensen–Shannon divergence is in
+            nats. Models are `original`, `unlearned` and, if one was given, `retrained`.
+        gap: model -> mean absolute difference to the retrained model over `GAP_MEASURES`, in percentage points.
+        intervals: model -> measure (and `gap`) -> [low, high], at 95 % over the rows measured. The number of relearning
+            steps has none, because it comes from one run.
         per_class, per_class_intervals: model -> test accuracy of every class, and its [low, high].
-        roc: model -> curve of the loss attack: `false_positives`, `true_positives`, and how many `members` and `others`.
+        roc: model -> curve of the loss attack: `false_positives`, `true_positives`, numbers of `members` and `others`.
         relearning: model -> test accuracy on the forgotten classes after 0, 1, 2, … steps of teaching them again.
-        confidence: model -> set -> histogram (20 bins over [0, 1], shares) of the highest probability.
-        information: model -> what its outputs tell (`InformationAudit`, on all rows measured): whether a row is of the
-            forget set, or, where an attribute was unlearned, its value given the label.
+        confidence: model -> set -> histogram (20 bins over [0, 1], shares of rows) of the highest probability.
+        information: model -> information in its outputs (`InformationAudit`, on all rows measured): about whether a row is
+            in the forget set or, if an attribute was unlearned, about its value given the label.
         groups, group_intervals: model -> value of the attribute -> accuracy on the test set, and its [low, high].
-        seconds: of unlearning, of retraining, and their ratio.
-        outcome: the checks of the run (`Outcome`), its warnings and its path over the steps.
+        seconds: of unlearning and of retraining, and their ratio.
+        outcome: checks, warnings and path of the run (`Outcome`).
         run: method, arguments, sizes, versions.
+        schema: version of the JSON format.
     """
 
     models: dict[str, dict[str, float]]
@@ -49,39 +50,34 @@ class ReportData:
 
     @property
     def warnings(self) -> list[str]:
-        """What went wrong in the run, or reads badly in the figures."""
+        """What went wrong in the run, and which figures are a bad sign."""
         out = list(self.outcome.get("warnings", []))
-        ours, yardstick = self.models.get("unlearned", {}), self.models.get("retrained")
-        if yardstick and ours.get("forget_accuracy", 0.0) < yardstick.get("forget_accuracy", 0.0) - 0.05:
+        ours, theirs = self.models.get("unlearned", {}), self.models.get("retrained")
+        if theirs and ours.get("forget_accuracy", 0.0) < theirs.get("forget_accuracy", 0.0) - 0.05:
             out.append("over-forgetting: accuracy on the forget set is below the retrained model's")
         limits = [self.intervals.get(n, {}).get("forget_accuracy") for n in ("unlearned", "retrained")]
         if limits[0] and limits[1] and limits[0][0] > limits[1][1]:
             out.append(
                 "under-forgetting: accuracy on the forget set is above the retrained model's, beyond both intervals"
             )
-        out += self._attacks_that_turn()
-        if yardstick and "relearning_steps" in ours and ours["relearning_steps"] < 0.5 * yardstick["relearning_steps"]:
+        out += self._warnings_of_attacks()
+        if theirs and "relearning_steps" in ours and ours["relearning_steps"] < 0.5 * theirs["relearning_steps"]:
             out.append(
                 f"shallow: the class is back after {ours['relearning_steps']:.0f} relearning steps, the retrained model takes "
-                f"{yardstick['relearning_steps']:.0f}; outputs look right, weights still know it"
+                f"{theirs['relearning_steps']:.0f}; outputs look right, weights still know it"
             )
         return out
 
-    def began_lower(self, measure: str) -> bool:
-        """Whether the original's value lies below the unlearned model's, so that a low one is where it came from."""
-        values = [self.models.get(name, {}).get(measure) for name in ("original", "unlearned")]
-        return None not in values and values[0] < values[1]  # type: ignore[operator]
-
-    def _attacks_that_turn(self) -> list[str]:
-        """Attacks on the unlearned model that find less than in the retrained one, or less than chance."""
+    def _warnings_of_attacks(self) -> list[str]:
+        """Warnings of attacks that find less in the unlearned model than in the retrained one, or less than chance."""
         out = []
         for measure, attack in (("membership_attack", "entropy attack"), ("loss_attack_auc", "loss attack")):
             ours, theirs = (self.intervals.get(n, {}).get(measure) for n in ("unlearned", "retrained"))
             if ours and theirs and ours[1] < theirs[0]:
                 less = f"the {attack} finds less than in the retrained model, beyond both intervals"
-                short = self.began_lower(measure)
+                lower = self.began_lower(measure)
                 out.append(
-                    f"under-forgetting: {less}, and still less in the original" if short else f"over-forgetting: {less}"
+                    f"under-forgetting: {less}, and still less in the original" if lower else f"over-forgetting: {less}"
                 )
             elif ours and not theirs and measure == "loss_attack_auc" and ours[1] < 0.5:
                 out.append(
@@ -90,16 +86,21 @@ class ReportData:
                 )
         return out
 
+    def began_lower(self, measure: str) -> bool:
+        """Return True if the original's value is below the unlearned model's. A low value is then no over-forgetting."""
+        values = [self.models.get(name, {}).get(measure) for name in ("original", "unlearned")]
+        return None not in values and values[0] < values[1]  # type: ignore[operator]
+
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return the report as plain values that JSON can hold."""
         return {**asdict(self), "warnings": self.warnings}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `as_dict`.
+        """Return the report that `as_dict` gave as `data`.
 
         Raises:
-            ValueError: another schema, or not what a report of this schema holds.
+            ValueError: `data` has another schema, or is malformed.
         """
         if data.get("schema") != REPORT_SCHEMA:
             raise ValueError(f"`schema` is {data.get('schema')!r}, this version reads {REPORT_SCHEMA!r}.")

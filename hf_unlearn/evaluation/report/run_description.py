@@ -1,9 +1,10 @@
-"""What a report says of the run itself: all that a card needs, and nothing that names a row, a value, a user or a path."""
+"""What a report says about the run: all that a card needs, and nothing that names a row, a value, a user or a path."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def describe_run(run: FinishedRun, retain: Any | None, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """What any trainer knows. `sizes`: rows of each set that were measured."""
+    """Return what any trainer knows about its run. `sizes`: set -> number of rows that were measured."""
     sets: dict[str, Any] = {"forget": run.forget_dataset, "retain": retain}
     labels, classes = class_names(run.model.config), run.reference.forgotten_classes
     return {
@@ -52,34 +53,37 @@ def describe_run(run: FinishedRun, retain: Any | None, sizes: Mapping[str, int])
 
 
 def class_names(config: Any) -> list[str]:
-    """The model's labels, in the order of their ids."""
+    """Return the names of the model's labels, in the order of their ids."""
     names = getattr(config, "id2label", None) or {}
     return [str(name) for _, name in sorted((int(i), name) for i, name in names.items())]
 
 
 def origin(model: Any, revision: str | None = None, fetch: bool = False) -> dict[str, Any]:
-    """`original`: Hub id and commit of what `model` was loaded from, None for a folder; `original_card`: its licence and language.
+    """Return `original`, the Hub id and commit that `model` was loaded from, and `original_card`, its license and language.
+
+    `original` is None if the model was loaded from a folder.
 
     Args:
-        revision: what was loaded; without it the commit is known where only one is in the cache.
-        fetch: ask the Hub for a card that is not in the cache.
+        revision: the revision that was loaded. Default: None; the commit is then known if the cache holds only one.
+        fetch: ask the Hub for the card if it is not in the cache. Default: False.
     """
     adapters = getattr(model, "peft_config", None)
     adapter = next(iter(adapters.values())) if adapters else None
     name = adapter.base_model_name_or_path if adapter else getattr(model.config, "_name_or_path", "")
     local = bool(name) and Path(name).is_dir()
     folder = Path(name) if local else _snapshot(name or "", adapter.revision if adapter else revision)
-    if folder is None:  # no proof that it is a name on the Hub and not of a folder that is gone
+    if folder is None:  # the name may be that of a folder which was deleted
         return {"original": None, "original_card": {}}
     commit = folder.name if COMMIT.fullmatch(folder.name) and not local else None
     if fetch and commit and not (folder / "README.md").is_file():
-        _download(name, commit)
+        with suppress(HfHubHTTPError, OSError):  # without a card or a network the license stays unknown
+            hf_hub_download(name, "README.md", revision=commit)
     card = _card_fields(folder / "README.md")
     return {"original": None if local else {"id": name, "revision": commit}, "original_card": card}
 
 
 def _snapshot(name: str, revision: str | None) -> Path | None:
-    """The folder of a model in the Hub's cache: that of `revision`, or the only one; with several, what they are in."""
+    """Return the folder in the Hub's cache of `revision`, or of the only commit. If it is not known which, return its parent."""
     folder = snapshots(name)
     held = list(folder.iterdir()) if folder.is_dir() else []
     if not held:
@@ -90,16 +94,8 @@ def _snapshot(name: str, revision: str | None) -> Path | None:
     return Path(found).parent if isinstance(found, str) else folder
 
 
-def _download(name: str, revision: str) -> None:
-    """The card of a model on the Hub into the cache, where it can be had."""
-    try:
-        hf_hub_download(name, "README.md", revision=revision)
-    except (HfHubHTTPError, OSError):  # no card, or no network: its licence stays unknown
-        return
-
-
 def _card_fields(path: Path) -> dict[str, Any]:
-    """`license` and `language` of a model card, where it has them in the form that the Hub documents."""
+    """Return `license` and `language` of a model card, if they have the form that the Hub documents."""
     known, out = front_matter(path), {}
     for key in ("license", "language"):
         values = known.get(key)
@@ -110,9 +106,9 @@ def _card_fields(path: Path) -> dict[str, Any]:
 
 
 def data_source(dataset: Any) -> dict[str, Any]:
-    """`dataset`: Hub id and commit of a `datasets.Dataset`, else None, read off its place in the cache; `dataset_config`.
+    """Return `dataset`, the Hub id and commit of a `datasets.Dataset`, and `dataset_config`; None if they are not known.
 
-    The place is `…/user___name/config/version/commit/file`.
+    They are read from its path in the cache, `…/user___name/config/version/commit/file`.
     """
     found = set()
     for file in getattr(dataset, "cache_files", None) or ():
@@ -121,7 +117,5 @@ def data_source(dataset: Any) -> dict[str, Any]:
     name, commit, config = found.pop() if len(found) == 1 else ("", "", "")
     if not COMMIT.fullmatch(commit):
         return {"dataset": None, "dataset_config": None}
-    return {
-        "dataset": {"id": name, "revision": commit},
-        "dataset_config": None if config.startswith("default") else config,
-    }
+    config_name = None if config.startswith("default") else config
+    return {"dataset": {"id": name, "revision": commit}, "dataset_config": config_name}

@@ -1,60 +1,49 @@
-"""The report's table: one title and one cell per model, the interval beside each figure."""
+"""The table of a report: a title and one cell per model in each row, with the interval beside each figure."""
 
 from __future__ import annotations
 
 from ...utils.safe_text import shown
 from .report_data import ReportData
 
-PERCENT = {
-    "forget_accuracy": "accuracy on the forget set",
-    "forget_f1": "macro F1 on the forget set",
-    "retain_accuracy": "accuracy on the retain set",
-    "retain_f1": "macro F1 on the retain set",
-    "test_accuracy": "test accuracy",
-    "test_f1": "test macro F1",
-    "test_forgotten_accuracy": "test accuracy, forgotten classes",
-    "test_kept_accuracy": "test accuracy, kept classes",
-    "membership_attack": "entropy attack: forget samples called members",
-    "loss_attack_tpr_0.01": "loss attack: members found at 1 % false alarms",
-    "loss_attack_tpr_0.001": "loss attack: members found at 0.1 % false alarms",
-    "agreement_with_retrained": "same answer as retrained, forget set",
-    "bias_following": "bias following: {label} where {column} says so and the label is another",
-    "bias_without": "the same answers to other rows, without the pattern",
-    "accuracy_with_pattern": "test accuracy with the pattern",
-    "accuracy_without_pattern": "test accuracy without the pattern",
-    "aligned_minus_conflicting": "accuracy where pattern and label agree, minus where they do not (points)",
-    "worst_group_accuracy": "worst-group accuracy ({column} × label)",
-}
-PLAIN = {
+# Measure -> title with unit, in the order of the table.
+TITLES = {
+    "forget_accuracy": "accuracy on the forget set (%)",
+    "forget_f1": "macro F1 on the forget set (%)",
+    "retain_accuracy": "accuracy on the retain set (%)",
+    "retain_f1": "macro F1 on the retain set (%)",
+    "test_accuracy": "test accuracy (%)",
+    "test_f1": "test macro F1 (%)",
+    "test_forgotten_accuracy": "test accuracy, forgotten classes (%)",
+    "test_kept_accuracy": "test accuracy, kept classes (%)",
+    "membership_attack": "entropy attack: forget samples called members (%)",
     "loss_attack_auc": "loss attack: AUC, 0.5 is chance",
+    "loss_attack_tpr_0.01": "loss attack: members found at 1 % false alarms (%)",
+    "loss_attack_tpr_0.001": "loss attack: members found at 0.1 % false alarms (%)",
     "js_to_retrained": "Jensen–Shannon divergence to retrained, forget set (nats)",
+    "agreement_with_retrained": "same answer as retrained, forget set (%)",
+    "bias_following": "bias following: {label} where {column} says so and the label is another (%)",
+    "bias_without": "the same answers to other rows, without the pattern (%)",
+    "accuracy_with_pattern": "test accuracy with the pattern (%)",
+    "accuracy_without_pattern": "test accuracy without the pattern (%)",
+    "aligned_minus_conflicting": "accuracy where pattern and label agree, minus where they do not (points)",
+    "worst_group_accuracy": "worst-group accuracy ({column} × label) (%)",
     "cramers_v": "Cramér's V of answer and {column}",
     "relearning_steps": "steps until the class is relearned",
     "gap": "gap to retrained, mean of 4 (points)",
 }
-DIGITS = {
-    "js_to_retrained": 4,
-    "cramers_v": 3,
-    "gap": 2,
-    "loss_attack_auc": 3,
-}  # others are shares, in percent with one
-ORDER = [*PERCENT]
-for _measure, _before in (("loss_attack_auc", "loss_attack_tpr_0.01"), ("js_to_retrained", "agreement_with_retrained")):
-    ORDER.insert(ORDER.index(_before), _measure)
-ORDER += [measure for measure in PLAIN if measure not in ORDER]
+# Decimals of measures that are no shares; shares are shown in percent with one decimal.
+DIGITS = {"js_to_retrained": 4, "cramers_v": 3, "gap": 2, "loss_attack_auc": 3}
 
 
 def title(report: ReportData, measure: str) -> str:
-    """What a measure is called, with the names of this report's pattern in it, and its unit."""
-    text = PERCENT.get(measure) or PLAIN[measure]
-    unit = " (%)" if measure in PERCENT and "(points)" not in text else ""
+    """Return what a measure is called, with its unit and the names of the report's bias pattern."""
     bias = report.run.get("bias", {"column": "", "labels": {}})
-    named = ", ".join(dict.fromkeys(f"'{shown(name)}'" for name in bias["labels"].values()))
-    return text.format(column=f"'{shown(bias['column'])}'", label=named) + unit
+    labels = ", ".join(dict.fromkeys(f"'{shown(name)}'" for name in bias["labels"].values()))
+    return TITLES[measure].format(column=f"'{shown(bias['column'])}'", label=labels)
 
 
 def cell(measure: str, value: float | None, limits: list[float] | None = None) -> str:
-    """A figure and its interval, such as `97.1 [96.2, 97.9]`; shares in percent."""
+    """Return a figure and its interval, such as `97.1 [96.2, 97.9]`. Shares are in percent."""
     if value is None:
         return "–"
     if measure == "relearning_steps":
@@ -65,14 +54,11 @@ def cell(measure: str, value: float | None, limits: list[float] | None = None) -
 
 
 def rows(report: ReportData) -> list[tuple[str, list[str]]]:
-    """Title and cells of each row. Names from the data are in them, shortened: whoever shows them makes them inert."""
+    """Return title and cells of each row. Names from data are in them, shortened but not escaped."""
     names = list(report.models)
     out = []
-    for measure in ORDER:
-        if measure == "gap":
-            values = [report.gap.get(n) for n in names]
-        else:
-            values = [report.models[n].get(measure) for n in names]
+    for measure in TITLES:
+        values = [report.gap.get(n) if measure == "gap" else report.models[n].get(measure) for n in names]
         if any(v is not None for v in values):
             limits = [report.intervals.get(n, {}).get(measure) for n in names]
             cells = [cell(measure, v, i) for v, i in zip(values, limits, strict=True)]
@@ -92,11 +78,11 @@ def rows(report: ReportData) -> list[tuple[str, list[str]]]:
 def _information(report: ReportData, names: list[str]) -> list[tuple[str, list[str]]]:
     if not report.information:
         return []
-    told = [report.information[n] for n in names]
+    information = [report.information[n] for n in names]
     what = f"'{shown(report.run['attribute'])}'" if "attribute" in report.run else "the forget set"
-    what += " given the label" if told[0]["conditional"] else ""
-    scaled = [[1e3 * i[key] for key in ("value", "low", "high")] for i in told]
+    what += " given the label" if information[0]["conditional"] else ""
+    scaled = [[1e3 * i[key] for key in ("value", "low", "high")] for i in information]
     return [
         (f"information on {what} (millinats)", [f"{v:.2f} [{low:.2f}, {high:.2f}]" for v, low, high in scaled]),
-        ("the same, where there is none to find", [f"≤ {1e3 * i['null_high']:.2f}" for i in told]),
+        ("the same, where there is none to find", [f"≤ {1e3 * i['null_high']:.2f}" for i in information]),
     ]

@@ -1,0 +1,53 @@
+"""One pass over the rows, rounded weights, and adapters that are switched off."""
+
+import copy
+
+import pytest
+import torch
+
+from hf_unlearn.evaluation.audit.model_outputs import adapters_off, quantized, run_model, unchanged_share
+from hf_unlearn.models.prediction import predict
+from tests.support.models import trained
+
+from .support import prepared
+
+
+@pytest.mark.parametrize("arch", ["vit", "resnet", "bert", "roberta"])
+def test_one_pass_gives_logits_and_what_the_last_layer_reads(arch):
+    rows, processor = prepared(arch)
+    out = run_model(trained(arch), {"test": rows}, processor, name="vit", batch_size=16)["test"]
+    logits, labels = predict(trained(arch), rows, processor)
+    torch.testing.assert_close(out.logits, logits)
+    assert torch.equal(out.labels, labels)
+    layer = [m for m in trained(arch).modules() if isinstance(m, torch.nn.Linear)][-1]
+    torch.testing.assert_close(layer(out.features), logits, rtol=1e-4, atol=1e-5)
+    p = logits.double().softmax(-1).gather(-1, labels[:, None])[:, 0]
+    torch.testing.assert_close(out.margin, (p / (1 - p)).log(), rtol=1e-4, atol=1e-4)
+
+
+def test_int8_has_255_levels_for_each_channel_and_the_model_stays():
+    model = trained("vit")
+    before = copy.deepcopy(model.state_dict())
+    rounded = dict(quantized(model, "int8").named_parameters())
+    for name, p in model.named_parameters():
+        if p.ndim >= 2:
+            scale = p.flatten(1).abs().amax(1) / 127
+            steps = rounded[name].flatten(1) / scale[:, None].clamp_min(1e-12)
+            torch.testing.assert_close(steps, steps.round(), atol=1e-3, rtol=0)
+            assert (rounded[name] - p).flatten(1).abs().amax(1).le(0.51 * scale + 1e-9).all()
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_adapters_can_be_switched_off_and_weights_below_them_are_the_originals():
+    peft = pytest.importorskip("peft")
+    original = trained("vit")
+    rows, processor = prepared("vit")
+    names = [n for n, m in original.vit.named_modules() if isinstance(m, torch.nn.Linear)]
+    model = peft.get_peft_model(trained("vit"), peft.LoraConfig(target_modules=names, init_lora_weights=False))
+    was, now = (predict(m, rows, processor)[0] for m in (original, model))
+    assert not torch.allclose(was, now)
+    with adapters_off(model):
+        torch.testing.assert_close(predict(model, rows, processor)[0], was)
+    torch.testing.assert_close(predict(model, rows, processor)[0], now)
+    assert unchanged_share(model, original) == 1
+    assert unchanged_share(model.merge_and_unload(), original) < 1

@@ -1,0 +1,83 @@
+"""The order of the reasons for a verdict, and its words."""
+
+import pytest
+
+from hf_unlearn.evaluation.audit.evidence import Evidence
+from hf_unlearn.evaluation.audit.verdicts import (
+    DAMAGED,
+    HIDDEN,
+    LESS,
+    MORE,
+    SAME,
+    SPECS,
+    UNCLEAR,
+    decide,
+    describe,
+    limits,
+    missing_power,
+)
+
+
+def evidence(key, group, side, telling=True, unlearned=0.5):
+    out = Evidence(key, "", group, 0.9, unlearned, [0.5], difference=0.3 * side, telling=telling)
+    out.result = "different" if side else "equivalent"
+    return out
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict"),
+    [
+        ({}, SAME),
+        ({"forget_accuracy": 1}, LESS),
+        ({"membership": 1, "features": 1}, LESS),
+        ({"membership": -1, "test_accuracy": -1}, MORE),
+        ({"features": 1}, HIDDEN),
+        ({"test_accuracy": -1, "forget_accuracy": 1}, DAMAGED),
+    ],
+)
+def test_the_order_of_reasons(changed, verdict):
+    groups = {"forget_accuracy": "memory", "membership": "memory", "test_accuracy": "utility", "features": "inside"}
+    lines = [evidence(key, group, changed.get(key, 0)) for key, group in groups.items()]
+    assert decide(lines, True)[0] == verdict
+    if verdict == SAME:
+        assert decide(lines, False)[0] == UNCLEAR
+        for one in lines:
+            one.telling = False
+        assert decide(lines, True)[0] == UNCLEAR
+
+
+@pytest.mark.parametrize(
+    ("result", "difference", "telling", "words"),
+    [
+        ("unknown", None, False, "without a retrained model there is nothing to compare it with"),
+        ("different", 0.3, True, SPECS["forget_accuracy"].above),
+        ("different", -0.3, True, SPECS["forget_accuracy"].below),
+        ("unclear", 0.1, True, "too uncertain, or too near the margin, to say"),
+        ("equivalent", 0.0, True, "as retraining"),
+        ("equivalent", 0.0, False, "as retraining; the original is hardly told apart here"),
+    ],
+)
+def test_each_result_has_its_words(result, difference, telling, words):
+    line = Evidence("forget_accuracy", "", "memory", 0.9, 0.5, difference=difference, result=result, telling=telling)
+    assert describe(line) == words
+
+
+def test_passing_means_little_where_the_original_would_pass_too():
+    memory, deep = evidence("membership", "memory", 0), evidence("features", "inside", 0)
+    assert missing_power([memory, deep]) == []
+    (outputs,) = missing_power([evidence("identical", "memory", 0), deep])  # equal outputs say nothing of what is known
+    assert outputs.startswith("By its outputs")
+    (behind,) = missing_power([memory, evidence("unchanged", "inside", 0)])
+    assert behind.startswith("Behind its outputs")
+
+
+def test_what_was_not_given_is_a_limit():
+    sets = {"forget": 10, "test": 10}
+    words = {k: " ".join(limits(k, [], {**sets, "retain": 10}, True)) for k in (0, 1, 3)}
+    assert "No retrained model was given" in words[0]
+    assert "One retrained model was given" in words[1]
+    assert "retrained model was given" not in words[3]
+    assert "retain set" not in words[3]
+    assert any("No retain set was given" in sentence for sentence in limits(3, [], sets, True))
+    assert any("no random draw" in sentence for sentence in limits(3, [], sets, False))
+    assert limits(3, [], sets, True)[-1].endswith("It proves nothing about other attacks.")

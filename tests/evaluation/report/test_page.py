@@ -1,0 +1,67 @@
+"""A page that loads nothing, and names that never become markup."""
+
+import re
+from html.parser import HTMLParser
+
+from hf_unlearn import UnlearningReport
+
+
+def test_printed_table_holds_every_measure(finished_run, capsys):
+    finished_run.report.print()
+    out = capsys.readouterr().out
+    for word in ("original", "unlearned", "retrained", "accuracy", "seconds"):
+        assert word in out
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text in between."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_loads_nothing_and_runs_nothing(hostile_run, tmp_path):
+    hostile_run.report.save(tmp_path)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"script", "link", "iframe", "object", "embed", "a", "b", "base", "form"}
+    for tag, given in page.tags:
+        assert not any(name.startswith("on") for name in given)
+        for name in ("src", "href", "srcset", "action", "data"):
+            assert given.get(name, "data:").startswith("data:"), (tag, given)
+    assert "url(" not in text
+    assert "@import" not in text
+    pictures = [given for tag, given in page.tags if tag == "img"]
+    assert len(pictures) == len(list((tmp_path / "figures").glob("*.png"))) >= 4
+    assert all(given["alt"] for given in pictures)
+    assert 'name="viewport"' in text
+    assert "@media print" in text
+    assert "prefers-color-scheme: dark" in text
+    assert "certified" not in text.lower() + (tmp_path / "report.md").read_text().lower()
+
+
+def test_hostile_names_are_inert(hostile_run):
+    html, markdown = hostile_run.report.to_html(figures=False), hostile_run.report.to_markdown()
+    assert "<script>alert(1)</script>" in Page(html).text  # as text
+    assert "<script" not in html
+    assert "<" not in markdown
+    assert "http://" not in markdown
+    table = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1, "every row has the same cells"
+    assert not re.search(r"(?<!\\)`|(?<!\\)\*\*b", markdown)
+    assert not any(line.startswith("# **b") for line in markdown.splitlines())
+
+
+def test_the_terminal_shows_names_as_they_are(hostile_run, capsys):
+    report = UnlearningReport(models={"unlearned": {"test_accuracy": 0.5}}, run={"request": "class [red]x[/red] [/]"})
+    report.print()
+    assert "[red]x[/red] [/]" in capsys.readouterr().out
