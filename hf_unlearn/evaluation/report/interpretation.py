@@ -20,28 +20,27 @@ INTERVALS = (
     "information. Where all rows agree a bootstrap has no width. No interval says what another seed would have given."
 )
 INFORMATION = (
-    "An estimate of information from samples lies above the truth. The brackets have that taken off, so an estimate can lie above "
-    "its own; one under the line below it is not told apart from none."
+    "Estimates of information from samples are biased upwards. Their intervals are corrected for this bias, so an estimate can lie "
+    "above its own interval. A value below the next line, which is for data without any information, cannot be told from zero."
 )
 LOSS_ATTACK = (
-    "The loss attack compares forget rows with test rows of the same labels. With fewer than 100 (1,000) of these, 1 % (0.1 %) "
-    "of false alarms means none at all."
+    "The loss attack compares forget rows with test rows of the same labels. With fewer than 100 of these, 1 % of false alarms "
+    "means none at all; with fewer than 1,000, so does 0.1 %."
 )
 LIMITS = [
-    "It is a measurement of one run on the rows at hand, no proof that the model holds nothing of what was forgotten.",
-    "Only outputs are attacked here, and by simple attacks; a stronger one, or one that reads the weights, may find more. "
-    "The command hf-unlearn audit looks further.",
-    "Outputs that look right can hide weights that still know: the relearning steps, where measured, tell of it.",
+    "This is a measurement of one run on the rows at hand. It does not prove that the model holds nothing of what was forgotten.",
+    "Only outputs are attacked here, and by simple attacks. A stronger attack, or one that reads the weights, may find more. "
+    "The command hf-unlearn audit also tests features, weights and relearning.",
+    "Outputs that look right can hide weights that still know the forgotten data. The relearning steps show this, if they were "
+    "measured.",
     "Equal averages do not mean that every single row was forgotten.",
-    "Whoever holds the original too can compare the two models on rows of their own, and find that some of them were likely "
-    "forgotten (Chen et al., arXiv 2005.02205); figures of a small forget set narrow such a guess further.",
-    "One retrained model is one draw: others, trained with other seeds, differ among themselves.",
+    "Whoever also holds the original can compare the two models on rows of their own, and find that some of them were probably "
+    "forgotten (Chen et al., arXiv 2005.02205). Figures of a small forget set narrow such a guess further.",
+    "One retrained model is one draw: models that are retrained with other seeds differ among themselves.",
 ]
-
-
 PATCH_LIMIT = (
-    "The update is a patch: an adapter beside its base, which is unchanged and still knows everything. Whoever has both has the "
-    "original, so publishing a patch is no erasure; merge it into the weights, and keep the base to yourself."
+    "The update is a patch: an adapter beside its base. The base is unchanged and still knows everything. Whoever has both has the "
+    "original, so publishing a patch is no erasure. To erase, merge the patch into the weights and do not publish the base."
 )
 
 
