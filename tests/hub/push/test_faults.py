@@ -14,7 +14,10 @@ from tests.support.loopback_hub import ALWAYS, Fault, File
 
 pytestmark = pytest.mark.slow
 
+
 TARGET = "alice/model"
+
+
 # A request of a push: "METHOD path", and which of those that match. The first test shows that these are all.
 NEW = {
     "licence": ("GET /api/models/alice/model$", 0),
@@ -32,6 +35,8 @@ NEW = {
     "commit": ("POST .*/commit/", 0),
     "tag": ("POST .*/tag/", 0),
 }
+
+
 BRANCH = {
     "licence": NEW["licence"],
     "look": NEW["look"],
@@ -41,6 +46,8 @@ BRANCH = {
     "branch": ("POST .*/branch/", 0),
     **{step: NEW[step] for step in list(NEW)[5:]},
 }
+
+
 XET = {"token": ("GET .*/xet-write-token/", 0), "commit": NEW["commit"]}
 
 
@@ -74,6 +81,8 @@ FAULTS = {
     "down from here": {"kind": go_down},
     "conflict": {"kind": commit_elsewhere},
 }
+
+
 PASSING = ("503", "429", "reset", "truncated", "hang", "lost", "cut")  # gone at the second try
 
 

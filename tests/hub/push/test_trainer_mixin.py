@@ -10,15 +10,16 @@ import transformers
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, snapshot_download
 
 from hf_unlearn import UnlearningTrainer
-from hf_unlearn.cli import main
 from hf_unlearn.hub.push.retries import PushError
 from hf_unlearn.methods import GradientAscent
-from tests.support.data import class_split, image_data, image_processor
+from tests.support.data import class_split
 from tests.support.loopback_hub import ALWAYS, Fault
 from tests.support.models import trained
 from tests.support.runs import arguments, trainer_for
 
 REPO = "alice/vit"
+
+
 MODEL_FILES = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
 
 
@@ -141,9 +142,6 @@ def test_an_adapter_is_pushed_for_the_base_it_came_from(hub, tmp_path, monkeypat
     assert ModelCard(hub.content(REPO, "README.md").decode()).data.base_model == "alice/base"
 
 
-# --- during a run -----------------------------------------------------------------------------------------------------
-
-
 def test_every_save_pushes_the_model_with_a_card_from_the_first_on(hub, tmp_path):
     saving = {"push_to_hub": True, "save_strategy": "steps", "save_steps": 1, "hub_always_push": True}
     run = trainer(tmp_path / "out", **saving)
@@ -197,24 +195,3 @@ def test_a_run_that_would_go_over_its_original_does_not_start(hub, tmp_path):
     with pytest.raises(PushError, match="is the original, which stays"):
         trainer(tmp_path / "out", hub_revision="main", **settings)
     trainer(tmp_path / "out", hub_revision="forgetful", **settings)
-
-
-def test_a_push_that_fails_after_a_run_keeps_its_model_and_exits_with_2(hub, tmp_path, capsys):
-    trained("vit").save_pretrained(tmp_path / "original")
-    image_processor().save_pretrained(tmp_path / "original")
-    (tmp_path / "data").mkdir()
-    for split, seed in (("train", 0), ("test", 9)):
-        image_data(96, seed).to_parquet(tmp_path / "data" / f"{split}.parquet")
-    out = tmp_path / "out"
-    keys = {"model": tmp_path / "original", "dataset": tmp_path / "data", "forget_class": "1", "output_dir": out}
-    keys |= {"push_to_hub": "true", "hub_model_id": REPO, "use_cpu": "true", "figures": "false", "max_steps": "2"}
-    hub.faults[:] = [Fault(403, times=ALWAYS, match="/preupload/")]
-    assert main(["run", *(str(w) for k, v in keys.items() for w in (f"--{k}", v))]) == 2
-    error = capsys.readouterr().err
-    assert "Error: The token has no right to write to alice/vit (403)" in error
-    assert f"hf-unlearn push {out} --repo alice/vit" in error
-    assert {"model.safetensors", "config.json"} <= {p.name for p in (out / "model").iterdir()}
-    assert names(hub) == set()
-    hub.faults.clear()
-    assert main(["push", str(out), "--repo", REPO]) == 0
-    assert hub.content(REPO, "model.safetensors") == (out / "model" / "model.safetensors").read_bytes()

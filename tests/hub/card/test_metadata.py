@@ -1,0 +1,66 @@
+"""The front matter: it keeps the rules that the Hub documents, and names what is known."""
+
+import pytest
+from huggingface_hub import ModelCard
+
+from hf_unlearn.hub.card.evaluation_card import render_card
+from tests.hub.card.support import head, json_of, problems, report_of
+
+
+def test_metadata_comes_back_from_the_library_and_keeps_the_documented_rules(run):
+    card, report = ModelCard(run.text), report_of(run)
+    assert str(card) == run.text
+    assert card.data.to_dict() == head(run.text)
+    assert problems(head(run.text)) == []
+    assert card.data.library_name == "transformers"
+    assert card.data.pipeline_tag == "image-classification"
+    assert {"machine-unlearning", "hf_unlearn", "jit"} <= set(card.data.tags)
+    assert (card.data.license, card.data.language) == ("cc-by-4.0", "en")
+    found = {(r.dataset_split, r.metric_type): r.metric_value for r in card.data.eval_results}
+    measures = report["models"]["unlearned"]
+    assert found == {(s, m): measures[f"{s}_{m}"] for s in ("forget", "retain", "test") for m in ("accuracy", "f1")}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"license": "Apache 2"},
+        {"license": ["mit", "none"]},
+        {"language": "english"},
+        {"pipeline_tag": "forgetting"},
+        {"base_model": "/tmp/original"},
+        {"base_model_relation": "child", "base_model": "a/b"},
+        {"base_model_relation": "finetune"},
+        {"tags": ["a", "a"]},
+        {"tags": "a"},
+        {"datasets": ["../data"]},
+        {"colour": "red"},
+        {"model-index": [{"results": []}]},
+        {"model-index": [{"name": "x", "results": [{"task": {}, "dataset": {}, "metrics": [{"type": "f1"}]}]}]},
+    ],
+)
+def test_the_rules_notice_what_is_wrong(run, change):
+    assert problems(head(run.text) | change)
+
+
+def test_an_original_on_the_hub_is_named_with_its_commit(adapter):
+    found = {"original": {"id": "alice/vit", "revision": "a" * 40}, "original_card": {"license": "mit"}}
+    report = json_of(adapter.report)
+    report["run"] |= found
+    meta = head(render_card(report, repo_id="bob/forgetful"))
+    assert (meta["base_model"], meta["base_model_relation"]) == ("alice/vit", "adapter")
+    assert meta["model-index"][0]["name"] == "forgetful"
+    assert problems(meta) == []
+    report["run"]["adapter"] = False
+    assert head(render_card(report))["base_model_relation"] == "finetune"
+    given = {"license": "apache-2.0", "tags": ["jit", "mine"], "base_model": "carol/base", "model_name": "Forgetful"}
+    meta = head(render_card(report, fields=given))
+    assert (meta["license"], meta["base_model"], meta["model-index"][0]["name"]) == (
+        "apache-2.0",
+        "carol/base",
+        "Forgetful",
+    )
+    assert meta["tags"].count("mine") == 1
+    assert head(render_card(report, fields={"base_model": None}))["base_model"] == "alice/vit"
+    assert problems(meta) == []
+    assert '"bob/forgetful"' in render_card(report, repo_id="bob/forgetful")
