@@ -26,7 +26,7 @@ WEIGHTS = re.compile(
     r"|mlmodel|nemo|mar|engine|params|index\.json|data-\d+-of-\d+)|.*\.ckpt[\w.-]*",
     re.IGNORECASE | re.DOTALL,
 )
-# What a repository may hold beside the pushed files: the Hub's first commit, or the owner, adds them without touching the model.
+# Files that a repository may hold beside the pushed ones: the Hub's first commit, or the owner, adds them.
 BOILERPLATE = re.compile(r"\.git(attributes|ignore)|(LICEN[SC]E|NOTICE)([-_]\w+)?(\.(md|txt))?", re.IGNORECASE)
 
 

@@ -62,16 +62,16 @@ KEPT = [
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_what_belongs_to_a_model_is_on_the_list(name):
+def test_files_of_a_model_are_publishable(name):
     assert is_publishable(name)
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_everything_else_is_not(name):
+def test_other_files_are_not_publishable(name):
     assert not is_publishable(name)
 
 
-def test_every_figure_of_a_report_is_on_the_list():
+def test_every_figure_of_a_report_is_publishable():
     curve = {"path": [{"retain": 1}, {}]}
     report = UnlearningReport({}, roc={"a": {}}, per_class={"a": []}, confidence={"a": {}}, outcome=curve)
     report.relearning = {"a": [1.0]}
@@ -82,5 +82,5 @@ def test_every_figure_of_a_report_is_on_the_list():
 @pytest.mark.parametrize(
     "name", ["a.nemo", "model.ckpt.data-00000-of-00001", "model.ckpt-7.index", "x/y.onnx", "m.BIN"]
 )
-def test_weights_of_other_formats_are_known(name):
+def test_weights_in_other_formats_are_recognized(name):
     assert WEIGHTS.fullmatch(name)

@@ -28,7 +28,7 @@ USERS = 12
 
 
 def marked(arch, n=48):
-    """Rows with words, ids and names that nobody could guess, and those."""
+    """Rows with words, ids and names that nobody could guess, and these as needles to search for."""
     rng = random.Random(7)
     marks = {k: [f"zq{secrets.token_hex(8)}" for _ in range(n)] for k in ("word", "id", "note")}
     users = [f"zu{secrets.token_hex(8)}" for _ in range(USERS)]
@@ -102,7 +102,7 @@ def leaks(folder, needles, *said):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["vit", "bert"])
-def test_a_hundred_requests_leave_nothing_of_their_rows(arch, tmp_path, capfd, caplog):
+def test_a_hundred_requests_write_and_print_nothing_of_their_rows(arch, tmp_path, capfd, caplog):
     rows, test = marked(arch), data_for(arch, 24, 7)
     (tmp_path / "asked").mkdir()
     for number, request in enumerate(requests(rows, tmp_path / "asked", 50)):
@@ -121,7 +121,7 @@ def test_a_hundred_requests_leave_nothing_of_their_rows(arch, tmp_path, capfd, c
         assert (out / "README.md").stat().st_size > 5000
 
 
-def test_the_hunt_finds_what_is_there(tmp_path):
+def test_the_search_for_leaks_finds_a_leak(tmp_path):
     rows = marked("vit", 8)
     raw = np.asarray(rows.data["pixel_values"], np.float32)[3].tobytes()
     for content in (rows.ids[2].encode(), hashlib.sha256(raw).hexdigest().encode(), b"x" + raw, base64.b64encode(raw)):
@@ -130,7 +130,7 @@ def test_the_hunt_finds_what_is_there(tmp_path):
 
 
 @pytest.mark.parametrize("arch", ["vit", "bert"])
-def test_whole_runs_say_and_leave_nothing_of_their_rows(arch, tmp_path, capfd, caplog):
+def test_whole_runs_print_and_write_nothing_of_their_rows(arch, tmp_path, capfd, caplog):
     rows = marked(arch)
     (tmp_path / "data").mkdir()
     data = rows.data

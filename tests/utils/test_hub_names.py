@@ -7,7 +7,7 @@ from hf_unlearn.utils.hub_names import pinned, split_revision
 from tests.support.hub_runs import publish, write
 
 
-def test_a_revision_stands_behind_an_at(tmp_path, monkeypatch):
+def test_a_revision_is_split_off_behind_an_at_sign(tmp_path, monkeypatch):
     assert split_revision("org/model@v1.0") == ("org/model", "v1.0")
     assert split_revision("org/model@v1", "v1") == ("org/model", "v1")
     assert split_revision("org/model", "v2") == ("org/model", "v2")

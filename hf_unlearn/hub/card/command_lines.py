@@ -1,4 +1,4 @@
-"""What a card tells its reader to type: to load the model, to make it again, to audit it. Names in capitals stand for folders."""
+"""The lines that a card gives its reader: to load the model, to repeat the run, to audit it. CAPITALS stand for folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The evaluation card: a README.md for people and the Hub, rendered from `report.json` alone, with audit and receipt beside it."""
+"""The evaluation card: a README.md for people and the Hub, rendered from `report.json`, and from audit and receipt if any."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def render_card(
         fields: front matter that replaces what is found. `tags` are added to the card's own.
 
     Raises:
-        ValueError: the report or the audit has another schema, a figure is not below the card, or `repo_id` is no name on the Hub.
+        ValueError: the report or the audit has another schema, a figure is not below the card, or `repo_id` is malformed.
     """
     if repo_id is not None and not re.fullmatch(r"(?!\W)([\w.-]{1,96}/)?[\w.-]{1,96}", repo_id, re.ASCII):
         raise ValueError(f"`repo_id={shown(repo_id)!r}` is no name on the Hub. Give it as owner/name.")
@@ -162,7 +162,7 @@ def card_of(folder: str | Path, *, repo_id: str | None = None, fields: Mapping[s
 def write_card(folder: str | Path, *, repo_id: str | None = None, overwrite: bool = False) -> Path:
     """Write `card_of(folder)` into `folder` as `README.md`, and return its path.
 
-    If `folder` holds a receipt, the receipt is sealed again, because it covers the card. A signature of the old receipt is removed.
+    A receipt in `folder` is sealed again, because it covers the card. A signature of the old receipt is removed.
 
     Args:
         folder: output folder of a run.
@@ -182,11 +182,12 @@ def write_card(folder: str | Path, *, repo_id: str | None = None, overwrite: boo
 
 
 def check_readme(folder: str | Path, overwrite: bool = False) -> None:
-    """Raise ValueError if `folder` holds a README.md that somebody wrote or edited, unless `overwrite` allows to replace it."""
+    """Raise ValueError if `folder` holds a README.md that somebody wrote or edited, unless `overwrite` is True."""
     path = Path(folder) / CARD
     if path.exists() and not overwrite and not is_rendered(path.read_text("utf-8", "replace")):
         raise ValueError(
-            f"{path} is no card of hf_unlearn, or was edited by hand, and would be lost. Move it, choose another folder, or allow to overwrite."
+            f"{path} is no card of hf_unlearn, or was edited by hand, and would be lost. Move it, choose another folder, "
+            "or allow to overwrite."
         )
 
 
@@ -201,8 +202,8 @@ def _request(run: Mapping[str, Any]) -> str:
 def _rows(report: UnlearningReport) -> list[tuple[str, list[Any]]]:
     """The report's table without its rows on single groups, because values of an attribute must not be published."""
     groups = len(next(iter(report.groups.values()), {}))
-    table, seconds = report.rows(), "unlearning" in report.seconds
-    end = len(table) - seconds
+    table = report.rows()
+    end = len(table) - ("unlearning" in report.seconds)  # the last row holds the seconds
     kept = [*table[: end - groups], *table[end:]]
     # The cells hold numbers only, and the brackets of an interval would be hard to read if they were escaped.
     return [(title, [Markup(cell) for cell in cells]) for title, cells in kept]
@@ -224,7 +225,7 @@ def _figures(report: UnlearningReport, paths: Sequence[str]) -> Iterator[tuple[A
 
 
 def _audit(audit: Mapping[str, Any] | None, run: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the card shows of an audit: verdict, meaning, lines and limits. None if there is no audit, or one of other weights."""
+    """What the card shows of an audit. None if there is no audit, or if it is of other weights."""
     if audit is None:
         return None
     if not str(audit.get("schema")).startswith("hf_unlearn/audit/1"):

@@ -20,14 +20,14 @@ def hub_cache(root, monkeypatch, name="alice/vit", commits=("a" * 40,), model="v
     return repo
 
 
-def test_an_original_on_the_hub_is_named_with_its_commit_and_its_licence(tmp_path, monkeypatch):
+def test_an_original_on_the_hub_is_named_with_its_commit_and_its_license(tmp_path, monkeypatch):
     hub_cache(tmp_path, monkeypatch)
     model = transformers.AutoModelForImageClassification.from_pretrained("alice/vit", cache_dir=tmp_path)
     found = {"original": {"id": "alice/vit", "revision": "a" * 40}, "original_card": {"license": "mit"}}
     assert origin(model) == found
 
 
-def test_of_several_commits_in_the_cache_the_one_that_was_loaded(tmp_path, monkeypatch):
+def test_among_several_cached_commits_the_loaded_one_is_named(tmp_path, monkeypatch):
     hub_cache(tmp_path, monkeypatch, commits=("a" * 40, "b" * 40))
     model = transformers.AutoModelForImageClassification.from_pretrained("alice/vit", cache_dir=tmp_path)
     assert origin(model)["original"] == {"id": "alice/vit", "revision": None}
@@ -35,7 +35,7 @@ def test_of_several_commits_in_the_cache_the_one_that_was_loaded(tmp_path, monke
     assert origin(model, "b" * 40)["original"]["revision"] == "b" * 40
 
 
-def test_a_folder_that_is_gone_is_no_name_on_the_hub(tmp_path, monkeypatch):
+def test_a_deleted_folder_is_not_taken_for_a_hub_name(tmp_path, monkeypatch):
     hub_cache(tmp_path, monkeypatch)
     trained("vit").save_pretrained(tmp_path / "models" / "vit")
     monkeypatch.chdir(tmp_path)

@@ -26,7 +26,7 @@ REPO = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
 
 
 def problems(data):
-    """What the Hub would refuse, or not understand."""
+    """List what the Hub would refuse or not understand in the metadata of a card."""
 
     def texts(value):
         return isinstance(value, list) and all(isinstance(v, str) and v for v in value)

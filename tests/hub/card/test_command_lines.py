@@ -2,10 +2,14 @@
 
 import json
 import re
+import shlex
 from types import SimpleNamespace
+
+import pytest
 
 from hf_unlearn import WassersteinBarycenter
 from hf_unlearn.cli.run import parse
+from hf_unlearn.hub.card.command_lines import audit_command, run_command
 from hf_unlearn.hub.card.evaluation_card import render_card
 from hf_unlearn.models.pretrained import save_model
 from tests.hub.card.support import head, json_of, problems
@@ -37,7 +41,7 @@ def load_and_call(text, folder, monkeypatch, **names):
     return namespace
 
 
-def test_the_lines_to_load_it_load_it(run, monkeypatch, capsys):
+def test_the_snippet_loads_the_model(run, monkeypatch, capsys):
     image_data(1)[0]["image"].save(run.folder / "picture.png")
     load_and_call(run.text, run.folder, monkeypatch)
     answer = json.loads(capsys.readouterr().out.splitlines()[-1].replace("'", '"'))
@@ -75,3 +79,31 @@ def test_a_barycenter_is_not_loaded_as_if_it_were_the_original(tmp_path, monkeyp
     batch = trainer.processor.collate([trainer.processor(data[0])])
     batch.pop("labels")
     assert namespace["model"].eval()(**batch).logits.equal(trainer.model.eval()(**batch).logits)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "left_out", "options"),
+    [
+        ({"forget_class": ["a b", 1]}, [], {"--forget": ["org/data:train"], "--forget_class": ["a b", "1"]}),
+        ({"forget_column": "user"}, ["forget_values"], {"--forget_column": ["user"], "--forget_values": ["VALUES"]}),
+        ({"forget_class": [1], "train_rows": 9}, [], {"--forget": ["FORGET_ROWS"], "--retain": ["RETAIN_ROWS"]}),
+        ({"forget_class": [1], "forget_fraction": 0.5}, [], {"--forget": ["FORGET_ROWS"]}),
+        ({"retrain": True}, ["model"], {"--original": ["ORIGINAL"], "--retrained": ["OUT/retrained"]}),
+    ],
+)
+def test_the_audit_command_selects_the_rows_of_the_recipe(recipe, left_out, options):
+    splits = {"train": "train", "test": "test"}
+    text = audit_command({"recipe": recipe, "left_out": left_out, "dataset": {"id": "org/data"}, "splits": splits})
+    given = {}
+    for word in shlex.split(text.replace("\\\n", "")):  # as a shell reads it
+        if word.startswith("--"):
+            given[word] = []
+        elif given:
+            given[[*given][-1]].append(word)
+    assert given["--test"] == ["org/data:test"]
+    assert given.items() >= options.items()
+
+
+def test_there_is_no_command_for_what_cannot_be_repeated_or_audited():
+    assert run_command({"left_out": ["model"]}) is None
+    assert audit_command({"attribute": "group"}) is None

@@ -1,4 +1,4 @@
-"""The card: bytes from the report alone, and what a reader must be told."""
+"""The card: its bytes follow from the report, and it warns its reader."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def test_a_run_writes_its_card_and_the_report_gives_the_same_bytes(run):
     assert verify_folder(run.folder) == []
 
 
-def test_local_folders_leave_no_path_and_no_token(run):
+def test_paths_and_tokens_stay_out_of_report_and_card(run):
     assert "base_model" not in head(run.text)
     assert "datasets" not in head(run.text)
     written = b"".join(p.read_bytes() for p in run.folder.glob("*") if p.is_file())
@@ -52,7 +52,7 @@ def test_local_folders_leave_no_path_and_no_token(run):
     assert report["original_card"] == {"license": "cc-by-4.0", "language": "en"}
 
 
-def test_plain_words_say_what_was_asked_and_what_came_out(run):
+def test_the_card_says_what_was_asked_and_what_was_measured(run):
     report = report_of(run)
     for words in (
         "**Request:** forget class LABEL_1: 24 of 96 training rows.",
@@ -166,7 +166,7 @@ def test_somebodys_own_readme_is_not_lost(run, tmp_path, capsys):
         ('{"schema": "hf_unlearn/report/2", "models": {}}', ["--repo", "../b"], "`repo_id='../b'`"),
     ],
 )
-def test_bad_input_ends_with_2_and_writes_nothing(tmp_path, capsys, content, words, message):
+def test_bad_input_exits_with_2_and_writes_nothing(tmp_path, capsys, content, words, message):
     if content is not None:
         (tmp_path / "report.json").write_text(content)
     assert main(["card", str(tmp_path), *words]) == 2

@@ -109,7 +109,7 @@ def with_name(report, name):
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
-def test_a_hostile_name_is_nothing_but_text(report, name):
+def test_a_hostile_name_is_rendered_as_plain_text(report, name):
     plain, hostile = with_name(report, "name"), with_name(report, name)
     expected, text = (render_card(r, figures=["figures/roc.png"]) for r in (plain, hostile))
     text.encode()
@@ -129,13 +129,13 @@ def test_a_hostile_name_is_nothing_but_text(report, name):
     assert tokens(ours.to_markdown()) == tokens(theirs.to_markdown())
 
 
-def test_the_comparison_notices_markup(report):
+def test_the_comparison_of_tokens_notices_markup(report):
     """The tests above can fail: with names that are not made inert, every one of these changes what is rendered."""
     for name in (HOSTILE[0], HOSTILE[11], HOSTILE[12], HOSTILE[16]):
         assert tokens(f"- Request: {name} end") != tokens("- Request: name end")
 
 
-def test_names_reach_no_file_name(report, tmp_path):
+def test_no_name_becomes_part_of_a_file_name(report, tmp_path):
     named = with_name(report, "../../../up/<b>\nx") | {"roc": {}, "confidence": {}}  # the slow figures
     UnlearningReport.from_dict(named).save(tmp_path / "out")
     found = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*"))
@@ -145,7 +145,7 @@ def test_names_reach_no_file_name(report, tmp_path):
     assert all((tmp_path / "out" / link).is_file() for link in links)
 
 
-def test_a_terminal_is_shown_no_control_character(report, capsys):
+def test_no_control_character_reaches_the_terminal(report, capsys):
     UnlearningReport.from_dict(with_name(report, HOSTILE[4] + HOSTILE[5])).print()
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", capsys.readouterr().out)
 

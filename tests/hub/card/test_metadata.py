@@ -4,10 +4,11 @@ import pytest
 from huggingface_hub import ModelCard
 
 from hf_unlearn.hub.card.evaluation_card import render_card
+from hf_unlearn.hub.card.metadata import metadata
 from tests.hub.card.support import head, json_of, problems, report_of
 
 
-def test_metadata_comes_back_from_the_library_and_keeps_the_documented_rules(run):
+def test_the_hub_library_reads_the_metadata_and_it_keeps_the_documented_rules(run):
     card, report = ModelCard(run.text), report_of(run)
     assert str(card) == run.text
     assert card.data.to_dict() == head(run.text)
@@ -39,7 +40,7 @@ def test_metadata_comes_back_from_the_library_and_keeps_the_documented_rules(run
         {"model-index": [{"name": "x", "results": [{"task": {}, "dataset": {}, "metrics": [{"type": "f1"}]}]}]},
     ],
 )
-def test_the_rules_notice_what_is_wrong(run, change):
+def test_the_rules_notice_bad_metadata(run, change):
     assert problems(head(run.text) | change)
 
 
@@ -64,3 +65,12 @@ def test_an_original_on_the_hub_is_named_with_its_commit(adapter):
     assert head(render_card(report, fields={"base_model": None}))["base_model"] == "alice/vit"
     assert problems(meta) == []
     assert '"bob/forgetful"' in render_card(report, repo_id="bob/forgetful")
+
+
+def test_results_that_are_no_numbers_are_left_out():
+    measures = {"forget_accuracy": 0.25, "test_accuracy": float("nan"), "retain_f1": float("inf"), "gap": 1.0}
+    data = metadata({"task": "image-classification"}, measures, "org/name").to_dict()
+    assert [(r.dataset_split, r.metric_value) for r in metadata({}, measures).eval_results] == [("forget", 0.25)]
+    assert data["model-index"][0]["name"] == "name"
+    assert problems(data) == []
+    assert "model-index" not in metadata({}, {}).to_dict()

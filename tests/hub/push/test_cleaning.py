@@ -35,11 +35,11 @@ def test_paths_are_cleaned_from_the_copy_and_not_from_the_users_files(tmp_path):
 
 
 def test_groups_of_an_attribute_are_numbered_in_a_published_report(tmp_path):
-    told = {"value": 0.1, "counts": {"alice": 3, "bob": 5}}
+    information = {"value": 0.1, "counts": {"alice": 3, "bob": 5}}
     report = {
         "groups": {"original": {"alice": 0.5, "bob": 0.7}, "unlearned": {"alice": 0.6, "bob": 0.8}},
         "group_intervals": {"original": {"alice": [0.4, 0.6], "bob": [0.6, 0.8]}},
-        "information": {"original": told},
+        "information": {"original": information},
         "run": {"attribute": "speaker"},
     }
     found = without_values(report)
@@ -77,7 +77,7 @@ def test_within_a_text_a_path_becomes_local(path):
 
 
 @pytest.mark.parametrize("value", ["/m/09x0r", "a/b", "https://huggingface.co/data/x", "N/A", "he/she", "/"])
-def test_what_only_looks_like_one_stays(value):
+def test_a_value_that_only_looks_like_a_path_stays(value):
     assert without_paths({"label": value}) == {"label": value}
 
 
@@ -86,15 +86,15 @@ def test_a_class_may_be_called_anything(tmp_path, label):
     run = run_folder(tmp_path / "run")
     config = {"model_type": "vit", "id2label": {"0": "cat", "1": label}, "label2id": {"cat": 0, label: 1}}
     write(run / "model/config.json", json.dumps(config))
-    told = {"forgotten_labels": [label], "request": f"class '{label}'", "recipe": {"forget_class": [label]}}
-    write(run / "report.json", json.dumps({"run": told, "groups": {"original": {label: 1.0}}}))
+    described = {"forgotten_labels": [label], "request": f"class '{label}'", "recipe": {"forget_class": [label]}}
+    write(run / "report.json", json.dumps({"run": described, "groups": {"original": {label: 1.0}}}))
     with prepare_folder(run) as staged:
         assert json.loads((staged.folder / "config.json").read_text()) == config
-        assert json.loads((staged.folder / "report.json").read_text())["run"] == told
+        assert json.loads((staged.folder / "report.json").read_text())["run"] == described
 
 
 @pytest.mark.parametrize("ascii_only", [True, False])
-def test_the_folder_of_a_run_is_found_however_json_writes_it(tmp_path, ascii_only):
+def test_the_run_folder_is_found_in_any_json_escaping(tmp_path, ascii_only):
     run = run_folder(tmp_path / "josé" / "run")
     config = {"model_type": "vit", "note": f"trained in;{run}/model", str(run): 1, "at": [f"in_{run}"]}
     write(run / "model/config.json", json.dumps(config, ensure_ascii=ascii_only))
@@ -109,7 +109,7 @@ def test_the_folder_of_a_run_is_found_however_json_writes_it(tmp_path, ascii_onl
         }
 
 
-def test_a_header_of_tensors_keeps_its_format_alone(tmp_path):
+def test_of_a_safetensors_header_only_the_format_is_published(tmp_path):
     run, weights = run_folder(tmp_path / "run"), {"w": np.arange(5, dtype=np.float32)}
     notes = {"format": "pt", "hub_token": "hf_" + "A" * 34, "src": "/nfs/alice.smith/run", "rows": "17,99"}
     save_file(weights, run / "model/model.safetensors", metadata=notes)

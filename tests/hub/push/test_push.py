@@ -34,7 +34,7 @@ def test_a_run_becomes_one_commit_of_a_new_private_repository(hub, run, xet, mon
 
 
 @pytest.mark.parametrize("xet", [False, True])
-def test_what_is_there_is_not_sent_again(hub, run, xet, monkeypatch, capsys):
+def test_files_already_on_the_branch_are_not_sent_again(hub, run, xet, monkeypatch, capsys):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", not xet)
     first = push_run(run, REPO)
     received, stored = dict(hub.received), {p: p.stat().st_mtime_ns for p in hub.cas.rglob("*.xorb")}
@@ -45,7 +45,7 @@ def test_what_is_there_is_not_sent_again(hub, run, xet, monkeypatch, capsys):
     assert hub.repository(REPO).tags == {"v1": first.commit.oid}
 
 
-def test_another_card_for_the_same_model_goes_beside_it_alone(hub, run):
+def test_a_new_card_for_the_same_model_is_sent_alone(hub, run):
     push_run(run, REPO)
     write(run / "README.md", "---\nlicense: mit\n---\nBetter words.\n")
     received = dict(hub.received)
@@ -85,7 +85,7 @@ def test_the_branch_is_named_after_the_request_of_the_receipt(hub, run, original
     assert push_run(run, "alice/original").revision == "unlearned-gdpr-17"
 
 
-def test_what_is_on_the_hub_is_verified_by_its_receipt(hub, run, tmp_path, monkeypatch, capsys):
+def test_a_pushed_repository_passes_verification_by_its_receipt(hub, run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     write(
         run / "model/config.json", json.dumps({"model_type": "vit", "_name_or_path": "/home/alice/vit"})
@@ -153,7 +153,7 @@ def test_no_branch_starts_from_a_commit_that_holds_the_original(hub, run, capsys
     assert repository.state() == before
 
 
-def test_a_commit_between_look_and_push_is_kept(hub, run, capsys):
+def test_a_commit_after_the_check_and_before_the_push_is_kept(hub, run, capsys):
     HfApi().create_repo(REPO)
 
     def theirs(hub):
@@ -163,7 +163,7 @@ def test_a_commit_between_look_and_push_is_kept(hub, run, capsys):
     assert main(["push", str(run), "--repo", REPO]) == 2
     assert "(412); nothing was overwritten" in capsys.readouterr().err
     assert {*hub.repository(REPO).tree()} == {".gitattributes", "vocab.txt"}
-    assert push_run(run, REPO).revision.startswith("unlearned-")  # looked at anew
+    assert push_run(run, REPO).revision.startswith("unlearned-")  # the branch is read again
 
 
 def test_tags_are_made_and_never_moved(hub, tmp_path, run, capsys):
@@ -179,14 +179,14 @@ def test_tags_are_made_and_never_moved(hub, tmp_path, run, capsys):
     assert repository.state() == before
 
 
-def test_a_tag_that_the_hub_does_not_take_leaves_a_model_and_says_where(hub, run, capsys):
+def test_if_a_tag_fails_the_error_says_where_the_model_is(hub, run, capsys):
     hub.faults[:] = [Fault(400, times=ALWAYS, match="POST .*/tag/")]
     assert main(["push", str(run), "--repo", REPO, "--tag", "v1"]) == 2
     head = hub.repository(REPO).branches["main"]
     assert f"The model is on 'main' of {REPO}, commit {head[:8]}, but without the tag 'v1'" in capsys.readouterr().err
 
 
-def test_a_tag_taken_meanwhile_is_not_taken_for_ours(hub, run, capsys):
+def test_a_tag_that_somebody_else_makes_during_the_push_is_reported(hub, run, capsys):
     def theirs(hub):
         hub.repository(REPO).tags["v1"] = next(iter(hub.repository(REPO).commits))
 
@@ -219,7 +219,7 @@ def test_an_adapter_is_pinned_to_the_commit_of_its_base(hub, tmp_path, original)
     assert json.loads(hub.content(REPO, "adapter_config.json"))["revision"] == original
 
 
-def test_what_is_not_on_the_list_is_left_out_of_any_folder_and_named(hub, tmp_path, run, caplog):
+def test_files_that_are_not_on_the_list_are_left_out_and_named(hub, tmp_path, run, caplog):
     folder = tmp_path / "folder"
     shutil.copytree(run / "model", folder)
     write(folder / "modeling_own.py", "import os")

@@ -3,12 +3,13 @@
 import re
 import time
 from email.utils import formatdate
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import constants
 
 from hf_unlearn.cli import main
-from hf_unlearn.hub.push.retries import Patience, PushError, explained
+from hf_unlearn.hub.push.retries import Patience, PushError, asked_wait, explained, patiently
 from hf_unlearn.hub.push.run_folder import push_run
 from tests.hub.push.support import REPO, tree
 from tests.support.hub_runs import write
@@ -53,7 +54,7 @@ def test_a_busy_hub_is_asked_a_few_times_with_growing_waits(hub, run, waits):
 
 
 @pytest.mark.parametrize("step", ["/refs", "preupload", "PUT", "validate-yaml", "/commit/"])
-def test_an_answer_that_never_comes_is_not_waited_for(hub, run, waits, step):
+def test_a_hanging_request_times_out(hub, run, waits, step):
     hub.hang_seconds = 20
     hub.faults[:] = [Fault("hang", match=step)]
     started = time.monotonic()
@@ -81,7 +82,7 @@ def test_the_session_is_left_as_it_was(hub, run):
         ("", "unlearned", "There is no token|does not accept the token"),
     ],
 )
-def test_who_may_not_write_is_told_and_nothing_changes(
+def test_a_user_without_write_right_gets_an_error_and_nothing_changes(
     hub, run, original, monkeypatch, tmp_path, capsys, token, repo, message
 ):
     given = hub.token("alice", token) if token in ("read", "write") else token
@@ -98,20 +99,20 @@ def test_who_may_not_write_is_told_and_nothing_changes(
     assert hub.repository("alice/original").state() == before
 
 
-def test_offline_is_said(hub, run, monkeypatch):
+def test_offline_mode_is_named_in_the_error(hub, run, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(PushError, match="HF_HUB_OFFLINE"):
         push_run(run, REPO)
 
 
-def test_a_card_that_the_hub_does_not_take_publishes_nothing(hub, run):
+def test_a_card_that_the_hub_refuses_publishes_nothing(hub, run):
     write(run / "README.md", "---\nlicense: 3\n---\n")
     with pytest.raises(PushError, match=r'Invalid metadata in README.md.*"license"'):
         push_run(run, REPO)
     assert tree(hub, REPO) == []
 
 
-def test_what_xet_says_of_a_broken_connection_is_told():
+def test_the_message_of_xet_is_shown_for_a_broken_connection():
     words = "Data processing error: CAS service error : Request failed after 5 retries"
     client = {"__name__": "huggingface_hub._commit_api", "error": RuntimeError(words)}
     with (
@@ -121,6 +122,26 @@ def test_what_xet_says_of_a_broken_connection_is_told():
         exec("raise error", client)
 
 
-def test_an_error_of_somebody_else_is_no_broken_connection():
+def test_a_foreign_runtime_error_is_not_caught():
     with pytest.raises(RuntimeError, match="dictionary changed size"), explained("a/b"):
         raise RuntimeError("dictionary changed size during iteration")
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, 0),
+        ({"Retry-After": " 7 "}, 7),
+        ({"Retry-After": "soon"}, 0),
+        ({"Retry-After": formatdate(0, usegmt=True)}, 0),  # a date in the past
+        ({"ratelimit": '"api";r=0;t=35'}, 35),
+        ({"ratelimit": '"api";r=3;t=35'}, 0),  # three requests are left
+    ],
+)
+def test_the_wait_that_the_hub_asks_for(headers, seconds):
+    assert asked_wait(SimpleNamespace(headers=headers)) == seconds
+
+
+def test_at_least_one_try_is_needed():
+    with pytest.raises(ValueError, match="`tries` must be at least 1, got 0"):
+        patiently(print, patience=Patience(tries=0))

@@ -26,7 +26,7 @@ def test_the_card_is_visible(hub, run):
     assert "# Report 0" in hub.content(REPO, "README.md").decode()
 
 
-def test_ones_own_namespace_is_found(hub, run):
+def test_a_bare_name_is_in_ones_own_namespace(hub, run):
     assert push_run(run, "unlearned").repo_id == REPO
     assert hub.repository(REPO) is not None
 
@@ -35,11 +35,11 @@ def test_a_card_loads_the_model_by_its_full_name(hub, run, monkeypatch):
     seen = SimpleNamespace(repo=None)
     prepare = pushing.prepare_folder
 
-    def look(folder, **settings):
+    def prepare_and_note(folder, **settings):
         seen.repo = settings["repo_id"]
         return prepare(folder, **settings)
 
-    monkeypatch.setattr(pushing, "prepare_folder", look)
+    monkeypatch.setattr(pushing, "prepare_folder", prepare_and_note)
     assert push_run(run, "bert-base-uncased").repo_id == "alice/bert-base-uncased"
     assert seen.repo == "alice/bert-base-uncased"
 

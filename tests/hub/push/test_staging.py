@@ -56,7 +56,7 @@ def test_the_staged_folder_is_laid_out_as_on_the_hub_and_goes_away(tmp_path):
     assert digests(run) == before
 
 
-def test_a_folder_of_a_model_alone_will_do(tmp_path):
+def test_the_folder_of_a_model_can_be_staged(tmp_path):
     run = run_folder(tmp_path / "run")
     with prepare_folder(run / "model") as staged:
         assert sorted(digests(staged.folder)) == [n for n in RUN_FILES if n not in ("figures/roc.png", "report.json")]
@@ -96,7 +96,7 @@ def test_a_card_as_it_was_rendered_is_rendered_again(measured, caplog):
 @pytest.mark.parametrize(
     ("known", "given", "named"), [({}, {}, "mit"), ({"license": "cc0-1.0"}, {}, "cc0-1.0"), ({}, {"license": "x"}, "x")]
 )
-def test_the_licence_of_the_repository_is_named_where_no_other_is_known(measured, known, given, named):
+def test_the_license_of_the_repository_is_named_if_no_other_is_known(measured, known, given, named):
     report = json.loads((measured / "report.json").read_text())
     report["run"]["original_card"] = known
     write(measured / "report.json", json.dumps(report))
@@ -105,7 +105,7 @@ def test_the_licence_of_the_repository_is_named_where_no_other_is_known(measured
 
 
 @pytest.mark.parametrize("edit", [lambda t: t.replace("# ", "# My ", 1), lambda t: t + "\nMore.\n", lambda t: t[:-80]])
-def test_a_card_that_was_edited_stays_and_what_it_lacks_is_told(measured, caplog, edit):
+def test_an_edited_card_stays_and_a_missing_verdict_is_logged(measured, caplog, edit):
     card = measured / "README.md"
     write(card, edit(card.read_text()))
     with prepare_folder(measured, repo_id="alice/here") as staged:
@@ -141,7 +141,7 @@ def test_a_receipt_of_other_weights_or_a_changed_one_is_not_published(tmp_path):
     assert not list(run.glob(".push-*"))
 
 
-def test_a_signature_that_no_longer_fits_is_told_and_left_out(tmp_path, caplog):
+def test_an_outdated_signature_is_left_out_with_a_warning(tmp_path, caplog):
     run = run_folder(tmp_path / "run")
     write_run_receipt(run)
     sign(run / "unlearning_receipt.json", generate_key(tmp_path / "key.pem").with_suffix(""))
@@ -170,14 +170,14 @@ def test_a_signature_that_no_longer_fits_is_told_and_left_out(tmp_path, caplog):
     ],
     ids=["pickle", "no config", "pickle in disguise", "broken config", "shard missing"],
 )
-def test_what_is_no_whole_model_in_safetensors_is_refused(tmp_path, spoil, message):
+def test_an_incomplete_model_or_a_pickle_is_refused(tmp_path, spoil, message):
     run = run_folder(tmp_path / "run")
     spoil(run / "model")
     with pytest.raises(ValueError, match=message), prepare_folder(run):
         pass
 
 
-def test_no_folder_is_said(tmp_path):
+def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(ValueError, match="there is no folder"), prepare_folder(tmp_path / "nowhere"):
         pass
 
@@ -254,7 +254,7 @@ def test_names_of_files_are_shown_without_hidden_characters(hub, run, capsys):
     assert "\nError" not in out
 
 
-def test_what_a_killed_push_left_is_removed(hub, run):
+def test_staging_folders_of_killed_pushes_are_removed(hub, run):
     with subprocess.Popen([sys.executable, "-c", ""]) as dead:
         dead.wait(timeout=30)
     stale = [run / f".push-{platform.node()}-{dead.pid}-x", run / f".push-elsewhere.org-{dead.pid}-x"]

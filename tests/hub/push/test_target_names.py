@@ -9,7 +9,7 @@ from hf_unlearn.hub.push.target_names import NO_REF
 from tests.hub.push.support import REPO
 
 
-def test_a_name_that_is_none_is_refused(hub, run, capsys):
+def test_a_malformed_repository_name_is_refused(hub, run, capsys):
     assert main(["push", str(run), "--repo", "a/b/c"]) == 2
     assert "a/b/c" in capsys.readouterr().err
 
@@ -43,7 +43,7 @@ def test_names_are_those_that_git_takes(name):
 
 
 @pytest.mark.parametrize("name", ["HEAD", "refs/heads/main", "a" * 40, "0" * 64])
-def test_a_name_of_something_else_is_no_branch(name):
+def test_names_of_commits_and_refs_are_refused_as_branches(name):
     assert NO_REF.fullmatch(name)
 
 

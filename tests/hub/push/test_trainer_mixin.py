@@ -61,13 +61,13 @@ def test_the_trained_model_arrives_with_its_report_and_no_pickle(hub, tmp_path):
     assert run.measured is None  # it was of another model
 
 
-def test_no_pickle_with_the_token_lies_among_what_is_saved_to_push(tmp_path):
+def test_the_folder_saved_to_push_holds_no_pickle_and_no_token(tmp_path):
     saved = trainer(tmp_path / "out", hub_token="hf_" + "x" * 34)._save_to_push()
     assert (saved / "model" / "model.safetensors").is_file()
     assert not any(b"x" * 34 in p.read_bytes() or p.suffix == ".bin" for p in saved.rglob("*") if p.is_file())
 
 
-def test_its_arguments_are_those_of_the_base_class():
+def test_the_arguments_are_those_of_the_base_class():
     ours, theirs = (inspect.signature(c.push_to_hub).parameters for c in (UnlearningTrainer, transformers.Trainer))
     assert [n for n in theirs if n != "kwargs"] == list(ours)[: len(theirs) - 1]
     ours, theirs = (
@@ -116,7 +116,7 @@ def test_a_push_that_fails_says_so_and_keeps_the_model(hub, tmp_path):
     assert all(torch.equal(v, weights[k]) for k, v in run.model.state_dict().items())
 
 
-def test_it_need_not_block_and_takes_a_revision(hub, tmp_path):
+def test_a_push_takes_a_revision_and_can_run_in_the_background(hub, tmp_path):
     run = trainer(tmp_path / "out")
     job = run.push_to_hub(blocking=False, revision="later", private=False)
     assert isinstance(job, Future)
@@ -160,14 +160,14 @@ def test_every_save_pushes_the_model_with_a_card_from_the_first_on(hub, tmp_path
     assert not list((tmp_path / "out").glob(".push*"))
 
 
-def test_end_pushes_nothing_before(hub, tmp_path):
+def test_hub_strategy_end_pushes_nothing_during_the_run(hub, tmp_path):
     run = trainer(tmp_path / "out", push_to_hub=True, hub_strategy="end", save_strategy="steps", save_steps=1)
     run.train()
     assert messages(hub) == ["initial commit"]
 
 
 @pytest.mark.parametrize("strategy", ["checkpoint", "all_checkpoints"])
-def test_checkpoints_are_not_for_the_hub(tmp_path, strategy):
+def test_strategies_that_would_publish_checkpoints_are_refused(tmp_path, strategy):
     with pytest.raises(ValueError, match=f"`hub_strategy='{strategy}'` would publish checkpoints"):
         arguments(tmp_path, push_to_hub=True, hub_strategy=strategy)
 
@@ -181,13 +181,13 @@ def test_a_push_that_fails_during_a_run_does_not_end_it(hub, tmp_path, caplog):
     assert not list((tmp_path / "out").glob(".push*"))
 
 
-def test_a_token_that_is_none_shows_before_the_run(hub, tmp_path, monkeypatch):
+def test_an_invalid_token_is_reported_before_the_run(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)
     with pytest.raises(PushError, match=r"does not accept the token \(401\)"):
         trainer(tmp_path / "out", push_to_hub=True)
 
 
-def test_a_run_that_would_go_over_its_original_does_not_start(hub, tmp_path):
+def test_a_run_that_would_replace_its_original_does_not_start(hub, tmp_path):
     HfApi().create_repo("alice/original")
     model = trained("vit")
     model.config._name_or_path = "alice/original"
