@@ -7,13 +7,14 @@ import re
 import shutil
 import struct
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import get_token
 
 from ...utils.hub_names import is_local
+from ..layout import VOCABULARY
 
 # Keys of class names and attribute values. They may look like paths, and must stay, because they belong to the model.
 LABELS = re.compile(
@@ -79,23 +80,28 @@ def _is_path(value: Any, key: str = "") -> bool:
     return bool(WHOLE.fullmatch(value)) or (key.endswith("name_or_path") and value != "" and is_local(value))
 
 
-def secret_pattern(run_folder: Path) -> re.Pattern[str]:
-    """Return a pattern of what no published text may hold: tokens, and the folders of this machine."""
+def check_private(folder: Path, names: Sequence[str], run_folder: Path) -> None:
+    """Raise ValueError if a text among the files `names` of `folder` holds a token, or the path of a folder of this machine.
+
+    JSON is searched in every key and value, however it is escaped there.
+    """
     roots = {Path.home(), Path.cwd(), run_folder.absolute(), run_folder.resolve(), Path(tempfile.gettempdir())}
     # A root of one part, such as /data, is an ordinary word unless something follows it.
     ends = {str(r): r"(?![\w-])" if len(r.parts) > 2 else r"/[\w.]" for r in roots if r.parent != r}
     words = [re.escape(root) + end for root, end in ends.items()]
-    return re.compile("|".join([*words, TOKEN.pattern, *([re.escape(own)] if (own := get_token()) else [])]))
-
-
-def is_in(pattern: re.Pattern[str], path: Path) -> bool:
-    """Whether a text file holds a match of `pattern`; in JSON in any key or value, however it is escaped there."""
-    text = path.read_text("utf-8", errors="replace")
-    try:
-        texts = [text, *_strings(json.loads(text))] if path.suffix == ".json" else [text]
-    except ValueError as error:
-        raise ValueError(f"{path.name} is no valid JSON: {error}") from error
-    return any(map(pattern.search, texts))
+    secrets = re.compile("|".join([*words, TOKEN.pattern, *([re.escape(own)] if (own := get_token()) else [])]))
+    for name in names:
+        if name.endswith((".safetensors", ".png")) or VOCABULARY.fullmatch(name):
+            continue
+        text = (folder / name).read_text("utf-8", errors="replace")
+        try:
+            texts = [text, *_strings(json.loads(text))] if name.endswith(".json") else [text]
+        except ValueError as error:
+            raise ValueError(f"{name} is no valid JSON: {error}") from error
+        if any(map(secrets.search, texts)):
+            raise ValueError(
+                f"{name} holds a path of this machine or a token, so it is not published. Remove it there."
+            )
 
 
 def _strings(value: Any) -> list[str]:

@@ -22,7 +22,7 @@ from ..card.evaluation_card import card_of, is_rendered, write_plain_card
 from ..layout import ADAPTER_CONFIG, AUDIT, CARD, EVIDENCE, MODEL, OURS, RECEIPT, REPORT, VOCABULARY, is_publishable
 from ..receipt.sealing import changed_weights, seal
 from ..receipt.signing import sign, signature_file
-from .cleaning import clean_tensors, is_in, secret_pattern, without_paths, without_values
+from .cleaning import check_private, clean_tensors, without_paths, without_values
 
 logger = logging.getLogger(__name__)
 LOCAL_STATE = ("is_local", "local_files_only")  # what a tokenizer remembers of the folder that it was loaded from
@@ -95,7 +95,7 @@ def prepare_folder(
     source = run_folder / "model" if (run_folder / "model").is_dir() else run_folder
     model, unpublished = inventory(source)
     model = [name for name in model if MODEL.fullmatch(name)]
-    check_model(source, model)
+    _check_model(source, model)
     evidence, others = inventory(run_folder)
     evidence = [name for name in evidence if EVIDENCE.fullmatch(name)]
     left_out = sorted({*others, *unpublished} - {"model/", *evidence, *(p.name for p in run_folder.glob(".push-*"))})
@@ -107,12 +107,12 @@ def prepare_folder(
                 (folder / name).parent.mkdir(exist_ok=True)
                 _place(origin / name, folder / name)
         if ADAPTER_CONFIG in model:
-            _set_base(folder / ADAPTER_CONFIG, base_model, find_original(folder))
-        original = find_original(folder)
+            _set_base(folder / ADAPTER_CONFIG, base_model, _find_original(folder))
+        original = _find_original(folder)
         if original[0] is None:
             original = (base_model, None)
-        complete(folder, run_folder, original[0], note, card or {}, repo_id, license_there)
-        check_private(folder, run_folder)
+        _write_card(folder, run_folder, original[0], note, card or {}, repo_id, license_there)
+        check_private(folder, inventory(folder)[0], run_folder)
         if RECEIPT in evidence:
             _seal(folder, run_folder, sign_key)
         elif sign_key is not None:
@@ -127,15 +127,14 @@ def _remove_stale(run_folder: Path) -> None:
     for folder in run_folder.glob(f".push-{platform.node()}-*-*"):
         number = folder.name.removeprefix(f".push-{platform.node()}-").partition("-")[0]
         try:
-            if number.isdigit():
-                os.kill(int(number), 0)  # sends nothing, but raises if there is no such process
+            os.kill(int(number), 0)  # sends nothing, but raises if there is no such process
         except ProcessLookupError:
             shutil.rmtree(folder, ignore_errors=True)
-        except (OSError, OverflowError):
-            continue  # the process of another user is alive
+        except (OSError, OverflowError, ValueError):
+            continue  # the process of another user is alive, or the name is of something else
 
 
-def check_model(folder: Path, names: list[str]) -> None:
+def _check_model(folder: Path, names: list[str]) -> None:
     """Raise ValueError if the files `names` of `folder` are not one whole model or adapter in safetensors."""
     if not {"config.json", ADAPTER_CONFIG} & {*names} or not any(n.endswith(".safetensors") for n in names):
         raise ValueError(
@@ -159,7 +158,7 @@ def check_model(folder: Path, names: list[str]) -> None:
             raise ValueError(f"`run_folder`: {folder} lacks {min(missing)}, which {index} names. Save the whole model.")
 
 
-def find_original(folder: Path) -> tuple[str | None, str | None]:
+def _find_original(folder: Path) -> tuple[str | None, str | None]:
     """Return Hub id and commit of the original, from the report, the adapter's base or the configuration."""
     reported = _part(_part(_read(folder / REPORT), "run", REPORT), "original", REPORT)
     adapter, config = _read(folder / ADAPTER_CONFIG), _read(folder / "config.json")
@@ -183,7 +182,7 @@ def _part(content: Mapping[str, Any], key: str, file: str) -> dict[str, Any]:
     return part
 
 
-def complete(
+def _write_card(
     folder: Path,
     run_folder: Path,
     original: str | None,
@@ -216,17 +215,6 @@ def complete(
         return
     table = run_folder / "report.md"
     write_plain_card(folder, original, table.read_text() if table.is_file() else "", note, card)
-
-
-def check_private(folder: Path, run_folder: Path) -> None:
-    """Raise ValueError if a published text holds a path of this machine or a token."""
-    secrets = secret_pattern(run_folder)
-    for name in inventory(folder)[0]:
-        is_text = not (name.endswith((".safetensors", ".png")) or VOCABULARY.fullmatch(name))
-        if is_text and is_in(secrets, folder / name):
-            raise ValueError(
-                f"{name} holds a path of this machine or a token, so it is not published. Remove it there."
-            )
 
 
 def _seal(folder: Path, run_folder: Path, sign_key: str | Path | None) -> None:
@@ -272,7 +260,7 @@ def _place(source: Path, target: Path) -> None:
 def _set_base(path: Path, base_model: str | None, original: tuple[str | None, str | None]) -> None:
     """Write the Hub id of an adapter's base, and its commit if known, into the adapter's configuration."""
     adapter = _read(path)
-    base = base_model or adapter.get("base_model_name_or_path") or ""  # `find_original` has checked that it is a text
+    base = base_model or adapter.get("base_model_name_or_path") or ""  # `_find_original` has checked that it is a text
     if is_local(base):
         raise ValueError(
             "`base_model`: unknown base: the adapter names a local folder as its base model, and nobody can load the adapter without "
