@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, ModelCard
 from transformers import AutoModelForImageClassification
 
 from tests.support.data import image_data, image_processor, tokenizer
-from tests.support.hub_runs import publish, write
+from tests.support.hub_runs import create_tagged, write
 from tests.support.models import trained
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def sources(hub, tmp_path):
     data.mkdir()
     for split, seed in (("train", 0), ("test", 9)):
         image_data(96, seed).to_parquet(data / f"{split}.parquet")
-    commits = publish("alice/original", model), publish("alice/data", data, "dataset")
+    commits = create_tagged("alice/original", model), create_tagged("alice/data", data, "dataset")
     write(model / "config.json", "{}")
     HfApi().upload_file(repo_id="alice/original", path_in_repo="config.json", path_or_fileobj=model / "config.json")
     image_data(8).to_parquet(data / "train.parquet")

@@ -56,8 +56,8 @@ def digests(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
 
 
-def publish(name, folder, kind="model"):
-    """A repository that holds `folder`, as the tag v1, and something else on main since then; returns the commit of v1."""
+def create_tagged(name, folder, kind="model"):
+    """Create a repository that holds `folder`, with the tag v1; returns the commit of v1."""
     api = HfApi()
     api.create_repo(name, repo_type=kind, private=True)
     commit = api.upload_folder(repo_id=name, folder_path=folder, repo_type=kind).oid

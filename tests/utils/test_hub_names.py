@@ -4,7 +4,7 @@ import pytest
 from huggingface_hub import HfApi
 
 from hf_unlearn.utils.hub_names import pinned, split_revision
-from tests.support.hub_runs import publish, write
+from tests.support.hub_runs import create_tagged, write
 
 
 def test_a_revision_is_split_off_behind_an_at_sign(tmp_path, monkeypatch):
@@ -23,7 +23,7 @@ def test_a_revision_is_split_off_behind_an_at_sign(tmp_path, monkeypatch):
 def test_a_revision_is_pinned_to_its_commit(hub, tmp_path):
     (tmp_path / "model").mkdir()
     write(tmp_path / "model/config.json", '{"a": 1}')
-    commit = publish("alice/m", tmp_path / "model")
+    commit = create_tagged("alice/m", tmp_path / "model")
     HfApi().create_branch("alice/m", branch="work")
     assert pinned("alice/m@v1") == pinned("alice/m", "work") == pinned("alice/m") == ("alice/m", commit)
     write(tmp_path / "model/config.json", '{"a": 2}')
