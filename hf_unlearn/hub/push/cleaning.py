@@ -59,10 +59,8 @@ def without_values(report: Mapping[str, Any]) -> dict[str, Any]:
             return measured
         return {f"group {number}": value for number, value in enumerate(measured.values(), 1)}
 
-    def counted(found: Any) -> Any:
-        return (
-            {k: numbered(v) if k == "counts" else v for k, v in found.items()} if isinstance(found, Mapping) else found
-        )
+    def counted(data: Any) -> Any:
+        return {k: numbered(v) if k == "counts" else v for k, v in data.items()} if isinstance(data, Mapping) else data
 
     cleaned, run = dict(report), report.get("run")
     parts: dict[str, Callable[[Any], Any]] = {"groups": numbered, "group_intervals": numbered}
@@ -99,9 +97,7 @@ def check_private(folder: Path, names: Sequence[str], run_folder: Path) -> None:
         except ValueError as error:
             raise ValueError(f"{name} is no valid JSON: {error}") from error
         if any(map(secrets.search, texts)):
-            raise ValueError(
-                f"{name} holds a path of this machine or a token, so it is not published. Remove it there."
-            )
+            raise ValueError(f"{name} holds a path of this machine or a token and is not published. Remove it there.")
 
 
 def _strings(value: Any) -> list[str]:

@@ -164,9 +164,7 @@ class _Push:
             self._refuse_to_replace(branch, there)
         self._check_tags(tags, tagged, there)
         if exists and CARD in self.files and self._has_foreign_card(there):
-            logger.warning(
-                "%s on '%s' is not of hf_unlearn and is replaced; its text stays in the history.", CARD, branch
-            )
+            logger.warning("%s on '%s' is not of hf_unlearn and is replaced; the history keeps its text.", CARD, branch)
         with nullcontext() if exists else self._new_branch(branch, there.sha):
             pushed = self._commit(branch, there, message, main.private)
         for tag in tags:
@@ -266,9 +264,7 @@ class _Push:
                 if self._refs()[0].get(branch) == first:
                     self._ask(self.api.delete_branch, self.repo_id, branch=branch)
             except Exception as error:  # the error that led here is the one to show
-                logger.warning(
-                    "%s may now have a branch '%s' without a model (%s).", self.repo_id, branch, type(error).__name__
-                )
+                logger.warning("%s may now have an empty branch '%s': %s", self.repo_id, branch, type(error).__name__)
             raise
 
     def _commit(self, branch: str, there: Any, message: str, private: bool) -> Pushed:

@@ -148,9 +148,7 @@ def explained(repo_id: str) -> Iterator[None]:
     except PushError:
         raise
     except OfflineModeIsEnabled as error:
-        raise PushError(
-            "`HF_HUB_OFFLINE` is set, so nothing can be pushed. Unset it, and run the same again."
-        ) from error
+        raise PushError("`HF_HUB_OFFLINE` is set: nothing can be pushed. Unset it, and run the same again.") from error
     except LocalTokenNotFoundError as error:
         raise PushError("There is no token. Log in with `hf auth login`, or set `HF_TOKEN`.") from error
     except (HTTPError, ConnectionError, json.JSONDecodeError, RuntimeError) as error:

@@ -150,9 +150,7 @@ def _check_model(folder: Path, names: list[str]) -> None:
     for index in (n for n in names if n.endswith(".index.json")):
         files = _part(_read(folder / index), "weight_map", index).values()
         if not files or not all(isinstance(file, str) for file in files):
-            raise ValueError(
-                f"`run_folder`: {index} is malformed: its `weight_map` names no files. Save the whole model."
-            )
+            raise ValueError(f"`run_folder`: {index} is malformed: `weight_map` names no files. Save the whole model.")
         missing = {*files} - {*names}
         if missing:
             raise ValueError(f"`run_folder`: {folder} lacks {min(missing)}, which {index} names. Save the whole model.")
@@ -229,9 +227,7 @@ def _seal(folder: Path, run_folder: Path, sign_key: str | Path | None) -> None:
     if sign_key is not None:
         sign(folder / RECEIPT, sign_key)
     elif signed and not signature_file(folder / RECEIPT).exists():
-        logger.warning(
-            "The signature is not published, because the receipt was sealed again after it. Sign with `--sign-key`."
-        )
+        logger.warning("The signature is not published: the receipt was sealed again after it. Sign with `--sign-key`.")
 
 
 def _place(source: Path, target: Path) -> None:

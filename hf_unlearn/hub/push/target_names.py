@@ -42,6 +42,4 @@ def check_targets(
 def check_key(sign_key: str | Path | None) -> None:
     """Raise ValueError if there is no file `sign_key`."""
     if sign_key is not None and not Path(sign_key).is_file():
-        raise ValueError(
-            f"`sign_key`: there is no file {visible(str(sign_key))}. Make one with `hf-unlearn receipt keygen`."
-        )
+        raise ValueError(f"`sign_key`: no file {visible(str(sign_key))}. Make one with `hf-unlearn receipt keygen`.")
