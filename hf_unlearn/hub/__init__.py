@@ -1,1 +1,1 @@
-"""What goes to the Hub with an unlearned model."""
+"""What goes to the Hub with an unlearned model: its card, its receipt, and the push of both beside the weights."""

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from huggingface_hub import HfApi
 from safetensors.numpy import save_file
 
 RUN_FILES = [
@@ -53,3 +54,12 @@ def write(path, text):
 def digests(folder):
     """Every file below `folder`, with its bytes."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+
+
+def create_tagged(name, folder, kind="model"):
+    """Create a repository that holds `folder`, with the tag v1; returns the commit of v1."""
+    api = HfApi()
+    api.create_repo(name, repo_type=kind, private=True)
+    commit = api.upload_folder(repo_id=name, folder_path=folder, repo_type=kind).oid
+    api.create_tag(name, tag="v1", repo_type=kind)
+    return commit

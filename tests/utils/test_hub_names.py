@@ -1,7 +1,10 @@
+"""Revisions behind an `@`, the commits that they stand for, and what is a folder of this machine."""
+
 import pytest
 from huggingface_hub import HfApi
 
 from hf_unlearn.utils.hub_names import is_local, pinned, snapshots, split_revision
+from tests.support.hub_runs import create_tagged, write
 
 
 def test_a_revision_follows_an_at_sign_or_is_given(tmp_path):
@@ -50,3 +53,17 @@ def test_snapshots_lie_where_the_hub_library_puts_them(hub, tmp_path, monkeypatc
     HfApi().create_repo("alice/model")
     commit = HfApi().upload_file(repo_id="alice/model", path_or_fileobj=b"1", path_in_repo="x.txt").oid
     assert snapshot_download("alice/model") == str(snapshots("alice/model") / commit)
+
+
+def test_a_tag_stays_pinned_to_its_commit(hub, tmp_path):
+    (tmp_path / "model").mkdir()
+    write(tmp_path / "model/config.json", '{"a": 1}')
+    commit = create_tagged("alice/m", tmp_path / "model")
+    HfApi().create_branch("alice/m", branch="work")
+    assert pinned("alice/m@v1") == pinned("alice/m", "work") == pinned("alice/m") == ("alice/m", commit)
+    write(tmp_path / "model/config.json", '{"a": 2}')
+    HfApi().upload_folder(repo_id="alice/m", folder_path=tmp_path / "model")
+    assert pinned("alice/m@v1") == ("alice/m", commit)
+    assert pinned("alice/m")[1] != commit
+    assert pinned(str(tmp_path), "v1") == (str(tmp_path), "v1")
+    assert pinned("alice/nothing@v1") == ("alice/nothing", "v1")  # loading it says what is wrong

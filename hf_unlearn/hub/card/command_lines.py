@@ -1,4 +1,4 @@
-"""What a card tells its reader to type: to load the model, to make it again, to audit it. Capitals stand for their folders."""
+"""The lines that a card gives its reader: to load the model, to repeat the run, to audit it. CAPITALS stand for folders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ...utils.safe_text import shown
 
 ORIGINAL, DATA, OUT = "ORIGINAL", "DATA", "OUT"
-# What the card does not show, by the key of the recipe, as its owner gives it again.
+# For each key of a recipe that the card does not show: the words with which the owner of the run gives it again.
 HIDDEN = {
     "model": f"--model {ORIGINAL}",
     "dataset": f"--dataset {DATA}",
@@ -24,50 +24,32 @@ HIDDEN = {
 
 
 def snippet(run: Mapping[str, Any], repo_id: str | None) -> str:
-    """Python that loads the model; from the folder `model` beside the card where it is not on the Hub."""
-    where, text = _quoted(repo_id or "model"), run.get("task") == "text-classification"
-    kind, auto = ("SequenceClassification", "Tokenizer") if text else ("ImageClassification", "ImageProcessor")
+    """Return Python that loads the model from `repo_id`, or from the folder `model` beside the card if that is None."""
+    place, is_text = _quoted(repo_id or "model"), run.get("task") == "text-classification"
+    kind, auto = ("SequenceClassification", "Tokenizer") if is_text else ("ImageClassification", "ImageProcessor")
     module, _, name = run.get("about", {}).get("loads_with", "").removesuffix(".from_pretrained").rpartition(".")
     if name:
-        return "\n".join(
-            (
-                f"from {module} import {name}",
-                f"from transformers import Auto{auto}",
-                "",
-                f"model, processor = {name}.from_pretrained({where}), Auto{auto}.from_pretrained({where})",
-            )
-        )
-    if run.get("adapter"):
-        stacked = bool((run.get("patch") or {}).get("stacked_on"))  # of which PEFT alone loads the first
-        load, source = (
-            ("load_patches", "hf_unlearn.models.adapters") if stacked else ("PeftModel.from_pretrained", "peft")
-        )
+        imports = [f"from {module} import {name}", f"from transformers import Auto{auto}"]
+        use = [f"model, processor = {name}.from_pretrained({place}), Auto{auto}.from_pretrained({place})"]
+    elif run.get("adapter"):
+        # PEFT alone would load only the first of several stacked patches.
+        is_stacked = bool((run.get("patch") or {}).get("stacked_on"))
+        module, name = ("hf_unlearn.models.adapters", "load_patches") if is_stacked else ("peft", "PeftModel")
+        load = name if is_stacked else f"{name}.from_pretrained"
         base = _quoted((run.get("original") or {}).get("id") or ORIGINAL)
-        return "\n".join(
-            (
-                f"from {source} import {load.partition('.')[0]}",
-                f"from transformers import AutoModelFor{kind}",
-                "",
-                f"model = {load}(AutoModelFor{kind}.from_pretrained({base}), {where})",
-            )
-        )
-    own = (
-        ["from hf_unlearn.models import pixel_mlp  # makes its architecture known"]
-        if run.get("model_type") == "pixel_mlp"
-        else []
-    )
-    lines = (
-        "from transformers import pipeline",
-        *own,
-        "",
-        f"classify = pipeline({_quoted(run.get('task'))}, model={where})",
-        f"print(classify({_quoted('A sentence.' if text else 'picture.png')}))",
-    )
-    return "\n".join(lines)
+        imports = [f"from {module} import {name}", f"from transformers import AutoModelFor{kind}"]
+        use = [f"model = {load}(AutoModelFor{kind}.from_pretrained({base}), {place})"]
+    else:
+        imports = ["from transformers import pipeline"]
+        if run.get("model_type") == "pixel_mlp":
+            imports.append("from hf_unlearn.models import pixel_mlp  # makes its architecture known")
+        example = _quoted("A sentence." if is_text else "picture.png")
+        use = [f"classify = pipeline({_quoted(run.get('task'))}, model={place})", f"print(classify({example}))"]
+    return "\n".join([*imports, "", *use])
 
 
 def run_command(run: Mapping[str, Any]) -> str | None:
-    """The command of a run whose recipe is recorded."""
+    """Return the command that repeats the run, or None if the report holds no recipe."""
     if "recipe" not in run:
         return None
     given = [words for key, words in HIDDEN.items() if key in run.get("left_out", ())]
@@ -75,31 +57,28 @@ def run_command(run: Mapping[str, Any]) -> str | None:
 
 
 def audit_command(run: Mapping[str, Any]) -> str | None:
-    """The command of an audit of this model; None for an attribute, which no audit is made for."""
+    """Return the command that audits this model, or None if an attribute was unlearned, which no audit covers."""
     recipe, splits = run.get("recipe", {}), run.get("splits", {})
     if run.get("attribute"):
         return None
     data = _word((run.get("dataset") or {}).get("id") or DATA)
     asked = {key for key in (*recipe, *run.get("left_out", ())) if key.startswith("forget_") and key != "forget_kind"}
-    rows = f"--forget {data}:{_word(splits.get('train', 'train'))}"
-    if "train_rows" in recipe or not recipe:
-        rows = ""
-    elif asked == {"forget_class"} and "forget_class" in recipe:
-        rows += f" --forget_class {' '.join(map(_word, recipe['forget_class']))}"
-    elif asked == {"forget_column", "forget_values"} and "forget_column" in recipe:
-        rows += f" --forget_column {_word(recipe['forget_column'])} --forget_values VALUES"
-    else:
-        rows = ""
+    train, rows = f"--forget {data}:{_word(splits.get('train', 'train'))}", "--forget FORGET_ROWS --retain RETAIN_ROWS"
+    if "train_rows" not in recipe:
+        if asked == {"forget_class"} and "forget_class" in recipe:
+            rows = f"{train} --forget_class {' '.join(map(_word, recipe['forget_class']))}"
+        elif asked == {"forget_column", "forget_values"} and "forget_column" in recipe:
+            rows = f"{train} --forget_column {_word(recipe['forget_column'])} --forget_values VALUES"
     test = f"{data}:{_word(splits['test'])}" if "test" in splits else "TEST_ROWS"
     parts = [
         f"hf-unlearn audit --original {_word(recipe.get('model', ORIGINAL))} --unlearned {OUT}/model",
-        f"--retrained {OUT}/retrained" if recipe.get("retrain") else "",
-        rows or "--forget FORGET_ROWS --retain RETAIN_ROWS",
+        *([f"--retrained {OUT}/retrained"] if recipe.get("retrain") else []),
+        rows,
         f"--test {test}",
         *(f"--{key} {_word(recipe[key])}" for key in ("image_column", "text_column", "label_column") if key in recipe),
         f"--output_dir {OUT}",
     ]
-    return " \\\n    ".join(part for part in parts if part)
+    return " \\\n    ".join(parts)
 
 
 def _word(value: Any) -> str:

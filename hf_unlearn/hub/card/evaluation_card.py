@@ -1,4 +1,4 @@
-"""The evaluation card: a README.md for people and the Hub, rendered from `report.json` alone, with audit and receipt beside it."""
+"""The evaluation card: a README.md for people and the Hub, rendered from `report.json`, and from audit and receipt if any."""
 
 from __future__ import annotations
 
@@ -19,14 +19,12 @@ from ...evaluation.report.plots import drawings
 from ...evaluation.report.report import UnlearningReport
 from ...utils.files import read_object, write_atomically
 from ...utils.safe_text import inert, plain, shown, visible
-from ..layout import AUDIT, CARD, RECEIPT, REPORT
+from ..layout import ADAPTER_CONFIG, AUDIT, CARD, RECEIPT, REPORT
 from ..receipt.sealing import read_receipt, seal
 from .command_lines import audit_command, run_command, snippet
 from .metadata import metadata, model_name
 
-MARK = re.compile(
-    r"\[//\]: # \(hf_unlearn card, SHA-256 of the text above: [0-9a-f]{64}\)\n\Z"
-)  # markdown shows no such line
+MARK = "[//]: # (hf_unlearn card, SHA-256 of the text above: "  # markdown shows no such line
 
 
 def render_card(
@@ -38,20 +36,24 @@ def render_card(
     repo_id: str | None = None,
     fields: Mapping[str, Any] | None = None,
 ) -> str:
-    """The card as markdown with its metadata; the same report gives the same bytes. Names from the data are inert in it.
+    """Return the card as markdown with its metadata.
+
+    The same report gives the same bytes. Names from the data can never become markup.
 
     Args:
-        report: `report.json`, read.
-        figures: paths of the report's figures, relative to the card; others than the report's are left out.
-        receipt, audit: `unlearning_receipt.json` and `audit.json`, read, where there are any. An audit that says it is of
-            other weights is named as such and not shown.
-        repo_id: where the model is, or will be, on the Hub; without it the card loads the folder `model` beside it.
-        fields: of the front matter, in place of those found; `tags` are added.
+        report: the content of `report.json`.
+        figures: paths of the report's figures, relative to the card. Figures that the report does not have are left out.
+        receipt: the content of `unlearning_receipt.json`, None (default) if there is none.
+        audit: the content of `audit.json`, None (default) if there is none. If it records other weights than the report,
+            the card warns of it and does not show it.
+        repo_id: where the model is, or will be, on the Hub. None (default): the card loads the folder `model` beside it.
+        fields: front matter that replaces what is found. `tags` are added to the card's own.
 
     Raises:
-        ValueError: a report or an audit of another schema, a figure that is not below the card, a `repo_id` that is none.
+        ValueError: the report or the audit has another schema, a figure is not below the card, or `repo_id` is malformed.
     """
-    _check_repo(repo_id)
+    if repo_id is not None and not re.fullmatch(r"(?!\W)([\w.-]{1,96}/)?[\w.-]{1,96}", repo_id, re.ASCII):
+        raise ValueError(f"`repo_id={shown(repo_id)!r}` is no name on the Hub. Give it as owner/name.")
     read = UnlearningReport.from_dict(report)
     run, ours = read.run, read.models.get("unlearned", {})
     text = _render(
@@ -61,14 +63,7 @@ def render_card(
         report=read,
         ours=ours,
         run=run,
-        about=run.get("about", {}),
-        original=run.get("original") or {},
-        data=run.get("dataset") or {},
-        sets=run.get("sets", {}),
         request=run.get("request") or _request(run),
-        attribute="attribute" in run,
-        failed=bool(read.outcome.get("warnings")),
-        head_only=run.get("arguments", {}).get("update") == "head",
         rows=_rows(read),
         groups=_groups(read),
         reading=reading(read),
@@ -90,56 +85,66 @@ def render_card(
 def write_plain_card(
     folder: Path, original: str | None, table: str = "", note: str = "", fields: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write the card of a model that was not measured by `hf-unlearn run` into `folder`, and return its path.
+    """Write the card of a model without an evaluation report into `folder`, and return its path.
 
     Args:
+        folder: holds the model; `adapter_config.json` in it marks an adapter.
         original: Hub id of the model that was unlearned, None if it is not on the Hub.
-        table: markdown below the introduction.
-        note: markdown above it.
-        fields: of the front matter, as in `render_card`; `model_name` is the title.
+        table: markdown below the introduction, empty by default.
+        note: markdown above the introduction, empty by default.
+        fields: front matter as in `render_card`; `model_name` is the title.
     """
     given = dict(fields or {})
     original, title = given.get("base_model") or original, given.pop("model_name", None) or "Unlearned model"
-    adapter = (folder / "adapter_config.json").is_file()
-    shown = {"title": title, "original": original, "adapter": adapter}
-    front = metadata({"original": {"id": original}, "adapter": adapter}, fields=given)
-    text = _render("plain_card.md", front, note=Markup(note), table=Markup(table), **shown)
+    known = {"original": original, "adapter": (folder / ADAPTER_CONFIG).is_file()}
+    front = metadata({**known, "original": {"id": original}}, fields=given)
+    text = _render("plain_card.md", front, title=title, note=Markup(note), table=Markup(table), **known)
     write_atomically(folder / CARD, text.rstrip("\n") + "\n")
     return folder / CARD
 
 
 def _render(template: str, front: ModelCardData, **values: Any) -> str:
-    """Every value is made inert, unless it is marked as ours: what a data set calls its classes must never become markup."""
+    """Render a template. Values are escaped unless they are `Markup`: the name of a class must never become markup."""
     environment = Environment(
         loader=PackageLoader("hf_unlearn.hub.card"),
         autoescape=False,
         finalize=lambda value: value if isinstance(value, Markup) else inert(shown(value, 2000)),
-        undefined=ChainableUndefined,  # what a report does not know is left out
+        undefined=ChainableUndefined,  # what a report does not hold is left out
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"shown": shown, "fenced": _fenced, "cell": _cell, "link": _link, "percent": _percent}
+    environment.filters |= {
+        "shown": shown,
+        "fenced": _fenced,
+        "cell": lambda value: Markup("–" if value is None else f"{value:.3f}"),
+        "link": lambda address: Markup(address if re.fullmatch(r"https://[\w./-]+", address, re.ASCII) else ""),
+        "percent": lambda share: f"{100 * share:.1f} %",
+    }
     text = environment.get_template(template).render(metadata=Markup(front.to_yaml()), **values)
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
 def is_rendered(text: str) -> bool:
-    """Whether a README is a card as it was rendered: by its mark no hand has touched it, and it may be rendered again."""
-    body = text[: match.start()] if (match := MARK.search(text)) else ""
-    return bool(body) and _marked(body) == text
+    """Whether `text` is a card that nobody has edited, by its checksum, so that it may be rendered again."""
+    body, mark, _ = text.rpartition(MARK)
+    return bool(mark) and _marked(body) == text
 
 
 def _marked(body: str) -> str:
     body = body.rstrip("\n") + "\n\n"
-    return f"{body}[//]: # (hf_unlearn card, SHA-256 of the text above: {hashlib.sha256(body.encode()).hexdigest()})\n"
+    return f"{body}{MARK}{hashlib.sha256(body.encode()).hexdigest()})\n"
 
 
 def card_of(folder: str | Path, *, repo_id: str | None = None, fields: Mapping[str, Any] | None = None) -> str:
-    """The card of a run: of the `report.json` in `folder`, and of the figures, the audit and the receipt beside it.
+    """Return the card of a run, from the `report.json` in `folder` and the figures, audit and receipt beside it.
+
+    Args:
+        folder: output folder of a run.
+        repo_id, fields: as in `render_card`.
 
     Raises:
-        ValueError: there is no report that this version reads, or a receipt that was changed by hand.
+        ValueError: there is no report that this version reads, or the receipt was changed by hand.
     """
     folder = Path(folder)
     report = read_object(folder / REPORT)
@@ -151,16 +156,21 @@ def card_of(folder: str | Path, *, repo_id: str | None = None, fields: Mapping[s
     try:
         return render_card(report, figures=figures, receipt=receipt, audit=audit, repo_id=repo_id, fields=fields)
     except (AttributeError, IndexError, KeyError, TypeError, TemplateError) as error:
-        raise ValueError(f"{folder / REPORT} is malformed, no card could be made of it: {plain(error)}") from error
+        raise ValueError(f"{folder / REPORT} is malformed, so no card can be made from it: {plain(error)}") from error
 
 
 def write_card(folder: str | Path, *, repo_id: str | None = None, overwrite: bool = False) -> Path:
-    """Write `card_of(folder)` into it, as `README.md`.
+    """Write `card_of(folder)` into `folder` as `README.md`, and return its path.
 
-    A receipt in `folder` is sealed again, for the card is among the files that it covers; a signature of the old one is removed.
+    A receipt in `folder` is sealed again, because it covers the card. A signature of the old receipt is removed.
+
+    Args:
+        folder: output folder of a run.
+        repo_id: as in `render_card`.
+        overwrite: whether a README.md that somebody wrote or edited may be replaced (default False).
 
     Raises:
-        ValueError: as `card_of`; or (without `overwrite`) there is a README.md that is no such card, or was edited.
+        ValueError: as in `card_of`, or `overwrite` is False and README.md was written or edited by hand.
     """
     folder = Path(folder)
     text = card_of(folder, repo_id=repo_id)
@@ -172,21 +182,17 @@ def write_card(folder: str | Path, *, repo_id: str | None = None, overwrite: boo
 
 
 def check_readme(folder: str | Path, overwrite: bool = False) -> None:
-    """Raise ValueError where `folder` holds a README.md that somebody wrote or edited, unless it may be overwritten."""
+    """Raise ValueError if `folder` holds a README.md that somebody wrote or edited, unless `overwrite` is True."""
     path = Path(folder) / CARD
     if path.exists() and not overwrite and not is_rendered(path.read_text("utf-8", "replace")):
         raise ValueError(
-            f"{path} is no card of hf_unlearn, or was edited by hand, and would be lost. Move it, choose another folder, or allow to overwrite."
+            f"{path} is no card of hf_unlearn, or was edited by hand, and would be lost. Move it, choose another folder, "
+            "or allow to overwrite."
         )
 
 
-def _check_repo(repo_id: str | None) -> None:
-    if repo_id is not None and not re.fullmatch(r"(?!\W)([\w.-]{1,96}/)?[\w.-]{1,96}", repo_id, re.ASCII):
-        raise ValueError(f"`repo_id={shown(repo_id)!r}` is no name on the Hub. Give it as owner/name.")
-
-
 def _request(run: Mapping[str, Any]) -> str:
-    """What was forgotten, where no request is recorded: the classes, by the model's labels."""
+    """What was forgotten, for a report without a recorded request: the classes, by the model's labels."""
     if run.get("attribute"):
         return f"the influence of '{run['attribute']}'"
     names = run.get("forgotten_labels") or run.get("forgotten_classes") or []
@@ -194,22 +200,22 @@ def _request(run: Mapping[str, Any]) -> str:
 
 
 def _rows(report: UnlearningReport) -> list[tuple[str, list[Any]]]:
-    """The report's table without the rows on single groups: values of an attribute are not for a card."""
+    """The report's table without its rows on single groups, because values of an attribute must not be published."""
     groups = len(next(iter(report.groups.values()), {}))
-    table, seconds = report.rows(), "unlearning" in report.seconds
-    end = len(table) - seconds
+    table = report.rows()
+    end = len(table) - ("unlearning" in report.seconds)  # the last row holds the seconds
     kept = [*table[: end - groups], *table[end:]]
-    # In a cell `[1, 2]` links nowhere, and escaped it could not be read as text; the cells hold numbers only.
+    # The cells hold numbers only, and the brackets of an interval would be hard to read if they were escaped.
     return [(title, [Markup(cell) for cell in cells]) for title, cells in kept]
 
 
 def _groups(report: UnlearningReport) -> list[tuple[str, float, float, int]]:
-    """model, accuracy of its worst and of its best group, and number of groups."""
+    """For each model: name, accuracy in its worst and in its best group, and number of groups."""
     return [(name, min(g.values()), max(g.values()), len(g)) for name, g in report.groups.items() if g]
 
 
 def _figures(report: UnlearningReport, paths: Sequence[str]) -> Iterator[tuple[Any, Any]]:
-    """Path and drawing of each given figure, in the report's order."""
+    """Path and drawing of each given figure that the report has, in the report's order."""
     given = {}
     for path in map(PurePosixPath, paths):
         if path.is_absolute() or ".." in path.parts or not re.fullmatch(r"[\w./-]+", str(path), re.ASCII):
@@ -219,45 +225,32 @@ def _figures(report: UnlearningReport, paths: Sequence[str]) -> Iterator[tuple[A
 
 
 def _audit(audit: Mapping[str, Any] | None, run: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Verdict, its meaning, lines and limits of an audit; None for one of other weights."""
+    """What the card shows of an audit. None if there is no audit, or if it is of other weights."""
     if audit is None:
         return None
     if not str(audit.get("schema")).startswith("hf_unlearn/audit/1"):
         raise ValueError(f"`audit` has the schema {audit.get('schema')!r}, this version reads 'hf_unlearn/audit/1'.")
     try:
-        judged = audit["run"].get("weights")
-        if judged and run.get("weights") and judged != run["weights"]:
+        audited_weights = audit["run"].get("weights")
+        if audited_weights and run.get("weights") and audited_weights != run["weights"]:
             return None
+        verdict = audit["verdict"]
         return {
-            "verdict": audit["verdict"],
-            "meaning": MEANING.get(audit["verdict"], ""),
+            "verdict": verdict,
+            "meaning": MEANING.get(verdict, ""),
             "because": [line["words"] for line in audit["lines"] if line["key"] in audit["because"]],
-            "accepted": audit["verdict"] == next(iter(MEANING)),
+            "accepted": verdict == next(iter(MEANING)),
             "lines": audit["lines"],
             "limits": audit["limits"],
             "retrained": audit["run"].get("retrained", 0),
-            "bound": bool(judged),
+            "bound": bool(audited_weights),
         }
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{AUDIT} is malformed: {type(error).__name__} {plain(error)}") from error
 
 
-def _cell(value: float | None) -> Any:
-    """A number of an audit's line."""
-    return Markup("–" if value is None else f"{value:.3f}")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _link(address: str) -> Any:
-    """The target of a link: a plain web address, or none."""
-    return Markup(address if re.fullmatch(r"https://[\w./-]+", address, re.ASCII) else "")
-
-
 def _fenced(content: Any, language: str) -> Any:
-    """A code block that its content cannot close; what is not text is written as YAML, its strings shortened."""
+    """A code block that its content cannot close. Content that is no text is written as YAML with shortened strings."""
     if not isinstance(content, str):
         content = yaml.safe_dump(_short(content), sort_keys=False, allow_unicode=True, width=float("inf")).strip()
     text = "\n".join(map(visible, content.split("\n")))

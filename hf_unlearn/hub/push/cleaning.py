@@ -1,4 +1,4 @@
-"""What a published file must not hold: paths of a machine, tokens, notes of whoever trained. What classes are called stays."""
+"""Remove what a published file must not hold: paths of a machine, tokens, notes of the trainer. Names of classes stay."""
 
 from __future__ import annotations
 
@@ -7,37 +7,38 @@ import re
 import shutil
 import struct
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import get_token
 
 from ...utils.hub_names import is_local
+from ..layout import VOCABULARY
 
-# Names of classes and of an attribute's values, which may look like anything: a model without one of them is another model.
+# Keys of class names and attribute values. They may look like paths, and must stay, because they belong to the model.
 LABELS = re.compile(
     r"id2label|label2id|(\w+_)?(labels?|class(es)?)|(class|label)_names|request|values|groups?(_\w+)?|counts|per_class\w*"
     r"|added_tokens_decoder|\w+_token"
 )
 _START, _PART = r"(?<![^\s\"'=(\[{<:;,|])", r"[\w.@+~%-]+"
-# A path within a text: absolute and of two parts or more, of a drive, of a network, of somebody's home, or an address of a file.
+# A path within a text: absolute with two or more parts, on a drive or network, in a home folder, or a `file:` address.
 PATH = re.compile(
     rf"{_START}(?:/{_PART}(?:/{_PART})+/?|~\w*/[^\s\"')]+|[a-z]:[\\/][^\s\"')]+|\\\\[\w.$-]+\\[^\s\"')]+|file:/[^\s\"')]+)",
     re.IGNORECASE,
 )
-# A text that is nothing else; it may hold spaces.
+# A text that is nothing but a path, which may hold spaces.
 WHOLE = re.compile(
     r"[\"']?(/[^/\n]+(/[^/\n]+)+/?|(~\w*|\.\.)/.+|[a-z]:[\\/].+|\\\\[\w.$-]+\\.+|file:/.+)", re.IGNORECASE
 )
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
-HEADER_LIMIT = 100_000_000  # bytes, as safetensors has it
+HEADER_LIMIT = 100_000_000  # bytes, the limit of safetensors itself
 
 
 def without_paths(value: Any) -> Any:
-    """`value` from JSON without the entries whose key or value is a path of a machine; within a text one becomes `local`.
+    """Return `value` (from JSON) without the entries whose key or value is a path. A path within a text becomes `local`.
 
-    What is below a key of `LABELS` stays as it is.
+    Values below a key of `LABELS` stay as they are.
     """
     if isinstance(value, Mapping):
         return {
@@ -51,26 +52,24 @@ def without_paths(value: Any) -> Any:
 
 
 def without_values(report: Mapping[str, Any]) -> dict[str, Any]:
-    """A report whose groups are numbered: what they are called are values of a column, which may name people."""
+    """Return a report whose groups are numbered, because their names are values of a column and may name people."""
 
     def numbered(measured: Any) -> Any:
-        return (
-            {f"group {i + 1}": v for i, v in enumerate(measured.values())}
-            if isinstance(measured, Mapping)
-            else measured
-        )
+        if not isinstance(measured, Mapping):
+            return measured
+        return {f"group {number}": value for number, value in enumerate(measured.values(), 1)}
 
-    def counted(told: Any) -> Any:
-        return {k: numbered(v) if k == "counts" else v for k, v in told.items()} if isinstance(told, Mapping) else told
+    def counted(data: Any) -> Any:
+        return {k: numbered(v) if k == "counts" else v for k, v in data.items()} if isinstance(data, Mapping) else data
 
-    found, run = dict(report), report.get("run")
+    cleaned, run = dict(report), report.get("run")
     parts: dict[str, Callable[[Any], Any]] = {"groups": numbered, "group_intervals": numbered}
     if isinstance(run, Mapping) and "attribute" in run:  # else the counts are of the forget and the retain set
         parts["information"] = counted
     for key, part in parts.items():
-        if isinstance(of_models := found.get(key), Mapping):
-            found[key] = {model: part(value) for model, value in of_models.items()}
-    return found
+        if isinstance(of_models := cleaned.get(key), Mapping):
+            cleaned[key] = {model: part(value) for model, value in of_models.items()}
+    return cleaned
 
 
 def _is_path(value: Any, key: str = "") -> bool:
@@ -79,46 +78,42 @@ def _is_path(value: Any, key: str = "") -> bool:
     return bool(WHOLE.fullmatch(value)) or (key.endswith("name_or_path") and value != "" and is_local(value))
 
 
-class Secrets:
-    """What no published text may hold: tokens, and the folders of this machine."""
+def check_private(folder: Path, names: Sequence[str], run_folder: Path) -> None:
+    """Raise ValueError if a text among the files `names` of `folder` holds a token, or the path of a folder of this machine.
 
-    def __init__(self, run_folder: Path) -> None:
-        roots = {Path.home(), Path.cwd(), run_folder.absolute(), run_folder.resolve(), Path(tempfile.gettempdir())}
-        # A root of one part, such as /data, is an ordinary word until something follows it.
-        ends = {str(r): r"(?![\w-])" if len(r.parts) > 2 else r"/[\w.]" for r in roots if r.parent != r}
-        words = [re.escape(root) + end for root, end in ends.items()]
-        self.pattern = re.compile(
-            "|".join([*words, TOKEN.pattern, *([re.escape(own)] if (own := get_token()) else [])])
-        )
-
-    def are_in(self, path: Path) -> bool:
-        """Whether one is in a file of text; in JSON in any key or value, however it is escaped there."""
-        text = path.read_text("utf-8", errors="replace")
+    JSON is searched in every key and value, however it is escaped there.
+    """
+    roots = {Path.home(), Path.cwd(), run_folder.absolute(), run_folder.resolve(), Path(tempfile.gettempdir())}
+    # A root of one part, such as /data, is an ordinary word unless something follows it.
+    ends = {str(r): r"(?![\w-])" if len(r.parts) > 2 else r"/[\w.]" for r in roots if r.parent != r}
+    words = [re.escape(root) + end for root, end in ends.items()]
+    secrets = re.compile("|".join([*words, TOKEN.pattern, *([re.escape(own)] if (own := get_token()) else [])]))
+    for name in names:
+        if name.endswith((".safetensors", ".png")) or VOCABULARY.fullmatch(name):
+            continue
+        text = (folder / name).read_text("utf-8", errors="replace")
         try:
-            texts = [text, *_strings(json.loads(text))] if path.suffix == ".json" else [text]
+            texts = [text, *_strings(json.loads(text))] if name.endswith(".json") else [text]
         except ValueError as error:
-            raise ValueError(f"{path.name} is no valid JSON: {error}") from error
-        return any(map(self.pattern.search, texts))
+            raise ValueError(f"{name} is no valid JSON: {error}") from error
+        if any(map(secrets.search, texts)):
+            raise ValueError(f"{name} holds a path of this machine or a token and is not published. Remove it there.")
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _strings(value: Any) -> list[str]:
     """Every key and every text in a value from JSON."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, content in value.items():
-            yield key
-            yield from _strings(content)
-    elif isinstance(value, list):
-        for content in value:
-            yield from _strings(content)
+    if isinstance(value, Mapping):
+        return [text for key, content in value.items() for text in (key, *_strings(content))]
+    if isinstance(value, list):
+        return [text for content in value for text in _strings(content)]
+    return [value] if isinstance(value, str) else []
 
 
 def clean_tensors(source: Path, target: Path) -> bool:
-    """Copy a safetensors file with nothing but `format` among its notes; False where it has no others, and nothing is written.
+    """Copy a safetensors file without its notes, except `format`. Returns False, and writes nothing, if it has no others.
 
     Raises:
-        ValueError: it is no such file.
+        ValueError: `source` is no safetensors file.
     """
     with source.open("rb") as file:
         try:

@@ -1,4 +1,4 @@
-"""One commit on the Hub for one unlearned model: on a new repository or branch, never over the original by accident.
+"""One commit on the Hub for one unlearned model, in a new repository or on a new branch, never over the original.
 
 with prepare_folder("out") as staged:
     push_folder(staged.folder, "org/name", original=staged.original)
@@ -12,25 +12,19 @@ import logging
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HTTPError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from ...utils.files import file_digest, holds_text
 from ...utils.safe_text import visible
-from ..layout import ADAPTER_CONFIG, BOILERPLATE, CARD, RECEIPT, WEIGHTS, is_publishable
-from .branch_contents import evidence_in, is_evidence, is_tagged, license_beside, names_of, not_boilerplate, same_files
+from ..layout import ADAPTER_CONFIG, BOILERPLATE, CARD, RECEIPT, REPORT, WEIGHTS, is_publishable
+from .branch_contents import is_evidence, is_tagged, license_beside, names_of, not_boilerplate, same_files
 from .retries import CONFLICT, Patience, PushError, bounded, explained, is_passing, patiently, status, wait
 from .staging import inventory
 from .target_names import check_targets
@@ -41,11 +35,11 @@ MESSAGE = "Unlearned model"
 IS_ORIGINAL = "`revision='{branch}'` of {repo} is the original, which stays. "
 IS_ANOTHER = "`revision='{branch}'` of {repo} holds what hf_unlearn did not push, and {file} of it would be lost. "
 HAS_HISTORY = (
-    "A new branch of {repo} would start from its first commit, which holds {file}: the original could be had from the history. "
+    "A new branch of {repo} would start from its first commit, which holds {file}, so its history would hold the original. "
     "Push to a new repository."
 )
 REMEDY = (
-    "Leave out `revision` for a new branch, name another, or, to replace what is there, say so with its full name: "
+    "Leave out `revision` for a new branch, name another branch, or replace what is there by giving the full name: "
     "--overwrite-original {repo} (in Python `overwrite_original`)."
 )
 
@@ -57,9 +51,10 @@ class Pushed:
     Attributes:
         repo_id: full name of the repository.
         revision: the branch.
-        commit: what `HfApi.create_commit` returns; its `oid` is the branch's head.
-        files, removed: paths that the branch now holds, and that it held before as parts of another model.
-        changed: False where everything was there already.
+        commit: what `HfApi.create_commit` returns; its `oid` is the head of the branch.
+        files: paths of the pushed files.
+        removed: paths of another model that the commit removed from the branch.
+        changed: False if everything was on the branch already.
         private: whether only its owners see the repository.
     """
 
@@ -85,35 +80,36 @@ def push_folder(
     token: str | None = None,
     patience: Patience | None = None,
 ) -> Pushed:
-    """Push a prepared folder as one commit. The push completes, or leaves what the repository held as it was.
+    """Push a prepared folder as one commit. The push completes, or the repository keeps what it held.
 
-    Only files on the list of `staging.is_publishable` are pushed, and weights of another model are removed from the branch by
-    the same commit.
+    Only files on the list `layout.is_publishable` are pushed. The same commit removes weights of another model from the branch.
 
     Args:
         folder: see `prepare_folder`.
-        repo_id: `org/name`, or `name` for one's own. A repository that does not exist is made.
-        revision: the branch. By default `main` where that holds nothing or this very model, else a new one, `unlearned-<request or digest>`,
-            which starts from the repository's first commit, so that the original's weights are not in its history either.
-        private: whether a new repository is private. One that exists stays as it is.
-        tags: git tags of the commit; none is ever moved.
-        original: Hub id and commit of the model that was unlearned.
-        overwrite_original: the full name of the repository, where what is on `main` (or on `revision`) is to be replaced in
-            full: all but a licence and the like (`sealing.BOILERPLATE`) is removed that is not part of the push.
-        token: with write right; by default the one of `hf auth login` or `HF_TOKEN`.
+        repo_id: `org/name`, or `name` in one's own namespace. The repository is created if it does not exist.
+        revision: the branch. None (default): `main` if it is empty or holds this very model, else a new branch
+            `unlearned-<request or digest>`. It starts from the repository's first commit, so that its history does not hold
+            the original's weights.
+        private: whether a new repository is private (default True). An existing repository stays as it is.
+        tags: git tags of the commit (default none). A tag is never moved.
+        original: Hub id and commit of the model that was unlearned, each None (default) if unknown.
+        overwrite_original: full name of the repository if the content of the branch is to be replaced. Every file that is not
+            pushed is removed, except a license and the like (`layout.BOILERPLATE`). None (default): files of others stay.
+        message: message of the commit (default "Unlearned model").
+        token: token with write right. None (default): the token of `hf auth login` or of `HF_TOKEN`.
+        patience: how long to wait and how often to retry. None (default): `Patience()`.
 
     Raises:
-        PushError: the Hub did not take it, or the push would replace the original or another model; the message says what to
-            do. The same call again sends nothing twice.
+        PushError: the Hub refused the push, or the push would replace the original or another model. The message says what
+            to do. The same call again sends nothing twice.
     """
     with explained(repo_id):
-        return _Push(Path(folder), repo_id, token, patience or Patience()).run(
-            revision, private, tags, original, overwrite_original, message
-        )
+        push = _Push(Path(folder), repo_id, HfApi(token=token), patience or Patience(), original, overwrite_original)
+        return push.run(revision, private, tags, message)
 
 
-def full_name(repo_id: str, token: str | None = None, patience: Patience | None = None) -> str:
-    """`repo_id` with its owner: a bare name is one's own. Raises PushError as `push_folder`."""
+def full_name(repo_id: str, token: str | bool | None = None, patience: Patience | None = None) -> str:
+    """Return `repo_id` with its owner: the user, if it has none. Raises PushError as `push_folder`."""
     if "/" in repo_id:
         return repo_id
     with explained(repo_id):
@@ -123,64 +119,61 @@ def full_name(repo_id: str, token: str | None = None, patience: Patience | None 
 def license_there(
     repo_id: str, revision: str | None = None, token: str | None = None, patience: Patience | None = None
 ) -> Any:
-    """The licence that the repository was made with, or got by an earlier push; None where there is none."""
-    look = HfApi(token=token).model_info
+    """Return the license that the repository was made with or got by an earlier push, None if there is none."""
     with explained(repo_id):
         try:
-            return license_beside(patiently(look, repo_id, revision=revision, patience=patience or Patience()))
+            info = patiently(HfApi(token=token).model_info, repo_id, revision=revision, patience=patience or Patience())
+            return license_beside(info)
         except (RepositoryNotFoundError, RevisionNotFoundError):
             return None
 
 
+@dataclass
 class _Push:
-    """The steps of one push."""
+    """The steps of one push. In them `there` is what lies on a branch (`ModelInfo`): its files and its head."""
 
-    def __init__(self, folder: Path, repo_id: str, token: str | None, patience: Patience) -> None:
-        self.api, self.folder, self.patience, self.in_full = HfApi(token=token), folder, patience, False
-        self.files, left_out = inventory(folder)
+    folder: Path
+    repo_id: str
+    api: HfApi
+    patience: Patience
+    original: tuple[str | None, str | None]
+    overwrite_original: str | None
+
+    def __post_init__(self) -> None:
+        self.files, left_out = inventory(self.folder)
         if left_out:
             logger.warning("Not on the list of what is published, and left out: %s.", ", ".join(map(visible, left_out)))
-        self.repo_id = full_name(repo_id, token, patience)
+        self.repo_id = full_name(self.repo_id, self.api.token, self.patience)
 
     def _ask(self, call: Any, *args: Any, **kwargs: Any) -> Any:
         return patiently(call, *args, patience=self.patience, **kwargs)
 
-    def run(
-        self,
-        revision: str | None,
-        private: bool,
-        tags: Sequence[str],
-        original: tuple[str | None, str | None],
-        overwrite_original: str | None,
-        message: str,
-    ) -> Pushed:
-        self.in_full = overwrite_original is not None
-        check_targets(self.repo_id, revision, tags, overwrite_original)
+    def run(self, revision: str | None, private: bool, tags: Sequence[str], message: str) -> Pushed:
+        check_targets(self.repo_id, revision, tags, self.overwrite_original)
         self._check_base()
-        main = self._look_or_make(private)
-        refs = self._ask(self.api.list_repo_refs, self.repo_id)
-        heads = {ref.name for ref in refs.branches}
-        taken = {ref.name: ref.target_commit for ref in refs.tags}
-        empty = not not_boilerplate(main) and not self._has_foreign_words(main)
-        free = empty or (self._is_same_model(main) and not self._is_original(original))
-        branch = revision or ("main" if overwrite_original or free else self._branch_name())
-        if branch in taken:
+        main = self._find_or_create(private)
+        branches, tagged = self._refs()
+        is_empty = not not_boilerplate(main) and not self._has_foreign_card(main)
+        main_is_free = is_empty or (self._is_same_model(main) and not self._is_original())
+        branch = revision or ("main" if self.overwrite_original or main_is_free else self._branch_name())
+        if branch in tagged:
             raise PushError(f"`revision={branch!r}` is a tag of {self.repo_id}, and a push needs a branch.")
-        there = self._first() if branch not in heads else main if branch == "main" else self._look(branch)
-        if overwrite_original is None and branch in heads:
-            self._refuse_to_replace(branch, there, original)
-        self._check_tags(tags, taken, there)
-        if branch in heads and CARD in self.files and self._has_foreign_words(there):
-            logger.warning(
-                "%s on '%s' is not of hf_unlearn and is replaced; its text stays in the history.", CARD, branch
-            )
-        with self._branch(branch, there.sha, exists=branch in heads):
+        exists = branch in branches
+        there = self._first_commit() if not exists else main if branch == "main" else self._info(branch)
+        if exists and self.overwrite_original is None:
+            self._refuse_to_replace(branch, there)
+        self._check_tags(tags, tagged, there)
+        if exists and CARD in self.files and self._has_foreign_card(there):
+            logger.warning("%s on '%s' is not of hf_unlearn and is replaced; the history keeps its text.", CARD, branch)
+        with nullcontext() if exists else self._new_branch(branch, there.sha):
             pushed = self._commit(branch, there, message, main.private)
-        self._tag([tag for tag in tags if tag not in taken], pushed)
+        for tag in tags:
+            if tag not in tagged:
+                self._tag(tag, pushed)
         return pushed
 
     def _check_base(self) -> None:
-        """Raise PushError where the base of an adapter is not on the Hub."""
+        """Raise PushError if the base of an adapter is not on the Hub."""
         if ADAPTER_CONFIG not in self.files:
             return
         adapter = json.loads((self.folder / ADAPTER_CONFIG).read_text())
@@ -188,29 +181,35 @@ class _Push:
         with explained(f"`base_model`: unknown base: {base}"):
             self._ask(self.api.model_info, base, revision=adapter.get("revision"))
 
-    def _look_or_make(self, private: bool) -> Any:
+    def _find_or_create(self, private: bool) -> Any:
+        """Return what is on `main`, after creating the repository if there is none."""
         try:
-            return self._look()
+            return self._info()
         except GatedRepoError:
             raise
         except RepositoryNotFoundError:
             self._ask(self.api.create_repo, self.repo_id, private=private, exist_ok=True)
-            return self._look()
+            return self._info()
 
-    def _look(self, revision: str | None = None) -> Any:
-        """What is on a branch, by default `main`: its files and its head, which a commit that follows must still find there."""
+    def _info(self, revision: str | None = None) -> Any:
+        """Return what is on a branch, by default `main`: its files and its head, on which the commit is made."""
         return self._ask(self.api.model_info, self.repo_id, revision=revision, files_metadata=True)
 
-    def _first(self) -> Any:
-        """The repository's first commit, for a branch without the original in its history."""
-        first = self._look(self._ask(self.api.list_repo_commits, self.repo_id)[-1].commit_id)
-        held = sorted(not_boilerplate(first))
-        if held:
+    def _refs(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the commit of each branch, and of each tag."""
+        refs = self._ask(self.api.list_repo_refs, self.repo_id)
+        branches, tags = ({ref.name: ref.target_commit for ref in kind} for kind in (refs.branches, refs.tags))
+        return branches, tags
+
+    def _first_commit(self) -> Any:
+        """Return the repository's first commit, from which a branch starts without the original in its history."""
+        first = self._info(self._ask(self.api.list_repo_commits, self.repo_id)[-1].commit_id)
+        if held := sorted(not_boilerplate(first)):
             raise PushError(HAS_HISTORY.format(repo=self.repo_id, file=visible(held[0])))
         return first
 
     def _branch_name(self) -> str:
-        """`unlearned-` and the id of the request, or eight digits of the weights' digest: the same model, the same branch."""
+        """Return `unlearned-` and the id of the request or a digest of the weights, the same for the same model."""
         receipt = self.folder / RECEIPT
         request = json.loads(receipt.read_text()).get("request") if receipt.is_file() else None
         given = request.get("id") if isinstance(request, dict) else None
@@ -220,74 +219,63 @@ class _Push:
 
     @cached_property
     def weights(self) -> dict[str, str]:
-        """SHA-256 of each file of tensors."""
+        """SHA-256 of each file of weights."""
         return {n: file_digest(self.folder / n) for n in self.files if n.endswith(".safetensors")}
 
-    def _is_same_model(self, info: Any) -> bool:
-        """Whether a branch holds these weights: an earlier push of them, to be completed or to get another card."""
-        there = {file.rfilename: file.lfs.sha256 for file in info.siblings if file.lfs is not None}
-        return self.weights.items() <= there.items()
+    def _is_same_model(self, there: Any) -> bool:
+        """Whether a branch holds these weights, from an earlier push that is to be completed or gets another card."""
+        digests = {file.rfilename: file.lfs.sha256 for file in there.siblings if file.lfs is not None}
+        return self.weights.items() <= digests.items()
 
-    def _is_original(self, original: tuple[str | None, str | None]) -> bool:
-        return (original[0] or "").casefold() == self.repo_id.casefold()
+    def _is_original(self) -> bool:
+        return (self.original[0] or "").casefold() == self.repo_id.casefold()
 
-    def _refuse_to_replace(self, branch: str, there: Any, original: tuple[str | None, str | None]) -> None:
-        """Raise PushError where `branch` is the original's, or holds a file that was not pushed from here and would be lost."""
-        if self._is_original(original) and (branch == "main" or there.sha == original[1]):
-            raise PushError(IS_ORIGINAL.format(branch=branch, repo=self.repo_id) + REMEDY.format(repo=self.repo_id))
+    def _refuse_to_replace(self, branch: str, there: Any) -> None:
+        """Raise PushError if `branch` is the original's, or holds a file of somebody else that would be lost."""
+        remedy = REMEDY.format(repo=self.repo_id)
+        if self._is_original() and (branch == "main" or there.sha == self.original[1]):
+            raise PushError(IS_ORIGINAL.format(branch=branch, repo=self.repo_id) + remedy)
         lost = sorted(name for name in names_of(there) if name in self.files or self._is_stale(name))
-        if lost == [CARD] and not self._has_foreign_words(there):
+        if not lost or (lost == [CARD] and not self._has_foreign_card(there)):
             return
-        if lost and not (self._is_same_model(there) or is_tagged(there) or self._has_evidence(there)):
-            lost_first = IS_ANOTHER.format(branch=branch, repo=self.repo_id, file=visible(lost[0]))
-            raise PushError(lost_first + REMEDY.format(repo=self.repo_id))
+        evidence = sorted({REPORT, RECEIPT} & names_of(there))
+        is_ours = self._is_same_model(there) or is_tagged(there)
+        if not is_ours and not any(self._is_true_of(is_evidence, there, name) for name in evidence):
+            raise PushError(IS_ANOTHER.format(branch=branch, repo=self.repo_id, file=visible(lost[0])) + remedy)
 
-    def _has_evidence(self, there: Any) -> bool:
-        """Whether a report or a receipt there is one of hf_unlearn."""
-        return any(self._tells(there, name, is_evidence) for name in evidence_in(there))
+    def _has_foreign_card(self, there: Any) -> bool:
+        """Whether somebody wrote a README there. The Hub itself writes one that only names a license."""
+        return CARD in names_of(there) and not is_tagged(there) and self._is_true_of(holds_text, there, CARD)
 
-    def _has_foreign_words(self, there: Any) -> bool:
-        """Whether somebody wrote a README there; one that only names a licence is written by the Hub."""
-        return CARD in names_of(there) and not is_tagged(there) and self._tells(there, CARD, holds_text)
-
-    def _tells(self, there: Any, name: str, look: Callable[[Path], bool]) -> bool:
-        """What `look` says of a small file on a branch."""
+    def _is_true_of(self, check: Callable[[Path], bool], there: Any, name: str) -> bool:
+        """Download a small file of a branch and return what `check` says of it."""
         with tempfile.TemporaryDirectory() as folder:
             settings = {"revision": there.sha, "local_dir": folder}
-            return look(Path(self._ask(self.api.hf_hub_download, self.repo_id, name, **settings)))
+            return check(Path(self._ask(self.api.hf_hub_download, self.repo_id, name, **settings)))
 
     @contextmanager
-    def _branch(self, branch: str, first: str, exists: bool) -> Iterator[None]:
-        """Inside, the branch exists; one that was made for nothing is taken back."""
-        if exists:
-            yield
-            return
+    def _new_branch(self, branch: str, first: str) -> Iterator[None]:
+        """Create a branch at the commit `first`. After an error or an interruption delete it, if it is still there."""
         try:
             self._ask(self.api.create_branch, self.repo_id, branch=branch, revision=first, exist_ok=True)
             yield
-        except BaseException:  # an interruption too
-            self._take_back(branch, first)
+        except BaseException:
+            try:
+                if self._refs()[0].get(branch) == first:
+                    self._ask(self.api.delete_branch, self.repo_id, branch=branch)
+            except Exception as error:  # the error that led here is the one to show
+                logger.warning("%s may now have an empty branch '%s': %s", self.repo_id, branch, type(error).__name__)
             raise
 
-    def _take_back(self, branch: str, first: str) -> None:
-        try:
-            refs = self._ask(self.api.list_repo_refs, self.repo_id)
-            if (branch, first) in {(ref.name, ref.target_commit) for ref in refs.branches}:
-                self._ask(self.api.delete_branch, self.repo_id, branch=branch)
-        except Exception as error:  # the error that led here is the one to show
-            logger.warning(
-                "%s may now have a branch '%s' without a model (%s).", self.repo_id, branch, type(error).__name__
-            )
-
     def _commit(self, branch: str, there: Any, message: str, private: bool) -> Pushed:
-        """One commit with all files, upon the head that was checked; what lies there already is not sent again.
+        """Make one commit with all files on the head that was checked. Files that lie there already are not sent again.
 
-        After an answer that was lost, or another commit, the branch is looked at anew: the client library leaves out files that
-        are there, so that a commit that did arrive is recognised, and one of somebody else's is never overwritten.
+        If an answer was lost, or somebody else made a commit, the branch is read again. The client library leaves out files
+        that are there, so a commit that did arrive is recognized, and a commit of somebody else is never overwritten.
         """
         parent, conflicts = there.sha, 0
         for attempt in range(self.patience.tries):
-            there = self._look(branch) if attempt else there
+            there = self._info(branch) if attempt else there
             gone = [file.rfilename for file in there.siblings if self._is_stale(file.rfilename)]
             additions = [CommitOperationAdd(name, str(self.folder / name)) for name in self.files]
             with bounded(self.patience):  # these requests are repeated by the client library
@@ -309,39 +297,32 @@ class _Push:
         raise AssertionError("the last try returns or raises")
 
     def _is_stale(self, path: str) -> bool:
-        """Whether a file on the branch is of another model: loaded beside the pushed ones it would do harm.
+        """Whether a file on the branch is of another model and would do harm beside the pushed files.
 
-        Where the branch is overwritten, that is every file that the receipt over the pushed ones would call extra.
+        If the branch is overwritten, these are all files that `hf-unlearn receipt verify` would call extra.
         """
         if path in self.files or BOILERPLATE.fullmatch(path):
             return False
-        return self.in_full or is_publishable(path) or WEIGHTS.fullmatch(path) is not None
+        return bool(self.overwrite_original is not None or is_publishable(path) or WEIGHTS.fullmatch(path))
 
-    def _check_tags(self, tags: Sequence[str], taken: dict[str, str], there: Any) -> None:
-        """Raise PushError for a tag that would have to move."""
-        known = [tag for tag in tags if tag in taken]
-        stays = not any(map(self._is_stale, names_of(there))) and same_files(
-            there, self.folder, self.files if known else []
-        )
-        for tag in known:
-            if taken[tag] != there.sha or not stays:
+    def _check_tags(self, tags: Sequence[str], tagged: dict[str, str], there: Any) -> None:
+        """Raise PushError for a tag that would have to move: it is taken, and the push would add a commit."""
+        for tag in (tag for tag in tags if tag in tagged):
+            is_whole = same_files(there, self.folder, self.files) and not any(map(self._is_stale, names_of(there)))
+            if tagged[tag] != there.sha or not is_whole:
                 raise PushError(f"`tag={tag!r}` is taken in {self.repo_id}, and tags are not moved. Choose another.")
 
-    def _tag(self, tags: Sequence[str], pushed: Pushed) -> None:
-        for tag in tags:
-            try:
-                with explained(self.repo_id):
-                    self._make_tag(tag, pushed.commit.oid)
-            except OSError as error:
-                arrived = f"The model is on '{pushed.revision}' of {self.repo_id}, commit {pushed.commit.oid[:8]}"
-                raise PushError(f"{arrived}, but without the tag {tag!r}: {error}") from error
-
-    def _make_tag(self, tag: str, commit: str) -> None:
+    def _tag(self, tag: str, pushed: Pushed) -> None:
+        commit = pushed.commit.oid
         try:
-            self._ask(self.api.create_tag, self.repo_id, tag=tag, revision=commit)
-        except HfHubHTTPError as error:
-            if status(error) != 409:
-                raise
-            refs = self._ask(self.api.list_repo_refs, self.repo_id)
-            if (tag, commit) not in {(ref.name, ref.target_commit) for ref in refs.tags}:  # else an answer was lost
-                raise PushError(f"`tag={tag!r}` is taken, and tags are not moved. Choose another.") from error
+            with explained(self.repo_id):
+                try:
+                    self._ask(self.api.create_tag, self.repo_id, tag=tag, revision=commit)
+                except HTTPError as error:
+                    if status(error) != 409:
+                        raise
+                    if self._refs()[1].get(tag) != commit:  # else the answer to an earlier try was lost
+                        raise PushError(f"`tag={tag!r}` is taken, and tags are not moved. Choose another.") from error
+        except OSError as error:
+            arrived = f"The model is on '{pushed.revision}' of {self.repo_id}, commit {commit[:8]}"
+            raise PushError(f"{arrived}, but without the tag {tag!r}: {error}") from error

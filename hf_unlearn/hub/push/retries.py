@@ -1,4 +1,4 @@
-"""Requests to the Hub that end: repeated a few times, with bounded waits, and then an error that says what to do."""
+"""Requests to the Hub that always end: repeated a few times with bounded waits, then an error that says what to do."""
 
 from __future__ import annotations
 
@@ -21,12 +21,18 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 BUSY = (408, 425, 429, 500, 502, 503, 504)
 CONFLICT = (409, 412)
-ONE_AT_A_TIME = threading.RLock()  # the client's session, whose waits are bounded here, is one for all threads
+ONE_AT_A_TIME = threading.RLock()  # all threads share the client's session, whose waits are bounded here
 AGAIN = "Run the same command again later: what has arrived is not sent twice."
+REFUSALS = {
+    401: "The Hub does not accept the token (401) for {repo}. Log in with `hf auth login`, or set `HF_TOKEN` (in a recipe "
+    "`hub_token`) to a valid one with write right, and run the same again.",
+    403: "The token has no right to write to {repo} (403). Use one that has, or another repository.",
+    404: "{repo} is not on the Hub, or the token may not see it (404). Check the name and the token.",
+}
 
 
 class PushError(OSError):
-    """The Hub did not take a push. The message says why, and what to do."""
+    """The Hub refused a push. The message says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,10 @@ class Patience:
     """How long a push waits.
 
     Args:
-        tries: of a request that the client library does not repeat by itself (it repeats those of an upload).
-        first_wait: seconds before the second try; each further wait is twice as long.
-        longest_wait: seconds; where the Hub asks for more (`Retry-After`), the push ends.
-        timeout: seconds without a byte after which a connection counts as broken. The client library would wait for ever.
+        tries: how often a request is made (default 5), except uploads, which the client library itself repeats.
+        first_wait: seconds before the second try (default 1). Each further wait is twice as long.
+        longest_wait: longest wait in seconds (default 90). If the Hub asks for more (`Retry-After`), the push ends.
+        timeout: seconds without a byte after which a connection counts as broken (default 60).
     """
 
     tries: int = 5
@@ -48,13 +54,13 @@ class Patience:
 
 @contextmanager
 def bounded(patience: Patience) -> Iterator[None]:
-    """Inside, no connection hangs, and no `Retry-After` beyond `longest_wait` is sat out; pushes take turns.
+    """Inside, no connection hangs, no wait is longer than `longest_wait`, and only one thread pushes at a time.
 
-    A connection that cannot be opened makes the client library build a new session, without these bounds: they are set anew
-    before every step of a push.
+    Every step of a push sets these bounds again, because the client library builds a new session without them after a
+    connection could not be opened.
     """
 
-    def look(response: Any) -> None:
+    def check(response: Any) -> None:
         asked = asked_wait(response)
         if response.status_code in BUSY and asked > patience.longest_wait:
             raise PushError(f"The Hub asks to wait {asked:.0f} s ({response.status_code}). {AGAIN}")
@@ -66,7 +72,7 @@ def bounded(patience: Patience) -> Iterator[None]:
         session = get_session()
         timeout, hooks = session.timeout, session.event_hooks
         session.timeout = patience.timeout
-        session.event_hooks = {**hooks, "response": [*hooks.get("response", []), look]}
+        session.event_hooks = {**hooks, "response": [*hooks.get("response", []), check]}
         try:
             yield
         finally:
@@ -74,7 +80,7 @@ def bounded(patience: Patience) -> Iterator[None]:
 
 
 def asked_wait(response: Any) -> float:
-    """Seconds that the Hub asks to wait: `Retry-After` (seconds or a date), or the reset of its `ratelimit`; 0 without."""
+    """Return the seconds that the Hub asks to wait, from `Retry-After` (seconds or a date) or `ratelimit`, else 0."""
     after = (response.headers.get("Retry-After") or "").strip()
     if after.isdigit():
         return float(after)
@@ -83,12 +89,12 @@ def asked_wait(response: Any) -> float:
         return float(reset[1])
     try:
         return max(0.0, parsedate_to_datetime(after).timestamp() - time.time())
-    except (TypeError, ValueError):  # no date
+    except (TypeError, ValueError):  # `Retry-After` is no date
         return 0.0
 
 
 def patiently(call: Callable[..., T], *args: Any, patience: Patience, **kwargs: Any) -> T:
-    """`call(...)`, one request that is safe to repeat, tried again where the Hub is busy or the connection breaks."""
+    """Return `call(*args, **kwargs)`, a request that is repeated if the Hub is busy or the connection breaks."""
     for attempt in range(patience.tries):
         try:
             with bounded(patience):
@@ -110,56 +116,57 @@ def wait(error: BaseException, attempt: int, patience: Patience) -> None:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the same request may well succeed a moment later."""
+    """Whether the same request may succeed a moment later."""
     if isinstance(error, HfHubHTTPError):
         return status(error) in BUSY
-    return isinstance(error, HTTPError | json.JSONDecodeError)  # a proxy's page is no JSON
+    return isinstance(error, HTTPError | json.JSONDecodeError)  # the page of a proxy is no JSON
 
 
-def status(error: BaseException | None) -> int | None:
-    """The HTTP status behind an error or its causes; None for a connection that broke."""
-    while error is not None:
-        response = getattr(error, "response", None)
+def status(error: BaseException) -> int | None:
+    """Return the HTTP status of an error or of its causes, None for a broken connection."""
+    for cause in _causes(error):
+        response = getattr(cause, "response", None)
         if response is not None:
             return int(response.status_code)
-        told = re.search(r"\((\d{3}) [A-Z]", str(error))  # the Xet client has only words
-        if isinstance(error, ConnectionError) and told:
-            return int(told[1])
-        error = error.__cause__
+        in_words = re.search(r"\((\d{3}) [A-Z]", str(cause))  # the Xet client gives the status in its message only
+        if isinstance(cause, ConnectionError) and in_words:
+            return int(in_words[1])
     return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 @contextmanager
 def explained(repo_id: str) -> Iterator[None]:
-    """Inside, what the client library raises becomes a `PushError` in words that help."""
+    """Inside, an error of the client library becomes a `PushError` that says what to do."""
     try:
         yield
     except PushError:
         raise
     except OfflineModeIsEnabled as error:
-        raise PushError(
-            "`HF_HUB_OFFLINE` is set, so nothing can be pushed. Unset it, and run the same again."
-        ) from error
+        raise PushError("`HF_HUB_OFFLINE` is set: nothing can be pushed. Unset it, and run the same again.") from error
     except LocalTokenNotFoundError as error:
         raise PushError("There is no token. Log in with `hf auth login`, or set `HF_TOKEN`.") from error
     except (HTTPError, ConnectionError, json.JSONDecodeError, RuntimeError) as error:
-        cause: BaseException | None = error
-        while cause is not None:
+        for cause in _causes(error):
             if isinstance(cause, PushError):
                 raise cause from None
             if isinstance(cause, HTTPError | ConnectionError | json.JSONDecodeError):
                 raise PushError(_message(cause, repo_id)) from error
-            cause = cause.__cause__
-        if isinstance(error, RuntimeError) and not _is_of_client(error):
+        if not _is_of_client(error):
             raise
-        # Xet tells of a connection that broke in words only.
+        # Xet reports a broken connection as a RuntimeError without a cause.
         raise PushError(f"The upload to {repo_id} broke off: {_what(error)}. {AGAIN}") from error
-    except ValueError as error:  # a name, or metadata of the card, that the client library or the Hub does not take
+    except ValueError as error:  # a name, or metadata of the card, that the client library or the Hub refuses
         raise PushError(f"{repo_id} was not pushed: {' '.join(str(error).split())}") from error
 
 
 def _is_of_client(error: BaseException) -> bool:
-    """Whether the client library raised it, or Xet, which is no Python and leaves no frame, below it."""
+    """Whether the client library raised the error, or called Xet, which is no Python and leaves no frame."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
@@ -168,15 +175,8 @@ def _is_of_client(error: BaseException) -> bool:
 
 def _message(error: BaseException, repo_id: str) -> str:
     code = status(error)
-    if code == 401:
-        return (
-            f"The Hub does not accept the token (401) for {repo_id}. Log in with `hf auth login`, or set `HF_TOKEN` (in a recipe "
-            "`hub_token`) to a valid one with write right, and run the same again."
-        )
-    if code == 403:
-        return f"The token has no right to write to {repo_id} (403). Use one that has, or another repository."
-    if code == 404:
-        return f"{repo_id} is not on the Hub, or the token may not see it (404). Check the name and the token."
+    if code in REFUSALS:
+        return REFUSALS[code].format(repo=repo_id)
     if code in CONFLICT:
         return f"{repo_id} changed while the push was under way ({code}); nothing was overwritten. {AGAIN}"
     if code is not None and code not in BUSY:
@@ -185,8 +185,7 @@ def _message(error: BaseException, repo_id: str) -> str:
 
 
 def _what(error: BaseException) -> str:
-    """Status and the Hub's own words, or the kind of the broken connection, on one line without addresses."""
-    said = getattr(error, "server_message", None)
-    words = " ".join(str(said or error).split())
+    """Status and message of the Hub, or the kind of the broken connection, on one line without addresses."""
+    words = " ".join(str(getattr(error, "server_message", None) or error).split())
     words = re.sub(r"(for url|for more information|url:?|domain:).*", "", words, flags=re.IGNORECASE).strip(" ,.:'(")
     return ": ".join(filter(None, (str(status(error) or type(error).__name__), words[:200])))

@@ -1,10 +1,10 @@
-"""The folder of a run on the Hub: prepared and pushed."""
+"""Prepare the folder of a run and push it, by a command or at the end of the run."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,12 @@ def push_run(
     sign_key: str | Path | None = None,
     **settings: Any,
 ) -> Pushed:
-    """Prepare the folder of a run and push it; `settings` as in `push_folder`, the others as in `prepare_folder`."""
+    """Prepare the folder of a run and push it: `settings` as in `push_folder`, other arguments as in `prepare_folder`."""
     names = (settings.get("revision"), settings.get("tags", ()))
+    connection = (settings.get("token"), settings.get("patience"))
     check_targets(repo_id, *names)
     check_key(sign_key)
-    repo_id = full_name(repo_id, settings.get("token"), settings.get("patience"))  # the card says where the model is
+    repo_id = full_name(repo_id, *connection)  # the card says where the model is
     check_targets(repo_id, *names, settings.get("overwrite_original"))
     with prepare_folder(
         run_folder,
@@ -40,22 +41,15 @@ def push_run(
         card=card,
         sign_key=sign_key,
         repo_id=repo_id,
-        license_there=partial(
-            license_there, repo_id, settings.get("revision"), settings.get("token"), settings.get("patience")
-        ),
+        license_there=partial(license_there, repo_id, names[0], *connection),
     ) as staged:
-        tell_left_out(staged.left_out)
+        if staged.left_out:
+            logger.warning("Left out: %s.", ", ".join(map(visible, staged.left_out)))
         return push_folder(staged.folder, repo_id, original=staged.original, **settings)
 
 
-def tell_left_out(names: Sequence[str]) -> None:
-    """Log what stays here."""
-    if names:
-        logger.warning("Left out: %s.", ", ".join(map(visible, names)))
-
-
 def describe(pushed: Pushed) -> str:
-    """One line for the terminal."""
+    """Return one line for the terminal that says what a push did."""
     done = "Pushed to" if pushed.changed else "Everything is there already:"
     kind = "private" if pushed.private else "public"
     where = f"branch '{pushed.revision}' of the {kind} repository {pushed.repo_id}, commit {pushed.commit.oid[:8]}"
@@ -64,7 +58,7 @@ def describe(pushed: Pushed) -> str:
 
 
 def push_after_run(trainer: Any, run_folder: str | Path) -> bool:
-    """Push a run that has ended, if its arguments say so; False where that failed, and why is on the terminal."""
+    """Push a finished run if its arguments say so. Returns False if the push failed, after printing why."""
     args = trainer.args
     if not args.push_to_hub or not trainer.is_world_process_zero():
         return True

@@ -1,4 +1,4 @@
-"""The folder that is published: what of a run belongs on the Hub, without pickles, private files and paths of this machine."""
+"""The staging folder: the part of a run that is published, without pickles, private files and local paths."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,13 @@ from ...utils.files import front_matter, read_object, write_atomically
 from ...utils.hub_names import HUB_ID, is_local
 from ...utils.safe_text import visible
 from ..card.evaluation_card import card_of, is_rendered, write_plain_card
-from ..layout import ADAPTER_CONFIG, AUDIT, CARD, EVIDENCE, MODEL, RECEIPT, REPORT, VOCABULARY, is_publishable
+from ..layout import ADAPTER_CONFIG, AUDIT, CARD, EVIDENCE, MODEL, OURS, RECEIPT, REPORT, VOCABULARY, is_publishable
 from ..receipt.sealing import changed_weights, seal
 from ..receipt.signing import sign, signature_file
-from .cleaning import Secrets, clean_tensors, without_paths, without_values
-from .target_names import check_base
+from .cleaning import check_private, clean_tensors, without_paths, without_values
 
 logger = logging.getLogger(__name__)
-LOCAL_STATE = ("is_local", "local_files_only")  # a tokenizer's memory of where it was loaded from
+LOCAL_STATE = ("is_local", "local_files_only")  # what a tokenizer remembers of the folder that it was loaded from
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,9 @@ class Staged:
     """A folder ready to push.
 
     Attributes:
-        folder: laid out as on the Hub.
-        left_out: names of what of the run is not in it.
-        original: Hub id and commit of the model that was unlearned, each None where unknown.
+        folder: its files lie as they will on the Hub.
+        left_out: names of the files and folders of the run that are not in it.
+        original: Hub id and commit of the model that was unlearned, each None if unknown.
     """
 
     folder: Path
@@ -45,7 +44,7 @@ class Staged:
 
 
 def inventory(folder: Path) -> tuple[list[str], list[str]]:
-    """Files of `folder` that may be published, and names of the files and folders that may not, both sorted."""
+    """Return the files of `folder` that may be published, and the files and folders that may not, both sorted."""
     taken = sorted(
         name
         for path in (*folder.glob("*"), *folder.glob("figures/*"))
@@ -67,48 +66,53 @@ def prepare_folder(
     repo_id: str | None = None,
     license_there: Callable[[], Any] | None = None,
 ) -> Iterator[Staged]:
-    """A temporary folder with model, card, report, figures and receipt of a run, as they will lie on the Hub.
+    """Yield a temporary folder with model, card, report, figures and receipt of a run, as they will lie on the Hub.
 
-    The run's own files stay as they are: those that need no change are linked, the others copied and cleaned.
+    The run's own files stay as they are: weights that need no change are linked, other files are copied and cleaned.
 
     Args:
-        run_folder: what `hf-unlearn run` wrote (`model/`, `report.json`, ...), or the folder of a model.
-        base_model: Hub id of the model that was unlearned, if that was done on a local copy.
-        note, card: a first paragraph, and fields of the front matter, of a card that is written here.
-        sign_key: PEM file of the Ed25519 key that the receipt, sealed over what is in the folder, is signed with.
-        repo_id: where the folder will be, for the card.
-        license_there: asked for the licence that a card written here names, if no other is known.
+        run_folder: output folder of `hf-unlearn run` (`model/`, `report.json`, ...), or the folder of a model.
+        base_model: Hub id of the model that was unlearned. Needed if a local copy of it was used (default None).
+        note: a first paragraph for the card of an unfinished run, which shows no evaluation (default none).
+        card: fields of the card's front matter (default none).
+        sign_key: PEM file of the Ed25519 key that signs the receipt. None (default): the receipt is not signed.
+        repo_id: where the folder will be on the Hub, for the card (default None).
+        license_there: returns the license of the repository, for a card without another license (default None).
 
     Raises:
-        ValueError: there is no whole model in safetensors, the base of an adapter is a local folder, a file names a path of
-            this machine or a token, or the receipt is of another model.
+        ValueError: there is no whole model in safetensors, the base of an adapter is a local folder, a file holds a path
+            of this machine or a token, or the receipt is of another model.
     """
     run_folder = Path(run_folder)
     if not run_folder.is_dir():
         raise ValueError(f"`run_folder`: there is no folder {run_folder}.")
-    check_base(base_model)
+    if base_model is not None and is_local(base_model):
+        raise ValueError(
+            f"`base_model={visible(base_model)!r}` is a folder, or no name on the Hub, so nobody else could find it. Give the "
+            "base as owner/name (in Python `finetuned_from`)."
+        )
     _remove_stale(run_folder)
     source = run_folder / "model" if (run_folder / "model").is_dir() else run_folder
-    model, rest = inventory(source)
+    model, unpublished = inventory(source)
     model = [name for name in model if MODEL.fullmatch(name)]
-    check_model(source, model)
+    _check_model(source, model)
     evidence, others = inventory(run_folder)
     evidence = [name for name in evidence if EVIDENCE.fullmatch(name)]
-    left_out = sorted({*others, *rest} - {"model/", *evidence, *(p.name for p in run_folder.glob(".push-*"))})
-    beside = run_folder if os.access(run_folder, os.W_OK) else None  # there a link costs no space
-    folder = Path(tempfile.mkdtemp(prefix=f".push-{platform.node()}-{os.getpid()}-", dir=beside))
+    left_out = sorted({*others, *unpublished} - {"model/", *evidence, *(p.name for p in run_folder.glob(".push-*"))})
+    parent = run_folder if os.access(run_folder, os.W_OK) else None  # on the same disk weights can be linked
+    folder = Path(tempfile.mkdtemp(prefix=f".push-{platform.node()}-{os.getpid()}-", dir=parent))
     try:
         for origin, names in ((source, model), (run_folder, evidence)):
             for name in names:
                 (folder / name).parent.mkdir(exist_ok=True)
                 _place(origin / name, folder / name)
         if ADAPTER_CONFIG in model:
-            _set_base(folder / ADAPTER_CONFIG, base_model, find_original(folder))
-        original = find_original(folder)
-        if original[0] is None and base_model:
+            _set_base(folder / ADAPTER_CONFIG, base_model, _find_original(folder))
+        original = _find_original(folder)
+        if original[0] is None:
             original = (base_model, None)
-        complete(folder, run_folder, original[0], note, card or {}, repo_id, license_there)
-        check_private(folder, run_folder)
+        _write_card(folder, run_folder, original[0], note, card or {}, repo_id, license_there)
+        check_private(folder, inventory(folder)[0], run_folder)
         if RECEIPT in evidence:
             _seal(folder, run_folder, sign_key)
         elif sign_key is not None:
@@ -119,20 +123,19 @@ def prepare_folder(
 
 
 def _remove_stale(run_folder: Path) -> None:
-    """Remove what pushes from this machine left that were killed."""
+    """Remove the staging folders of killed pushes from this machine. Their names hold host name and process id."""
     for folder in run_folder.glob(f".push-{platform.node()}-*-*"):
         number = folder.name.removeprefix(f".push-{platform.node()}-").partition("-")[0]
         try:
-            if number.isdigit():
-                os.kill(int(number), 0)  # asks whether there is such a process
+            os.kill(int(number), 0)  # sends nothing, but raises if there is no such process
         except ProcessLookupError:
             shutil.rmtree(folder, ignore_errors=True)
-        except (OSError, OverflowError):
-            continue  # somebody else's, and alive
+        except (OSError, OverflowError, ValueError):
+            continue  # the process of another user is alive, or the name is of something else
 
 
-def check_model(folder: Path, names: list[str]) -> None:
-    """Raise ValueError where `names` of `folder` are no whole model or adapter in safetensors."""
+def _check_model(folder: Path, names: list[str]) -> None:
+    """Raise ValueError if the files `names` of `folder` are not one whole model or adapter in safetensors."""
     if not {"config.json", ADAPTER_CONFIG} & {*names} or not any(n.endswith(".safetensors") for n in names):
         raise ValueError(
             f"`run_folder`: {folder} holds no model to push: it needs config.json (or {ADAPTER_CONFIG}) and weights as *.safetensors. "
@@ -140,66 +143,66 @@ def check_model(folder: Path, names: list[str]) -> None:
         )
     if any(folder.glob(f"patch*/{ADAPTER_CONFIG}")):
         raise ValueError(
-            f"`run_folder`: {folder} holds patches stacked on each other, and whoever loads it from the Hub gets the first alone, "
-            "without what the others forget. Load it with `hf_unlearn.models.adapters.load_patches`, merge it (`merge_and_unload()`), and "
+            f"`run_folder`: {folder} holds patches stacked on each other. Whoever loads it from the Hub gets only the first, without "
+            "what the others forget. Load it with `hf_unlearn.models.adapters.load_patches`, merge it (`merge_and_unload()`), and "
             "push the merged model."
         )
     for index in (n for n in names if n.endswith(".index.json")):
         files = _part(_read(folder / index), "weight_map", index).values()
         if not files or not all(isinstance(file, str) for file in files):
-            raise ValueError(
-                f"`run_folder`: {index} is malformed: its `weight_map` names no files. Save the whole model."
-            )
+            raise ValueError(f"`run_folder`: {index} is malformed: `weight_map` names no files. Save the whole model.")
         missing = {*files} - {*names}
         if missing:
             raise ValueError(f"`run_folder`: {folder} lacks {min(missing)}, which {index} names. Save the whole model.")
 
 
-def find_original(folder: Path) -> tuple[str | None, str | None]:
-    """Hub id and commit of the model that was unlearned: from the report, the adapter's base, or the configuration."""
-    told = _part(_part(_read(folder / REPORT), "run", REPORT), "original", REPORT)
+def _find_original(folder: Path) -> tuple[str | None, str | None]:
+    """Return Hub id and commit of the original, from the report, the adapter's base or the configuration."""
+    reported = _part(_part(_read(folder / REPORT), "run", REPORT), "original", REPORT)
     adapter, config = _read(folder / ADAPTER_CONFIG), _read(folder / "config.json")
-    for found, key, file in (
-        (told, "id", REPORT),
-        (adapter, "base_model_name_or_path", ADAPTER_CONFIG),
-        (config, "_name_or_path", "config.json"),
-    ):
+    sources = ((REPORT, "id", reported), (ADAPTER_CONFIG, "base_model_name_or_path", adapter))
+    for file, key, found in (*sources, ("config.json", "_name_or_path", config)):
         name, revision = found.get(key), found.get("revision") if found is not config else None
         if not (isinstance(name, str | None) and isinstance(revision, str | None)):
             raise ValueError(f"{file} is malformed: `{key}` and `revision` must be texts.")
-        if name and (HUB_ID.fullmatch(name) if found is told else not is_local(name)):
+        if name and (HUB_ID.fullmatch(name) if found is reported else not is_local(name)):
             return name, revision
     return None, None
 
 
 def _part(content: Mapping[str, Any], key: str, file: str) -> dict[str, Any]:
-    """The object at `key`, empty where there is none. Raises ValueError for anything else."""
+    """Return the object at `key`, {} if there is none. Raises ValueError for anything else."""
     part = content.get(key, {})
-    if part is None and key == "original":  # not known
+    if part is None and key == "original":  # the report does not know it
         return {}
     if not isinstance(part, dict):
         raise ValueError(f"{file} is malformed: `{key}` must be an object.")
     return part
 
 
-def complete(
+def _write_card(
     folder: Path,
     run_folder: Path,
     original: str | None,
     note: str,
     card: Mapping[str, Any],
-    repo_id: str | None = None,
-    license_there: Callable[[], Any] | None = None,
+    repo_id: str | None,
+    license_there: Callable[[], Any] | None,
 ) -> None:
-    """Write the card, unless somebody wrote or edited the one that is there.
+    """Write the card, unless somebody wrote or edited the card in `folder`.
 
-    With a report it is the evaluation card, as report, audit and receipt are now, which then says where the model is; a `note`
-    is for a model that was not measured.
+    With a report it is the evaluation card, rendered again from report, audit and receipt.
     """
     report = _read(run_folder / REPORT)
     measured = not note and report.get("schema") == REPORT_SCHEMA
     if (folder / CARD).is_file() and not (measured and is_rendered((folder / CARD).read_text("utf-8", "replace"))):
-        _tell_of_audit(folder / CARD, run_folder)
+        verdict = str(_read(run_folder / AUDIT).get("verdict") or "")
+        is_ours = OURS in (front_matter(folder / CARD).get("tags") or ())
+        if is_ours and verdict.lower() not in (folder / CARD).read_text().lower():
+            logger.warning(
+                f"{CARD} was edited by hand and stays as it is, without what {AUDIT} says: %s. Write that into it, or remove it for a new one.",
+                visible(verdict),
+            )
         return
     known = _part(_part(report, "run", REPORT), "original_card", REPORT) if measured else {}
     if license_there is not None and not (card.get("license") or known.get("license")):
@@ -212,78 +215,52 @@ def complete(
     write_plain_card(folder, original, table.read_text() if table.is_file() else "", note, card)
 
 
-def _tell_of_audit(card: Path, run_folder: Path) -> None:
-    """Log where a card of ours that was edited by hand does not tell the verdict of the audit beside it."""
-    verdict = str(_read(run_folder / AUDIT).get("verdict") or "")
-    if "hf_unlearn" in (front_matter(card).get("tags") or ()) and verdict.lower() not in card.read_text().lower():
-        logger.warning(
-            "%s was edited by hand and stays as it is, without what %s says: %s. Write that into it, or remove it for a new one.",
-            CARD, AUDIT, visible(verdict),
-        )  # fmt: skip
-
-
-def check_private(folder: Path, run_folder: Path) -> None:
-    """Raise ValueError where a text to be published names a folder of this machine or a token."""
-    secrets = Secrets(run_folder)
-    for name in inventory(folder)[0]:
-        if name.endswith((".safetensors", ".png")) or VOCABULARY.fullmatch(name):
-            continue
-        if secrets.are_in(folder / name):
-            raise ValueError(
-                f"{name} holds a path of this machine or a token, so it is not published. Remove it there."
-            )
-
-
 def _seal(folder: Path, run_folder: Path, sign_key: str | Path | None) -> None:
-    """The receipt over the files as they are published, cleaned and with their card."""
-    changed = changed_weights(run_folder)
-    if changed:
+    """Seal the receipt over the files as they are published, cleaned and with their card, and sign it."""
+    if changed := changed_weights(run_folder):
         raise ValueError(
-            f"`run_folder`: {RECEIPT} is not of the weights there: {changed[0]} differs. Push the folder of the run that it is of, "
-            "or remove it to push the model without a receipt."
+            f"`run_folder`: {RECEIPT} is not of the weights there: {changed[0]} differs. Push the folder of the run that the receipt "
+            "is of, or remove the receipt to push the model without one."
         )
     signed = signature_file(folder / RECEIPT).exists()
     seal(folder)
     if sign_key is not None:
         sign(folder / RECEIPT, sign_key)
     elif signed and not signature_file(folder / RECEIPT).exists():
-        logger.warning(
-            "The signature is not published: it is of the receipt before its last seal. Sign with `--sign-key`."
-        )
+        logger.warning("The signature is not published: the receipt was sealed again after it. Sign with `--sign-key`.")
 
 
 def _place(source: Path, target: Path) -> None:
-    """`source` as `target`: cleaned where it holds a path, else linked, or copied where files cannot be linked."""
-    if source.suffix == ".json" and not VOCABULARY.fullmatch(source.name) and source.name != RECEIPT:
+    """Put `source` at `target`: cleaned if it holds a path, else linked (weights) or copied."""
+    if source.suffix == ".safetensors":
+        if clean_tensors(source, target):
+            logger.info("%s: the notes in its header are left out of the published copy.", source.name)
+            return
+        with suppress(OSError):  # not every disk can link; small files are copied, so that nobody writes through a link
+            os.link(source.resolve(), target)
+            return
+    elif source.suffix == ".json" and not VOCABULARY.fullmatch(source.name) and source.name != RECEIPT:
         content = _read(source)
         cleaned = without_paths({k: v for k, v in content.items() if k not in LOCAL_STATE})
         if source.name == REPORT:
             cleaned = without_values(cleaned)
-        if source.name == ADAPTER_CONFIG:  # what becomes of its base is decided later, and said
+        if source.name == ADAPTER_CONFIG:  # `_set_base` replaces the base, or refuses a local one
             cleaned["base_model_name_or_path"] = content.get("base_model_name_or_path")
         if cleaned != content:
             logger.info("%s: local paths and names of groups are left out of the published copy.", source.name)
             write_atomically(target, json.dumps(cleaned, indent=2) + "\n")
             return
-    elif source.suffix == ".safetensors" and clean_tensors(source, target):
-        logger.info("%s: the notes in its header are left out of the published copy.", source.name)
-        return
-    try:
-        if source.suffix != ".safetensors":
-            raise OSError("small files are copied, so that nobody writes through a link")
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)
+    shutil.copyfile(source, target)
 
 
 def _set_base(path: Path, base_model: str | None, original: tuple[str | None, str | None]) -> None:
-    """Name the base of an adapter by its Hub id, and by its commit where that is known."""
+    """Write the Hub id of an adapter's base, and its commit if known, into the adapter's configuration."""
     adapter = _read(path)
-    base = base_model or adapter.get("base_model_name_or_path") or ""  # a text, `find_original` has seen to that
+    base = base_model or adapter.get("base_model_name_or_path") or ""  # `_find_original` has checked that it is a text
     if is_local(base):
         raise ValueError(
-            "`base_model`: unknown base: the adapter names a local folder as the model it belongs to, and without that model "
-            "nobody can load it. Push the base, or find it on the Hub, and give its id: --base-model org/model (in Python `finetuned_from`)."
+            "`base_model`: unknown base: the adapter names a local folder as its base model, and nobody can load the adapter without "
+            "that model. Push the base, or find it on the Hub, and give its id: --base-model org/model (in Python `finetuned_from`)."
         )
     commit = original[1] if base == original[0] else None
     changed = {**adapter, "base_model_name_or_path": base, "revision": adapter.get("revision") or commit}
@@ -292,5 +269,5 @@ def _set_base(path: Path, base_model: str | None, original: tuple[str | None, st
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, empty where there is no such file. Raises ValueError as `read_object`."""
+    """Return the object in a JSON file, {} if there is no such file. Raises ValueError as `read_object`."""
     return read_object(path) or {}

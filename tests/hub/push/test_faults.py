@@ -1,6 +1,6 @@
-"""Every request of a push fails in every way: the push completes, or leaves what the repository held; a second one completes it.
+"""Every request of a push fails in every way. The push completes or the repository keeps what it held; a second push completes it.
 
-The real client over HTTP; only the clock is not real, so that nobody sleeps between two tries.
+The client is real and talks HTTP. Only the clock is not real, so that nobody sleeps between two tries.
 """
 
 import pytest
@@ -14,13 +14,16 @@ from tests.support.loopback_hub import ALWAYS, Fault, File
 
 pytestmark = pytest.mark.slow
 
+
 TARGET = "alice/model"
-# A request of a push: "METHOD path", and which of those that match. The first test shows that these are all.
+
+
+# Each request of a push: "METHOD path", and its number among those that match. The first test shows that the list is complete.
 NEW = {
-    "licence": ("GET /api/models/alice/model$", 0),
-    "look": ("GET /api/models/alice/model$", 1),
+    "license": ("GET /api/models/alice/model$", 0),
+    "main": ("GET /api/models/alice/model$", 1),
     "create": ("POST /api/repos/create", 0),
-    "look again": ("GET /api/models/alice/model$", 2),
+    "main again": ("GET /api/models/alice/model$", 2),
     "refs": ("GET .*/refs", 0),
     "preupload": ("POST .*/preupload/", 0),
     "batch": ("POST .*/objects/batch", 0),
@@ -32,15 +35,19 @@ NEW = {
     "commit": ("POST .*/commit/", 0),
     "tag": ("POST .*/tag/", 0),
 }
+
+
 BRANCH = {
-    "licence": NEW["licence"],
-    "look": NEW["look"],
+    "license": NEW["license"],
+    "main": NEW["main"],
     "refs": NEW["refs"],
     "history": ("GET .*/commits/main", 0),
     "first": ("GET .*/revision/[0-9a-f]{40}", 0),
     "branch": ("POST .*/branch/", 0),
     **{step: NEW[step] for step in list(NEW)[5:]},
 }
+
+
 XET = {"token": ("GET .*/xet-write-token/", 0), "commit": NEW["commit"]}
 
 
@@ -74,7 +81,9 @@ FAULTS = {
     "down from here": {"kind": go_down},
     "conflict": {"kind": commit_elsewhere},
 }
-PASSING = ("503", "429", "reset", "truncated", "hang", "lost", "cut")  # gone at the second try
+
+
+PASSING = ("503", "429", "reset", "truncated", "hang", "lost", "cut")  # these faults are gone at the second try
 
 
 OF_A_BODY = ("truncated", "lost", "lost always")  # a request without one, and without effect, is reset by them
@@ -215,7 +224,7 @@ def test_a_new_branch_beside_the_original(hub, run, impatient, capsys, step, fau
 
 @pytest.mark.parametrize("fault", ["503 always", "reset always"])
 @pytest.mark.parametrize("step", ["preupload", "first upload", "card", "commit"])
-def test_a_branch_made_for_nothing_is_taken_back(hub, run, impatient, step, fault):
+def test_the_new_branch_of_a_failed_push_is_deleted(hub, run, impatient, step, fault):
     make_original()
     before = hub.repository(TARGET).state()
     hub.faults[:] = [Fault(match=BRANCH[step][0], at=BRANCH[step][1], **FAULTS[fault])]
@@ -224,7 +233,7 @@ def test_a_branch_made_for_nothing_is_taken_back(hub, run, impatient, step, faul
 
 
 @pytest.mark.parametrize("step", ["preupload", "batch", "card", "commit"])
-def test_what_somebody_else_commits_meanwhile_is_not_overwritten(hub, tmp_path, impatient, capsys, step):
+def test_a_commit_of_somebody_else_during_a_push_is_not_overwritten(hub, tmp_path, impatient, capsys, step):
     assert main(words(run_folder(tmp_path / "first"))) == 0
     other = run_folder(tmp_path / "second", seed=1)
 
@@ -238,12 +247,12 @@ def test_what_somebody_else_commits_meanwhile_is_not_overwritten(hub, tmp_path, 
     assert hub.content(TARGET, "README.md").endswith(b"theirs")
     hub.faults.clear()
     assert main(command) == 2
-    assert "README.md of it would be lost" in capsys.readouterr().err  # looked at anew
+    assert "README.md of it would be lost" in capsys.readouterr().err  # the branch is read again
     assert main([*command, "--overwrite-original", TARGET]) == 0
     assert is_whole(hub, "main", other)
 
 
-def test_a_commit_that_arrives_while_it_is_sent_again_is_recognised(hub, run, impatient):
+def test_a_commit_that_arrives_during_the_second_try_is_recognized(hub, run, impatient):
     commit = NEW["commit"][0]
     hub.faults[:] = [Fault("late", match=commit), Fault(lambda hub: hub.late(), match=commit)]
     assert main(words(run)) == 0

@@ -1,60 +1,19 @@
-"""A run on the Hub: what is pushed, where to, and what is refused. The client is the real one, over HTTP."""
+"""What a push sends, where to, and what it refuses. The client is the real one, over HTTP."""
 
 import json
-import re
 import shutil
-import time
-from email.utils import formatdate
 
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi, constants, hf_hub_download, snapshot_download
 
 from hf_unlearn.cli import main
 from hf_unlearn.hub.push.push import push_folder
-from hf_unlearn.hub.push.retries import Patience, PushError
+from hf_unlearn.hub.push.retries import PushError
 from hf_unlearn.hub.push.run_folder import push_run
+from tests.hub.push.support import REPO, put, sent, tree
 from tests.support.hub_runs import RUN_FILES, digests, run_folder, write
-from tests.support.loopback_hub import ALWAYS, Fault
+from tests.support.loopback_hub import ALWAYS, Fault, File
 from tests.support.receipts import write_run_receipt
-
-REPO = "alice/unlearned"
-
-
-@pytest.fixture
-def run(tmp_path):
-    return run_folder(tmp_path / "run")
-
-
-@pytest.fixture
-def original(hub):
-    """alice/original, a public model in two formats and with a history; returns its commit."""
-    api = HfApi()
-    api.create_repo("alice/original")
-    for step in ("first", "second"):
-        files = {
-            "model.safetensors": b"1" * 64 + step.encode(),
-            "pytorch_model.bin": b"2" * 64,
-            "onnx/model.onnx": b"3",
-        }
-        files |= {
-            "config.json": b"{}",
-            "README.md": b"---\ntags: []\n---\n",
-            "LICENSE": b"free",
-            "notes.txt": b"theirs",
-        }
-        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
-        api.create_commit("alice/original", operations, commit_message=step)
-    hub.requests.clear()
-    return hub.repository("alice/original").branches["main"]
-
-
-def tree(hub, repo, branch=None):
-    return sorted(set(hub.repository(repo).tree(branch)) - {".gitattributes"})
-
-
-def sent(hub):
-    """Requests that change something on the Hub."""
-    return [(method, path) for method, path, _ in hub.requests if method != "GET"]
 
 
 @pytest.mark.parametrize("xet", [False, True])
@@ -74,15 +33,8 @@ def test_a_run_becomes_one_commit_of_a_new_private_repository(hub, run, xet, mon
     assert "private repository alice/unlearned" in capsys.readouterr().out
 
 
-def test_the_card_is_visible(hub, run):
-    push_run(run, REPO)
-    info = HfApi().model_info(REPO)
-    assert "machine-unlearning" in info.tags
-    assert "# Report 0" in hub.content(REPO, "README.md").decode()
-
-
 @pytest.mark.parametrize("xet", [False, True])
-def test_what_is_there_is_not_sent_again(hub, run, xet, monkeypatch, capsys):
+def test_files_already_on_the_branch_are_not_sent_again(hub, run, xet, monkeypatch, capsys):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", not xet)
     first = push_run(run, REPO)
     received, stored = dict(hub.received), {p: p.stat().st_mtime_ns for p in hub.cas.rglob("*.xorb")}
@@ -93,7 +45,7 @@ def test_what_is_there_is_not_sent_again(hub, run, xet, monkeypatch, capsys):
     assert hub.repository(REPO).tags == {"v1": first.commit.oid}
 
 
-def test_another_card_for_the_same_model_goes_beside_it_alone(hub, run):
+def test_a_new_card_for_the_same_model_is_sent_alone(hub, run):
     push_run(run, REPO)
     write(run / "README.md", "---\nlicense: mit\n---\nBetter words.\n")
     received = dict(hub.received)
@@ -108,14 +60,6 @@ def test_public_only_if_asked_and_a_repository_that_exists_stays_as_it_is(hub, r
     assert main(["push", str(run), "--repo", "alice/original"]) == 0
     assert "public repository alice/original" in capsys.readouterr().out
     assert not hub.repository("alice/original").private
-
-
-def test_ones_own_namespace_is_found(hub, run):
-    assert push_run(run, "unlearned").repo_id == REPO
-    assert hub.repository(REPO) is not None
-
-
-# --- the original -----------------------------------------------------------------------------------------------------
 
 
 def test_a_repository_with_a_model_gets_a_new_branch_without_the_original_in_its_history(hub, run, original):
@@ -141,7 +85,7 @@ def test_the_branch_is_named_after_the_request_of_the_receipt(hub, run, original
     assert push_run(run, "alice/original").revision == "unlearned-gdpr-17"
 
 
-def test_what_is_on_the_hub_is_verified_by_its_receipt(hub, run, tmp_path, monkeypatch, capsys):
+def test_a_pushed_repository_passes_verification_by_its_receipt(hub, run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     write(
         run / "model/config.json", json.dumps({"model_type": "vit", "_name_or_path": "/home/alice/vit"})
@@ -198,6 +142,30 @@ def test_a_branch_of_ones_own_is_updated_and_loses_the_old_model(hub, tmp_path, 
     assert tree(hub, "alice/original", "work") == RUN_FILES
 
 
+def test_no_branch_starts_from_a_commit_that_holds_the_original(hub, run, capsys):
+    put(hub, {"model.safetensors": b"1" * 99, "config.json": b"{}"})
+    repository = hub.repository(REPO)
+    head = repository.branches["main"]
+    repository.commits = {head: {**repository.commits[head], "parent": None}}  # history squashed
+    before = repository.state()
+    assert main(["push", str(run), "--repo", REPO]) == 2
+    assert "first commit, which holds config.json" in capsys.readouterr().err
+    assert repository.state() == before
+
+
+def test_a_commit_after_the_check_and_before_the_push_is_kept(hub, run, capsys):
+    HfApi().create_repo(REPO)
+
+    def theirs(hub):
+        hub.repository(REPO).commit("main", "theirs", {"vocab.txt": File.small(b"theirs")}, [])
+
+    hub.faults[:] = [Fault(theirs, match="GET .*/refs")]
+    assert main(["push", str(run), "--repo", REPO]) == 2
+    assert "(412); nothing was overwritten" in capsys.readouterr().err
+    assert {*hub.repository(REPO).tree()} == {".gitattributes", "vocab.txt"}
+    assert push_run(run, REPO).revision.startswith("unlearned-")  # the branch is read again
+
+
 def test_tags_are_made_and_never_moved(hub, tmp_path, run, capsys):
     assert main(["push", str(run), "--repo", REPO, "--tag", "v1", "--tag", "first"]) == 0
     repository = hub.repository(REPO)
@@ -211,51 +179,20 @@ def test_tags_are_made_and_never_moved(hub, tmp_path, run, capsys):
     assert repository.state() == before
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+def test_if_a_tag_fails_the_error_says_where_the_model_is(hub, run, capsys):
+    hub.faults[:] = [Fault(400, times=ALWAYS, match="POST .*/tag/")]
+    assert main(["push", str(run), "--repo", REPO, "--tag", "v1"]) == 2
+    head = hub.repository(REPO).branches["main"]
+    assert f"The model is on 'main' of {REPO}, commit {head[:8]}, but without the tag 'v1'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("token", "repo", "message"),
-    [
-        ("hf_" + "x" * 34, REPO, r"does not accept the token \(401\).*hf auth login"),
-        ("read", "alice/original", r"no right to write to alice/original \(403\)"),
-        ("write", "bob/unlearned", r"no right to write to bob/unlearned \(403\)"),
-        ("", "unlearned", "There is no token|does not accept the token"),
-    ],
-)
-def test_who_may_not_write_is_told_and_nothing_changes(
-    hub, run, original, monkeypatch, tmp_path, capsys, token, repo, message
-):
-    given = hub.token("alice", token) if token in ("read", "write") else token
-    monkeypatch.setenv("HF_TOKEN", given)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    before = hub.repository("alice/original").state()
-    assert main(["push", str(run), "--repo", repo]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("Error: ")
-    assert error.count("\n") == 1
-    assert re.search(message, error)
-    assert not given or given not in error
-    assert {name for _, name in hub.repositories} == {"alice/original"}
-    assert hub.repository("alice/original").state() == before
+def test_a_tag_that_somebody_else_makes_during_the_push_is_reported(hub, run, capsys):
+    def theirs(hub):
+        hub.repository(REPO).tags["v1"] = next(iter(hub.repository(REPO).commits))
 
-
-def test_offline_is_said(hub, run, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(PushError, match="HF_HUB_OFFLINE"):
-        push_run(run, REPO)
-
-
-def test_a_name_that_is_none_is_refused(hub, run, capsys):
-    assert main(["push", str(run), "--repo", "a/b/c"]) == 2
-    assert "a/b/c" in capsys.readouterr().err
-
-
-def test_a_card_that_the_hub_does_not_take_publishes_nothing(hub, run):
-    write(run / "README.md", "---\nlicense: 3\n---\n")
-    with pytest.raises(PushError, match=r'Invalid metadata in README.md.*"license"'):
-        push_run(run, REPO)
-    assert tree(hub, REPO) == []
+    hub.faults[:] = [Fault(theirs, match="POST .*/tag/")]
+    assert main(["push", str(run), "--repo", REPO, "--tag", "v1"]) == 2
+    assert "without the tag 'v1': `tag='v1'` is taken" in capsys.readouterr().err
 
 
 def test_an_adapter_needs_a_base_that_others_find(hub, tmp_path, original, capsys):
@@ -282,16 +219,7 @@ def test_an_adapter_is_pinned_to_the_commit_of_its_base(hub, tmp_path, original)
     assert json.loads(hub.content(REPO, "adapter_config.json"))["revision"] == original
 
 
-def test_a_dry_run_lists_and_sends_nothing(hub, run, capsys):
-    assert main(["push", str(run), "--repo", REPO, "--dry-run"]) == 0
-    out = capsys.readouterr().out
-    assert all(f"  {name}  (" in out for name in RUN_FILES)
-    assert "leave out: _private/, checkpoint-3/, private/, report.html, report.md, training_args.bin" in out
-    assert hub.requests == []
-    assert {p.name for p in run.iterdir() if p.name.startswith(".")} == set()
-
-
-def test_what_is_not_on_the_list_is_left_out_of_any_folder_and_named(hub, tmp_path, run, caplog):
+def test_files_that_are_not_on_the_list_are_left_out_and_named(hub, tmp_path, run, caplog):
     folder = tmp_path / "folder"
     shutil.copytree(run / "model", folder)
     write(folder / "modeling_own.py", "import os")
@@ -299,66 +227,6 @@ def test_what_is_not_on_the_list_is_left_out_of_any_folder_and_named(hub, tmp_pa
     push_folder(folder, REPO)
     assert tree(hub, REPO) == ["config.json", "model.safetensors", "preprocessor_config.json"]
     assert "left out: events.out.tfevents, modeling_own.py, training_args.bin" in caplog.text
-
-
-# --- waits ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_retry_after_is_respected_by_every_request(hub, run, waits):
-    for number in range(30):
-        waits.clear()
-        hub.faults[:] = [Fault(429, at=number, headers={"Retry-After": "7"})]
-        push_run(run, f"alice/model{number}", tags=["v1"])
-        if not hub.faults[0].hits:
-            break
-        assert min(waits) >= 7
-        assert max(waits) <= 8
-    assert number == 10
-
-
-@pytest.mark.parametrize("step", ["preupload", "refs", "/commit/", "batch", "PUT"])
-def test_a_retry_after_that_is_too_long_ends_the_push_at_once(hub, run, waits, step):
-    hub.faults[:] = [Fault(503, times=ALWAYS, match=step, headers={"Retry-After": "7200"})]
-    with pytest.raises(PushError, match=r"asks to wait 7200 s \(503\)"):
-        push_run(run, REPO)
-    assert waits == []
-    assert hub.faults[0].hits <= 2  # figure and model are uploaded side by side
-
-
-@pytest.mark.parametrize("header", ["Retry-After", "ratelimit"])
-def test_a_date_and_a_rate_limit_are_understood_too(hub, run, waits, header):
-    date = formatdate(time.time() + 40, usegmt=True)
-    headers = {header: date if header == "Retry-After" else '"api";r=0;t=35'}
-    hub.faults[:] = [Fault(429, match="/refs", headers=headers)]
-    push_run(run, REPO)
-    assert 5 < waits[0] <= 41
-
-
-def test_a_busy_hub_is_asked_a_few_times_with_growing_waits(hub, run, waits):
-    hub.faults[:] = [Fault(503, times=ALWAYS, match="/refs")]
-    with pytest.raises(PushError, match="busy or out of reach: 503"):
-        push_run(run, REPO, patience=Patience(tries=4, first_wait=0.5))
-    assert (hub.faults[0].hits, waits) == (4, [0.5, 1.0, 2.0])
-
-
-@pytest.mark.parametrize("step", ["/refs", "preupload", "PUT", "validate-yaml", "/commit/"])
-def test_an_answer_that_never_comes_is_not_waited_for(hub, run, waits, step):
-    hub.hang_seconds = 20
-    hub.faults[:] = [Fault("hang", match=step)]
-    started = time.monotonic()
-    push_run(run, REPO, patience=Patience(timeout=0.3))
-    assert hub.faults[0].hits == 1
-    assert time.monotonic() - started < 15
-
-
-def test_the_session_is_left_as_it_was(hub, run):
-    from huggingface_hub.utils import get_session
-
-    session = get_session()
-    before = session.timeout, {k: list(v) for k, v in session.event_hooks.items()}
-    push_run(run, REPO)
-    assert get_session() is session
-    assert (session.timeout, {k: list(v) for k, v in session.event_hooks.items()}) == before
 
 
 def test_downloads_need_the_token_of_a_private_repository(hub, run, tmp_path, monkeypatch):

@@ -10,15 +10,16 @@ import transformers
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, snapshot_download
 
 from hf_unlearn import UnlearningTrainer
-from hf_unlearn.cli import main
 from hf_unlearn.hub.push.retries import PushError
 from hf_unlearn.methods import GradientAscent
-from tests.support.data import class_split, image_data, image_processor
+from tests.support.data import class_split
 from tests.support.loopback_hub import ALWAYS, Fault
 from tests.support.models import trained
 from tests.support.runs import arguments, trainer_for
 
 REPO = "alice/vit"
+
+
 MODEL_FILES = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
 
 
@@ -60,13 +61,13 @@ def test_the_trained_model_arrives_with_its_report_and_no_pickle(hub, tmp_path):
     assert run.measured is None  # it was of another model
 
 
-def test_no_pickle_with_the_token_lies_among_what_is_saved_to_push(tmp_path):
+def test_the_folder_saved_to_push_holds_no_pickle_and_no_token(tmp_path):
     saved = trainer(tmp_path / "out", hub_token="hf_" + "x" * 34)._save_to_push()
     assert (saved / "model" / "model.safetensors").is_file()
     assert not any(b"x" * 34 in p.read_bytes() or p.suffix == ".bin" for p in saved.rglob("*") if p.is_file())
 
 
-def test_its_arguments_are_those_of_the_base_class():
+def test_the_arguments_are_those_of_the_base_class():
     ours, theirs = (inspect.signature(c.push_to_hub).parameters for c in (UnlearningTrainer, transformers.Trainer))
     assert [n for n in theirs if n != "kwargs"] == list(ours)[: len(theirs) - 1]
     ours, theirs = (
@@ -115,7 +116,7 @@ def test_a_push_that_fails_says_so_and_keeps_the_model(hub, tmp_path):
     assert all(torch.equal(v, weights[k]) for k, v in run.model.state_dict().items())
 
 
-def test_it_need_not_block_and_takes_a_revision(hub, tmp_path):
+def test_a_push_takes_a_revision_and_can_run_in_the_background(hub, tmp_path):
     run = trainer(tmp_path / "out")
     job = run.push_to_hub(blocking=False, revision="later", private=False)
     assert isinstance(job, Future)
@@ -141,9 +142,6 @@ def test_an_adapter_is_pushed_for_the_base_it_came_from(hub, tmp_path, monkeypat
     assert ModelCard(hub.content(REPO, "README.md").decode()).data.base_model == "alice/base"
 
 
-# --- during a run -----------------------------------------------------------------------------------------------------
-
-
 def test_every_save_pushes_the_model_with_a_card_from_the_first_on(hub, tmp_path):
     saving = {"push_to_hub": True, "save_strategy": "steps", "save_steps": 1, "hub_always_push": True}
     run = trainer(tmp_path / "out", **saving)
@@ -162,14 +160,14 @@ def test_every_save_pushes_the_model_with_a_card_from_the_first_on(hub, tmp_path
     assert not list((tmp_path / "out").glob(".push*"))
 
 
-def test_end_pushes_nothing_before(hub, tmp_path):
+def test_hub_strategy_end_pushes_nothing_during_the_run(hub, tmp_path):
     run = trainer(tmp_path / "out", push_to_hub=True, hub_strategy="end", save_strategy="steps", save_steps=1)
     run.train()
     assert messages(hub) == ["initial commit"]
 
 
 @pytest.mark.parametrize("strategy", ["checkpoint", "all_checkpoints"])
-def test_checkpoints_are_not_for_the_hub(tmp_path, strategy):
+def test_strategies_that_would_publish_checkpoints_are_refused(tmp_path, strategy):
     with pytest.raises(ValueError, match=f"`hub_strategy='{strategy}'` would publish checkpoints"):
         arguments(tmp_path, push_to_hub=True, hub_strategy=strategy)
 
@@ -183,13 +181,13 @@ def test_a_push_that_fails_during_a_run_does_not_end_it(hub, tmp_path, caplog):
     assert not list((tmp_path / "out").glob(".push*"))
 
 
-def test_a_token_that_is_none_shows_before_the_run(hub, tmp_path, monkeypatch):
+def test_an_invalid_token_is_reported_before_the_run(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)
     with pytest.raises(PushError, match=r"does not accept the token \(401\)"):
         trainer(tmp_path / "out", push_to_hub=True)
 
 
-def test_a_run_that_would_go_over_its_original_does_not_start(hub, tmp_path):
+def test_a_run_that_would_replace_its_original_does_not_start(hub, tmp_path):
     HfApi().create_repo("alice/original")
     model = trained("vit")
     model.config._name_or_path = "alice/original"
@@ -197,24 +195,3 @@ def test_a_run_that_would_go_over_its_original_does_not_start(hub, tmp_path):
     with pytest.raises(PushError, match="is the original, which stays"):
         trainer(tmp_path / "out", hub_revision="main", **settings)
     trainer(tmp_path / "out", hub_revision="forgetful", **settings)
-
-
-def test_a_push_that_fails_after_a_run_keeps_its_model_and_exits_with_2(hub, tmp_path, capsys):
-    trained("vit").save_pretrained(tmp_path / "original")
-    image_processor().save_pretrained(tmp_path / "original")
-    (tmp_path / "data").mkdir()
-    for split, seed in (("train", 0), ("test", 9)):
-        image_data(96, seed).to_parquet(tmp_path / "data" / f"{split}.parquet")
-    out = tmp_path / "out"
-    keys = {"model": tmp_path / "original", "dataset": tmp_path / "data", "forget_class": "1", "output_dir": out}
-    keys |= {"push_to_hub": "true", "hub_model_id": REPO, "use_cpu": "true", "figures": "false", "max_steps": "2"}
-    hub.faults[:] = [Fault(403, times=ALWAYS, match="/preupload/")]
-    assert main(["run", *(str(w) for k, v in keys.items() for w in (f"--{k}", v))]) == 2
-    error = capsys.readouterr().err
-    assert "Error: The token has no right to write to alice/vit (403)" in error
-    assert f"hf-unlearn push {out} --repo alice/vit" in error
-    assert {"model.safetensors", "config.json"} <= {p.name for p in (out / "model").iterdir()}
-    assert names(hub) == set()
-    hub.faults.clear()
-    assert main(["push", str(out), "--repo", REPO]) == 0
-    assert hub.content(REPO, "model.safetensors") == (out / "model" / "model.safetensors").read_bytes()

@@ -12,12 +12,13 @@ import torch
 from huggingface_hub import HfApi, ModelCard
 from transformers import AutoModelForImageClassification
 
-from hf_unlearn.utils.hub_names import pinned, split_revision
 from tests.support.data import image_data, image_processor, tokenizer
-from tests.support.hub_runs import write
+from tests.support.hub_runs import create_tagged, write
 from tests.support.models import trained
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
+
+
 LOAD = """
 import json, sys
 import numpy as np, torch
@@ -33,15 +34,6 @@ from hf_unlearn.cli.audit import load_rows
 rows = [load_rows(s, "test", "train") for s in ("alice/data@v1:test", "alice/data@v1", "alice/data")]
 print(json.dumps([logits.tolist(), [len(r) for r in rows]]))
 """
-
-
-def publish(name, folder, kind="model"):
-    """A repository that holds `folder`, as the tag v1, and something else on main since then; returns the commit of v1."""
-    api = HfApi()
-    api.create_repo(name, repo_type=kind, private=True)
-    commit = api.upload_folder(repo_id=name, folder_path=folder, repo_type=kind).oid
-    api.create_tag(name, tag="v1", repo_type=kind)
-    return commit
 
 
 def environment(hub, tmp_path):
@@ -63,7 +55,7 @@ def sources(hub, tmp_path):
     data.mkdir()
     for split, seed in (("train", 0), ("test", 9)):
         image_data(96, seed).to_parquet(data / f"{split}.parquet")
-    commits = publish("alice/original", model), publish("alice/data", data, "dataset")
+    commits = create_tagged("alice/original", model), create_tagged("alice/data", data, "dataset")
     write(model / "config.json", "{}")
     HfApi().upload_file(repo_id="alice/original", path_in_repo="config.json", path_or_fileobj=model / "config.json")
     image_data(8).to_parquet(data / "train.parquet")
@@ -121,33 +113,3 @@ def test_a_recipe_unlearns_from_the_hub_to_the_hub(hub, sources, tmp_path):
     assert rows == [96, 96, 8]
     with torch.no_grad():
         assert logits == trained("bert")(**tokenizer()("w1 w2", return_tensors="pt")).logits.tolist()
-
-
-# --- sources ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_revision_stands_behind_an_at(tmp_path, monkeypatch):
-    assert split_revision("org/model@v1.0") == ("org/model", "v1.0")
-    assert split_revision("org/model@v1", "v1") == ("org/model", "v1")
-    assert split_revision("org/model", "v2") == ("org/model", "v2")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "me@home").mkdir()
-    assert split_revision("me@home") == ("me@home", None)
-    with pytest.raises(ValueError, match=r"`model='org/model@v1'` names another revision than `model_revision='v2'`"):
-        split_revision("org/model@v1", "v2")
-    with pytest.raises(ValueError, match="write `org/name@revision`"):
-        split_revision("org/model@")
-
-
-def test_a_revision_is_pinned_to_its_commit(hub, tmp_path):
-    (tmp_path / "model").mkdir()
-    write(tmp_path / "model/config.json", '{"a": 1}')
-    commit = publish("alice/m", tmp_path / "model")
-    HfApi().create_branch("alice/m", branch="work")
-    assert pinned("alice/m@v1") == pinned("alice/m", "work") == pinned("alice/m") == ("alice/m", commit)
-    write(tmp_path / "model/config.json", '{"a": 2}')
-    HfApi().upload_folder(repo_id="alice/m", folder_path=tmp_path / "model")
-    assert pinned("alice/m@v1") == ("alice/m", commit)
-    assert pinned("alice/m")[1] != commit
-    assert pinned(str(tmp_path), "v1") == (str(tmp_path), "v1")
-    assert pinned("alice/nothing@v1") == ("alice/nothing", "v1")  # loading it says what is wrong
