@@ -11,7 +11,8 @@ import pytest
 from hf_unlearn.cli import processes as launching
 from hf_unlearn.cli.processes import launch
 from hf_unlearn.cli.run import main
-from tests.test_command_line import command, environment, folders  # noqa: F401  a fixture
+from tests.cli.support import complete, environment, run_command
+from tests.support.recipes import run_options
 
 RANK = "import os, sys, time; rank = int(os.environ['RANK'])"
 
@@ -59,54 +60,6 @@ def test_the_same_error_in_all_processes_is_told_once(capfd):
     assert capfd.readouterr().err == "Error: the same\n"
 
 
-WAITING = """
-from pathlib import Path
-from hf_unlearn.cli.worker import end_with_launcher
-end_with_launcher()
-folder, signals = Path(sys.argv[1]), 0
-Path(folder / f"ready-{rank}").touch()
-end = time.monotonic() + 60
-while time.monotonic() < end:
-    try:
-        time.sleep(0.05)
-    except KeyboardInterrupt:
-        signals, end = signals + 1, time.monotonic() + 1
-        (folder / f"signals-{rank}").write_text(str(signals))
-sys.exit(130)
-"""
-
-
-def started_launcher(folder):
-    """A launcher with two processes that wait for a signal, in a process group of its own, as a shell's job is."""
-    words = script(WAITING)
-    code = f"from hf_unlearn.cli.processes import launch; import sys; sys.exit(launch({[*words, str(folder)]!r}, 2))"
-    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
-    wait_for(lambda: len(list(folder.glob("ready-*"))) == 2)
-    time.sleep(0.2)
-    return process
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def test_ctrl_c_reaches_every_process_once(tmp_path):
-    process = started_launcher(tmp_path)
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=30) == 130
-    assert [(tmp_path / f"signals-{rank}").read_text() for rank in (0, 1)] == ["1", "1"]
-
-
-def test_no_process_outlives_its_launcher(tmp_path):
-    process = started_launcher(tmp_path)
-    process.kill()
-    process.wait(timeout=30)
-    wait_for(lambda: all((tmp_path / f"signals-{rank}").is_file() for rank in (0, 1)))
-
-
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -122,18 +75,7 @@ def test_bad_arguments_are_told_once_and_no_process_starts(monkeypatch, tmp_path
         raise AssertionError("a process was started")
 
     monkeypatch.setattr("hf_unlearn.cli.run.launch", started)
-    common = [
-        "--model",
-        "m",
-        "--dataset",
-        "digits",
-        "--forget_class",
-        "3",
-        "--output_dir",
-        str(tmp_path),
-        "--use_cpu",
-        "true",
-    ]
+    common = run_options(tmp_path, model="m", dataset="digits", output_dir=tmp_path)
     assert main([*common, *words]) == 2
     assert capsys.readouterr().err.count(told) == 1
 
@@ -145,9 +87,9 @@ def test_a_launcher_inside_a_launcher_is_refused(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_run_in_two_processes_forgets_and_says_so_once(folders, tmp_path):  # noqa: F811
-    words = [*command(folders, tmp_path / "out"), "--num-processes", "2", "--retrain", "true", "--train_epochs", "1"]
-    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=300, check=False)
+def test_a_run_in_two_processes_forgets_and_says_so_once(folders, tmp_path):
+    words = run_command(folders, tmp_path / "out", "--num-processes", "2", retrain="true", train_epochs=1)
+    done = complete(words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Model in") == 1
     assert done.stdout.count("Retraining without") == 1
@@ -156,20 +98,13 @@ def test_a_run_in_two_processes_forgets_and_says_so_once(folders, tmp_path):  # 
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_run_of_two_processes_leaves_a_checkpoint(folders, tmp_path):  # noqa: F811
-    settings = [
-        "--method",
-        "gradient_ascent",
-        "--forget_target",
-        "-1",
-        "--max_steps",
-        "100000",
-        "--learning_rate",
-        "1e-9",
-    ]
-    settings += ["--check_steps", "100000", "--save_strategy", "no", "--logging_steps", "1", "--num-processes", "2"]
+def test_ctrl_c_in_a_run_of_two_processes_leaves_a_checkpoint(folders, tmp_path):
+    settings = {
+        "method": "gradient_ascent", "forget_target": -1, "max_steps": 100_000, "learning_rate": 1e-9, "check_steps": 100_000,
+        "save_strategy": "no", "logging_steps": 1,
+    }  # fmt: skip
     process = subprocess.Popen(
-        [*command(folders, tmp_path / "out"), *settings], env=environment(), text=True, bufsize=1,
+        run_command(folders, tmp_path / "out", "--num-processes", "2", **settings), env=environment(), text=True, bufsize=1,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     assert any("'loss'" in line for line in process.stdout)

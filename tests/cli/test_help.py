@@ -1,0 +1,31 @@
+"""Every command explains itself."""
+
+import pytest
+
+from hf_unlearn import METHODS, __version__
+from hf_unlearn.cli import COMMANDS, main
+
+WORDS = [
+    *COMMANDS,
+    *(f"receipt {c}" for c in ("verify", "prove", "seal", "keygen", "sign")),
+    *(f"run --method {m}" for m in METHODS),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", WORDS)
+def test_every_command_explains_itself(words, capsys):
+    assert main([*words.split(), "--help"]) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith(f"usage: hf-unlearn {' '.join(words.split()[: 1 if 'run' in words else 2])}")
+    assert not told.err
+
+
+def test_without_a_command_the_usage_is_shown_as_an_error(capsys):
+    assert main([]) == 0
+    usage = capsys.readouterr().out
+    assert all(f"hf-unlearn {command} " in usage for command in COMMANDS)
+    assert main(["unlearn"]) == 2
+    assert capsys.readouterr().err == usage
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
