@@ -4,20 +4,27 @@ import datasets
 import pytest
 from transformers import AutoModelForImageClassification, BertConfig, ViTConfig
 
-from hf_unlearn.pipeline.original import build_processor, label_names, train_original
+from hf_unlearn.pipeline.original import build_processor, train_original
 from hf_unlearn.pipeline.run_arguments import RunArguments
 from tests.support.data import SIZE, image_data, text_data
 from tests.support.models import build
 from tests.support.runs import arguments
 
 
-def test_an_original_is_trained_and_saved_with_the_names_of_its_classes(tmp_path):
-    rows = image_data(32).cast_column("label", datasets.ClassLabel(names=["cat", "dog", "emu", "fox"]))
+@pytest.mark.parametrize(
+    ("feature", "names"),
+    [
+        (datasets.ClassLabel(names=["cat", "dog", "emu", "fox"]), "cat dog emu fox"),
+        (datasets.Value("int64"), "0 1 2 3"),
+    ],
+)
+def test_an_original_is_trained_and_saved_with_the_names_of_its_classes(tmp_path, feature, names):
+    rows = image_data(32).cast_column("label", feature)
     build("vit").config.to_json_file(tmp_path / "config.json")
     run = RunArguments(str(tmp_path / "original"), "d", model_config=str(tmp_path / "config.json"), train_epochs=1)
     train_original(run, arguments(tmp_path / "out"), rows)
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "original")
-    assert model.config.id2label == {0: "cat", 1: "dog", 2: "emu", 3: "fox"}
+    assert model.config.id2label == dict(enumerate(names.split()))
     assert (tmp_path / "original" / "preprocessor_config.json").is_file()
     assert not (tmp_path / "out" / "original-training").exists()
 
@@ -37,8 +44,3 @@ def test_a_tokenizer_knows_the_words_of_the_training_texts_and_no_others():
     assert tokenizer.model_max_length == 32
     with pytest.raises(ValueError, match="`text_column` is missing: no text column among text, label, group"):
         build_processor(BertConfig(), rows, text_column="body")
-
-
-def test_names_of_classes_are_those_of_the_feature_or_the_sorted_values():
-    assert label_names(image_data(4), "label") == ["0", "1", "2", "3"]
-    assert label_names(datasets.Dataset.from_dict({"y": [10, 2, 2, 7]}), "y") == ["2", "7", "10"]

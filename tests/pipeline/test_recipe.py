@@ -61,7 +61,7 @@ def test_a_key_that_stands_twice_or_has_no_value_is_refused(tmp_path, lines, mat
 
 
 def test_a_file_that_is_no_recipe_is_refused(tmp_path):
-    with pytest.raises(SystemExit, match="needs a file"):
+    with pytest.raises(SystemExit, match="needs the path of a YAML recipe"):
         read_recipe(tmp_path / "missing.yaml")
     for text, match in (("- a\n- b\n", "must be a mapping"), ("a: [1\n", "no valid YAML")):
         (tmp_path / "recipe.yaml").write_text(text)
