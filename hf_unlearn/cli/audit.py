@@ -1,5 +1,6 @@
-"""`hf-unlearn audit`: models made by any tool, the rows that were to be forgotten, and a verdict with its evidence."""
+"""`hf-unlearn audit`: judge a model that any tool made, by the rows that it should have forgotten."""
 
+# ruff: noqa: RUF009  `setting` makes a dataclass field, no default that the objects share
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -7,9 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.forget_request import ForgetRequest
 from ..data.loading import load_rows
+from ..methods.base import setting
 from ..utils.hub_names import pinned
 from .exit_codes import answered
+from .parsers import parser_settings
 
 if TYPE_CHECKING:
     import datasets
@@ -20,39 +24,30 @@ if TYPE_CHECKING:
 
 @dataclass
 class AuditArguments:
-    """The models and the rows. A set is a folder, a file or a Hub id (`id@revision`), with `:split` behind it where it has several."""
+    """The models and the rows. The texts below are those of `hf-unlearn audit --help`."""
 
-    original: str = field(metadata={"help": "Folder or Hub id (`id@revision`) of the model that learned everything."})
-    unlearned: str = field(metadata={"help": "Folder or Hub id of the model to judge, or of an adapter."})
-    forget: str = field(metadata={"help": "Training rows that were to be forgotten, such as 'folder:train'."})
-    test: str = field(metadata={"help": "Labelled rows that no model was trained on."})
-    retrained: list[str] | None = field(
-        default=None, metadata={"help": "Models trained anew without the forget set; three seeds or more are best."}
+    original: str = field(metadata={"help": "Model that was trained on all rows: a folder or Hub id (`id@revision`)."})
+    unlearned: str = field(metadata={"help": "Model to judge, or an adapter, as a folder or a Hub id."})
+    forget: str = field(
+        metadata={"help": "Rows to be forgotten: a file, a folder or a Hub id, such as 'folder:train'."}
     )
-    retain: str | None = field(default=None, metadata={"help": "Training rows that were kept."})
-    forget_class: list[str] | None = field(
-        default=None,
-        metadata={"help": "Of the rows of `forget` only these classes were forgotten; the others are the retain set."},
+    test: str = field(metadata={"help": "Rows with labels that no model was trained on, given in the same way."})
+    retrained: list[str] | None = setting(None, "Models trained without the forget set. Three or more seeds are best.")
+    retain: str | None = setting(None, "Training rows that were kept.")
+    forget_class: list[str] | None = setting(None, "Only these classes of `forget` were forgotten; the rest was kept.")
+    forget_column: str | None = setting(None, "Column of `forget` that selects the forgotten rows, such as a user id.")
+    forget_values: list[str] | None = setting(None, "Values of `forget_column` that were forgotten.")
+    kind: str = setting(
+        "auto", "Whether a 'class' or 'samples' were forgotten; 'auto' compares the classes of the sets."
     )
-    forget_column: str | None = field(
-        default=None, metadata={"help": "Column of `forget` whose `forget_values` were forgotten, such as a user id."}
-    )
-    forget_values: list[str] | None = field(default=None, metadata={"help": "Values of `forget_column`."})
-    kind: str = field(
-        default="auto", metadata={"help": "'class', 'samples', or 'auto': by the classes of forget and retain set."}
-    )
-    image_column: str | None = field(default=None, metadata={"help": "Image column, if not `image` or `img`."})
-    text_column: str | None = field(
-        default=None, metadata={"help": "Text column, if not `text`, `sentence` or `content`."}
-    )
-    label_column: str = field(default="label", metadata={"help": "Column of class ids."})
-    alpha: float = field(
-        default=0.05, metadata={"help": "Level of every test, and of all reasons for rejection together."}
-    )
-    max_rows: int = field(default=10_000, metadata={"help": "Rows of each set that are read, drawn by `seed`."})
-    seed: int = field(default=0, metadata={"help": "Seed of what is drawn."})
-    use_cpu: bool = field(default=False, metadata={"help": "Do not use a GPU."})
-    output_dir: str | None = field(default=None, metadata={"help": "Folder for audit.json and audit.md."})
+    image_column: str | None = setting(None, "Column of images, if it is not `image` or `img`.")
+    text_column: str | None = setting(None, "Column of texts, if it is not `text`, `sentence` or `content`.")
+    label_column: str = setting("label", "Column of class ids.")
+    alpha: float = setting(0.05, "Level of every test, and of all reasons to reject together.")
+    max_rows: int = setting(10_000, "Rows to read of each set, drawn with `seed`.")
+    seed: int = setting(0, "Seed of all draws.")
+    use_cpu: bool = setting(False, "Do not use a GPU.")
+    output_dir: str | None = setting(None, "Folder for audit.json and audit.md.")
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 0.5:
@@ -60,29 +55,26 @@ class AuditArguments:
 
 
 def load_sets(options: AuditArguments) -> dict[str, Any]:
-    """Forget, test and retain rows."""
-    from ..data.forget_request import ForgetRequest
-
+    """Load the rows as `forget`, `test` and `retain`; the last is None if neither an argument nor a selection gives it."""
     forget = load_rows(options.forget, "forget", "train")
     test = load_rows(options.test, "test", "test")
     retain = None if options.retain is None else load_rows(options.retain, "retain", "train")
     if options.forget_class or options.forget_column:
-        request = ForgetRequest(
+        split = ForgetRequest(
             label=options.forget_class,
             column=options.forget_column,
             values=options.forget_values,
             label_column=options.label_column,
-        )
-        split = request.split(forget)
+        ).split(forget)
         forget, retain = split.forget, split.retain if retain is None else retain
     return {"forget": forget, "test": test, "retain": retain}
 
 
 def load_models(options: AuditArguments, rows: datasets.Dataset) -> tuple[dict[str, nn.Module], Any]:
-    """The models by argument, and the original's image processor or tokenizer.
+    """Load the models, by the name of their argument, and the original's image processor or tokenizer.
 
     Raises:
-        ValueError: what a folder or Hub id holds is no whole classifier.
+        ValueError: a folder or Hub id holds no whole classifier; the message names the argument.
     """
     import torch
 
@@ -102,7 +94,7 @@ def load_models(options: AuditArguments, rows: datasets.Dataset) -> tuple[dict[s
 
 
 def audit(options: AuditArguments) -> Audit:
-    """Load everything, check it, and audit."""
+    """Load the rows and the models, and audit them."""
     from ..evaluation.audit.auditor import audit_models
 
     sets = load_sets(options)
@@ -114,24 +106,21 @@ def audit(options: AuditArguments) -> Audit:
 
 
 def main(words: Sequence[str]) -> int:
-    """`hf-unlearn audit`: 0 where the model is indistinguishable from retraining, 1 where not; other codes as in `exit_codes`."""
-    return answered(lambda: _judge(_parse(words)))
+    """`hf-unlearn audit`: 0 if the model is indistinguishable from retrained ones, 1 if not; other codes as in `exit_codes`."""
+    return answered(lambda: _judge(words))
 
 
-def _parse(words: Sequence[str]) -> AuditArguments:
+def _judge(words: Sequence[str]) -> int:
     from transformers import HfArgumentParser
 
-    parser = HfArgumentParser(
-        AuditArguments,
-        prog="hf-unlearn audit",
-        description="Has a model forgotten, or does it seem so?",
-        allow_abbrev=False,
+    settings = parser_settings(
+        "audit",
+        "Compare an unlearned model with retrained ones, and say whether it has forgotten, with the evidence.",
+        "--original model --unlearned forgotten --retrained seed1 seed2 seed3 \\",
+        "    --forget data:train --forget_class 3 --test data:test --output_dir audit",
     )
+    parser = HfArgumentParser(AuditArguments, **settings, allow_abbrev=False)
     (options,) = parser.parse_args_into_dataclasses(list(words))
-    return options
-
-
-def _judge(options: AuditArguments) -> int:
     result = audit(options)
     result.print()
     if options.output_dir is not None:

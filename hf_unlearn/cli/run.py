@@ -1,4 +1,4 @@
-"""`hf-unlearn run`: one run from a recipe and the command line, in this process or in several."""
+"""`hf-unlearn run`: unlearn as a recipe and the command line say, in this process or in several."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ..pipeline.recipe import as_words, read_recipe
 from ..pipeline.run_arguments import RunArguments
 from ..pipeline.unlearn import unlearn
 from .exit_codes import answered
+from .parsers import parser_settings
 from .processes import launch, number_of_processes, shared_environment
 
 if TYPE_CHECKING:
@@ -26,15 +27,17 @@ if TYPE_CHECKING:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """`hf-unlearn run`: 0 when the model forgot what was asked, 1 when it did not; other codes as in `exit_codes`."""
+    """`hf-unlearn run`: 0 if the model reached its target, 1 if it did not; other codes as in `exit_codes`."""
     parser = argparse.ArgumentParser(prog="hf-unlearn run", add_help=False, allow_abbrev=False)
     parser.add_argument("--num-processes", "--num_processes", default="1", metavar="N")
-    given, rest = parser.parse_known_args(list(sys.argv[1:] if words is None else words))
-    return answered(lambda: run_once(rest) if given.num_processes == "1" else _run_shared(given.num_processes, rest))
+    known, others = parser.parse_known_args(list(sys.argv[1:] if words is None else words))
+    return answered(
+        lambda: run_once(others) if known.num_processes == "1" else _run_shared(known.num_processes, others)
+    )
 
 
 def _run_shared(number: str, words: Sequence[str]) -> int:
-    """One run in several processes; the original, where the recipe asks for one, is trained before by this process alone."""
+    """Run in several processes. If the recipe asks for an original, this process trains it first."""
     processes = number_of_processes(number)
     run, args, method = checked(words)
     environment = shared_environment(processes, args)
@@ -44,10 +47,10 @@ def _run_shared(number: str, words: Sequence[str]) -> int:
 
 
 def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, UnlearningMethod]:
-    """Recipe (`--config file.yaml`) and command line, which wins, as three dataclasses.
+    """Read the recipe (`--config file.yaml`) and the command line, which overrides the recipe, into three dataclasses.
 
     Raises:
-        SystemExit: unknown key or method, wrong type, missing value; the message names it.
+        SystemExit: a key or the method is unknown, a value has the wrong type, or one is missing; the message names it.
     """
     from transformers import HfArgumentParser
 
@@ -57,10 +60,9 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", nargs="?", const="")
     first.add_argument("--method")
-    early, given = first.parse_known_args(list(argv))
+    early, others = first.parse_known_args(list(argv))
     recipe = {} if early.config is None else read_recipe(early.config)
     key = early.method or recipe.get("method", "jit")
-    given += ["--method", key]
     if key not in METHODS:
         raise SystemExit(f"`method={key!r}` is unknown. Known: {', '.join(METHODS)}.")
     classes = (RunArguments, UnlearningArguments, METHODS[key])
@@ -72,20 +74,26 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
             raise SystemExit(
                 f"`{name}` in the recipe is no field of the run, of `UnlearningArguments` or of `{key}`.{hint}"
             )
-    parser = HfArgumentParser(
-        classes,
-        prog="hf-unlearn run",
-        usage="hf-unlearn run [--config RECIPE] [--KEY VALUE ...]",  # not all keys below every error
-        description="Unlearn, measure, report, save.",
-        epilog="--num-processes N: in N processes of this machine, each with a GPU or its share of the cores.",
-        allow_abbrev=False,
+    settings = parser_settings(
+        "run",
+        "Unlearn rows, classes or an attribute; then measure, report and save. Every option is also a key of a recipe.",
+        "--config recipes/digits-vit/jit.yaml",
+        "--config recipes/digits-vit/jit.yaml --num-processes 2   (two processes share GPUs or cores)",
+        "--model my-org/classifier --dataset my-org/data --forget_column user_id --forget_values u123 --output_dir out",
+        "--method counterfactual_distillation --help   (the options of another method)",
     )
-    for action in parser._actions:  # argparse takes a percent sign for a placeholder
-        action.help = re.sub(r"(?<!%)%(?![(%])", "%%", action.help or "")
+    usage = "hf-unlearn run [--config RECIPE] [--num-processes N] [--KEY VALUE ...]"  # an error does not list all keys
+    parser = HfArgumentParser(classes, usage=usage, **settings, allow_abbrev=False)
+    for action in parser._actions:
+        if any(option.startswith("--no_") for option in action.option_strings):  # HfArgumentParser adds them
+            action.help = f"Set `{action.dest}` to false."
+        action.help = re.sub(
+            r"(?<!%)%(?![(%])", "%%", action.help or ""
+        )  # argparse reads a percent sign as a placeholder
     switches = {name for c in classes for name, kind in get_type_hints(c).items() if kind in (bool, bool | None)}
     from_recipe = [w for name, value in recipe.items() for w in as_words(name, value, name in switches)]
     try:
-        run, args, method = parser.parse_args_into_dataclasses([*from_recipe, *given])
+        run, args, method = parser.parse_args_into_dataclasses([*from_recipe, *others, "--method", key])
     except (ValueError, TypeError) as error:
         raise SystemExit(f"{error}") from error
     if run.test_split == "none":
@@ -94,7 +102,10 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
 
 
 def run_once(argv: Sequence[str]) -> int:
-    """One run: 0 when the model forgot what was asked, else 1; of several processes the first one answers, for all."""
+    """Run once. Returns 0 if the model reached its target, 1 if not, and 2 if the push after the run failed.
+
+    If several processes run, only the first writes and knows the code; the others return 0.
+    """
     from ..hub.card.evaluation_card import write_card
     from ..hub.push.run_folder import push_after_run
     from ..pipeline.records import record_receipt
@@ -123,11 +134,7 @@ def run_once(argv: Sequence[str]) -> int:
 
 
 def checked(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, UnlearningMethod]:
-    """`parse`, and what else can be refused before anything is loaded.
-
-    Raises:
-        ValueError, SystemExit: the message names the argument.
-    """
+    """Call `parse`, and refuse what can be refused before anything is loaded: ValueError or SystemExit name the argument."""
     from ..models.adapter_config import read_config
     from ..training.backends import check_backend
 

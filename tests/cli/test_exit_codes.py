@@ -21,12 +21,12 @@ def malformed_row(folder):
     for split in ("train", "test"):
         (folder / "data" / f"{split}.parquet").unlink()
     (folder / "data" / "train.jsonl").write_text('{"text": "a", "label": 0}\n{"text": \n')
-    return "`dataset`: a file of it cannot be read"
+    return "`dataset`: a file cannot be read"
 
 
 def cut_off_weights(folder):
     os.truncate(folder / "original" / "model.safetensors", 3000)
-    return "A file of weights is damaged or not whole"
+    return "A file of weights is damaged or incomplete"
 
 
 @pytest.mark.parametrize("spoil", [malformed_row, cut_off_weights])
