@@ -6,20 +6,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import datasets
+import torch
+from torch import nn
+from transformers import HfArgumentParser
 
 from ..data.forget_request import ForgetRequest
 from ..data.loading import load_rows
+from ..evaluation.audit.auditor import audit_models
 from ..methods.base import setting
+from ..models.pretrained import load_classifier, load_processing_class
 from ..utils.hub_names import pinned
 from .exit_codes import answered
 from .parsers import parser_settings
-
-if TYPE_CHECKING:
-    import datasets
-    from torch import nn
-
-    from ..evaluation.audit.audit import Audit
 
 
 @dataclass
@@ -37,9 +38,7 @@ class AuditArguments:
     forget_class: list[str] | None = setting(None, "Only these classes of `forget` were forgotten; the rest was kept.")
     forget_column: str | None = setting(None, "Column of `forget` that selects the forgotten rows, such as a user id.")
     forget_values: list[str] | None = setting(None, "Values of `forget_column` that were forgotten.")
-    kind: str = setting(
-        "auto", "Whether a 'class' or 'samples' were forgotten; 'auto' compares the classes of the sets."
-    )
+    kind: str = setting("auto", "What was forgotten: a 'class' or 'samples'. 'auto' compares the classes of both sets.")
     image_column: str | None = setting(None, "Column of images, if it is not `image` or `img`.")
     text_column: str | None = setting(None, "Column of texts, if it is not `text`, `sentence` or `content`.")
     label_column: str = setting("label", "Column of class ids.")
@@ -76,10 +75,6 @@ def load_models(options: AuditArguments, rows: datasets.Dataset) -> tuple[dict[s
     Raises:
         ValueError: a folder or Hub id holds no whole classifier; the message names the argument.
     """
-    import torch
-
-    from ..models.pretrained import load_classifier, load_processing_class
-
     device = "cuda" if torch.cuda.is_available() and not options.use_cpu else "cpu"
     sources = {"original": options.original, "unlearned": options.unlearned}
     sources |= {f"retrained[{i}]": source for i, source in enumerate(options.retrained or ())}
@@ -93,26 +88,12 @@ def load_models(options: AuditArguments, rows: datasets.Dataset) -> tuple[dict[s
     return models, load_processing_class(pins["original"][0], rows, pins["original"][1])
 
 
-def audit(options: AuditArguments) -> Audit:
-    """Load the rows and the models, and audit them."""
-    from ..evaluation.audit.auditor import audit_models
-
-    sets = load_sets(options)
-    models, processing_class = load_models(options, sets["forget"])
-    names = ("image_column", "text_column", "label_column", "kind", "max_rows", "seed", "alpha")
-    settings = {name: getattr(options, name) for name in names}
-    original, unlearned, *retrained = models.values()
-    return audit_models(original, unlearned, retrained, processing_class=processing_class, **sets, **settings)
-
-
 def main(words: Sequence[str]) -> int:
     """`hf-unlearn audit`: 0 if the model is indistinguishable from retrained ones, 1 if not; other codes as in `exit_codes`."""
     return answered(lambda: _judge(words))
 
 
 def _judge(words: Sequence[str]) -> int:
-    from transformers import HfArgumentParser
-
     settings = parser_settings(
         "audit",
         "Compare an unlearned model with retrained ones, and say whether it has forgotten, with the evidence.",
@@ -121,7 +102,12 @@ def _judge(words: Sequence[str]) -> int:
     )
     parser = HfArgumentParser(AuditArguments, **settings, allow_abbrev=False)
     (options,) = parser.parse_args_into_dataclasses(list(words))
-    result = audit(options)
+    sets = load_sets(options)
+    models, processing_class = load_models(options, sets["forget"])
+    names = ("image_column", "text_column", "label_column", "kind", "max_rows", "seed", "alpha")
+    chosen = {name: getattr(options, name) for name in names}
+    original, unlearned, *retrained = models.values()
+    result = audit_models(original, unlearned, retrained, processing_class=processing_class, **sets, **chosen)
     result.print()
     if options.output_dir is not None:
         result.save(options.output_dir)

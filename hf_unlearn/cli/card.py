@@ -34,7 +34,5 @@ def _write(options: argparse.Namespace) -> int:
     path = write_card(options.folder, repo_id=options.repo, overwrite=options.overwrite)
     print(f"Card in {path}")
     if signed and not signature.exists():
-        print(
-            "The receipt covers the card and was sealed again, so its signature was removed. Sign it: hf-unlearn receipt sign."
-        )
+        print("The receipt covers the card and was sealed again: sign it once more, with hf-unlearn receipt sign.")
     return 0

@@ -12,14 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+import torch
+from torch.distributed import TCPStore
 
-    from ..training.arguments import UnlearningArguments
+from ..training.arguments import UnlearningArguments
 
 PATIENCE = 30.0  # seconds in which the other processes may end by themselves after one has failed
 EXPLAINED = (2, 130, 143)  # exit codes for which the first process has printed the reason
@@ -37,7 +37,7 @@ def number_of_processes(given: str) -> int:
         raise ValueError(f"`--num-processes {given}` must be a whole number, 1 or more.")
     if "RANK" in os.environ:
         raise ValueError(
-            "`--num-processes` starts processes, but a launcher started this one already. Leave one of the two out."
+            "`--num-processes` starts processes, but a launcher started this one already. Leave one of them out."
         )
     return int(given)
 
@@ -48,17 +48,13 @@ def shared_environment(processes: int, args: UnlearningArguments) -> dict[str, s
     Raises:
         ValueError: there are more processes than GPUs, or processes cannot share the device.
     """
-    import torch
-
     kind, gpus = args.device.type, torch.cuda.device_count()
     if kind not in ("cuda", "cpu"):
         raise ValueError(f"`--num-processes {processes}`: processes cannot share a device of kind '{kind}'.")
     if kind == "cuda":
         if processes > gpus:
-            raise ValueError(
-                f"`--num-processes {processes}`: each process needs a GPU of its own, and there are {gpus}. Start {gpus}, or pass "
-                "`--use_cpu true`."
-            )
+            remedy = f"Start {gpus}, or pass `--use_cpu true`."
+            raise ValueError(f"`--num-processes {processes}`: each needs its own GPU, and there are {gpus}. {remedy}")
         return {}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if processes > cores:
@@ -73,8 +69,6 @@ def launch(command: Sequence[str], processes: int, environment: Mapping[str, str
     Only the first process writes to the terminal. If another one fails first, the end of its error output is printed. Ctrl-C and
     SIGTERM reach each process once.
     """
-    from torch.distributed import TCPStore
-
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # holds a free port
     common = {
         **os.environ,

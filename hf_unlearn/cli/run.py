@@ -5,25 +5,33 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-import re
 import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, get_type_hints
+from typing import get_type_hints
 
+from transformers import HfArgumentParser
+
+from ..hub.card.evaluation_card import write_card
+from ..hub.push.run_folder import push_after_run
+from ..methods import METHODS, UnlearningMethod
+from ..models.adapter_config import read_config
 from ..pipeline.prepare import check_folders, prepare
 from ..pipeline.recipe import as_words, read_recipe
+from ..pipeline.records import record_receipt
 from ..pipeline.run_arguments import RunArguments
 from ..pipeline.unlearn import unlearn
+from ..training.arguments import UnlearningArguments
+from ..training.backends import check_backend
+from ..training.checkpoints import resume_hint
+from ..training.resuming import save_finished
+from ..training.stopping import Interrupted
+from ..utils.files import clear_errors
 from .exit_codes import answered
 from .parsers import parser_settings
 from .processes import launch, number_of_processes, shared_environment
-
-if TYPE_CHECKING:
-    from ..methods import UnlearningMethod
-    from ..training.arguments import UnlearningArguments
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -31,9 +39,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="hf-unlearn run", add_help=False, allow_abbrev=False)
     parser.add_argument("--num-processes", "--num_processes", default="1", metavar="N")
     known, others = parser.parse_known_args(list(sys.argv[1:] if words is None else words))
-    return answered(
-        lambda: run_once(others) if known.num_processes == "1" else _run_shared(known.num_processes, others)
-    )
+    number = known.num_processes
+    return answered(lambda: run_once(others) if number == "1" else _run_shared(number, others))
 
 
 def _run_shared(number: str, words: Sequence[str]) -> int:
@@ -52,11 +59,6 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
     Raises:
         SystemExit: a key or the method is unknown, a value has the wrong type, or one is missing; the message names it.
     """
-    from transformers import HfArgumentParser
-
-    from ..methods import METHODS
-    from ..training.arguments import UnlearningArguments
-
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", nargs="?", const="")
     first.add_argument("--method")
@@ -69,11 +71,8 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
     known = [f.name for c in classes for f in fields(c) if f.init]
     for name in recipe:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean `{close[0]}`?" if close else ""
-            raise SystemExit(
-                f"`{name}` in the recipe is no field of the run, of `UnlearningArguments` or of `{key}`.{hint}"
-            )
+            hint = "".join(f" Did you mean `{close}`?" for close in difflib.get_close_matches(name, known, n=1))
+            raise SystemExit(f"`{name}` in the recipe is no option of `hf-unlearn run --method {key}`.{hint}")
     settings = parser_settings(
         "run",
         "Unlearn rows, classes or an attribute; then measure, report and save. Every option is also a key of a recipe.",
@@ -84,12 +83,6 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
     )
     usage = "hf-unlearn run [--config RECIPE] [--num-processes N] [--KEY VALUE ...]"  # an error does not list all keys
     parser = HfArgumentParser(classes, usage=usage, **settings, allow_abbrev=False)
-    for action in parser._actions:
-        if any(option.startswith("--no_") for option in action.option_strings):  # HfArgumentParser adds them
-            action.help = f"Set `{action.dest}` to false."
-        action.help = re.sub(
-            r"(?<!%)%(?![(%])", "%%", action.help or ""
-        )  # argparse reads a percent sign as a placeholder
     switches = {name for c in classes for name, kind in get_type_hints(c).items() if kind in (bool, bool | None)}
     from_recipe = [w for name, value in recipe.items() for w in as_words(name, value, name in switches)]
     try:
@@ -106,14 +99,6 @@ def run_once(argv: Sequence[str]) -> int:
 
     If several processes run, only the first writes and knows the code; the others return 0.
     """
-    from ..hub.card.evaluation_card import write_card
-    from ..hub.push.run_folder import push_after_run
-    from ..pipeline.records import record_receipt
-    from ..training.checkpoints import resume_hint
-    from ..training.resuming import save_finished
-    from ..training.stopping import Interrupted
-    from ..utils.files import clear_errors
-
     run, args, method = checked(argv)
     folder = Path(args.output_dir)
     try:
@@ -135,9 +120,6 @@ def run_once(argv: Sequence[str]) -> int:
 
 def checked(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, UnlearningMethod]:
     """Call `parse`, and refuse what can be refused before anything is loaded: ValueError or SystemExit name the argument."""
-    from ..models.adapter_config import read_config
-    from ..training.backends import check_backend
-
     run, args, method = parse(argv)
     check_backend(method, args)
     check_folders(run.model, args.output_dir, args.overwrite or run.resume or bool(args.resume_from_checkpoint))

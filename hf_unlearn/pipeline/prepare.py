@@ -59,7 +59,5 @@ def check_folders(model: str, output_dir: str, overwrite: bool) -> None:
     folder = Path(output_dir)
     check_source(Path(model), folder)
     if (folder / "model").exists() and not overwrite:
-        raise ValueError(
-            f"`output_dir={output_dir!r}` already holds a model. Choose another folder or pass --overwrite true."
-        )
+        raise ValueError(f"`output_dir={output_dir!r}` holds a model. Choose another folder or pass --overwrite true.")
     check_readme(folder, overwrite)

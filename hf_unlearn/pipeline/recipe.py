@@ -34,14 +34,11 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 def _entries(mapping: yaml.MappingNode) -> dict[str, yaml.Node]:
     out: dict[str, yaml.Node] = {}
     for key, value in mapping.value:
+        line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
-            raise SystemExit(
-                f"A key in line {key.start_mark.line + 1} of the recipe is no name, but a list or a mapping. Write `name: value`."
-            )
+            raise SystemExit(f"A key in line {line} of the recipe is no name, but a list or a mapping.")
         if key.value in out:
-            raise SystemExit(
-                f"`{key.value}` stands twice in the recipe, the second time in line {key.start_mark.line + 1}. Keep one."
-            )
+            raise SystemExit(f"`{key.value}` stands twice in the recipe, the second time in line {line}. Keep one.")
         out[key.value] = value
     return out
 
@@ -52,7 +49,7 @@ def _value(name: str, node: yaml.Node) -> Any:
     texts = node.value if isinstance(node, yaml.SequenceNode) else [node]
     if not texts or any(text.tag == NULL for text in texts):
         raise SystemExit(
-            f"`{name}` has no value in the recipe. Leave the line out for the default; put a text such as 'null' in quotes."
+            f"`{name}` has no value in the recipe. Leave the line out, or put a text such as 'null' in quotes."
         )
     if not all(isinstance(text, yaml.ScalarNode) for text in texts):
         raise SystemExit(f"`{name}` in the recipe must be a value or a flat list of values.")

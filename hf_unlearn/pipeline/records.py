@@ -22,16 +22,15 @@ RUN_COVERS = ["README.md", "figures", "model", "report.html", "report.json", "re
 # Only these keys of a recipe are recorded with their values. Of all others a report names only the keys that were given: their
 # values could identify rows, people or machines.
 RUN_KEYS = (
-    "dataset_config", "train_split", "test_split", "validation_split", "train_rows", "test_rows", "image_column",
-    "text_column", "label_column", "forget_column", "forget_fraction", "retrain", "train_epochs",
-    "train_learning_rate", "train_batch_size", "peft_config", "bias_column", "relearning",
+    "dataset_config", "train_split", "test_split", "validation_split", "train_rows", "test_rows", "image_column", "text_column",
+    "label_column", "forget_column", "forget_fraction", "retrain", "train_epochs", "train_learning_rate", "train_batch_size",
+    "peft_config", "bias_column", "relearning",
 )  # fmt: skip
 ARGUMENT_KEYS = (
-    "update", "trust_region", "forget_kind", "forget_target", "max_retain_drop", "check_steps", "weight_average",
-    "probe_size", "retain_per_forget", "momentum", "learning_rate", "num_train_epochs", "max_steps",
-    "per_device_train_batch_size", "gradient_accumulation_steps", "optim", "lr_scheduler_type", "warmup_steps",
-    "weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon", "seed", "fp16", "bf16",
-    "train_sampling_strategy", "use_cpu",
+    "update", "trust_region", "forget_kind", "forget_target", "max_retain_drop", "check_steps", "weight_average", "probe_size",
+    "retain_per_forget", "momentum", "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size",
+    "gradient_accumulation_steps", "optim", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "adam_beta1",
+    "adam_beta2", "adam_epsilon", "seed", "fp16", "bf16", "train_sampling_strategy", "use_cpu",
 )  # fmt: skip
 WITHOUT_EFFECT = ("resume", "figures")  # these change no result, so a report does not name them
 

@@ -27,8 +27,7 @@ class RunArguments:
     test_split: str | None = setting("test", "Split to measure on, or 'none'.")
     validation_split: str | None = setting(
         None,
-        "Held-out split for methods that stop at a target, or 'none'. If it is not given, such a method gets a fifth of the test "
-        "split, and the results come from the other four fifths.",
+        "Split that methods read to stop at a target, or 'none'. By default a fifth of the test rows, never measured on.",
     )
     train_rows: int | None = setting(None, "Use only this many rows of the training split, drawn with seed 0.")
     streaming: bool = setting(False, "Stream the training split, and store only the rows to forget and to measure on.")
