@@ -16,7 +16,7 @@ from tests.support.data import CLASSES, SIZE, WORDS, data_for, processing_class
 
 
 def build(arch, labels=CLASSES, dropout=0.0):
-    """An untrained model, seeded."""
+    """Build an untrained model with a fixed seed."""
     torch.manual_seed(1)
     t = transformers
     if arch == "resnet":
@@ -96,7 +96,7 @@ def build(arch, labels=CLASSES, dropout=0.0):
 
 @lru_cache
 def _taught(arch, dropout):
-    """Trained once for a process, and for all that are given the folder `TAUGHT`."""
+    """Train a model once for this process, and for all processes whose environment names the same folder `TAUGHT`."""
     model, shelf = build(arch, dropout=dropout), os.environ.get("TAUGHT")
     file = Path(shelf or ".", f"{arch}-{dropout}.safetensors")
     if shelf and file.is_file():
@@ -119,16 +119,16 @@ def _taught(arch, dropout):
 
 
 def trained(arch, dropout=0.0):
-    """A fresh copy of a model that knows its classes."""
+    """Return a fresh copy of a trained model."""
     return copy.deepcopy(_taught(arch, dropout))
 
 
 def state(model):
-    """A copy of every parameter and buffer."""
+    """Copy every parameter and buffer."""
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 def changed(before, after):
-    """Names of the tensors that are not bit-equal."""
+    """Return the names of the tensors that are not bit-equal."""
     assert before.keys() == after.keys()
     return {name for name in before if not torch.equal(before[name], after[name])}
