@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from .exit_codes import answered
+
 COMMANDS = ("demo", "run", "audit", "card", "push", "receipt")  # each is a module of this package
 USAGE = """usage: hf-unlearn {demo,run,audit,card,push,receipt} ...
 
@@ -23,13 +25,13 @@ USAGE = """usage: hf-unlearn {demo,run,audit,card,push,receipt} ...
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; `argv` defaults to the words after the program's name."""
+    """Run one command and return its exit code (see `exit_codes`). `argv` defaults to the words on the command line."""
     words = list(sys.argv[1:] if argv is None else argv)
     command = words[0] if words else "--help"
     if command in COMMANDS:
         # Only this command's module is imported, because each takes seconds.
-        code: int = import_module(f".{command}", __name__).main(words[1:])
-        return code
+        module = import_module(f".{command}", __name__)
+        return answered(lambda: module.main(words[1:]))
     if command == "--version":
         from .. import __version__
 

@@ -19,7 +19,6 @@ from ..evaluation.audit.auditor import audit_models
 from ..methods.base import setting
 from ..models.pretrained import load_classifier, load_processing_class
 from ..utils.hub_names import pinned
-from .exit_codes import answered
 from .parsers import parser_settings
 
 
@@ -89,11 +88,7 @@ def load_models(options: AuditArguments, rows: datasets.Dataset) -> tuple[dict[s
 
 
 def main(words: Sequence[str]) -> int:
-    """`hf-unlearn audit`: 0 if the model is indistinguishable from retrained ones, 1 if not; other codes as in `exit_codes`."""
-    return answered(lambda: _judge(words))
-
-
-def _judge(words: Sequence[str]) -> int:
+    """Run `hf-unlearn audit`. Returns 0 if the model is indistinguishable from retrained ones, else 1."""
     settings = parser_settings(
         "audit",
         "Compare an unlearned model with retrained ones, and say whether it has forgotten, with the evidence.",

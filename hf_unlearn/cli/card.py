@@ -9,13 +9,7 @@ from pathlib import Path
 from ..hub.card import write_card
 from ..hub.layout import RECEIPT
 from ..hub.receipt.signing import signature_file
-from .exit_codes import answered
 from .parsers import parser_settings
-
-
-def main(words: Sequence[str]) -> int:
-    """`hf-unlearn card`: 0 if the card is written; other codes as in `exit_codes`."""
-    return answered(lambda: _write(_parse(words)))
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
@@ -28,7 +22,9 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def _write(options: argparse.Namespace) -> int:
+def main(words: Sequence[str]) -> int:
+    """Run `hf-unlearn card`. Returns 0."""
+    options = _parse(words)
     signature = signature_file(Path(options.folder) / RECEIPT)
     signed = signature.exists()
     path = write_card(options.folder, repo_id=options.repo, overwrite=options.overwrite)

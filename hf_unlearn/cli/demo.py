@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .exit_codes import answered
 from .parsers import parser_settings
 
 VISION_CONFIG: dict[str, Any] = {
@@ -23,11 +22,7 @@ TEXT_CONFIG: dict[str, Any] = {
 
 
 def main(words: Sequence[str]) -> int:
-    """`hf-unlearn demo`: 0 if both requests were fulfilled, 1 if not; other codes as in `exit_codes`."""
-    return answered(lambda: _demo(_parse(words)))
-
-
-def _demo(options: argparse.Namespace) -> int:
+    """Run `hf-unlearn demo`. Returns 0 if both requests were fulfilled, else 1."""
     from ..evaluation.report.run_description import class_names
     from ..methods import METHODS
     from ..pipeline.prepare import prepare
@@ -35,6 +30,7 @@ def _demo(options: argparse.Namespace) -> int:
     from ..pipeline.unlearn import retrain, unlearn
     from ..training.arguments import UnlearningArguments
 
+    options = _parse(words)
     text = options.task == "text"
     requests: dict[str, dict[str, Any]] = {
         "class": {"forget_class": [options.forget_class or "3"]},

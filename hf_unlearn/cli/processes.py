@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -81,6 +81,12 @@ def launch(command: Sequence[str], processes: int, environment: Mapping[str, str
         "TORCHELASTIC_RESTART_COUNT": "0",
     }
     started: list[subprocess.Popen[bytes]] = []
+
+    def forward(signum: int, frame: Any) -> None:
+        for process in started:
+            if process.poll() is None:
+                process.send_signal(signum)
+
     with ExitStack() as stack:
         errors = [stack.enter_context(tempfile.TemporaryFile()) if rank else None for rank in range(processes)]
         try:
@@ -94,8 +100,9 @@ def launch(command: Sequence[str], processes: int, environment: Mapping[str, str
                     start_new_session=True,  # only this process gets a Ctrl-C from the terminal, and passes it on
                 )
                 started.append(process)
-            with _signals_passed_to(started):
-                rank = _wait(started)
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                stack.callback(signal.signal, signum, signal.signal(signum, forward))
+            rank = _wait(started)
         except BaseException:
             for process in started:
                 process.kill()
@@ -107,21 +114,6 @@ def launch(command: Sequence[str], processes: int, environment: Mapping[str, str
             text = output.read().decode(errors="replace")[-QUOTED:]
             print(f"Process {rank} ended with code {codes[rank]}, and so did the run:\n{text}", file=sys.stderr)
     return codes[rank]
-
-
-@contextmanager
-def _signals_passed_to(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    def forward(signum: int, frame: Any) -> None:
-        for process in processes:
-            if process.poll() is None:
-                process.send_signal(signum)
-
-    former = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for signum, handler in former.items():
-            signal.signal(signum, handler)
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:

@@ -13,13 +13,7 @@ from ..hub.push.run_folder import describe, push_run
 from ..hub.push.staging import inventory, prepare_folder
 from ..hub.push.target_names import check_key, check_targets
 from ..utils.safe_text import visible
-from .exit_codes import answered
 from .parsers import parser_settings
-
-
-def main(words: Sequence[str]) -> int:
-    """`hf-unlearn push`: 0 if the model is on the Hub, 2 if the push failed; other codes as in `exit_codes`."""
-    return answered(lambda: _push(_parse(words)))
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
@@ -28,38 +22,32 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(**parser_settings("push", about, *examples), allow_abbrev=False)
     add = parser.add_argument
     add("run_folder", help="Output folder of a run, or folder of a model.")
-    add("--repo", required=True, help="Repository, as org/name. If it does not exist, a private one is made.")
-    add("--revision", help="Branch. By default `main` if that is empty or holds this model, else a new branch.")
-    add("--public", action="store_true", help="Make a new repository public.")
-    add("--tag", action="append", default=[], help="Git tag for the commit. May be given several times.")
-    add("--base-model", help="Hub id of the original, if the run used a local copy of it.")
     add(
-        "--overwrite-original",
+        "--repo",
+        dest="repo_id",
         metavar="ORG/NAME",
-        help="Replace all that is there, except its license. Repeat the full name.",
+        required=True,
+        help="Repository. A missing one is made, privately.",
     )
+    add("--revision", help="Branch. By default `main` if that is empty or holds this model, else a new branch.")
+    add("--public", dest="private", action="store_false", help="Make a new repository public.")
+    add("--tag", dest="tags", metavar="TAG", action="append", default=[], help="Git tag. Can be given several times.")
+    add("--base-model", help="Hub id of the original, if the run used a local copy of it.")
+    add("--overwrite-original", metavar="ORG/NAME", help="Replace all but the license there. Repeat the full name.")
     add("--sign-key", help="PEM file of the key that signs the receipt. `hf-unlearn receipt keygen` makes one.")
     add("--message", default=MESSAGE, help="Commit message.")
     add("--dry-run", action="store_true", help="List what would be pushed, and send nothing.")
     return parser.parse_args(words)
 
 
-def _push(options: argparse.Namespace) -> int:
+def main(words: Sequence[str]) -> int:
+    """Run `hf-unlearn push`. Returns 0; a push that fails raises."""
+    options = _parse(words)
     try:
         with stopped_by_sigterm():
             if options.dry_run:
                 return _dry_run(options)
-            pushed = push_run(
-                options.run_folder,
-                options.repo,
-                base_model=options.base_model,
-                sign_key=options.sign_key,
-                revision=options.revision,
-                private=not options.public,
-                tags=options.tag,
-                message=options.message,
-                overwrite_original=options.overwrite_original,
-            )
+            pushed = push_run(**{name: value for name, value in vars(options).items() if name != "dry_run"})
     except KeyboardInterrupt:
         raise KeyboardInterrupt("Give the same command again to continue.") from None
     print(describe(pushed))
@@ -85,11 +73,11 @@ def stopped_by_sigterm() -> Iterator[None]:
 
 def _dry_run(options: argparse.Namespace) -> int:
     """Print what a push would send, after the checks that do not ask the Hub."""
-    whole = "/" in options.repo  # only the Hub knows the owner of a bare name
-    check_targets(options.repo, options.revision, options.tag, options.overwrite_original if whole else None)
+    whole = "/" in options.repo_id  # only the Hub knows the owner of a bare name
+    check_targets(options.repo_id, options.revision, options.tags, options.overwrite_original if whole else None)
     check_key(options.sign_key)
     with prepare_folder(options.run_folder, base_model=options.base_model) as staged:
-        print(f"Would push to {options.repo}{'' if whole else ' in your own namespace'}:")
+        print(f"Would push to {options.repo_id}{'' if whole else ' in your own namespace'}:")
         for name in inventory(staged.folder)[0]:
             print(f"  {name}  ({(staged.folder / name).stat().st_size:,} bytes)")
         print(f"Would leave out: {', '.join(map(visible, staged.left_out)) or 'nothing'}")

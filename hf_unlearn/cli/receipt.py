@@ -17,20 +17,15 @@ from ..hub.receipt.sealing import read_receipt, seal, verify_folder, verify_rece
 from ..hub.receipt.signing import generate_key, read_public_key, sign, signature_file
 from ..utils.files import write_atomically
 from ..utils.hub_names import TIMEOUT
-from .exit_codes import answered
 from .parsers import parser_settings
 
 NAMED = 10  # a message names at most so many rows
 
 
 def main(words: Sequence[str]) -> int:
-    """`hf-unlearn receipt`: 0 if everything matches, 1 for a mismatch; other codes as in `exit_codes`."""
-
-    def work() -> int:
-        options = _parse(words)
-        return int(options.work(options))
-
-    return answered(work)
+    """Run `hf-unlearn receipt`. Returns 0 if everything matches, 1 for a mismatch."""
+    options = _parse(words)
+    return int(options.work(options))
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
