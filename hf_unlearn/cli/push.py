@@ -22,13 +22,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(**parser_settings("push", about, *examples), allow_abbrev=False)
     add = parser.add_argument
     add("run_folder", help="Output folder of a run, or folder of a model.")
-    add(
-        "--repo",
-        dest="repo_id",
-        metavar="ORG/NAME",
-        required=True,
-        help="Repository. A missing one is made, privately.",
-    )
+    add("--repo", dest="repo_id", required=True, help="Repository, as org/name. A missing one is made, privately.")
     add("--revision", help="Branch. By default `main` if that is empty or holds this model, else a new branch.")
     add("--public", dest="private", action="store_false", help="Make a new repository public.")
     add("--tag", dest="tags", metavar="TAG", action="append", default=[], help="Git tag. Can be given several times.")

@@ -72,7 +72,7 @@ def record_request(job: Job, trainer: UnlearningTrainer) -> dict[str, Any]:
     for key, source in (("model", found["original"]), ("dataset", found["dataset"])):
         recipe |= {} if source is None else {key: source["id"], f"{key}_revision": source["revision"]}
     given = [name for part in (run, trainer.method) for name, _ in _changed(part)]
-    # The rows follow from the seed, so a report never shows it, even if it is the default.
+    # The rows follow from the seed, so it is always left out, even if it is the default.
     given += ["forget_seed"] if run.forget_fraction and "forget_seed" not in given else []
     splits = {"train": run.train_split, "test": run.test_split, "validation": run.validation_split}
     return {
@@ -90,13 +90,10 @@ def _recipe(job: Job, trainer: UnlearningTrainer, labels: list[str]) -> Iterator
     yield "method", trainer.method.name
     if job.run.forget_class and all(c in known and shown(c) == c for c in job.run.forget_class):
         yield "forget_class", list(job.run.forget_class)
-    for source, keys in ((job.run, RUN_KEYS), (job.args, ARGUMENT_KEYS)):
+    for source, keys in ((job.run, RUN_KEYS), (job.args, ARGUMENT_KEYS), (trainer.method, None)):
         for name, value in _changed(source):
-            if name in keys and _clean(value):
+            if (keys is None or name in keys) and _clean(value):
                 yield name, value
-    for name, value in _changed(trainer.method):
-        if _clean(value):
-            yield name, value
 
 
 def _changed(source: Any) -> Iterator[tuple[str, Any]]:
