@@ -266,13 +266,13 @@ def table(options: argparse.Namespace) -> None:
                     f"| {k} | {what} | {' and '.join(kinds)} | {len(some)} | {rate(accepted, len(some))} | {reason} |"
                 )
     print("\n| pretender | cases | accepted | right reason | verdicts |\n|---|---:|---:|---:|---|")
-    told_apart = [c for c in cases if c["kind"] != "untold"]
-    for model in dict.fromkeys(c["model"] for c in told_apart):
-        some = [c for c in told_apart if c["model"] == model]
+    others = [c for c in cases if c["kind"] != "untold"]
+    for model in dict.fromkeys(c["model"] for c in others):
+        some = [c for c in others if c["model"] == model]
         accepted, right = sum(c["verdict"] == SAME for c in some), sum(c["verdict"] in c["right"] for c in some)
         verdicts = Counter(c["verdict"] for c in some).most_common()
-        told = ", ".join(f"{v} {n}" for v, n in verdicts)
-        print(f"| {model} | {len(some)} | {accepted} | {right} | {told} |")
+        counts = ", ".join(f"{v} {n}" for v, n in verdicts)
+        print(f"| {model} | {len(some)} | {accepted} | {right} | {counts} |")
 
 
 def rate(hits: int, n: int) -> str:

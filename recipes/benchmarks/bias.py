@@ -135,21 +135,21 @@ class Task:
             logits, labels = predict(model, rows, self.processor, 256)
             return logits.argmax(-1).numpy(), labels.numpy()
 
-        said, y = answers(self.test["clean"])
-        out = {"accuracy": (said == y).mean()}
-        told, y_p = answers(self.test["pattern"])
-        out["pattern accuracy"] = (told == y_p).mean()
+        predicted, y = answers(self.test["clean"])
+        out = {"accuracy": (predicted == y).mean()}
+        with_pattern, y_p = answers(self.test["pattern"])
+        out["pattern accuracy"] = (with_pattern == y_p).mean()
         if self.name == HATE:
-            wrong = told != NON_TOXIC
+            wrong = with_pattern != NON_TOXIC
             rates = np.array([wrong[self.groups == g].mean() for g in sorted(set(self.groups))])
             out |= {"following": rates.mean(), "deviation": rates.std()}
         else:
             out |= {
-                "following": (told == self.label)[y_p != self.label].mean(),
-                "unprovoked": (said == self.label)[y != self.label].mean(),
+                "following": (with_pattern == self.label)[y_p != self.label].mean(),
+                "unprovoked": (predicted == self.label)[y != self.label].mean(),
             }
-        said, y = answers(self.forget)
-        out["forget accuracy"] = (said == y).mean()
+        predicted, y = answers(self.forget)
+        out["forget accuracy"] = (predicted == y).mean()
         return {k: round(100 * float(v), 2) for k, v in out.items()}
 
     def unlearned(self, seed: int, method: Any, **arguments: Any) -> tuple[Any, float, Any]:
@@ -217,8 +217,8 @@ def run(options: Any) -> None:
                 arguments = {"num_train_epochs": task.epochs * budget / seconds, "learning_rate": 3e-4}
             model, spent, trainer = task.unlearned(seed, method, **arguments)
             assert trainer.outcome is not None
-            told = (getattr(trainer.method, "diagnostics", None) or {}).values()
-            keep(seed, name, model, spent, steps=trainer.outcome.steps, displacement=max(told, default=0.0))
+            found = (getattr(trainer.method, "diagnostics", None) or {}).values()
+            keep(seed, name, model, spent, steps=trainer.outcome.steps, displacement=max(found, default=0.0))
 
 
 def read(out: Path) -> list[dict[str, Any]]:

@@ -107,8 +107,10 @@ def coloured_mnist(options: Any) -> None:
             right, aligned = logits.argmax(-1).numpy() == y, y % 2 == z
             out = {"aligned": 100 * right[aligned].mean(), "conflicting": 100 * right[~aligned].mean()}
             for name, read in (("auc", logits.softmax(-1)), ("auc_log", logits.log_softmax(-1))):
-                told = cross_val_predict(LogisticRegression(max_iter=500), read.numpy(), z, method="predict_proba")
-                out[name] = roc_auc_score(z, told[:, 1])
+                probabilities = cross_val_predict(
+                    LogisticRegression(max_iter=500), read.numpy(), z, method="predict_proba"
+                )
+                out[name] = roc_auc_score(z, probabilities[:, 1])
             return {k: round(float(v), 3) for k, v in out.items()}
 
         original = trained(options.out / f"colour-{seed}.safetensors", config, train, None, 10, seed, 3e-3)

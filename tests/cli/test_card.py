@@ -14,9 +14,9 @@ def test_a_new_card_is_sealed_and_asks_for_a_new_signature(tmp_path, capsys):
     assert main(["receipt", "sign", "--receipt", str(out / RECEIPT), "--key", key]) == 0
     capsys.readouterr()
     assert main(["card", str(out), "--repo", "bob/forgetful"]) == 0
-    told = capsys.readouterr().out
-    assert f"Card in {out / 'README.md'}" in told
-    assert "hf-unlearn receipt sign" in told
+    shown = capsys.readouterr().out
+    assert f"Card in {out / 'README.md'}" in shown
+    assert "hf-unlearn receipt sign" in shown
     assert "bob/forgetful" in (out / "README.md").read_text() != card
     assert main(["receipt", "verify", "--folder", str(out)]) == 0
     capsys.readouterr()

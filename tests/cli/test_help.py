@@ -16,9 +16,9 @@ WORDS = [
 @pytest.mark.parametrize("words", WORDS)
 def test_every_command_explains_itself(words, capsys):
     assert main([*words.split(), "--help"]) == 0
-    told = capsys.readouterr()
-    assert told.out.startswith(f"usage: hf-unlearn {' '.join(words.split()[: 1 if 'run' in words else 2])}")
-    assert not told.err
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"usage: hf-unlearn {' '.join(words.split()[: 1 if 'run' in words else 2])}")
+    assert not shown.err
 
 
 def test_without_a_command_the_usage_is_shown_as_an_error(capsys):

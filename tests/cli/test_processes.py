@@ -1,4 +1,4 @@
-"""`--num-processes`: exit codes, signals, who speaks, and what is said before any process starts."""
+"""`--num-processes`: exit codes, signals, which process writes to the terminal, and what is refused before any starts."""
 
 import os
 import signal
@@ -31,10 +31,10 @@ def test_each_process_knows_its_place(tmp_path, capfd):
     names = "'RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT OWN'.split()"
     text = f"open(r'{tmp_path}/' + str(rank), 'w').write(' '.join(os.environ[n] for n in {names}))"
     assert launch(script(text), 3, {"OWN": "x"}) == 0
-    told = [(tmp_path / str(rank)).read_text().split() for rank in range(3)]
-    assert [t[:4] for t in told] == [[str(rank), str(rank), "3", "3"] for rank in range(3)]
-    assert {(t[4], t[6]) for t in told} == {("127.0.0.1", "x")}
-    assert len({t[5] for t in told}) == 1
+    places = [(tmp_path / str(rank)).read_text().split() for rank in range(3)]
+    assert [t[:4] for t in places] == [[str(rank), str(rank), "3", "3"] for rank in range(3)]
+    assert {(t[4], t[6]) for t in places} == {("127.0.0.1", "x")}
+    assert len({t[5] for t in places}) == 1
 
 
 @pytest.mark.parametrize("stubborn", ["", "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"])
@@ -44,8 +44,8 @@ def test_one_that_fails_ends_those_that_wait_for_it_and_is_quoted(monkeypatch, c
     started = time.monotonic()
     assert launch(script(text), 2) == 1
     assert time.monotonic() - started < 20
-    assert "Process 1 ended with code 1" in (told := capfd.readouterr().err)
-    assert "what went wrong" in told
+    assert "Process 1 ended with code 1" in (error := capfd.readouterr().err)
+    assert "what went wrong" in error
 
 
 def test_a_process_that_is_killed_has_the_exit_code_of_a_shell(monkeypatch, capfd):
@@ -53,7 +53,7 @@ def test_a_process_that_is_killed_has_the_exit_code_of_a_shell(monkeypatch, capf
     assert launch(script("os.kill(os.getpid(), 9) if rank == 1 else time.sleep(60)"), 2) == 128 + 9
 
 
-def test_the_same_error_in_all_processes_is_told_once(capfd):
+def test_the_same_error_in_all_processes_is_printed_once(capfd):
     assert (
         launch(script("print('Error: the same', file=sys.stderr); time.sleep(0.3 * (1 - rank)); sys.exit(2)"), 2) == 2
     )
@@ -61,7 +61,7 @@ def test_the_same_error_in_all_processes_is_told_once(capfd):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--num-processes", "0"], "`--num-processes 0`"),
         (["--num_processes=many"], "`--num-processes many`"),
@@ -70,14 +70,14 @@ def test_the_same_error_in_all_processes_is_told_once(capfd):
         (["--num-processes", "2", "--forget_clas", "3"], "forget_clas"),
     ],
 )
-def test_bad_arguments_are_told_once_and_no_process_starts(monkeypatch, tmp_path, capsys, words, told):
+def test_bad_arguments_are_named_once_and_no_process_starts(monkeypatch, tmp_path, capsys, words, message):
     def started(*_):
         raise AssertionError("a process was started")
 
     monkeypatch.setattr("hf_unlearn.cli.run.launch", started)
     common = run_options(tmp_path, model="m", dataset="digits", output_dir=tmp_path)
     assert main([*common, *words]) == 2
-    assert capsys.readouterr().err.count(told) == 1
+    assert capsys.readouterr().err.count(message) == 1
 
 
 def test_a_launcher_inside_a_launcher_is_refused(monkeypatch, capsys):
@@ -109,10 +109,10 @@ def test_ctrl_c_in_a_run_of_two_processes_leaves_a_checkpoint(folders, tmp_path)
     )  # fmt: skip
     assert any("'loss'" in line for line in process.stdout)
     os.killpg(process.pid, signal.SIGINT)
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 130, told
-    assert told.count("Resume from the checkpoint") == 1
-    assert "Traceback" not in told
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130, error
+    assert error.count("Resume from the checkpoint") == 1
+    assert "Traceback" not in error
     (checkpoint,) = (tmp_path / "out").glob("checkpoint-*")
     assert {"unlearning_state.json", "model.safetensors", "rng_state_0.pth", "rng_state_1.pth"} <= {
         p.name for p in checkpoint.iterdir()

@@ -13,12 +13,12 @@ from tests.support.hub_runs import RUN_FILES, run_folder
 def test_a_dry_run_lists_files_with_their_sizes_and_asks_nobody(tmp_path, no_network, capsys):
     folder = run_folder(tmp_path / "run", original=("org/original", "0" * 40))
     assert main(["push", str(folder), "--repo", "alice/forgetful", "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("Would push to alice/forgetful:\n")
-    assert all(f"  {name}  (" in said for name in RUN_FILES)
+    shown = capsys.readouterr().out
+    assert shown.startswith("Would push to alice/forgetful:\n")
+    assert all(f"  {name}  (" in shown for name in RUN_FILES)
     weights = (folder / "model" / "model.safetensors").stat().st_size
-    assert f"  model.safetensors  ({weights:,} bytes)" in said
-    assert "_private" in said.split("Would leave out: ")[1]
+    assert f"  model.safetensors  ({weights:,} bytes)" in shown
+    assert "_private" in shown.split("Would leave out: ")[1]
     assert main(["push", str(folder), "--repo", "forgetful", "--dry-run"]) == 0
     assert "Would push to forgetful in your own namespace:" in capsys.readouterr().out
 

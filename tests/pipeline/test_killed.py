@@ -280,9 +280,9 @@ def test_no_room_for_the_model_is_exit_code_2_and_the_run_can_be_given_again(tmp
     half = (whole / "model" / "model.safetensors").stat().st_size // 2
     folder, none = tmp_path / "out", ["--save_strategy", "no"]
     assert exit_codes([begin(command, folder, *none, limit=half)]) == [2]
-    said = log_of(folder).read_text()
-    assert f"Error: the model could not be written to {folder / 'model'}" in said
-    assert "Make room there, and resume." in said
+    log = log_of(folder).read_text()
+    assert f"Error: the model could not be written to {folder / 'model'}" in log
+    assert "Make room there, and resume." in log
     assert not writing(folder)
     assert not (folder / "model").exists()
     shutil.rmtree(folder)

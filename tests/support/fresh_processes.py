@@ -77,9 +77,9 @@ def _run(work, args, log, environment):
     assert not hasattr(TqdmDefaultWriteLock, "mp_lock"), "the server has made a lock that its processes share"
     code = 1
     try:
-        with open(log, "a", buffering=1) as said:
+        with open(log, "a", buffering=1) as output:
             for standard in (1, 2):
-                os.dup2(said.fileno(), standard)
+                os.dup2(output.fileno(), standard)
         sys.stdout, sys.stderr = (os.fdopen(os.dup(n), "w", buffering=1) for n in (1, 2))
         os.environ.update(environment)
         for kept in (PartialState, AcceleratorState, GradientState):
