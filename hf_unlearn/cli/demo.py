@@ -78,7 +78,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     add("--dataset", help="Folder or Hub id. Images default to scikit-learn's digits; a text task needs a data set.")
     add("--text-column", help="Column of texts, if it is not `text`, `sentence` or `content`.")
     add("--label-column", default="label", help="Column of class ids.")
-    add("--forget-class", help="Class to forget, by name or id. By default the class with id 3.")
+    add("--forget-class", help="Class to forget, by name or id. By default class 3.")
     add("--output", default="demo-output", help="Folder for reports and figures.")
     add("--seed", type=int, default=0, help="Seed of everything random.")
     parsed = parser.parse_args(words)
