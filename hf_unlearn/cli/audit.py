@@ -28,9 +28,7 @@ class AuditArguments:
 
     original: str = field(metadata={"help": "Model that was trained on all rows: a folder or Hub id (`id@revision`)."})
     unlearned: str = field(metadata={"help": "Model to judge, or an adapter, as a folder or a Hub id."})
-    forget: str = field(
-        metadata={"help": "Rows to be forgotten: a file, a folder or a Hub id, such as 'folder:train'."}
-    )
+    forget: str = field(metadata={"help": "Rows to be forgotten: a file, folder or Hub id, such as 'folder:train'."})
     test: str = field(metadata={"help": "Rows with labels that no model was trained on, given in the same way."})
     retrained: list[str] | None = setting(None, "Models trained without the forget set. Three or more seeds are best.")
     retain: str | None = setting(None, "Training rows that were kept.")
