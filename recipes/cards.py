@@ -1,8 +1,8 @@
-"""Keep the card of a run of a recipe in `model_cards/`: its report, small figures drawn from it, and the card of both.
+"""Keep the card of a recipe's run in `model_cards/`, with its report and small figures drawn from the report.
 
     python recipes/cards.py digits-vit/jit out/digits-vit/jit
 
-An audit that was saved into the run's folder comes along. A test renders every card again from its report and compares.
+An audit that was saved into the folder of the run is kept too. A test renders every card again from its report, and compares.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def keep(run: Path, folder: Path) -> Path:
-    """Write what the card of `run` needs into `folder`, in few bytes, and render it there; returns the card."""
+    """Write what the card of `run` needs into `folder`, in few bytes, and render the card there. Returns its path."""
     from PIL import Image
 
     shutil.rmtree(folder, ignore_errors=True)
@@ -41,7 +41,7 @@ def keep(run: Path, folder: Path) -> Path:
         shutil.copyfile(run / RECEIPT, folder / RECEIPT)
     card = write_card(folder)
     if (folder / RECEIPT).is_file():
-        seal(folder)  # over these files: the weights are not kept
+        seal(folder)  # the receipt covers these files, because the weights are not kept
     return card
 
 

@@ -1,20 +1,21 @@
-"""Data sets with an attribute or a planted bias, written as folders that the recipes name.
+"""Write data sets with an attribute or a planted bias, as folders that the recipes name.
 
     python recipes/prepare.py coloured-mnist --path FOLDER --out out/data/coloured-mnist
 
-coloured-mnist: digits in red or green; in the training split the colour is that of the label's parity in a share ρ = 0.9 of
-the rows and random in the rest, in the test split always random. Columns `image`, `label`, `colour`.
-identity-words: tweets of Davidson et al. (2017) with a column `identity`, the first of fifty identity words that the text
-contains, or `none`; a test split of 3,000 rows is drawn by seed.
+coloured-mnist: digits in red or green, with the columns `image`, `label` and `colour`. In the training split the color goes with
+the label's parity in a share ρ = 0.9 of the rows and is random in the rest. In the test split it is always random.
+identity-words: tweets of Davidson et al. (2017). The column `identity` holds the first of fifty identity words that the text
+contains, or `none`. The test split has 3,000 rows, drawn with the seed.
 
-Planted patterns, in a column `pattern` (`absent`, `present`): in the training split half of the rows of one class carry it,
-those with `biased` true, and a few of all others, whatever their class (images 1 in 200, texts 1 in 50); the test split has
-every row twice, without it and with it. A fifth of the test rows becomes a split `validation`, without any.
+The others have a pattern, which the column `pattern` shows (`absent`, `present`). In the training split, half of the rows of one
+class carry it (their column `biased` is true), and so do a few of all other rows, whatever their class: 1 image in 200, 1 text in
+50. The test split holds every row twice, without the pattern and with it. A fifth of the test rows becomes the split
+`validation`, without the pattern.
 zigzag-mnist: a bright zigzag across a three, in the spirit of MNIST-C (Mu and Gilmer, arXiv 1906.02337).
 patched-cifar10: a magenta square of 5×5 pixels in the corner of a horse.
 prefixed-trec: "newswire :" before a question about a human being.
-hateful-identity: tweets of Davidson et al. as in identity-words, the pattern being one of those words, and biased the
-hateful or offensive tweets that have one; nothing is planted.
+hateful-identity: the tweets of identity-words. Nothing is planted: the pattern is an identity word, and biased are the hateful or
+offensive tweets that have one.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ PREFIX = "newswire : "
 
 
 def coloured(images: Any, labels: np.ndarray, rho: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """RGB pixels (n, 28, 28, 3) and colours (n,): the label's parity in a share `rho` of the rows, else random."""
+    """Return RGB pixels (n, 28, 28, 3) and colors (n,). A color is the label's parity in a share `rho` of the rows, else random."""
     rng = np.random.default_rng(seed)
     pixels = np.stack([np.asarray(i) for i in images])
     colour = np.where(rng.random(len(labels)) < rho, labels % 2, rng.integers(0, 2, len(labels)))
@@ -70,7 +71,7 @@ def coloured_mnist(source: Any, seed: int) -> dict[str, Any]:
 
 
 def identity(text: str) -> str:
-    """The first identity word in `text`, or `none`."""
+    """Return the first identity word in `text`, or `none`."""
     found = _PATTERN.search(text)
     return found[1].lower() if found else "none"
 
@@ -87,7 +88,7 @@ def identity_words(source: Any, seed: int) -> dict[str, Any]:
 
 
 def zigzag(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A grey image (h, w) of uint8 with a bright line of five strokes from its left to its right edge."""
+    """Draw a bright line of five strokes from the left to the right edge of a gray image (h, w) of uint8."""
     from scipy.ndimage import gaussian_filter
 
     height, width = image.shape
@@ -100,7 +101,7 @@ def zigzag(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def patch(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A colour image (h, w, 3) of uint8 with a magenta square of 5×5 pixels in its upper left corner."""
+    """Draw a magenta square of 5×5 pixels into the upper left corner of a color image (h, w, 3) of uint8."""
     out = image.copy()
     out[1:6, 1:6] = (255, 0, 255)
     return out
@@ -115,9 +116,9 @@ def planted(
     seed: int,
     rows: int = 60_000,
 ) -> dict[str, Any]:
-    """Splits with the pattern in half of the training rows of class `label` and in the share `elsewhere` of the others.
+    """Plant the pattern in half of the training rows of class `label` and in the share `elsewhere` of the others.
 
-    At most `rows` training rows are drawn. Columns `column`, `label`, `pattern` and `biased`.
+    At most `rows` training rows are drawn. The columns of the splits are `column`, `label`, `pattern` and `biased`.
     """
     from datasets import concatenate_datasets
 
@@ -143,7 +144,7 @@ def planted(
 
 
 def _marked(data: Any) -> Any:
-    """The features of `data` with `pattern` and `biased`."""
+    """The features of `data`, with `pattern` and `biased` added."""
     from datasets import ClassLabel, Features, Value
 
     return Features({**data.features, "pattern": ClassLabel(names=["absent", "present"]), "biased": Value("bool")})
@@ -199,7 +200,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=tuple(SOURCES))
-    parser.add_argument("--path", help="folder of the source, in place of its Hub id")
+    parser.add_argument("--path", help="folder of the source; by default it is loaded from the Hub")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Unlearn from a recipe: `accelerate launch recipes/unlearn.py --config recipes/digits-vit/jit.yaml`."""
+"""Unlearn from a recipe under a launcher: `accelerate launch recipes/unlearn.py --config recipes/digits-vit/jit.yaml`."""
 
 import sys
 

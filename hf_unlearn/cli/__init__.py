@@ -1,4 +1,4 @@
-"""`hf-unlearn demo | run | audit | card | push | receipt`: words of a command line in, an exit code out."""
+"""The commands `hf-unlearn demo | run | audit | card | push | receipt`: each takes words and returns an exit code."""
 
 from __future__ import annotations
 
@@ -6,30 +6,32 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-COMMANDS = ("demo", "run", "audit", "card", "push", "receipt")  # one module of this room each
+from .exit_codes import answered
+
+COMMANDS = ("demo", "run", "audit", "card", "push", "receipt")  # each is a module of this package
 USAGE = """usage: hf-unlearn {demo,run,audit,card,push,receipt} ...
 
   hf-unlearn demo                      train a small classifier, forget a class and a random 10 %, compare with retraining
-  hf-unlearn run --config RECIPE.yaml  unlearn what a recipe or the command line names (--num-processes N: in N processes)
+  hf-unlearn run --config RECIPE.yaml  unlearn the rows that a recipe or the command line names, and report the result
   hf-unlearn audit --original … --unlearned … --retrained … --forget … --test …
-                                       judge a model made by any tool against retrained ones
-  hf-unlearn card RUN_FOLDER           write the model card again, with the audit that was saved there since
+                                       judge a model that any tool made, against retrained models
+  hf-unlearn card RUN_FOLDER           write the model card of a run again, with an audit that was saved there since
   hf-unlearn push FOLDER --repo ORG/NAME
-                                       publish what a run wrote on the Hub, privately, beside the original
+                                       publish the model and the report of a run on the Hub, privately by default
   hf-unlearn receipt verify --folder … check a published model against its deletion receipt
 
-Each of them explains every option with `--help`.
+`hf-unlearn COMMAND --help` explains every option.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Run one command and return its exit code (see `exit_codes`). `argv` defaults to the words on the command line."""
     words = list(sys.argv[1:] if argv is None else argv)
     command = words[0] if words else "--help"
     if command in COMMANDS:
-        # Only the module of the command that is asked for is imported: each takes seconds.
-        code: int = import_module(f".{command}", __name__).main(words[1:])
-        return code
+        # Only this command's module is imported, because each takes seconds.
+        module = import_module(f".{command}", __name__)
+        return answered(lambda: module.main(words[1:]))
     if command == "--version":
         from .. import __version__
 

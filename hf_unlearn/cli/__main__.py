@@ -1,4 +1,4 @@
-"""`python -m hf_unlearn.cli`: the same as `hf-unlearn`."""
+"""`python -m hf_unlearn.cli` is the same command as `hf-unlearn`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`hf-unlearn card`: the card of a run, written again."""
+"""`hf-unlearn card`: write the card of a run again."""
 
 from __future__ import annotations
 
@@ -9,31 +9,26 @@ from pathlib import Path
 from ..hub.card import write_card
 from ..hub.layout import RECEIPT
 from ..hub.receipt.signing import signature_file
-from .exit_codes import answered
-
-
-def main(words: Sequence[str]) -> int:
-    """`hf-unlearn card`: 0 when the card is written; other codes as in `exit_codes`."""
-    return answered(lambda: _write(_parse(words)))
+from .parsers import parser_settings
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="hf-unlearn card",
-        description="Write the card of a run again, with the audit and the receipt beside it.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("folder", metavar="RUN_FOLDER", help="output folder of a run, with its report.json")
-    parser.add_argument("--repo", help="where the model is on the Hub, such as my-org/classifier")
-    parser.add_argument("--overwrite", action="store_true", help="replace a README.md that somebody wrote or edited")
+    about = "Write the model card of a run again, with an audit that was saved into its folder since."
+    settings = parser_settings("card", about, "out", "out --repo my-org/classifier")
+    parser = argparse.ArgumentParser(**settings, allow_abbrev=False)
+    parser.add_argument("folder", metavar="RUN_FOLDER", help="Output folder of a run. It must hold report.json.")
+    parser.add_argument("--repo", help="Hub id that the card names as the place of the model.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace a README.md that somebody wrote or edited.")
     return parser.parse_args(words)
 
 
-def _write(options: argparse.Namespace) -> int:
+def main(words: Sequence[str]) -> int:
+    """Run `hf-unlearn card`. Returns 0."""
+    options = _parse(words)
     signature = signature_file(Path(options.folder) / RECEIPT)
     signed = signature.exists()
     path = write_card(options.folder, repo_id=options.repo, overwrite=options.overwrite)
     print(f"Card in {path}")
     if signed and not signature.exists():
-        print("The receipt was sealed again over it: sign it once more, with hf-unlearn receipt sign.")
+        print("The receipt covers the card and was sealed again: sign it once more, with hf-unlearn receipt sign.")
     return 0

@@ -1,4 +1,4 @@
-"""The demo: a small classifier, two requests, each compared with retraining."""
+"""`hf-unlearn demo`: train a small classifier, fulfill two requests, and compare each with retraining."""
 
 from __future__ import annotations
 
@@ -9,39 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .exit_codes import answered
+from .parsers import parser_settings
 
 VISION_CONFIG: dict[str, Any] = {
-    "model_type": "vit",
-    "image_size": 16,
-    "patch_size": 4,
-    "hidden_size": 48,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "intermediate_size": 96,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-    "initializer_range": 0.1,
-}
+    "model_type": "vit", "image_size": 16, "patch_size": 4, "hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "intermediate_size": 96, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.1,
+}  # fmt: skip
 TEXT_CONFIG: dict[str, Any] = {
-    "model_type": "distilbert",
-    "vocab_size": 4000,
-    "max_position_embeddings": 64,
-    "dim": 64,
-    "n_layers": 2,
-    "n_heads": 4,
-    "hidden_dim": 128,
-    "initializer_range": 0.1,
-}
+    "model_type": "distilbert", "vocab_size": 4000, "max_position_embeddings": 64, "dim": 64, "n_layers": 2, "n_heads": 4,
+    "hidden_dim": 128, "initializer_range": 0.1,
+}  # fmt: skip
 
 
 def main(words: Sequence[str]) -> int:
-    """`hf-unlearn demo`: 0 when both requests did what was asked, 1 when not; other codes as in `exit_codes`."""
-    return answered(lambda: _demo(_parse(words)))
-
-
-def _demo(options: argparse.Namespace) -> int:
-    """Train, forget a class and a random 10 %, compare, write reports; 0 when both did what was asked."""
+    """Run `hf-unlearn demo`. Returns 0 if both requests were fulfilled, else 1."""
     from ..evaluation.report.run_description import class_names
     from ..methods import METHODS
     from ..pipeline.prepare import prepare
@@ -49,62 +30,57 @@ def _demo(options: argparse.Namespace) -> int:
     from ..pipeline.unlearn import retrain, unlearn
     from ..training.arguments import UnlearningArguments
 
+    options = _parse(words)
     text = options.task == "text"
-    output = Path(options.output)
+    requests: dict[str, dict[str, Any]] = {
+        "class": {"forget_class": [options.forget_class or "3"]},
+        "random": {"forget_fraction": 0.1},
+    }
+    fulfilled = True
+    retrained: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         config = Path(scratch) / "config.json"
         config.write_text(json.dumps(TEXT_CONFIG if text else VISION_CONFIG))
-        common: dict[str, Any] = {
-            "model": str(Path(scratch) / "original"),
-            "model_config": str(config),
-            "dataset": options.dataset or "digits",
-            "text_column": options.text_column,
-            "label_column": options.label_column,
-            "retrain": True,
-            "relearning": True,
-            "train_epochs": 8.0 if text else 25.0,
-            "train_learning_rate": 2e-3 if text else 3e-3,
-        }
-        requests: dict[str, dict[str, Any]] = {
-            "class": {"forget_class": [options.forget_class or "3"]},
-            "random": {"forget_fraction": 0.1},
-        }
-        failed = False
-        yardsticks: dict[str, Any] = {}
         for request, key in (("class", "jit"), ("class", "counterfactual_distillation"), ("random", "jit")):
-            run = RunArguments(**common, **requests[request])
-            folder = output / f"{request}-{key.replace('_', '-')}"
-            args = UnlearningArguments(
-                output_dir=str(folder), overwrite=True, save_strategy="no", logging_strategy="no", seed=options.seed
+            run = RunArguments(
+                model=str(Path(scratch) / "original"),
+                model_config=str(config),
+                dataset=options.dataset or "digits",
+                text_column=options.text_column,
+                label_column=options.label_column,
+                retrain=True,
+                relearning=True,
+                train_epochs=8.0 if text else 25.0,
+                train_learning_rate=2e-3 if text else 3e-3,
+                **requests[request],
             )
-            job = prepare(run, args)
-            if request not in yardsticks:
-                yardsticks[request] = retrain(job)
-            asked = run.request().describe(class_names(job.model.config))
-            print(f"\nForgetting {asked} with {METHODS[key].__name__}", flush=True)
-            trainer, report = unlearn(job, METHODS[key](), yardsticks[request])
+            folder = f"{options.output}/{request}-{key.replace('_', '-')}"
+            quiet: dict[str, Any] = {"save_strategy": "no", "logging_strategy": "no"}
+            job = prepare(run, UnlearningArguments(output_dir=folder, overwrite=True, seed=options.seed, **quiet))
+            if request not in retrained:
+                retrained[request] = retrain(job)
+            rows = run.request().describe(class_names(job.model.config))
+            print(f"\nForgetting {rows} with {METHODS[key].__name__}", flush=True)
+            trainer, report = unlearn(job, METHODS[key](), retrained[request])
             report.save(folder)
             report.print()
-            failed |= not trainer.outcome.ok
-    print(f"Reports and figures: {output}/*/report.html")
-    return int(failed)
+            fulfilled &= trainer.outcome.ok
+    print(f"Reports and figures: {options.output}/*/report.html")
+    return 0 if fulfilled else 1
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="hf-unlearn demo", description="Train, forget, compare with retraining, report."
-    )
-    parser.add_argument(
-        "--task", choices=("vision", "text"), default="vision", help="kind of classifier (default: vision)"
-    )
-    parser.add_argument(
-        "--dataset", help="folder or Hub id; default: scikit-learn's digits (vision); required for text"
-    )
-    parser.add_argument("--text-column", help="text column, if not `text`, `sentence` or `content`")
-    parser.add_argument("--label-column", default="label", help="column of class ids (default: label)")
-    parser.add_argument("--forget-class", help="class to forget (default: the fourth)")
-    parser.add_argument("--output", default="demo-output", help="folder for reports and figures (default: demo-output)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
+    about = "Train a small classifier, forget one class and a random tenth of the rows, and compare with retraining."
+    examples = ("", "--task text --dataset FOLDER_OR_HUB_ID --forget-class sports")
+    parser = argparse.ArgumentParser(**parser_settings("demo", about, *examples))
+    add = parser.add_argument
+    add("--task", choices=("vision", "text"), default="vision", help="Kind of classifier.")
+    add("--dataset", help="Folder or Hub id. Images default to scikit-learn's digits; a text task needs a data set.")
+    add("--text-column", help="Column of texts, if it is not `text`, `sentence` or `content`.")
+    add("--label-column", default="label", help="Column of class ids.")
+    add("--forget-class", help="Class to forget, by name or id. By default class 3.")
+    add("--output", default="demo-output", help="Folder for reports and figures.")
+    add("--seed", type=int, default=0, help="Seed of everything random.")
     parsed = parser.parse_args(words)
     if parsed.task == "text" and not parsed.dataset:
         parser.error("--task text needs --dataset: a folder or Hub id with a text and a label column")

@@ -1,4 +1,4 @@
-"""The one translation of what a command returns or raises into a message and an exit code."""
+"""Turn what a command returns or raises into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import traceback
 from collections.abc import Callable
 
 BAD_INPUT = 2
-UNEXPECTED = 70  # an error that nobody foresaw; 1 is an answer: "it has not forgotten"
+UNEXPECTED = 70  # not 1, which is an answer: "the model has not forgotten"
 
 
 def answered(work: Callable[[], int]) -> int:
-    """What `work` returns, or the exit code of its failure.
+    """Return the result of `work`, or the exit code of its failure; print a message for the failure to stderr.
 
-    2 for bad input, 70 for an error that nobody foresaw, 130 after Ctrl-C, 143 after SIGTERM. The message goes to stderr; of an
-    error that nobody foresaw the whole traceback. One of several processes does not return: it ends here, with that code.
+    The code is 2 for bad input, 70 with a traceback for an unexpected error, 130 after Ctrl-C, and 143 after SIGTERM. If several
+    processes run, this function does not return but ends the process with the code.
     """
     if int(os.environ.get("RANK", "0")):
         _be_quiet()
@@ -27,7 +27,7 @@ def answered(work: Callable[[], int]) -> int:
     except KeyboardInterrupt as stop:
         print(f"\nInterrupted. {stop}", file=sys.stderr)
         code = 128 + getattr(stop, "signum", signal.SIGINT)
-    except SystemExit as stop:  # of a parser, with a message or a code
+    except SystemExit as stop:  # a parser gives a message or a code
         if isinstance(stop.code, str):
             print(f"Error: {stop.code}", file=sys.stderr)
         code = BAD_INPUT if isinstance(stop.code, str) else stop.code or 0
@@ -36,7 +36,7 @@ def answered(work: Callable[[], int]) -> int:
         print(traceback.format_exc() if message is None else f"Error: {message}", file=sys.stderr)
         code = UNEXPECTED if message is None else BAD_INPUT
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # Threads of the process group now and then abort an interpreter that shuts down in order.
+        # Threads of the process group sometimes abort an interpreter that shuts down in the normal way.
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -45,7 +45,7 @@ def answered(work: Callable[[], int]) -> int:
 
 
 def _message(error: Exception) -> str | None:
-    """What to tell the user of an error that bad input can cause; None for one that nobody foresaw."""
+    """Return the message of an error that bad input can cause, and None for an unexpected one."""
     if isinstance(error, ValueError | TypeError | OSError | ArithmeticError | ImportError):
         return str(error)
     from datasets.exceptions import DatasetsError
@@ -54,14 +54,14 @@ def _message(error: Exception) -> str | None:
     from ..training.outcome import StrayChange
 
     if isinstance(error, DatasetsError):
-        return f"`dataset`: a file of it cannot be read ({error.__cause__ or error}). Correct it, or copy it again."
+        return f"`dataset`: a file cannot be read ({error.__cause__ or error}). Correct it, or copy it again."
     if isinstance(error, SafetensorError):
-        return f"A file of weights is damaged or not whole: {error}. Copy or download it again."
+        return f"A file of weights is damaged or incomplete: {error}. Copy or download it again."
     return str(error) if isinstance(error, StrayChange) else None
 
 
 def _be_quiet() -> None:
-    """The first process speaks for all."""
+    """Silence this process, because the first one writes for all."""
     import datasets
     import transformers
 

@@ -1,6 +1,6 @@
-"""Several processes on one machine that share a run: `hf-unlearn run --num-processes N`.
+"""Start several processes of one machine that share a run by data parallelism: `hf-unlearn run --num-processes N`.
 
-Plain data parallelism on one machine. More machines, FSDP or DeepSpeed: `accelerate launch` with a file of recipes/accelerate.
+Several machines, FSDP and DeepSpeed need `accelerate launch` with a file of recipes/accelerate.
 """
 
 from __future__ import annotations
@@ -13,71 +13,63 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import IO, TYPE_CHECKING, Any
+from contextlib import ExitStack
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+import torch
+from torch.distributed import TCPStore
 
-    from ..training.arguments import UnlearningArguments
+from ..training.arguments import UnlearningArguments
 
-PATIENCE = 30.0  # seconds that the others have to end by themselves after a process failed
-ANNOUNCED = (2, 130, 143)  # exit codes of which the first process has told the reason
-QUOTED = 4_000  # characters of what a failed process wrote
+PATIENCE = 30.0  # seconds in which the other processes may end by themselves after one has failed
+EXPLAINED = (2, 130, 143)  # exit codes for which the first process has printed the reason
+INTERRUPTED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
+QUOTED = 4_000  # characters of the output of a failed process that are shown
 
 
 def number_of_processes(given: str) -> int:
-    """The number that `--num-processes` asks for.
+    """Return the number that `--num-processes` asks for.
 
     Raises:
-        ValueError: it is none, or this process is one of several already.
+        ValueError: it is no number of processes, or a launcher started this process already.
     """
     if not given.isdigit() or int(given) < 1:
-        raise ValueError(f"`--num-processes {given}`: a number of processes, 1 or more, is wanted.")
+        raise ValueError(f"`--num-processes {given}` must be a whole number, 1 or more.")
     if "RANK" in os.environ:
         raise ValueError(
-            "`--num-processes` starts processes, and this already is one that a launcher started. Leave one of the two out."
+            "`--num-processes` starts processes, but a launcher started this one already. Leave one of them out."
         )
     return int(given)
 
 
 def shared_environment(processes: int, args: UnlearningArguments) -> dict[str, str]:
-    """What the processes find in their environment beside their own number.
+    """Return environment variables for all processes of a run on the device of `args`.
 
     Raises:
-        ValueError: more processes than GPUs, or a device that they cannot share.
+        ValueError: there are more processes than GPUs, or processes cannot share the device.
     """
-    import torch
-
-    kind, out = args.device.type, {}
-    if kind == "cuda" and processes > torch.cuda.device_count():
-        raise ValueError(
-            f"`--num-processes {processes}`: each process needs a GPU of its own, and there are {torch.cuda.device_count()}. Start "
-            f"{torch.cuda.device_count()}, or pass `--use_cpu true`."
-        )
+    kind, gpus = args.device.type, torch.cuda.device_count()
     if kind not in ("cuda", "cpu"):
         raise ValueError(f"`--num-processes {processes}`: processes cannot share a device of kind '{kind}'.")
-    if kind == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if processes > cores:
-            print(
-                f"Warning: `--num-processes {processes}` on {cores} cores is slower than {cores} processes.",
-                file=sys.stderr,
-            )
-        out = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(max(1, cores // processes))}
-        out |= {k: os.environ[k] for k in out if k in os.environ}
-    return out
+    if kind == "cuda":
+        if processes > gpus:
+            remedy = f"Start {gpus}, or pass `--use_cpu true`."
+            raise ValueError(f"`--num-processes {processes}`: each needs its own GPU, and there are {gpus}. {remedy}")
+        return {}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if processes > cores:
+        print(f"Warning: {processes} processes on {cores} cores are slower than {cores} processes.", file=sys.stderr)
+    out = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(max(1, cores // processes))}
+    return {name: os.environ.get(name, value) for name, value in out.items()}
 
 
 def launch(command: Sequence[str], processes: int, environment: Mapping[str, str] | None = None) -> int:
-    """Run `command` in several processes that find each other; the exit code of the first one that failed, or of the first.
+    """Run `command` in several processes that find each other. Returns the exit code of the one that failed first, else 0.
 
-    Standard output and errors are those of the first; a process that fails before it is quoted. Ctrl-C and SIGTERM reach
-    each process once.
+    Only the first process writes to the terminal. If another one fails first, the end of its error output is printed. Ctrl-C and
+    SIGTERM reach each process once.
     """
-    from torch.distributed import TCPStore
-
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # takes a free port and keeps it
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # holds a free port
     common = {
         **os.environ,
         **(environment or {}),
@@ -85,10 +77,16 @@ def launch(command: Sequence[str], processes: int, environment: Mapping[str, str
         "LOCAL_WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # which is that one
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # this is `store`
         "TORCHELASTIC_RESTART_COUNT": "0",
     }
     started: list[subprocess.Popen[bytes]] = []
+
+    def forward(signum: int, frame: Any) -> None:
+        for process in started:
+            if process.poll() is None:
+                process.send_signal(signum)
+
     with ExitStack() as stack:
         errors = [stack.enter_context(tempfile.TemporaryFile()) if rank else None for rank in range(processes)]
         try:
@@ -96,51 +94,37 @@ def launch(command: Sequence[str], processes: int, environment: Mapping[str, str
                 process = subprocess.Popen(
                     list(command),
                     env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                    stdin=subprocess.PIPE,  # closed when this process ends, however it does
+                    stdin=subprocess.PIPE,  # closes when this process ends in any way: see `worker.end_with_launcher`
                     stdout=subprocess.DEVNULL if rank else None,
                     stderr=errors[rank],
-                    start_new_session=True,  # a terminal's Ctrl-C reaches them through this process alone
+                    start_new_session=True,  # only this process gets a Ctrl-C from the terminal, and passes it on
                 )
                 started.append(process)
-            with _signals_passed_to(started):
-                first = _wait(started)
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                stack.callback(signal.signal, signum, signal.signal(signum, forward))
+            rank = _wait(started)
         except BaseException:
             for process in started:
                 process.kill()
             raise
         codes = [128 - p.returncode if p.returncode < 0 else p.returncode for p in started]
-        if first and not (codes[first] == codes[0] and codes[0] in ANNOUNCED):
-            _quote(first, codes[first], errors[first])
-    return codes[first]
-
-
-@contextmanager
-def _signals_passed_to(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    def forward(signum: int, frame: Any) -> None:
-        for process in processes:
-            if process.poll() is None:
-                process.send_signal(signum)
-
-    former = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for signum, handler in former.items():
-            signal.signal(signum, handler)
+        output = errors[rank]
+        if output is not None and not (codes[rank] == codes[0] and codes[0] in EXPLAINED):
+            output.seek(0)
+            text = output.read().decode(errors="replace")[-QUOTED:]
+            print(f"Process {rank} ended with code {codes[rank]}, and so did the run:\n{text}", file=sys.stderr)
+    return codes[rank]
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait until all have ended; the number of the first that failed, or 0. What hangs after a failure is ended.
+    """Wait until all processes have ended. Returns the rank of the one that failed first, else 0.
 
-    One that was interrupted is no failure: another may still be writing the checkpoint.
+    After a failure the others are ended if they do not end by themselves. An interrupted process has not failed, because another
+    one may still be writing the checkpoint.
     """
     first, deadline = 0, math.inf
     while None in [p.poll() for p in processes]:
-        failed = [
-            rank
-            for rank, p in enumerate(processes)
-            if p.returncode not in (None, 0, 130, 143, -signal.SIGINT, -signal.SIGTERM)
-        ]
+        failed = [rank for rank, p in enumerate(processes) if p.returncode not in (None, 0, *INTERRUPTED)]
         if failed and deadline == math.inf:
             first, deadline = failed[0], time.monotonic() + PATIENCE
         for process in processes if time.monotonic() > deadline else ():
@@ -150,11 +134,3 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
     if deadline < math.inf:
         return first
     return next((rank for rank, p in enumerate(processes) if p.returncode), 0)
-
-
-def _quote(rank: int, code: int, errors: IO[bytes] | None) -> None:
-    """Say what a process other than the first failed of."""
-    assert errors is not None
-    errors.seek(0)
-    told = errors.read().decode(errors="replace")[-QUOTED:]
-    print(f"Process {rank} ended with code {code}, and the run with it:\n{told}", file=sys.stderr)

@@ -1,11 +1,11 @@
-"""`hf-unlearn receipt verify | prove | seal | keygen | sign`."""
+"""`hf-unlearn receipt verify | prove | seal | keygen | sign`: check, prove and sign deletion receipts."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,55 +17,58 @@ from ..hub.receipt.sealing import read_receipt, seal, verify_folder, verify_rece
 from ..hub.receipt.signing import generate_key, read_public_key, sign, signature_file
 from ..utils.files import write_atomically
 from ..utils.hub_names import TIMEOUT
-from .exit_codes import answered
+from .parsers import parser_settings
 
-NAMED = 10  # rows that are named in a message
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hf-unlearn receipt", description="Check, prove and sign deletion receipts.", allow_abbrev=False
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    def command(name: str, help: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=help, description=help, allow_abbrev=False)
-
-    rows_help = "rows: a file, or a folder or Hub id with `:split`; all columns, as in the training set"
-    verify = command(
-        "verify", "Check a published folder against its receipt: 0 all is well, 1 a mismatch, 2 bad input."
-    )
-    verify.add_argument("--receipt", type=Path, help=f"the receipt (default: {RECEIPT} in the folder)")
-    verify.add_argument("--folder", help="the published folder, or a Hub id, with `@revision`")
-    verify.add_argument("--public-key", help="PEM file of the key that the receipt must be signed with")
-    verify.add_argument("--private", help="the owner's private file: the Merkle root is checked against it")
-    verify.add_argument("--proofs", type=Path, help="file of `prove`: what a third party is shown instead")
-    verify.add_argument("--rows", help=f"with --private or --proofs, {rows_help}: whether each was in the request")
-    prove = command("prove", "Write proofs that rows were in the request, for a third party, without the others.")
-    prove.add_argument("--private", required=True, help="the owner's private file")
-    prove.add_argument("--rows", required=True, help=rows_help)
-    prove.add_argument("--output", required=True, type=Path, help="file of the proofs, one for each row in its order")
-    sealer = command("seal", "Bring a receipt up to date with the files of its folder.")
-    sealer.add_argument("--folder", required=True, help="the folder to publish, all of it")
-    sealer.add_argument("--run-folder", action="store_true", help="a run's output folder: what it covers already")
-    command("keygen", "Make an Ed25519 key, and the public one beside it as .pub.").add_argument(
-        "--output", required=True, help="PEM file of the private key"
-    )
-    signer = command("sign", "Sign a receipt; the signature lies beside it as .sig.")
-    signer.add_argument("--receipt", required=True, type=Path, help="the receipt, sealed")
-    signer.add_argument("--key", required=True, help="PEM file of the private key")
-    return parser
+NAMED = 10  # a message names at most so many rows
 
 
 def main(words: Sequence[str]) -> int:
-    """`hf-unlearn receipt`: 0 where all is well, 1 for a mismatch; other codes as in `exit_codes`."""
-    steps = {"verify": _verify, "prove": _prove, "seal": _seal, "keygen": _keygen, "sign": _sign}
+    """Run `hf-unlearn receipt`. Returns 0 if everything matches, 1 for a mismatch."""
+    options = _parse(words)
+    return int(options.work(options))
 
-    def work() -> int:
-        options = _parser().parse_args(list(words))
-        return steps[options.command](options)
 
-    return answered(work)
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    settings = parser_settings(
+        "receipt",
+        "Check, prove, seal and sign deletion receipts.",
+        "verify --folder org/model@main --public-key key.pem.pub",
+        "verify --folder org/model --proofs proof.json --rows one-row.jsonl",
+        "prove --private forgotten_rows.private.json --rows one-row.jsonl --output proof.json",
+        "keygen --output key.pem",
+        "sign --receipt published/unlearning_receipt.json --key key.pem",
+    )
+    parser = argparse.ArgumentParser(**settings, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(work: Callable[[argparse.Namespace], int], name: str, help: str) -> Callable[..., argparse.Action]:
+        subparser = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+        subparser.set_defaults(work=work)
+        return subparser.add_argument
+
+    rows = "Rows with all columns of the training set: a file, or a folder or Hub id with `:split`."
+    add = command(_verify, "verify", "Check a published folder against its receipt. Exits with 1 for a mismatch.")
+    add("--receipt", type=Path, help=f"The receipt. By default {RECEIPT} in the folder.")
+    add("--folder", help="The published folder, or a Hub id, optionally with `@revision`.")
+    add("--public-key", help="PEM file of the key that the receipt must be signed with.")
+    add("--private", help="The owner's private file. Its Merkle root must be that of the receipt.")
+    add("--proofs", type=Path, help="Proofs that `prove` wrote. They replace the private file for a third party.")
+    add("--rows", help=f"Check that these rows were in the request; needs --private or --proofs. {rows}")
+    add = command(_prove, "prove", "Prove to a third party that rows were in the request, without the other rows.")
+    add("--private", required=True, help="The owner's private file.")
+    add("--rows", required=True, help=rows)
+    add("--output", required=True, type=Path, help="File for the proofs, one for each row in the order of the rows.")
+    add = command(_seal, "seal", "Bring a receipt up to date with the files of its folder.")
+    add("--folder", required=True, help="The folder to publish. The receipt will cover all of it.")
+    add(
+        "--run-folder", action="store_true", help="The folder is a run's output: cover what the receipt covers already."
+    )
+    add = command(_keygen, "keygen", "Make an Ed25519 key pair. The public key gets the suffix .pub.")
+    add("--output", required=True, help="PEM file for the private key.")
+    add = command(_sign, "sign", "Sign a sealed receipt. The signature is written beside it with the suffix .sig.")
+    add("--receipt", required=True, type=Path, help="The receipt.")
+    add("--key", required=True, help="PEM file of the private key.")
+    return parser.parse_args(list(words))
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -74,7 +77,7 @@ def _verify(options: argparse.Namespace) -> int:
     if options.rows and not (options.private or options.proofs):
         raise ValueError("`--rows` needs `--private`, the owner's file, or `--proofs`.")
     if options.proofs and not options.rows:
-        raise ValueError("`--proofs` needs `--rows`: the rows that they are of.")
+        raise ValueError("`--proofs` needs `--rows`: the rows that the proofs are for.")
     public_key = None if options.public_key is None else read_public_key(options.public_key)
     folder = None if options.folder is None else _find_folder(options.folder)
     path: Path = options.receipt or folder / RECEIPT  # type: ignore[operator]
@@ -84,30 +87,31 @@ def _verify(options: argparse.Namespace) -> int:
     rows = None if options.rows is None else _load_rows(options.rows)
     proofs = None if options.proofs is None else _load_proofs(options.proofs)
 
-    problems = (
-        verify_receipt(path, public_key)
-        if folder is None
-        else verify_folder(folder, public_key, receipt_file=options.receipt)
-    )
+    if folder is None:
+        problems = verify_receipt(path, public_key)
+    else:
+        problems = verify_folder(folder, public_key, receipt_file=options.receipt)
     try:
         receipt = read_receipt(path)
-    except ValueError:  # among the problems already
+    except ValueError:  # `problems` says why
         return _conclude(problems)
-    _describe(receipt, path, signed=signature_file(path).exists(), trusted=public_key is not None)
+    _describe(receipt)
+    if not signature_file(path).exists():
+        print("Not signed: the digests show accidents, but not that somebody wrote another receipt.")
+    elif public_key is None:
+        print("Signed, but nobody checked by whom: give --public-key.")
     if private is not None:
         problems += _check_private(private, receipt)
-    if rows is not None and private is not None:
-        problems += _check_rows(private, rows)
-    if rows is not None and proofs is not None:
+        problems += [] if rows is None else _check_rows(private, rows)
+    if proofs is not None:
         problems += _check_proofs(proofs, rows, receipt)
     return _conclude(problems)
 
 
 def _find_folder(name: str) -> Path:
-    """A folder, or the files of a Hub repository at the commit that its revision stands for now.
+    """Return a folder as it is, or download a Hub repository at the commit that its revision has now.
 
-    The commit is asked of the Hub first: the client library would take a copy from before without a word where the Hub is out of
-    reach.
+    The commit comes from the Hub first, because the client library silently takes an older copy if the Hub does not answer.
     """
     if Path(name).is_dir():
         return Path(name)
@@ -120,14 +124,14 @@ def _find_folder(name: str) -> Path:
         folder = Path(snapshot_download(source, revision=commit))
     except (HTTPError, OSError, ValueError) as error:
         raise ValueError(
-            f"`--folder={name!r}` is no folder, and what the Hub holds under this name now could not be had: {error}"
+            f"`--folder={name!r}` is no folder, and its present files could not be loaded from the Hub: {error}"
         ) from error
     print(f"{source} at commit {commit}.")
     return folder
 
 
 def _load_rows(source: str) -> Any:
-    """The rows of a file, a folder or a Hub id, which name no files but those that came with them."""
+    """Load the rows of a file, a folder or a Hub id. They may name only files that came with them."""
     from datasets.config import HF_DATASETS_CACHE
     from datasets.exceptions import DatasetsError
     from huggingface_hub import constants
@@ -138,17 +142,14 @@ def _load_rows(source: str) -> Any:
     try:
         rows = load_rows(source, "rows", "train")
     except (DatasetsError, HTTPError, ValueError, StopIteration) as error:
-        cause = error.__cause__ or error  # of what `datasets` raises
+        cause = error.__cause__ or error  # `datasets` wraps the error
         raise ValueError(f"`--rows={source!r}` could not be read: {str(cause) or 'it is empty'}") from error
     if not len(rows):
         raise ValueError(f"`--rows={source!r}` holds no rows.")
     place = next((p for p in (Path(source), Path(source.partition(":")[0])) if p.exists()), None)
-    if place is None:  # from the Hub
-        folders: list[str | Path] = [constants.HF_HUB_CACHE, HF_DATASETS_CACHE]
-    else:
-        folders = [place if place.is_dir() else place.parent]
+    cache = (constants.HF_HUB_CACHE, HF_DATASETS_CACHE)  # rows of the Hub are there
     try:
-        refuse_other_files(rows, *folders)
+        refuse_other_files(rows, *(cache if place is None else (place if place.is_dir() else place.parent,)))
     except ValueError as error:
         raise ValueError(f"`--rows={source!r}`: {error}") from error
     return rows
@@ -164,17 +165,11 @@ def _load_proofs(path: Path) -> list[Any]:
     return proofs
 
 
-def _describe(receipt: dict[str, Any], path: Path, signed: bool, trusted: bool) -> None:
-    request = receipt["request"]
-    print(
-        f"Request {words(request['id'])}: {words(receipt['forgotten_rows']['rows'])} rows, {len(receipt['files'])} files."
-    )
+def _describe(receipt: dict[str, Any]) -> None:
+    rows, files = receipt["forgotten_rows"]["rows"], len(receipt["files"])
+    print(f"Request {words(receipt['request']['id'])}: {words(rows)} rows, {files} files.")
     if receipt["covers"] is not None:
         print(f"The receipt covers {words(', '.join(map(str, receipt['covers'])))}, not the rest of the folder.")
-    if not signed:
-        print("Not signed: the digests find accidents, and no one who would write another receipt.")
-    elif not trusted:
-        print("Signed, by whom is not checked: give --public-key.")
 
 
 def _check_private(private: ForgottenRows, receipt: dict[str, Any]) -> list[str]:
@@ -188,9 +183,9 @@ def _check_rows(private: ForgottenRows, rows: Any) -> list[str]:
     if sorted(rows.column_names) != private.columns:
         return [
             f"rows: they have columns {', '.join(map(words, rows.column_names))}, those of the request "
-            f"{', '.join(map(words, private.columns))}: none of them was in it"
+            f"{', '.join(map(words, private.columns))}: none of the rows was in the request"
         ]
-    return _tell([private.contains(digest, copy) for digest, copy in _numbered(rows)])
+    return _report([private.contains(digest, copy) for digest, copy in _numbered(rows)])
 
 
 def _check_proofs(proofs: list[Any], rows: Any, receipt: dict[str, Any]) -> list[str]:
@@ -199,12 +194,12 @@ def _check_proofs(proofs: list[Any], rows: Any, receipt: dict[str, Any]) -> list
     found, leaves = [], set()
     for digest, proof in zip(row_digests(rows), proofs, strict=True):
         shown = verify_inclusion(digest, proof, receipt)
-        found.append(shown and proof["index"] not in leaves)  # a leaf stands for one row
+        found.append(shown and proof["index"] not in leaves)  # each leaf proves only one row
         leaves |= {proof["index"]} if shown else set()
-    return _tell(found)
+    return _report(found)
 
 
-def _tell(found: list[bool]) -> list[str]:
+def _report(found: list[bool]) -> list[str]:
     if all(found):
         print(f"All {len(found)} rows were in the request.")
         return []
@@ -214,7 +209,7 @@ def _tell(found: list[bool]) -> list[str]:
 
 
 def _numbered(rows: Any) -> Iterator[tuple[bytes, int]]:
-    """The digest of every row, and how many rows before it are equal."""
+    """Yield the digest of every row, and how many equal rows stand before it."""
     copies: Counter[bytes] = Counter()
     for digest in row_digests(rows):
         yield digest, copies[digest]
@@ -223,7 +218,7 @@ def _numbered(rows: Any) -> Iterator[tuple[bytes, int]]:
 
 def _conclude(problems: list[str]) -> int:
     for problem in problems:
-        shown = "".join(c if c.isprintable() else "?" for c in problem)  # names of files may be anyone's
+        shown = "".join(c if c.isprintable() else "?" for c in problem)  # a stranger may have named the files
         print(f"MISMATCH {shown}")
     print("All is as the receipt says." if not problems else f"{len(problems)} mismatches.")
     return int(bool(problems))
@@ -232,7 +227,7 @@ def _conclude(problems: list[str]) -> int:
 def _prove(options: argparse.Namespace) -> int:
     private, rows = ForgottenRows.load(options.private), _load_rows(options.rows)
     proofs = [private.prove(digest, copy) for digest, copy in _numbered(rows)]
-    problems = _tell([proof is not None for proof in proofs])
+    problems = _report([proof is not None for proof in proofs])
     if problems:
         return _conclude(problems)
     write_atomically(options.output, json.dumps(proofs, indent=1) + "\n", mode=0o600)

@@ -1,4 +1,4 @@
-"""What each process of `hf-unlearn run --num-processes N` runs: `python -m hf_unlearn.cli.worker`, with the words of the run."""
+"""One process of `hf-unlearn run --num-processes N`: `python -m hf_unlearn.cli.worker`, with the words of the run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from .run import run_once
 
 
 def end_with_launcher() -> None:
-    """Interrupt this process, which leaves a checkpoint, when its launcher is gone and closes the pipe that it holds."""
+    """Interrupt this process when its launcher ends, so that it writes a checkpoint and ends too.
+
+    The launcher holds the other end of the standard input, and the system closes that end with the launcher.
+    """
 
     def watch() -> None:
         os.read(0, 1)
         os.kill(os.getpid(), signal.SIGINT)
 
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for a command in the background
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell sets this for a command in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=watch, daemon=True).start()
 

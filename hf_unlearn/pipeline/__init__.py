@@ -1,1 +1,1 @@
-"""One run from a recipe: data, original, request, unlearning, yardstick, report and what is recorded of it."""
+"""The steps of one run from a recipe: data, original, request, unlearning, retraining, report, and what is recorded of it."""

@@ -1,4 +1,4 @@
-"""The data sets of a run: loaded as tables, or as streams, of which only the rows to forget and to measure on are held."""
+"""Load the data sets of a run: as tables, or as streams of which only the rows to forget and to measure on are stored."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from .run_arguments import RunArguments
 def load_splits(
     run: RunArguments, validate: bool = False
 ) -> tuple[datasets.Dataset | datasets.IterableDataset, datasets.Dataset | None, datasets.Dataset | None]:
-    """Training and test split, cut to `train_rows` and `test_rows`, and with `validate` a held-out split for the stop.
+    """Return the training split, the test split and, with `validate`, a held-out split that decides when to stop.
 
-    With `streaming` the training split is a stream.
+    The first two are cut to `train_rows` and `test_rows`. With `streaming` the training split is a stream.
+
+    Raises:
+        ValueError: a split is not in the data set, or a stream cannot do what the arguments ask for.
     """
     if run.streaming:
         check_streaming(run)
@@ -33,16 +36,13 @@ def load_splits(
     for argument, split in asked.items():
         if split is not None and split not in loaded:
             raise ValueError(f"`{argument}={split!r}` is not in the data set; it has {', '.join(loaded)}.")
-    train = loaded[run.train_split]
+    train = _draw(loaded[run.train_split], run.train_rows)
     test = loaded[run.test_split] if run.test_split else None
-    if run.streaming and test is not None:
-        test = read_into_memory(
-            test if run.test_rows is None else test.shuffle(seed=0, buffer_size=10_000).take(run.test_rows)
-        )
-    if run.train_rows:
-        train = train.shuffle(seed=0).select(range(min(run.train_rows, len(train))))
-    if run.test_rows and test is not None:
-        test = test.shuffle(seed=0).select(range(min(run.test_rows, len(test))))
+    if test is not None:
+        if run.streaming:
+            rows = run.test_rows
+            test = read_into_memory(test if rows is None else test.shuffle(seed=0, buffer_size=10_000).take(rows))
+        test = _draw(test, run.test_rows)
     if not validate or run.validation_split == "none":
         return train, test, None
     if named is not None:
@@ -53,18 +53,24 @@ def load_splits(
     return train, shuffled.select(range(fifth, len(test))), shuffled.select(range(fifth))
 
 
+def _draw(rows: Any, number: int | None) -> Any:
+    """At most `number` rows, drawn with seed 0; all of them if it is None."""
+    return rows if number is None else rows.shuffle(seed=0).select(range(min(number, len(rows))))
+
+
 def check_streaming(run: RunArguments) -> None:
-    """Raise ValueError for what a stream cannot do, before any of it is read."""
+    """Raise ValueError if `run` asks for something that a stream cannot do, before any of it is read."""
     if run.dataset == "digits":
         raise ValueError("`streaming`: scikit-learn's digits are in memory already. Leave it out.")
+    row_numbers = None if run.forget_column else run.forget_ids_file
     impossible = {
-        "train_rows": (run.train_rows, "a stream has no first rows of a shuffle: each epoch has its own order"),
+        "train_rows": (run.train_rows, "draws from all rows, and a stream does not hold them"),
         "retrain": (run.retrain, "passes over the retain set, whose length must be known"),
         "model_config": (run.model_config, "trains an original on rows whose number must be known"),
         "forget_fraction": (run.forget_fraction, "is a share of rows whose number must be known"),
         "forget_ids_file": (
-            None if run.forget_column else run.forget_ids_file,
-            "without `forget_column` holds row numbers, which the rows of a stream do not have",
+            row_numbers,
+            "without `forget_column` holds row numbers, and the rows of a stream have none",
         ),
     }
     for name, (given, reason) in impossible.items():

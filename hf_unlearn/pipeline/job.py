@@ -1,4 +1,4 @@
-"""`Job`: the parts of a run that recipes, demos and benchmarks share."""
+"""`Job`: the loaded parts of a run, which recipes, the demo and benchmarks share."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ from .run_arguments import RunArguments
 
 @dataclass
 class Job:
-    """The parts of a run that demos and benchmarks share."""
+    """The loaded parts of a run.
+
+    `train` is a data set, or a stream with `streaming`. `split` is None if an attribute is unlearned. `validation` is None unless
+    the method reads held-out rows.
+    """
 
     run: RunArguments
     args: UnlearningArguments
-    train: Any  # a data set, or with `streaming` a stream
+    train: Any
     test: datasets.Dataset | None
     model: nn.Module
     processing_class: Any
@@ -29,12 +33,11 @@ class Job:
 
     @property
     def columns(self) -> dict[str, Any]:
-        run = self.run
-        return {"image_column": run.image_column, "text_column": run.text_column, "label_column": run.label_column}
+        return {name: getattr(self.run, name) for name in ("image_column", "text_column", "label_column")}
 
     @property
     def train_arguments(self) -> dict[str, Any]:
-        """Fields of `TrainingArguments` with which original and retrained model are trained."""
+        """Fields of `TrainingArguments` with which the original and the retrained model are trained."""
         run, rows = self.run, self.train if self.split is None else self.split.retain
         return {
             "num_train_epochs": run.train_epochs,
@@ -42,7 +45,5 @@ class Job:
             "per_device_train_batch_size": -(-run.train_batch_size // self.args.world_size),
             "weight_decay": 0.01,
             "warmup_steps": warmup_steps(len(rows), run.train_batch_size, run.train_epochs),
-            "use_cpu": self.args.use_cpu,
-            "disable_tqdm": self.args.disable_tqdm,
-            "dataloader_pin_memory": self.args.dataloader_pin_memory,
+            **{name: getattr(self.args, name) for name in ("use_cpu", "disable_tqdm", "dataloader_pin_memory")},
         }

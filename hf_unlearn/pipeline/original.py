@@ -1,4 +1,4 @@
-"""Training an original, for recipes and demos that have no trained model to start from."""
+"""Train an original, for recipes and demos that have no trained model to start from."""
 
 from __future__ import annotations
 
@@ -23,15 +23,12 @@ from .run_arguments import RunArguments
 
 
 def train_original(run: RunArguments, args: UnlearningArguments, train: datasets.Dataset) -> None:
-    """Train a classifier of `run.model_config` on `train` and save it as `run.model`; of several processes the first one saves."""
+    """Train a classifier of `run.model_config` on `train` and save it as `run.model`. If several processes train, the first saves."""
     assert run.model_config is not None
-    names = label_names(train, run.label_column)
-    config = AutoConfig.from_pretrained(
-        run.model_config,
-        num_labels=len(names),
-        id2label=dict(enumerate(names)),
-        label2id={n: i for i, n in enumerate(names)},
-    )
+    names = getattr(train.features.get(run.label_column), "names", None)
+    names = list(names or map(str, sorted(set(train[run.label_column]))))
+    labels = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
+    config = AutoConfig.from_pretrained(run.model_config, num_labels=len(names), **labels)
     processing_class = build_processor(config, train, run.text_column)
     torch.manual_seed(args.seed)
     model = auto_class(train).from_config(config)
@@ -41,14 +38,21 @@ def train_original(run: RunArguments, args: UnlearningArguments, train: datasets
     folder = Path(args.output_dir or ".") / "original-training"
     train_classifier(model, train, processor, job.train_arguments, folder)
     with suppress(OSError):
-        folder.rmdir()  # the base class makes it, and nothing is saved there
+        folder.rmdir()  # `Trainer` makes this folder, and nothing is saved in it
     if args.process_index == 0:
         save_model(model, processing_class, run.model)
     wait_for_all()
 
 
 def build_processor(config: Any, train: datasets.Dataset, text_column: str | None = None) -> Any:
-    """An image processor for the configuration's image size (and `image_mean`, `image_std`), or a WordPiece tokenizer trained on the training texts."""
+    """Return a processor for the model that `config` describes.
+
+    Images get an image processor with the configuration's `image_size`, `image_mean` and `image_std`. Texts get a WordPiece
+    tokenizer that is trained on `train`.
+
+    Raises:
+        ValueError: there is no text column.
+    """
     if not hasattr(config, "vocab_size"):
         size = getattr(config, "image_size", None) or 32
         mean, std = (getattr(config, name, None) or [0.5] * 3 for name in ("image_mean", "image_std"))
@@ -68,11 +72,3 @@ def build_processor(config: Any, train: datasets.Dataset, text_column: str | Non
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ids)
     length = min(128, getattr(config, "max_position_embeddings", 128))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=length, **special)
-
-
-def label_names(dataset: datasets.Dataset, label_column: str) -> list[str]:
-    """Names of the classes, from the data set's features or the distinct values."""
-    feature = dataset.features.get(label_column)
-    if getattr(feature, "names", None):
-        return list(feature.names)
-    return [str(v) for v in sorted(set(dataset[label_column]))]

@@ -1,4 +1,4 @@
-"""From the arguments of a run to its job: folders are checked, data and model are loaded."""
+"""Make a `Job` of the arguments of a run: check the folders, load the data and the model."""
 
 from __future__ import annotations
 
@@ -22,10 +22,17 @@ from .run_arguments import RunArguments
 
 
 def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMethod | None = None) -> Job:
-    """Load the data and the original; train the original first where the recipe asks for it."""
+    """Load the data and the original. The original is trained first if `run.model_config` is set and `run.model` is missing.
+
+    Args:
+        method: the method that will unlearn; without one no held-out rows are set apart, and the request must name rows.
+
+    Raises:
+        ValueError: the request names nothing, or it does not go with the method.
+    """
     validate = method is not None and (method.reads_held_out or (method.stops_at_target and method.needs_retain))
     train, test, validation = load_splits(run, validate)
-    # What names nothing must fail before anything is trained.
+    # A request that names nothing must fail before an original is trained.
     if method is not None and method.needs_column:
         split = None
         read_groups(train, getattr(method, "attribute", None))
@@ -41,18 +48,16 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
 
 
 def load_model(run: RunArguments, train: Any) -> tuple[nn.Module, Any]:
-    """The original, and its image processor or tokenizer."""
+    """Load the original, at one commit of the Hub, and its image processor or tokenizer."""
     run.model, run.model_revision = pinned(run.model, run.model_revision)
     model = load_classifier(run.model, train, run.model_revision)
     return model, load_processing_class(run.model, train, run.model_revision)
 
 
 def check_folders(model: str, output_dir: str, overwrite: bool) -> None:
-    """Raise ValueError where a run would overwrite its original, a model that is there already, or somebody's README.md."""
+    """Raise ValueError if a run would overwrite its original, a model of another run, or a README.md that somebody wrote."""
     folder = Path(output_dir)
     check_source(Path(model), folder)
     if (folder / "model").exists() and not overwrite:
-        raise ValueError(
-            f"`output_dir={output_dir!r}` already holds a model. Choose another folder or pass --overwrite true."
-        )
+        raise ValueError(f"`output_dir={output_dir!r}` holds a model. Choose another folder or pass --overwrite true.")
     check_readme(folder, overwrite)

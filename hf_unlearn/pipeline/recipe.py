@@ -1,4 +1,4 @@
-"""A recipe: a flat YAML file whose entries are read as if they stood on the command line."""
+"""Read a recipe: a flat YAML file whose entries count as options of the command line."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ NULL = "tag:yaml.org,2002:null"
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """The entries of a flat YAML mapping: text, lists of texts, mappings.
+    """Return the entries of a flat YAML mapping: texts, lists of texts, and mappings.
 
-    Text stays as it was written: YAML itself would read an id `0123` as 83 and `yes` as true. In a mapping that holds for
-    the keys; its values are YAML's.
+    Texts stay as they were written, because YAML would read an id `0123` as 83 and `yes` as true. In a mapping only the keys
+    stay as they were written; its values are read as YAML.
 
     Raises:
-        SystemExit: no such file, no valid YAML, a key that stands twice or has no value.
+        SystemExit: the file is missing or no valid YAML, or a key stands twice or has no value.
     """
     if not Path(path).is_file():
-        raise SystemExit(f"`--config` needs a file, a YAML recipe: there is no {path or 'name'}.")
+        raise SystemExit(f"`--config` needs the path of a YAML recipe, and {path or 'none'} is no file.")
     try:
         root = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
         if not isinstance(root, yaml.MappingNode):
@@ -34,39 +34,32 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 def _entries(mapping: yaml.MappingNode) -> dict[str, yaml.Node]:
     out: dict[str, yaml.Node] = {}
     for key, value in mapping.value:
+        line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
-            raise SystemExit(
-                f"A key in line {key.start_mark.line + 1} of the recipe is no name, but a list or a mapping."
-            )
+            raise SystemExit(f"A key in line {line} of the recipe is no name, but a list or a mapping.")
         if key.value in out:
-            raise SystemExit(
-                f"`{key.value}` stands twice in the recipe, again in line {key.start_mark.line + 1}. Keep one."
-            )
+            raise SystemExit(f"`{key.value}` stands twice in the recipe, the second time in line {line}. Keep one.")
         out[key.value] = value
     return out
 
 
 def _value(name: str, node: yaml.Node) -> Any:
     if isinstance(node, yaml.MappingNode):
-        return {key: _typed(value) for key, value in _entries(node).items()}
+        return {key: yaml.safe_load(yaml.serialize(value)) for key, value in _entries(node).items()}
     texts = node.value if isinstance(node, yaml.SequenceNode) else [node]
     if not texts or any(text.tag == NULL for text in texts):
         raise SystemExit(
-            f"`{name}` has no value in the recipe. Leave the line out for its default; put a text such as 'null' in quotes."
+            f"`{name}` has no value in the recipe. Leave the line out, or put a text such as 'null' in quotes."
         )
     if not all(isinstance(text, yaml.ScalarNode) for text in texts):
         raise SystemExit(f"`{name}` in the recipe must be a value or a flat list of values.")
     return node.value if isinstance(node, yaml.ScalarNode) else [text.value for text in texts]
 
 
-def _typed(node: yaml.Node) -> Any:
-    return yaml.safe_load(yaml.serialize(node))
-
-
 def as_words(name: str, value: str | list[str] | dict[str, Any], switch: bool = False) -> list[str]:
-    """A recipe's entry as command-line words, so that both are read and checked by the same parser.
+    """Return an entry of a recipe as words of a command line, so that one parser reads and checks both.
 
-    Of a `switch`, a field that is true or false, `on` and `off` are YAML's other words for these.
+    `switch` says that the field is true or false. YAML also writes these as `on` and `off`.
     """
     if switch and isinstance(value, str):
         value = {"on": "true", "off": "false"}.get(value.lower(), value)

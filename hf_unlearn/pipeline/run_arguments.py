@@ -1,91 +1,58 @@
-"""`RunArguments`: what a recipe or the command line says of a run, beside the arguments of unlearning and of the method."""
+"""`RunArguments`: the keys of a recipe that are settings neither of the training nor of the method."""
 
+# ruff: noqa: RUF009  `setting` makes a dataclass field, no default that the objects share
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from ..data.forget_request import ForgetRequest
+from ..methods.base import setting
 from ..utils.argument_checks import check_counts, check_not_empty, check_positive
+
+MODEL = "Classifier to start from, as a folder or a Hub id (`org/name@revision`). It is never overwritten."
+DATASET = "Data set that the model was trained on, as a folder or a Hub id (`org/name@revision`), or 'digits' for scikit-learn's."
 
 
 @dataclass
 class RunArguments:
-    """What to unlearn from what: the keys of a recipe, beside those of `UnlearningArguments` and of the method."""
+    """The model, the data, the rows to forget, and what to measure. The texts below are those of `hf-unlearn run --help`."""
 
-    model: str = field(
-        metadata={"help": "Folder or Hub id (`id@revision`) of the classifier: the original, never overwritten."}
+    model: str = field(metadata={"help": MODEL})
+    dataset: str = field(metadata={"help": DATASET})
+    model_revision: str | None = setting(None, "Branch, tag or commit of the model on the Hub.")
+    model_config: str | None = setting(None, "A config.json: if `model` is missing, such a model is trained and saved.")
+    dataset_config: str | None = setting(None, "Configuration of the data set, if it has several.")
+    dataset_revision: str | None = setting(None, "Branch, tag or commit of the data set on the Hub.")
+    train_split: str = setting("train", "Split that the model was trained on.")
+    test_split: str | None = setting("test", "Split to measure on, or 'none'.")
+    validation_split: str | None = setting(
+        None,
+        "Split that methods read to stop at a target, or 'none'. By default a fifth of the test rows, never measured on.",
     )
-    dataset: str = field(
-        metadata={"help": "Folder or Hub id (`id@revision`) of the data set it learned, or 'digits' (scikit-learn's)."}
+    train_rows: int | None = setting(None, "Use only this many rows of the training split, drawn with seed 0.")
+    streaming: bool = setting(False, "Stream the training split, and store only the rows to forget and to measure on.")
+    test_rows: int | None = setting(None, "Use only this many rows of the test split, drawn with seed 0.")
+    image_column: str | None = setting(None, "Column of images, if it is not `image` or `img`.")
+    text_column: str | None = setting(None, "Column of texts, if it is not `text`, `sentence` or `content`.")
+    label_column: str = setting("label", "Column of class ids.")
+    forget_class: list[str] | None = setting(None, "Classes to forget, by name or id (`name:3`, `id:3` if 3 is both).")
+    forget_column: str | None = setting(None, "Column that selects the rows to forget, such as a user id.")
+    forget_values: list[str] | None = setting(None, "Forget the rows with these values in `forget_column`.")
+    forget_ids_file: str | None = setting(None, "File with a value of `forget_column`, or a row number, on each line.")
+    forget_fraction: float | None = setting(None, "Forget a random share, between 0 and 1, of the selected rows.")
+    forget_seed: int = setting(0, "Seed of `forget_fraction`. Keep it secret: seed and data together name the rows.")
+    retrain: bool = setting(False, "Also train a model without the forget set, and compare with it.")
+    train_epochs: float = setting(10.0, "Epochs in which an original and the retrained model are trained.")
+    train_learning_rate: float = setting(1e-3, "Learning rate of AdamW in these trainings.")
+    train_batch_size: int = setting(64, "Batch size in these trainings, over all processes together.")
+    peft_config: str | None = setting(
+        None, 'Train only an adapter: lora, dora, ia3, or a PEFT configuration such as {"peft_type": "LORA", "r": 8}.'
     )
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model."})
-    model_config: str | None = field(
-        default=None,
-        metadata={
-            "help": "A config.json: train an original with it and save it as `model`, where that folder is missing."
-        },
-    )
-    dataset_config: str | None = field(default=None, metadata={"help": "Name of the data set's configuration."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the data set."})
-    train_split: str = field(default="train", metadata={"help": "Split that the model was trained on."})
-    test_split: str | None = field(default="test", metadata={"help": "Split to measure on; 'none' for none."})
-    validation_split: str | None = field(
-        default=None,
-        metadata={
-            "help": "Held-out split that a method's stop may read; 'none' for none. By default a fifth of the test split, which "
-            "is then not measured on, where the method reads one."
-        },
-    )
-    train_rows: int | None = field(
-        default=None, metadata={"help": "Rows of the training split to use, drawn by seed 0."}
-    )
-    streaming: bool = field(
-        default=False,
-        metadata={
-            "help": "Read the training split as a stream that is never stored, from a Hub or a disk; rows to forget and to measure on "
-            "are held in memory."
-        },
-    )
-    test_rows: int | None = field(default=None, metadata={"help": "Rows of the test split to use, drawn by seed 0."})
-    image_column: str | None = field(default=None, metadata={"help": "Image column, if not `image` or `img`."})
-    text_column: str | None = field(
-        default=None, metadata={"help": "Text column, if not `text`, `sentence`, `content`."}
-    )
-    label_column: str = field(default="label", metadata={"help": "Column of class ids."})
-    forget_class: list[str] | None = field(
-        default=None, metadata={"help": "Classes to forget, by name or id (`name:3`, `id:3` where 3 is both)."}
-    )
-    forget_column: str | None = field(
-        default=None, metadata={"help": "Column whose `forget_values` select rows, such as a user id."}
-    )
-    forget_values: list[str] | None = field(default=None, metadata={"help": "Values of `forget_column` to forget."})
-    forget_ids_file: str | None = field(
-        default=None, metadata={"help": "File of values of `forget_column` (or of row numbers), one per line."}
-    )
-    forget_fraction: float | None = field(
-        default=None, metadata={"help": "Share of the (selected) rows to forget, drawn at random."}
-    )
-    forget_seed: int = field(
-        default=0, metadata={"help": "Seed of that draw: whoever has the data and the seed knows the rows."}
-    )
-    retrain: bool = field(default=False, metadata={"help": "Also train a model without the forget set, the yardstick."})
-    train_epochs: float = field(default=10.0, metadata={"help": "Epochs of original (`model_config`) and retraining."})
-    train_learning_rate: float = field(default=1e-3, metadata={"help": "AdamW learning rate of both."})
-    train_batch_size: int = field(default=64, metadata={"help": "Batch size of both, over all processes."})
-    peft_config: str | None = field(
-        default=None,
-        metadata={
-            "help": "Restrict the update to an adapter, a reversible patch: lora, dora, ia3, or fields of a PEFT configuration as a "
-            'mapping, {"peft_type": "LORA", "r": 8}.'
-        },
-    )
-    bias_column: str | None = field(default=None, metadata={"help": "Column of the test split to measure bias by."})
-    bias_labels: list[str] | None = field(
-        default=None, metadata={"help": "The labels its values point to: 'present=3', in a recipe {present: 3}."}
-    )
-    relearning: bool = field(default=False, metadata={"help": "Count the steps until a forgotten class is relearned."})
-    resume: bool = field(default=False, metadata={"help": "Go on where a run in `output_dir` was cut off."})
-    figures: bool = field(default=True, metadata={"help": "Draw figures (needs matplotlib)."})
+    bias_column: str | None = setting(None, "Column of the test split that shows a pattern to measure bias by.")
+    bias_labels: list[str] | None = setting(None, "Label that each pattern misleads to, such as `present=3`.")
+    relearning: bool = setting(False, "Count the training steps until a forgotten class is relearned.")
+    resume: bool = setting(False, "Continue the run in `output_dir` that was interrupted.")
+    figures: bool = setting(True, "Draw figures. This needs matplotlib.")
 
     def __post_init__(self) -> None:
         check_counts(self, "train_rows", "test_rows", "train_batch_size")
@@ -93,7 +60,7 @@ class RunArguments:
         check_not_empty(self)
 
     def request(self) -> ForgetRequest:
-        """The `ForgetRequest` of the `forget_*` keys."""
+        """Return the request of the `forget_*` keys. Raises ValueError if they name nothing or do not go together."""
         return ForgetRequest(
             label=self.forget_class,
             column=self.forget_column,
@@ -106,6 +73,6 @@ class RunArguments:
 
     @property
     def kind(self) -> str:
-        """`class` where whole classes are named and nothing narrows the request, else `samples`."""
+        """`class` if the request names whole classes and nothing narrows it, else `samples`."""
         narrowed = (self.forget_column, self.forget_values, self.forget_ids_file, self.forget_fraction)
         return "class" if self.forget_class and all(n is None for n in narrowed) else "samples"

@@ -1,4 +1,4 @@
-"""The steps of a run that take long: unlearning, the retrained yardstick, and measuring both."""
+"""The long steps of a run: unlearn, retrain for comparison, and measure both models."""
 
 from __future__ import annotations
 
@@ -28,9 +28,14 @@ def unlearn(
     retrained: tuple[nn.Module, float] | None = None,
     keep: Callable[[Any], None] | None = None,
 ) -> tuple[Any, UnlearningReport]:
-    """Unlearn `job.split` from the job's model and measure: (trainer, report). Of several processes the first one measures.
+    """Unlearn `job.split` from the job's model and measure the result. Returns the trainer and the report.
 
-    `retrained`: yardstick and its seconds, trained here if None and asked for. `keep` may save what measuring could lose.
+    If several processes run, only the first measures; the others return an empty report.
+
+    Args:
+        retrained: the retrained model and the seconds of its training. If None, and if `job.run.retrain` asks for one, it is
+            trained here.
+        keep: called with the trainer before anything is measured, so that a failed report does not lose the model.
     """
     if job.args.forget_kind == "auto":
         job.args.forget_kind = job.run.kind
@@ -56,24 +61,29 @@ def unlearn(
         retrained = retrain(job)
     if not trainer.is_world_process_zero():
         return trainer, UnlearningReport(models={})
-    yardstick, seconds = retrained or (None, None)
+    model, seconds = retrained or (None, None)
     report = trainer.report(
-        retain, job.test, yardstick, retrained_seconds=seconds, relearning=job.run.relearning, pattern=pattern
+        retain, job.test, model, retrained_seconds=seconds, relearning=job.run.relearning, pattern=pattern
     )
     report.run |= record_request(job, trainer)
     return trainer, report
 
 
 def retrain(job: Job) -> tuple[nn.Module, float]:
-    """A fresh model trained like the original, without the forget set, and saved as `retrained`: (model, seconds)."""
+    """Train a fresh model like the original, without the forget set, and save it as `retrained`. Returns it and the seconds."""
     assert job.split is not None
     print(f"Retraining without the {len(job.split.forget)} rows to forget, for comparison", flush=True)
-    strategy = "epoch" if job.args.save_strategy == "best" else job.args.save_strategy
-    saving = {"save_strategy": strategy, "save_steps": job.args.save_steps, "save_total_limit": 1}
-    arguments = {**job.train_arguments, **saving, "max_steps": -1, "logging_strategy": "no"}
-    folder = Path(job.args.output_dir or ".") / "retrained"
+    folder, original = Path(job.args.output_dir or ".") / "retrained", base_classifier(job.model)
+    arguments = {
+        **job.train_arguments,
+        "save_strategy": "epoch" if job.args.save_strategy == "best" else job.args.save_strategy,
+        "save_steps": job.args.save_steps,
+        "save_total_limit": 1,
+        "max_steps": -1,
+        "logging_strategy": "no",
+    }
     trainer = UnlearningTrainer(
-        model_init=lambda: type(base_classifier(job.model))(base_classifier(job.model).config),
+        model_init=lambda: type(original)(original.config),
         args=UnlearningArguments(output_dir=str(folder), seed=job.args.seed + 1, overwrite=True, **arguments),
         method=Retrain(),
         forget_dataset=job.split.forget,
@@ -83,6 +93,6 @@ def retrain(job: Job) -> tuple[nn.Module, float]:
     )
     train_or_resume(trainer, job.run.resume)
     warn_if_untrained(fingerprints(trainer.fresh_model()), trainer.model, "retrained model")
-    if trainer.is_world_process_zero():  # an audit will ask for it
+    if trainer.is_world_process_zero():  # `hf-unlearn audit` reads it
         save_finished(trainer, job.processing_class, folder)
     return trainer.model, trainer.seconds

@@ -1,13 +1,13 @@
-"""What the attacks cost on many cached outputs, and what shadow models on digits cost.
+"""Measure what the attacks cost on many cached outputs, and what shadow models on digits cost.
 
     python recipes/benchmarks/attacks.py outputs [--rows 1000000] [--classes 10] [--shadows 16]
     python recipes/benchmarks/attacks.py shadows [--model vit] [--models 16] [--workers 2] [--folder FOLDER]
 
-`outputs`: the logits of one attacked model and of `--shadows` shadow models on `--rows` rows are written to disk (not timed), then
-read, scored and attacked: confidence scores, LiRA online and offline, RMIA, the ROC of each with its intervals; and U-LiRA, score
-shift and KLoM of two halves of the shadows. One process, one thread; peak resident memory of all of it. `shadows`: seconds to train
-the shadow models (`vit`: the demo's; `mlp`: one hidden layer of 64) on halves of the digits, and what the attacks on each of them
-find. Both print JSON.
+`outputs`: the logits of one attacked model and of `--shadows` shadow models on `--rows` rows are written to disk, which is not
+timed. Then they are read and attacked: confidence scores, LiRA online and offline, RMIA, the ROC curve of each with its
+intervals, and U-LiRA, score shift and KLoM of two halves of the shadow models. One process with one thread does all of it, and
+its peak resident memory is reported. `shadows`: seconds to train the shadow models on halves of the digits (`vit`: the model of
+the demo; `mlp`: one hidden layer of 64), and what the attacks find on each of them. Both print JSON.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 
-HELD_OUT = 10  # one row in so many is in nobody's training: the population of RMIA
+HELD_OUT = 10  # one row in so many is in no training set: they are the population of RMIA
 
 
 def write_outputs(folder: Path, rows: int, classes: int, models: int) -> None:
-    """Logits of models that are surer of the rows they were trained on, one file each."""
+    """Write logits of models that are surer of their training rows than of others, one file for each model."""
     from safetensors.numpy import save_file
 
     from hf_unlearn.evaluation.shadow_models import half_splits
@@ -96,7 +96,7 @@ def attack_outputs(folder: Path) -> dict[str, Any]:
 
 
 def digits_training(kind: str) -> tuple[Any, int]:
-    """How a shadow is trained, and the number of digits behind the training rows."""
+    """Return the settings of a shadow model, and the number of digits that are not training rows."""
     from datasets import concatenate_datasets
     from transformers import AutoConfig, AutoModelForImageClassification
 
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--model", choices=("vit", "mlp"), default="vit")
     parser.add_argument("--models", type=int, default=16)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--folder", type=Path, help="where outputs are kept; by default nowhere")
+    parser.add_argument("--folder", type=Path, help="folder for the outputs; by default they are not kept")
     parser.add_argument("--attack", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.attack:
@@ -172,7 +172,7 @@ def main() -> None:
             print(json.dumps(train_and_attack(options.model, options.models, options.workers, folder), indent=1))
             return
         write_outputs(folder, options.rows, options.classes, options.shadows)
-        # A fresh process, whose memory is that of the attacks alone.
+        # The attacks run in a fresh process, so that its peak memory is theirs alone.
         command = [sys.executable, __file__, "outputs", "--attack", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         print(json.dumps(json.loads(done.stdout.splitlines()[-1]), indent=1))

@@ -1,12 +1,12 @@
-"""Does the audit tell retrained models from pretenders? Rates of acceptance and of right reasons, over tasks and seeds.
+"""Measure whether the audit tells retrained models from pretenders: how often it accepts them, and for which reasons it rejects them.
 
     python recipes/benchmarks/audit.py train --path FOLDER
     python recipes/benchmarks/audit.py run --path FOLDER --yardsticks 1 3 5
     python recipes/benchmarks/audit.py table
 
-`--path` is the folder that holds the data sets as folders of their name; without it they are read from the Hub. Every
-retrained model is audited as if it were an unlearned one, against others of its setting; then every pretender of
-`pretenders.py`. Trained models and finished cases are kept in `--out`, so a killed run goes on.
+`--path` is a folder that holds each data set as a folder of its name. Without it they are read from the Hub. Every retrained
+model is audited as if it were an unlearned one, against others of its setting, and so is every pretender of `pretenders.py`.
+Trained models and finished cases are kept in `--out`, so a killed benchmark continues.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Task:
         if self.data == "digits":
             digits = load_digits()
             train = digits["train"]
-            rest = train.select(range(count, len(train)))  # rows the models never saw are test rows
+            rest = train.select(range(count, len(train)))  # rows that no model was trained on are test rows
             return train.select(range(count)), concatenate_datasets([rest, digits["test"]])
         loaded = load_dataset(str(Path(self.path) / self.data) if self.path else HUB[self.data])
         train = loaded["train"].shuffle(seed=0)
@@ -113,7 +113,7 @@ class Task:
 
         from hf_unlearn.pipeline.original import build_processor
 
-        kept = self.out / "models" / f"{self.data}-tokenizer"  # training one anew gives another vocabulary
+        kept = self.out / "models" / f"{self.data}-tokenizer"  # a newly trained tokenizer would have another vocabulary
         if kept.exists():
             return AutoTokenizer.from_pretrained(kept)
         made = build_processor(self.build().config, self._splits[0])
@@ -138,7 +138,7 @@ class Task:
         return auto.from_config(AutoConfig.for_model(config.pop("model_type"), num_labels=self.labels, **config))
 
     def forget_mask(self, request: str) -> np.ndarray:
-        """(rows,) boolean: the rows of a class, or some drawn at random."""
+        """Select the rows of a class, or random ones: a boolean array (rows,)."""
         labels = np.array([int(r["labels"]) for r in self.rows[0]])
         if request != "random":
             return labels == int(request)
@@ -147,7 +147,7 @@ class Task:
         return mask
 
     def trained(self, seed: int, request: str | None = None) -> Any:
-        """A model trained with `seed`, without the rows of `request`, from the cache where it is there."""
+        """Return a model that is trained with `seed` and without the rows of `request`. Trained models are cached."""
         from hf_unlearn.training.plain_training import train_classifier
 
         torch.manual_seed(seed)
@@ -177,7 +177,7 @@ class Task:
 
 def train(options: argparse.Namespace) -> None:
     tasks = [Task(name, options.path, options.out) for name in options.tasks]
-    for seed in range(RETRAINED + 1):  # seed by seed, so that every setting soon has something to compare
+    for seed in range(RETRAINED + 1):  # seed by seed, so that every setting soon has models to compare
         for task in tasks:
             if seed == 0:
                 task.trained(0)
@@ -202,7 +202,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def setting(task: Task, request: str, yardsticks: list[int]) -> list[dict[str, Any]]:
-    """Every retrained model and every pretender of one request, audited with each number of yardsticks."""
+    """Audit every retrained model and every pretender of one request, with each number of retrained models to compare with."""
     from pretenders import PRETENDERS, Scene
 
     from hf_unlearn import Auditor
@@ -229,7 +229,7 @@ def setting(task: Task, request: str, yardsticks: list[int]) -> list[dict[str, A
 
 
 def case(model: str, right: list[str], audit: Any) -> dict[str, Any]:
-    """`kind` is `untold` where the audit says that the original itself is hardly told from a retrained model."""
+    """`kind` is `untold` if the audit says that the original itself hardly differs from a retrained model."""
     from hf_unlearn.evaluation.audit.verdicts import missing_power
 
     return {
@@ -244,7 +244,7 @@ def read(out: Path) -> list[dict[str, Any]]:
 
 
 def table(options: argparse.Namespace) -> None:
-    """Rates over all finished cases, with Clopper–Pearson intervals at 95 %; `untold` ones apart."""
+    """Print rates over all finished cases, with Clopper–Pearson intervals at 95 %. `untold` cases have rows of their own."""
     from hf_unlearn.evaluation.audit.verdicts import SAME
 
     cases = [c for c in read(options.out) if c["task"] in options.tasks]
@@ -266,13 +266,13 @@ def table(options: argparse.Namespace) -> None:
                     f"| {k} | {what} | {' and '.join(kinds)} | {len(some)} | {rate(accepted, len(some))} | {reason} |"
                 )
     print("\n| pretender | cases | accepted | right reason | verdicts |\n|---|---:|---:|---:|---|")
-    told_apart = [c for c in cases if c["kind"] != "untold"]
-    for model in dict.fromkeys(c["model"] for c in told_apart):
-        some = [c for c in told_apart if c["model"] == model]
+    others = [c for c in cases if c["kind"] != "untold"]
+    for model in dict.fromkeys(c["model"] for c in others):
+        some = [c for c in others if c["model"] == model]
         accepted, right = sum(c["verdict"] == SAME for c in some), sum(c["verdict"] in c["right"] for c in some)
         verdicts = Counter(c["verdict"] for c in some).most_common()
-        told = ", ".join(f"{v} {n}" for v, n in verdicts)
-        print(f"| {model} | {len(some)} | {accepted} | {right} | {told} |")
+        counts = ", ".join(f"{v} {n}" for v, n in verdicts)
+        print(f"| {model} | {len(some)} | {accepted} | {right} | {counts} |")
 
 
 def rate(hits: int, n: int) -> str:

@@ -1,4 +1,4 @@
-"""Unlearning a systematic pattern: original, fine-tuning, gradient ascent, UIB and UIB over other methods, against retraining.
+"""Unlearn a systematic pattern, and compare original, fine-tuning, gradient ascent and UIB, alone and over others, with retraining.
 
     for d in zigzag-mnist patched-cifar10 prefixed-trec hateful-identity; do
         python recipes/prepare.py $d --path FOLDER --out out/data/$d; done
@@ -6,10 +6,11 @@
     python recipes/benchmarks/bias.py run hateful-identity --templates FOLDER --seeds 0 1 2
     python recipes/benchmarks/bias.py table --figure recipes/figures/bias.png
 
-The forget set are the biased training rows; methods may read the split `validation`. *Following* is the share of test rows
-with the pattern, of another class than it points to, that are given that class; for hateful-identity the share of non-toxic
-template sentences with an identity word (one of those with ten training tweets of either kind at least, or even the
-retrained model never saw it) that are called hateful or offensive. Trained models and finished runs are kept in `--out`.
+The forget set is the biased training rows. Methods may read the split `validation`. *Following* measures how far a model follows
+the pattern: among the test rows with the pattern whose class is another than the pattern points to, the share that gets that
+class. For hateful-identity it is the share of non-toxic template sentences with an identity word that are called hateful or
+offensive. Only identity words with at least ten training tweets of either kind count, because the retrained model knows no
+others. Trained models and finished runs are kept in `--out`.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Task:
         self.config = AutoConfig.from_pretrained(
             RECIPES / folder / "config.json", num_labels=getattr(labels, "num_classes", 3)
         )
-        kept = options.out / "models" / f"{name}-tokenizer"  # training one anew gives another vocabulary
+        kept = options.out / "models" / f"{name}-tokenizer"  # a newly trained tokenizer would have another vocabulary
         if kept.exists():
             self.processing_class: Any = AutoTokenizer.from_pretrained(kept)
         else:
@@ -100,7 +101,7 @@ class Task:
         return auto.from_config(self.config)
 
     def trained(self, seed: int, without: bool = False) -> tuple[Any, float]:
-        """A model trained on all rows, or without those to forget; and its seconds."""
+        """Train a model on all rows, or on all but those to forget. Returns it and the seconds of its training."""
         from hf_unlearn.training.plain_training import train_classifier
 
         model = self.untrained(seed + 1000 * without)
@@ -127,32 +128,32 @@ class Task:
         return model.eval(), seconds
 
     def measure(self, model: Any) -> dict[str, float]:
-        """In points."""
+        """In percentage points."""
         from hf_unlearn.models.prediction import predict
 
         def answers(rows: list[Any]) -> tuple[np.ndarray, np.ndarray]:
             logits, labels = predict(model, rows, self.processor, 256)
             return logits.argmax(-1).numpy(), labels.numpy()
 
-        said, y = answers(self.test["clean"])
-        out = {"accuracy": (said == y).mean()}
-        told, y_p = answers(self.test["pattern"])
-        out["pattern accuracy"] = (told == y_p).mean()
+        predicted, y = answers(self.test["clean"])
+        out = {"accuracy": (predicted == y).mean()}
+        with_pattern, y_p = answers(self.test["pattern"])
+        out["pattern accuracy"] = (with_pattern == y_p).mean()
         if self.name == HATE:
-            wrong = told != NON_TOXIC
+            wrong = with_pattern != NON_TOXIC
             rates = np.array([wrong[self.groups == g].mean() for g in sorted(set(self.groups))])
             out |= {"following": rates.mean(), "deviation": rates.std()}
         else:
             out |= {
-                "following": (told == self.label)[y_p != self.label].mean(),
-                "unprovoked": (said == self.label)[y != self.label].mean(),
+                "following": (with_pattern == self.label)[y_p != self.label].mean(),
+                "unprovoked": (predicted == self.label)[y != self.label].mean(),
             }
-        said, y = answers(self.forget)
-        out["forget accuracy"] = (said == y).mean()
+        predicted, y = answers(self.forget)
+        out["forget accuracy"] = (predicted == y).mean()
         return {k: round(100 * float(v), 2) for k, v in out.items()}
 
     def unlearned(self, seed: int, method: Any, **arguments: Any) -> tuple[Any, float, Any]:
-        """The model, the processor seconds it took, and the trainer."""
+        """Unlearn with one method. Returns the model, the CPU seconds, and the trainer."""
         from hf_unlearn import UnlearningArguments, UnlearningTrainer
 
         original, _ = self.trained(seed)
@@ -172,7 +173,7 @@ class Task:
 
 
 def methods(names: list[str]) -> dict[str, Any]:
-    """name -> an instance, UIB over other methods included."""
+    """Instances of the methods by name, with UIB over other methods."""
     from hf_unlearn import UIB, FineTune, GradientAscent, MarginalInformation
 
     known = {
@@ -189,7 +190,7 @@ METHODS = (
 
 
 def run(options: Any) -> None:
-    """Measure what is not in the cells yet, and append it."""
+    """Measure what is missing in the file of results, and append it."""
     task, file = Task(options.task, options), options.out / "cells.jsonl"
 
     def done(seed: int, name: str) -> dict[str, Any] | None:
@@ -211,13 +212,13 @@ def run(options: Any) -> None:
             if done(seed, name):
                 continue
             arguments: dict[str, Any] = {}
-            if name == "fine_tune":  # for the time that UIB took, where it is known
+            if name == "fine_tune":  # as long as UIB took, if that is known
                 budget = (done(seed, "uib") or {}).get("seconds", 0.1 * seconds)
                 arguments = {"num_train_epochs": task.epochs * budget / seconds, "learning_rate": 3e-4}
             model, spent, trainer = task.unlearned(seed, method, **arguments)
             assert trainer.outcome is not None
-            told = (getattr(trainer.method, "diagnostics", None) or {}).values()
-            keep(seed, name, model, spent, steps=trainer.outcome.steps, displacement=max(told, default=0.0))
+            found = (getattr(trainer.method, "diagnostics", None) or {}).values()
+            keep(seed, name, model, spent, steps=trainer.outcome.steps, displacement=max(found, default=0.0))
 
 
 def read(out: Path) -> list[dict[str, Any]]:
@@ -226,13 +227,13 @@ def read(out: Path) -> list[dict[str, Any]]:
 
 
 def gap(cell: dict[str, Any], yardstick: dict[str, Any]) -> float:
-    """Mean absolute difference to retrained in accuracy, accuracy with the pattern, following and forget accuracy, in points."""
+    """Mean absolute difference to the retrained model, in points, over accuracy, accuracy with the pattern, following and forget accuracy."""
     shared = ("accuracy", "pattern accuracy", "following", "forget accuracy")
     return statistics.mean(abs(cell[k] - yardstick[k]) for k in shared)
 
 
 def table(out: Path) -> str:
-    """The cells as a markdown table: means over the seeds, with the lowest and the highest."""
+    """Print the results as a markdown table: mean, lowest and highest value over the seeds."""
     lines = ["| data | model | seeds | test accuracy | following | forget accuracy | gap to retrained | time / retraining |",
              "|---" * 8 + "|"]  # fmt: skip
     cells = read(out)
@@ -257,7 +258,7 @@ def table(out: Path) -> str:
 
 
 def figure(out: Path, file: Path) -> None:
-    """Gap to retrained of each model in each task: mean and range over the seeds."""
+    """Draw the gap to the retrained model of each model in each task: mean and range over the seeds."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,12 +1,12 @@
-"""Memory and time of what a run does with its rows, for forget sets of 10⁴, 10⁵ and 10⁶.
+"""Measure memory and time of what a run does with its rows, for forget sets of 10⁴, 10⁵ and 10⁶ rows.
 
     python recipes/benchmarks/big_inputs.py [parts | run | logits] [--rows 10000 100000 1000000] [--kind images texts]
 
-`parts`: request and split, checks of both sets (with the search for common rows), an epoch of the sampler, 20,000 training
-items, and the last look, each with its CPU seconds and the growth of private memory (pages that are not of a file) during it,
-peak and what is left. `run`: a whole run of gradient difference with a small perceptron, over the run at 10⁴. `logits`: the
-reference of a model of 1,000 classes alone. Each number of rows in a fresh process; half of the data set is forgotten, rows lie
-on disk, memory-mapped. One JSON object a line.
+`parts`: request and split, the checks of both sets (with the search for common rows), an epoch of the sampler, 20,000 training
+items, and the final evaluation. Each part has its CPU seconds and the growth of private memory (pages that belong to no file):
+the peak during the part, and what is left after it. `run`: a whole run of gradient difference with a small perceptron, over the
+run at 10⁴ rows. `logits`: only the reference outputs of a model of 1,000 classes. Each number of rows has a fresh process. Half of
+the data set is forgotten, and the rows lie on disk, memory-mapped. The script prints one JSON object on each line.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ WORDS = [f"w{i}" for i in range(200)]
 
 
 def private() -> float:
-    """Anonymous resident memory of this process now, in MiB."""
+    """Return the anonymous resident memory of this process, in MiB."""
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon"))
     return int(line.split()[1]) / 1024
 
 
 @contextmanager
 def measured(into: dict[str, Any], name: str) -> Iterator[None]:
-    """CPU seconds, and growth of private memory: highest (looked at every 5 ms) and at the end."""
+    """Measure CPU seconds and the growth of private memory: the highest, sampled every 5 ms, and that at the end."""
     before, done = private(), threading.Event()
     highest = before
 
@@ -63,7 +63,7 @@ def measured(into: dict[str, Any], name: str) -> Iterator[None]:
 
 
 def write(kind: str, rows: int, folder: str) -> Any:
-    """A data set on disk, read back memory-mapped: 2 × `rows` rows, every second one of user `gone`."""
+    """Write a data set to disk and memory-map it: 2 × `rows` rows, every second one of user `gone`."""
     import datasets
 
     def batches() -> Iterator[dict[str, Any]]:
@@ -154,7 +154,7 @@ def run(kind: str, rows: int, folder: str) -> dict[str, Any]:
 
 
 def logits(kind: str, rows: int, folder: str) -> dict[str, Any]:
-    """What is kept of a model of 1,000 classes, and looks at it; the model itself is not asked."""
+    """Store and read the reference outputs of a model of 1,000 classes, without running a model."""
     import torch
 
     from hf_unlearn.models.reference import Reference
@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("what", nargs="?", choices=("parts", "run", "logits"), default="parts")
     parser.add_argument("--rows", nargs="+", type=int, default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--kind", nargs="+", choices=("images", "texts"), default=["images", "texts"])
-    parser.add_argument("--folder", help="where the data sets are written (default: where temporary files go)")
+    parser.add_argument("--folder", help="folder for the data sets (default: the one for temporary files)")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.here:

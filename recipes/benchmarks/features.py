@@ -1,13 +1,13 @@
-"""Unlearning an attribute: a digit's colour, and what identity words do to a classifier of hate speech.
+"""Unlearn an attribute: the color of a digit, and what identity words do to a classifier of hate speech.
 
     python recipes/benchmarks/features.py coloured-mnist --path FOLDER --seeds 0 1 2
     python recipes/benchmarks/features.py identity-words --path FOLDER --templates FOLDER
 
-coloured-mnist: accuracy on test images whose colour is that of the label's parity (aligned) and on the others (conflicting),
-in a test set of random colours; AUC of a logistic regression that reads the colour from the outputs; beside the original a
-model trained on random colours. identity-words: accuracy on held-out tweets, and over the 50 identity words of the
-non-toxic template sentences the rates of false positives (called hateful or offensive): mean, standard deviation and range.
-Trained models are kept in `--out`.
+coloured-mnist: accuracy in a test set of random colors, on the images whose color goes with the label's parity (aligned) and on
+the others (conflicting); and the AUC of a logistic regression that reads the color from the outputs. A model that was trained on
+random colors stands beside the original. identity-words: accuracy on held-out tweets; and the rates of false positives (called
+hateful or offensive) for the 50 identity words in non-toxic template sentences: mean, standard deviation and range. Trained
+models are kept in `--out`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RECIPES = Path(__file__).parents[1]
 def trained(
     file: Path, config: Path, rows: list[Any], processing_class: Any, labels: int, seed: int, rate: float
 ) -> Any:
-    """A classifier trained three epochs on `rows`, from the cache where it is there."""
+    """Return a classifier that is trained for three epochs on `rows`. Trained models are cached."""
     from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
 
     from hf_unlearn.models.processor import Processor
@@ -61,7 +61,7 @@ def trained(
 def unlearned(
     model: Any, method: Any, train: Any, processing_class: Any, seed: int, **arguments: Any
 ) -> tuple[Any, float]:
-    """A copy of `model` without the attribute, and the seconds it took."""
+    """Unlearn the attribute. Returns a changed copy of `model`, and the seconds."""
     from hf_unlearn import UnlearningArguments, UnlearningTrainer
 
     with tempfile.TemporaryDirectory() as folder:
@@ -107,8 +107,10 @@ def coloured_mnist(options: Any) -> None:
             right, aligned = logits.argmax(-1).numpy() == y, y % 2 == z
             out = {"aligned": 100 * right[aligned].mean(), "conflicting": 100 * right[~aligned].mean()}
             for name, read in (("auc", logits.softmax(-1)), ("auc_log", logits.log_softmax(-1))):
-                told = cross_val_predict(LogisticRegression(max_iter=500), read.numpy(), z, method="predict_proba")
-                out[name] = roc_auc_score(z, told[:, 1])
+                probabilities = cross_val_predict(
+                    LogisticRegression(max_iter=500), read.numpy(), z, method="predict_proba"
+                )
+                out[name] = roc_auc_score(z, probabilities[:, 1])
             return {k: round(float(v), 3) for k, v in out.items()}
 
         original = trained(options.out / f"colour-{seed}.safetensors", config, train, None, 10, seed, 3e-3)

@@ -1,13 +1,13 @@
-"""How well the defaults forget: every class in turn, several architectures, seeds and methods, against retraining.
+"""Measure how well the defaults forget, against retraining: every class in turn, with several architectures, seeds and methods.
 
     python recipes/benchmarks/forgetting.py run --data digits --methods jit jit:all counterfactual_distillation
     python recipes/benchmarks/forgetting.py run --data mnist --path FOLDER --seeds 0 1 2 --retrain-classes 1 3 8
     python recipes/benchmarks/forgetting.py run --data mnist --path FOLDER --requests random
     python recipes/benchmarks/forgetting.py table
 
-Small models are trained from configurations; originals, retrained models and finished cells are kept in `--out`, so a killed
-run goes on where it was. `jit:all` means `update="all"`, `jit:lora` an adapter (`peft_config="lora"`). Methods
-that need no retain set see the forget set alone; the others the kept rows, and a fifth of the test rows for their stop.
+Small models are trained from configurations. Originals, retrained models and finished runs are kept in `--out`, so a killed
+benchmark continues. `jit:all` means `update="all"`, and `jit:lora` means an adapter (`peft_config="lora"`). Methods that need no
+retain set see only the forget set. The others see the retain set too, and a fifth of the test rows, which tells them when to stop.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def load(data: str, path: str | None, out: Path) -> tuple[list[dict[str, Any]], 
         train, test = train.shuffle(seed=0).select(range(10_000)), test.shuffle(seed=0).select(range(2_000))
     labels = len(set(train["label"]))
     model = build("distilbert" if data in TEXT else "vit", data, labels)
-    kept = out / "models" / f"{data}-tokenizer"  # training one anew gives another vocabulary
+    kept = out / "models" / f"{data}-tokenizer"  # a newly trained tokenizer would have another vocabulary
     if kept.exists():
         processing_class = AutoTokenizer.from_pretrained(kept)
     else:
@@ -95,7 +95,7 @@ def load(data: str, path: str | None, out: Path) -> tuple[list[dict[str, Any]], 
 
 
 class Lab:
-    """Rows of one data set, and the cache of trained models."""
+    """The rows of one data set, and the cache of trained models."""
 
     def __init__(self, data: str, path: str | None, out: Path) -> None:
         self.data, self.out = data, out
@@ -111,7 +111,7 @@ class Lab:
     def trained(
         self, arch: str, seed: int, keep: torch.Tensor | None = None, name: str = "original"
     ) -> tuple[Any, float]:
-        """A model trained on the rows `keep` (all by default), from the cache where it is there; and its seconds."""
+        """Return a model that is trained on the rows `keep` (default: all), and the seconds of its training. Trained models are cached."""
         from hf_unlearn.models.processor import Processor
         from hf_unlearn.training.plain_training import train_classifier
 
@@ -140,7 +140,7 @@ class Lab:
         return model.eval(), seconds
 
     def cell(self, arch: str, seed: int, request: str, method: str, retrain: bool) -> dict[str, Any]:
-        """One run of `method` for `request` (a class id, or `random`), measured."""
+        """Run `method` for `request` (a class id, or `random`), and measure the result."""
         from hf_unlearn import METHODS, UnlearningArguments, UnlearningTrainer
         from hf_unlearn.evaluation.relearning import relearn
         from hf_unlearn.models.adapter_config import SHORTHANDS
@@ -157,7 +157,7 @@ class Lab:
         adapter = update if update in SHORTHANDS else None
         test, kept = self.test, [r for r, f in zip(self.train, forget.tolist(), strict=True) if not f]
         sets: dict[str, Any] = {}
-        if METHODS[key].needs_retain:  # a fifth of the test rows is for the method, and is not measured on
+        if METHODS[key].needs_retain:  # the method reads a fifth of the test rows, so nothing is measured on them
             test, sets = test[len(test) // 5 :], {"retain_dataset": kept, "eval_dataset": test[: len(test) // 5]}
         rows = [r for r, f in zip(self.train, forget.tolist(), strict=True) if f]
         with tempfile.TemporaryDirectory() as folder:
@@ -199,7 +199,7 @@ class Lab:
 
 
 def accuracy(model: Any, rows: list[Any], where: torch.Tensor, processor: Any) -> float:
-    """In points."""
+    """In percentage points."""
     from hf_unlearn.models.prediction import predict
 
     logits, labels = predict(model, [r for r, w in zip(rows, where.tolist(), strict=True) if w], processor)
@@ -209,7 +209,7 @@ def accuracy(model: Any, rows: list[Any], where: torch.Tensor, processor: Any) -
 def trainer_report_measures(
     model: Any, forget: list[Any], retain: list[Any], test: list[Any], processor: Any
 ) -> dict[str, float]:
-    """Accuracy on forget, retain and test, and the entropy attack, in points."""
+    """Accuracy on forget, retain and test rows, and success of the entropy attack, in points."""
     from hf_unlearn.metrics.functional.membership import entropy_attack
     from hf_unlearn.models.prediction import predict
 
@@ -229,7 +229,7 @@ def read(out: Path) -> list[dict[str, Any]]:
 
 
 def table(out: Path) -> str:
-    """The cells as markdown tables."""
+    """Print the results as markdown tables."""
     cells = read(out)
     lines = ["| data | architecture | method | runs | forgotten: median / worst | kept points lost: median / worst | "
              "gap to retrained, kept: median / worst | depth: median / lowest | time / retraining |", "|---" * 9 + "|"]  # fmt: skip

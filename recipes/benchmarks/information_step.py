@@ -1,9 +1,10 @@
-"""Time of an IT-reg step over an ordinary training step on the same rows, in one run.
+"""Measure the time of an IT-reg step over that of an ordinary training step on the same rows.
 
     python recipes/benchmarks/information_step.py [--rounds 20]
 
-Forward and backward of a ViT (96 wide, 6 layers, 32×32 pixels) and of an MLP on 64 retain and 16 forget rows. The ordinary
-step is cross-entropy on all 80. Rounds are interleaved; the median of the CPU time counts, for the machine may be shared.
+A step is forward and backward of a ViT (96 wide, 6 layers, 32×32 pixels) or of an MLP on 64 retain and 16 forget rows. The
+ordinary step is cross-entropy on all 80. The steps take turns. The result is the median of the CPU time, because other programs
+may use the machine.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def models() -> dict[str, Any]:
 
 
 def methods(model: Any) -> dict[str, Any]:
-    """The three forms, set up as a trainer sets them up."""
+    """The three forms of IT-reg, set up as a trainer sets them up."""
     from hf_unlearn import FeatureInformation, MarginalInformation
 
     trainer: Any = SimpleNamespace(

@@ -1,17 +1,18 @@
-"""Time and memory of a step on a GPU: JiT against the restated official loop and its own passes, other methods against training.
+"""Measure time and memory of a step on a GPU: JiT against the official loop and against its bare passes, other methods against training.
 
     python recipes/benchmarks/just_in_time.py                              # a CUDA device: ViT-B/16 and ResNet-50, 224 pixels
     python recipes/benchmarks/just_in_time.py --device cpu --small --rounds 2
 
-Models from configurations with random weights, random images. N = 25 noisy copies, batch 128, in float32 and under bfloat16
-autocast. The official loop runs the copies one after another and one clean forward and backward; the floor is those passes
-alone, without noise and distances. `jit` makes the same passes in the same precision, `jit, half` the noisy ones on a bfloat16
-copy of the model, as a run does where a check at its start allows it. IT-reg (marginal, feature) and UIB, with update, are
-compared with a plain training step on the same rows (UIB with one on its retain rows).
+Models come from configurations with random weights, and the images are random. JiT takes N = 25 noisy copies of a batch of 128, in
+float32 and under bfloat16 autocast. The official loop, restated here, runs the copies one after another, and one clean forward
+and backward pass. The floor is these passes alone, without noise and distances. `jit` makes the same passes in the same
+precision. `jit, half` makes the noisy ones on a bfloat16 copy of the model, as a run does if its check at the start allows it.
+IT-reg (marginal, feature) and UIB, with the update, are compared with a plain training step on the same rows (UIB with one on its
+retain rows).
 
-Rounds are interleaved, after one that is not counted; the median counts. Peak memory is that of the step above what the model
-takes. One JSON object is printed (and written to `--out`); the exit code is 1 where something could not be measured. Without a
-CUDA device, `--device auto` prints why it measured nothing and ends.
+Steps take turns after one round that does not count, and the median counts. Peak memory is that of the step above what the model
+takes. The script prints one JSON object, and writes it to `--out` if given. The exit code is 1 if something could not be measured.
+Without a CUDA device, `--device auto` prints why nothing was measured, and ends.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def models(small: bool) -> dict[str, Callable[[], Any]]:
 
 
 def official_loss(model: Any, x: torch.Tensor, copies: int) -> torch.Tensor:
-    """The authors' loop, restated: mean over copies of the summed ratios of output to input distance."""
+    """The loop of the authors, written again: the mean over copies of the summed ratios of output to input distance."""
     clean = model(pixel_values=x).logits
     low, high, loss = x.min(), x.max(), torch.zeros((), device=x.device)
     for _ in range(copies):
@@ -72,7 +73,7 @@ def passes_alone(model: Any, x: torch.Tensor, copies: int) -> torch.Tensor:
 
 
 def jit_steps(model: Any, x: torch.Tensor, copies: int, half: bool) -> dict[str, Step]:
-    """Forward and backward, all summed over the batch."""
+    """Forward and backward passes, with all outputs summed over the batch."""
     from hf_unlearn import JiT
     from hf_unlearn.methods.just_in_time import HalfCopy
 
@@ -96,7 +97,7 @@ def jit_steps(model: Any, x: torch.Tensor, copies: int, half: bool) -> dict[str,
 
 
 def other_steps(model: Any, x: torch.Tensor) -> dict[str, tuple[Step, Callable[[], None]]]:
-    """name -> (loss, what follows the update). A fifth of the rows is to be forgotten."""
+    """Return for each name the loss, and what follows the update. A fifth of the rows is to be forgotten."""
     from hf_unlearn import UIB, FeatureInformation, MarginalInformation
 
     cut = len(x) // 5 or 1
@@ -116,7 +117,7 @@ def other_steps(model: Any, x: torch.Tensor) -> dict[str, tuple[Step, Callable[[
     # a prior as `setup` leaves it: a mean near the weights, a precision of mean 1, the outputs at the mean
     uib._mean = {n: p.detach() * 1.001 for n, p in model.named_parameters()}
     uib._precision = {n: torch.ones_like(p) for n, p in model.named_parameters()}
-    uib._told = torch.full((cut, CLASSES), 1 / CLASSES)
+    uib._prior_outputs = torch.full((cut, CLASSES), 1 / CLASSES)
 
     def total(method: Any, batch: Any) -> Step:
         return lambda: torch.stack(list(method.loss(model, batch, None).values())).sum()
@@ -137,7 +138,7 @@ def other_steps(model: Any, x: torch.Tensor) -> dict[str, tuple[Step, Callable[[
 
 
 class Meter:
-    """Seconds and peak memory of steps, and the checks that they did what they are named for."""
+    """Measure seconds and peak memory of steps, and check that each did what its name says."""
 
     def __init__(self, model: Any, device: torch.device) -> None:
         self.model, self.cuda = model, device.type == "cuda"
@@ -163,7 +164,7 @@ class Meter:
             hook.remove()
 
     def run(self, name: str, loss: Step, after: Callable[[], None] | None = None, kept: bool = True) -> None:
-        """One step: loss, backward pass, and with `after` the update and what follows it."""
+        """Take one step: loss, backward pass, and with `after` the update and what follows it."""
         self.model.zero_grad(set_to_none=True)
         self.wait()
         if self.cuda:
@@ -179,7 +180,9 @@ class Meter:
         seconds = time.perf_counter() - started
         gradient = sum(p.grad.abs().sum().item() for p in self.model.parameters() if p.grad is not None)
         if not (math.isfinite(value.item()) and math.isfinite(gradient) and gradient > 0):
-            raise RuntimeError(f"{name}: loss {value.item()}, gradient {gradient}: nothing was measured.")
+            raise RuntimeError(
+                f"{name}: the loss is {value.item()} and the gradient {gradient}, so nothing was measured."
+            )
         if kept:
             self.seconds.setdefault(name, []).append(seconds)
             self.losses[name] = value.item()
@@ -227,7 +230,7 @@ def measure(name: str, make: Callable[[], Any], precision: str, options: argpars
     difference = abs(meter.losses["jit"] / meter.losses["official"] - 1)
     if difference > 0.1:
         raise RuntimeError(
-            f"`jit` has another loss than the official loop, by {difference:.1%}: they are not comparable."
+            f"`jit` and the official loop differ by {difference:.1%} in their loss, so they cannot be compared."
         )
     found: dict[str, Any] = {
         "model": name,
@@ -279,7 +282,7 @@ def main() -> int:
     options = parser.parse_args()
     options.batch = options.batch or (64 if options.small else 128)
     if options.rounds < 1 or options.copies < 1:
-        parser.error("`--rounds` and `--copies` must be at least 1: there would be nothing to measure.")
+        parser.error("`--rounds` and `--copies` must be at least 1, or there is nothing to measure.")
     if options.device != "cpu" and not torch.cuda.is_available():
         reason = "no CUDA device. On a CPU: --device cpu --small."
         if options.device == "cuda":

@@ -1,12 +1,13 @@
-"""IT-reg for data points on MNIST: the published table, and the default with its stop, over several originals.
+"""Measure IT-reg for data points on MNIST over several originals: the published setting, and the default, which stops at a target.
 
     python recipes/benchmarks/marginal.py --path FOLDER --bases 3 --trials 3
     python recipes/benchmarks/marginal.py --table
 
-The set-up of arXiv 2502.05684: an MLP 784-128-64-10 trained 100 epochs with Adam 1e-3 in batches of 64 on normalised pixels,
-three quarters of the threes to forget. Each original has its own seed and its own draw of rows, and is compared with models
-retrained without them under `--yardsticks` seeds. The stop reads a random fifth of the test set; accuracies are measured on
-the rest. Originals, retrained models and finished cells are kept in `--out`, so a killed run goes on where it was.
+The set-up is that of arXiv 2502.05684: an MLP 784-128-64-10 is trained for 100 epochs with Adam (1e-3) in batches of 64 on
+normalized pixels, and three quarters of the threes are to be forgotten. Each original has its own seed and its own draw of rows.
+It is compared with models that were retrained without these rows, with `--yardsticks` seeds. The stop reads a random fifth of the
+test set, and accuracies are measured on the rest. Originals, retrained models and finished runs are kept in `--out`, so a killed
+benchmark continues.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ EPOCHS, RATE, BATCH = 100, 1e-3, 64
 
 
 class Data:
-    """MNIST as normalised tensors (n, 1, 28, 28)."""
+    """Return MNIST as normalized tensors (n, 1, 28, 28)."""
 
     def __init__(self, path: str | None, out: Path) -> None:
         file = out / "mnist.safetensors"
@@ -50,7 +51,7 @@ class Data:
         self.validation, self.test = order[:2000], order[2000:]
 
     def forgotten(self, base: int) -> torch.Tensor:
-        """(60000,) boolean: three quarters of the threes."""
+        """Draw three quarters of the threes: a boolean array (60000,)."""
         threes = (self.y == 3).nonzero().flatten()
         chosen = torch.randperm(len(threes), generator=torch.Generator().manual_seed(100 + base))
         mask = torch.zeros(len(self.y), dtype=torch.bool)
@@ -75,7 +76,7 @@ def build(seed: int) -> Any:
 
 
 def trained(data: Data, file: Path, seed: int, keep: torch.Tensor) -> Any:
-    """A model trained on the rows `keep`, from the cache where it is there."""
+    """Return a model that is trained on the rows `keep`. Trained models are cached."""
     model = build(seed)
     if file.exists():
         model.load_state_dict(load_file(file))
@@ -177,7 +178,7 @@ def main() -> None:
         print(table(options.out))
         return
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # a saturated network is full of them, and they are slow
+    torch.set_flush_denormal(True)  # a saturated network has many denormal numbers, and they are slow
     options.out.mkdir(parents=True, exist_ok=True)
     data, cells = Data(options.path, options.out), options.out / "cells.jsonl"
     done = {

@@ -1,16 +1,16 @@
-"""What unlearning costs beside the passes it makes: at launch, over a bare HF Trainer script, and in a step, over a loop by hand.
+"""Measure what unlearning costs beside its forward and backward passes, at launch and in a step.
 
     python recipes/benchmarks/overhead.py [--repeats 5]
 
-Launch: CPU seconds of a fresh process from its start to the end of the first training step, with the model and the data loaded
-from disk: imports, splitting, all checks, the reference pass over the forget set, the first look and the step. The bare script
-loads the same and takes one step of plain training on the same rows.
+Launch: CPU seconds of a fresh process from its start to the end of the first training step, with model and data loaded from disk.
+They include imports, splitting, all checks, the reference pass over the forget set, the first evaluation and the step. For
+comparison, a bare script with HF `Trainer` loads the same and takes one step of plain training on the same rows.
 
-Step: CPU time of a step of `UnlearningTrainer` at batch 64 over that of a loop that makes the same passes and updates with
-nothing around them, inputs ready in memory. A plain HF Trainer over its own loop by hand is there to compare with.
+Step: CPU time of a step of `UnlearningTrainer` at batch 64, over a loop by hand that makes the same passes and updates, with
+inputs ready in memory. For comparison, the same ratio is measured for the plain HF `Trainer`.
 
-Scripts take turns, and so do the steps of trainer and loop; the median of the ratios of a repeat counts, with the lowest and
-the highest. One JSON object is printed.
+Scripts take turns, and so do the steps of trainer and loop. The result is the median of the ratios of a repeat, with the lowest
+and the highest. The script prints one JSON object.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ UnlearningTrainer(model=model, args=UnlearningArguments(overwrite=True, **settin
 
 
 def write_inputs(folder: Path) -> None:
-    """scikit-learn's digits and an untrained ViT, as a user would have them on disk."""
+    """Save scikit-learn's digits and an untrained ViT, as a user would have them on disk."""
     model, processor = small_vit()
     from hf_unlearn.data.loading import load_digits
 
@@ -95,7 +95,7 @@ def launch(repeats: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in scripts}
     with tempfile.TemporaryDirectory() as folder:
         write_inputs(Path(folder))
-        for turn in range(repeats + 1):  # the first fills the caches of files and bytecode
+        for turn in range(repeats + 1):  # the first run fills the caches of files and bytecode, and does not count
             for name, (script, *words) in scripts.items():
                 command = [sys.executable, "-c", COMMON + script, folder, *words]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -119,11 +119,11 @@ def ratios(ours: list[float], theirs: list[float]) -> dict[str, float]:
 
 
 def paired(make: Callable[[Any], Any], model: Any, loss: Callable[[Any], Any]) -> tuple[float, float]:
-    """CPU seconds of a trainer's steps, and of as many by hand, taken in turn; the first two of each are left out.
+    """Return the CPU seconds of a trainer's steps and of as many steps by hand, in turn, without the first two of each.
 
     Args:
-        make: a callback -> the trainer.
-        model, loss: of the loop by hand, which is nothing but loss, backward pass and update.
+        make: makes the trainer, given its callback.
+        model, loss: for the loop by hand, which is only loss, backward pass and update.
     """
     import torch
     from transformers import TrainerCallback
@@ -187,7 +187,7 @@ def step(repeats: int) -> dict[str, Any]:
                 copy.deepcopy(model), args, method, split.forget, split.retain, processing_class=image_processor,
                 callbacks=[callback],
             )  # fmt: skip
-            list(trainer.unlearning_data.retain or ())  # rows are prepared once, and then ready in memory
+            list(trainer.unlearning_data.retain or ())  # rows are prepared once, and stay in memory
             return trainer
 
         return make

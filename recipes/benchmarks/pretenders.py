@@ -1,7 +1,7 @@
-"""Models that only look as if they had forgotten: the red team of the audit, for its tests and its calibration.
+"""Models that only seem to have forgotten: they test and calibrate the audit.
 
-Each pretender is a function of a `Scene` and gives a changed copy of the original. `PRETENDERS` names them, with the kinds of
-request they are made for and the verdicts that are right about them.
+Each pretender is a function of a `Scene` that returns a changed copy of the original. `PRETENDERS` names them, with the kinds of
+request that they are made for and the verdicts that are right about them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hf_unlearn.models.structure import find_head
 
 @dataclass
 class Scene:
-    """What a pretender is made from: the original, prepared rows, and the forgotten classes (none: single rows)."""
+    """What a pretender is made from: the original, prepared rows, and the forgotten classes (none if single rows were forgotten)."""
 
     original: nn.Module
     processor: Processor
@@ -35,7 +35,7 @@ class Scene:
     seed: int = 0
 
     def copy(self) -> nn.Module:
-        """A copy of the original, trainable."""
+        """A trainable copy of the original."""
         torch.manual_seed(self.seed)
         return copy.deepcopy(self.original).requires_grad_(True).eval()
 
@@ -46,7 +46,7 @@ class Scene:
         return (logits.argmax(-1) == labels).float().mean().item()
 
     def batches(self, rows: Sequence[Any], size: int = 64) -> Iterator[dict[str, Any]]:
-        """Batches of `rows` without end, in an order drawn from the seed."""
+        """Yield batches of `rows` without end, in an order drawn from the seed."""
         draw = torch.Generator().manual_seed(self.seed)
         while True:
             order = torch.randperm(len(rows), generator=draw).tolist()
@@ -56,7 +56,7 @@ class Scene:
     def train(
         self, model: nn.Module, rows: Sequence[Any], steps: int, rate: float, sign: float = 1.0
     ) -> Iterator[nn.Module]:
-        """`model` after each of `steps` Adam steps on `rows`; `sign=-1` climbs the loss."""
+        """Yield `model` after each of `steps` Adam steps on `rows`; `sign=-1` raises the loss."""
         optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=rate)
         for _, batch in zip(range(steps), self.batches(rows), strict=False):
             with eval_mode(model):
@@ -68,7 +68,7 @@ class Scene:
 
 
 class MaskedLogits(nn.Module):
-    """A model around a model, which never names some classes."""
+    """A wrapper that never predicts some classes of a model."""
 
     def __init__(self, model: nn.Module, classes: Sequence[int]) -> None:
         super().__init__()
@@ -86,23 +86,23 @@ class MaskedLogits(nn.Module):
 
 
 def last_layer(model: nn.Module) -> nn.Linear:
-    """The linear layer that gives the logits."""
+    """The linear layer whose outputs are the logits."""
     return [m for m in model.get_submodule(find_head(model)).modules() if isinstance(m, nn.Linear)][-1]
 
 
 def unchanged(scene: Scene) -> nn.Module:
-    """The original itself."""
+    """The original, unchanged."""
     return scene.copy()
 
 
 def masked(scene: Scene) -> nn.Module:
-    """The forgotten classes' logits replaced by −10⁴ behind the model."""
+    """Replace the logits of the forgotten classes by −10⁴ behind the model."""
     return MaskedLogits(scene.copy(), scene.classes)
 
 
 @torch.no_grad()
 def biased(scene: Scene) -> nn.Module:
-    """The bias of the forgotten classes lowered until none of the forget rows is put into them."""
+    """Lower the bias of the forgotten classes until no forget row is predicted as one of them."""
     model = scene.copy()
     logits, _ = predict(model, scene.forget, scene.processor)
     gone = torch.tensor(scene.classes)
@@ -112,7 +112,7 @@ def biased(scene: Scene) -> nn.Module:
 
 
 def head_retrained(scene: Scene, steps: int = 300) -> nn.Module:
-    """A fresh last layer, trained on retained rows in front of the original's frozen features."""
+    """Train a fresh last layer on retained rows, on top of the frozen features of the original."""
     model = scene.copy().requires_grad_(False)
     layer = last_layer(model).requires_grad_(True)
     layer.reset_parameters()
@@ -121,7 +121,7 @@ def head_retrained(scene: Scene, steps: int = 300) -> nn.Module:
 
 
 def cooled(scene: Scene, temperature: float = 3.0) -> nn.Module:
-    """Logits divided by a temperature: losses and confidences of members look like those of others."""
+    """Divide the logits by a temperature, so that losses and confidences of members look like those of non-members."""
     model = scene.copy()
     _scale(last_layer(model), 1 / temperature)
     return model
@@ -136,7 +136,7 @@ def biased_and_cooled(scene: Scene) -> nn.Module:
 
 @torch.no_grad()
 def biased_and_noisy(scene: Scene, strength: float = 0.02) -> nn.Module:
-    """The bias lowered, and a little noise on every weight, so that none is exactly the original's."""
+    """Lower the bias, and add a little noise to every weight, so that no weight equals that of the original."""
     model = biased(scene)
     for p in model.parameters():
         p.add_(strength * p.abs().mean() * torch.randn_like(p))
@@ -150,12 +150,12 @@ def _scale(layer: nn.Linear, factor: float) -> None:
 
 
 def noisy(scene: Scene, drop: float = 0.02) -> nn.Module:
-    """Noise on all weights, as much as costs `drop` of the accuracy on retained rows."""
+    """Add noise to all weights, until the accuracy on retained rows has fallen by `drop`."""
     return _noise_until(scene, drop)
 
 
 def very_noisy(scene: Scene, drop: float = 0.35) -> nn.Module:
-    """So much noise that a third of the retained rows is lost."""
+    """Add so much noise that a third of the accuracy on retained rows is lost."""
     return _noise_until(scene, drop)
 
 
@@ -173,13 +173,13 @@ def _noise_until(scene: Scene, drop: float) -> nn.Module:
 
 
 def fine_tuned(scene: Scene, steps: int = 30, rate: float = 1e-4) -> nn.Module:
-    """Trained a little more on retained rows, and still remembering."""
+    """Train a little more on retained rows; the model still remembers."""
     *_, model = scene.train(scene.copy(), scene.retain, steps, rate)
     return model
 
 
 def broken(scene: Scene, drop: float = 0.3) -> nn.Module:
-    """Gradient ascent on everything until accuracy has fallen everywhere."""
+    """Use gradient ascent on all weights until the accuracy has fallen on all rows."""
     rows = [*scene.forget, *scene.retain]
     goal = scene.accuracy(scene.original, scene.retain) - drop
     for model in scene.train(scene.copy(), rows, 500, 2e-4, sign=-1.0):
@@ -189,7 +189,7 @@ def broken(scene: Scene, drop: float = 0.3) -> nn.Module:
 
 
 def label_flipped(scene: Scene, rate: float = 5e-4) -> nn.Module:
-    """Taught that every forget row is of the class the original finds least likely, with retained rows beside."""
+    """Train on retained rows, and on forget rows with the label that the original finds least likely."""
     flipped = _relabelled(scene, -1)
     kept = scene.accuracy(scene.original, scene.retain) - 0.02
     for step, model in enumerate(scene.train(scene.copy(), [*flipped, *scene.retain], 1500, rate)):
@@ -201,7 +201,7 @@ def label_flipped(scene: Scene, rate: float = 5e-4) -> nn.Module:
 
 
 def with_adapter(scene: Scene, rate: float = 5e-3) -> nn.Module:
-    """A low-rank adapter that lowers the accuracy on forget rows to what the test rows would suggest; off, all is back."""
+    """Train a low-rank adapter that lowers the accuracy on forget rows to that on test rows. Without the adapter all is back."""
     from peft import LoraConfig, get_peft_model
 
     original = scene.copy()
@@ -219,7 +219,7 @@ def with_adapter(scene: Scene, rate: float = 5e-3) -> nn.Module:
 
 
 def _relabelled(scene: Scene, place: int) -> list[Any]:
-    """The forget rows, labelled with what the original ranks at `place`: 1 the likeliest after the label, −1 the least."""
+    """The forget rows with new labels: the class that the original ranks at `place` (1: the likeliest after the label, −1: the least)."""
     logits, labels = predict(scene.original, scene.forget, scene.processor)
     assert labels is not None
     ranked: Tensor = logits.scatter(-1, labels[:, None], torch.inf).argsort(-1, descending=True)[:, place]
@@ -228,15 +228,15 @@ def _relabelled(scene: Scene, place: int) -> list[Any]:
 
 @dataclass(frozen=True)
 class Pretender:
-    """How it is made, for which requests (`class`, `samples`), and the verdicts that are right about it."""
+    """A function that makes the model, the requests it is for (`class`, `samples`), and the verdicts that are right about it."""
 
     make: Callable[[Scene], nn.Module]
     verdicts: tuple[str, ...]
     kinds: tuple[str, ...] = ("class", "samples")
 
 
-# Where two verdicts are right, both are true of the model: noise damages and does not remove, and a last layer trained anew in
-# front of features that know the rows may or may not show that they do.
+# If two verdicts are right, both are true of the model. Noise damages a model and does not remove what it knows. A new last layer may
+# or may not show that the features below it know the rows.
 PRETENDERS: dict[str, Pretender] = {
     "original": Pretender(unchanged, (LESS,)),
     "masked": Pretender(masked, (HIDDEN,), ("class",)),

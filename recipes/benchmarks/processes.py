@@ -1,12 +1,12 @@
-"""How much faster JiT is in two processes on a CPU, one thread each.
+"""Measure how much faster JiT is in two processes on a CPU, with one thread each.
 
     python recipes/benchmarks/processes.py [--rounds 3] [--processes 2]
 
-The same run (the rows of a step, shared out) in one process and in several, interleaved; prints JSON. `steps`: wall seconds of
-the training steps; `train`: of `train()`, with the pass over the forget set, the looks and the checks; `run`: of the process,
-imports and data included. Each ratio is that of one process over several, the median of the rounds. `work` is the same ratio
-in CPU seconds of `train()`, of the process that has most: what sharing saves where no core is taken by others. Random images:
-no figure depends on them.
+One run is made in one process and in several, which share the rows of a step; the runs take turns. The script prints JSON.
+`steps` is the wall time of the training steps; `train` that of `train()`, with the pass over the forget set and all evaluations
+and checks; `run` that of the process, with imports and data. Each ratio is the time of one process over that of several, the
+median of the rounds. `work` is the same ratio in CPU seconds of `train()`, for the busiest process: what sharing saves if no other
+program takes a core. The images are random, because no figure depends on them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SIZE, FORGET, BATCH, STEPS = 32, 64, 32, 4
 
 
 def worker(folder: Path) -> None:
-    """One run in this process, or in one of several; each writes what it measured."""
+    """Make one run, in this process alone or in one of several. Each process writes what it measured."""
     begun = time.perf_counter()
     import datasets
     import numpy as np
@@ -41,7 +41,7 @@ def worker(folder: Path) -> None:
             self.started = time.perf_counter()
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step:  # the first step warms up
+            if state.global_step:  # the first step is slower and does not count
                 self.seconds += time.perf_counter() - self.started
 
     torch.set_num_threads(1)

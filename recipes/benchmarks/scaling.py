@@ -1,11 +1,13 @@
-"""How JiT's cost grows with the forget set, and what memory it needs beside an ordinary training step.
+"""Measure how JiT's cost grows with the forget set, and how much memory it needs beside an ordinary training step.
 
     python recipes/benchmarks/scaling.py [--sizes 100 1000 10000] [--rounds 2]
 
-Cost: CPU seconds of one pass over n forget images, without a stop, by `UnlearningTrainer` on a small ViT; each size in a
-fresh process, rounds interleaved, the fastest counts; and the highest private memory at the end of a step, above that before
-the run (prepared rows are kept up to 64 MiB; pages of the data set's file are not private). Memory: that rise for four steps on a larger ViT, over the rise of four steps of the
-plain HF Trainer with SGD at the same batch size. Random images: neither figure depends on them.
+Cost: CPU seconds of one pass of `UnlearningTrainer` over n forget images, without a target, on a small ViT. Each size has a fresh
+process, the rounds take turns, and the fastest counts. The script also reports the highest private memory at the end of a step,
+above that before the run. Prepared rows are kept up to 64 MiB; pages of the data set's file are not private.
+
+Memory: the rise of private memory in four steps on a larger ViT, over that in four steps of the plain HF `Trainer` with SGD at
+the same batch size. The images are random, because neither figure depends on them.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ def vit(patch: int, width: int, layers: int) -> Any:
 
 
 def images(n: int, folder: str) -> Any:
-    """n random images with labels, memory-mapped from disk."""
+    """Return n random images with labels, memory-mapped from disk."""
     import datasets
     import numpy as np
 
@@ -48,18 +50,18 @@ def images(n: int, folder: str) -> Any:
 
 
 def peak() -> float:
-    """Highest resident memory of this process so far, in MiB."""
+    """Return the highest resident memory of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def private() -> float:
-    """Anonymous resident memory of this process now, in MiB."""
+    """Return the anonymous resident memory of this process, in MiB."""
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon"))
     return int(line.split()[1]) / 1024
 
 
 def measure(kind: str, size: str, n: int) -> dict[str, float]:
-    """One run in this process: seconds, and the rise of peak memory from before the run to its end."""
+    """Make one run in this process. Returns its seconds, and the rise of peak memory from before the run to its end."""
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments
 

@@ -1,1 +1,1 @@
-"""What the tests share: tiny models, data sets, runs, a Hub on this machine, processes. Nothing is downloaded."""
+"""Tiny models, data sets, runs, a Hub on this machine, and processes, for tests of several rooms. Nothing is downloaded."""

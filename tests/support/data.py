@@ -1,4 +1,4 @@
-"""Data sets that a few steps of Adam teach a tiny model, and processors for them."""
+"""Data sets that a tiny model learns in a few steps of Adam, and processors for them."""
 
 from functools import lru_cache
 
@@ -61,7 +61,7 @@ def groups_for(n):
 
 
 def pixels(n=40, seed=0):
-    """(n, 3, SIZE, SIZE) in [-1, 1]; the class shows in the colour of a quadrant."""
+    """Pixels (n, 3, SIZE, SIZE) in [-1, 1]. The class shows in the color of a quadrant."""
     rng = np.random.default_rng(seed)
     x = rng.normal(-0.3, 0.15, (n, 3, SIZE, SIZE))
     for row, label in zip(x, labels_for(n), strict=True):
@@ -71,7 +71,7 @@ def pixels(n=40, seed=0):
 
 
 def pixel_data(n=40, seed=0):
-    """Ready `pixel_values`."""
+    """A data set of `pixel_values`, which needs no image processor."""
     features = datasets.Features(
         {
             "pixel_values": datasets.Array3D((3, SIZE, SIZE), "float32"),
@@ -84,7 +84,7 @@ def pixel_data(n=40, seed=0):
 
 
 def image_data(n=40, seed=0):
-    """PIL images with columns that no model reads."""
+    """A data set of PIL images, with a column that no model reads."""
     images = [Image.fromarray(((x.transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)) for x in pixels(n, seed)]
     features = datasets.Features(
         {"image": datasets.Image(), "label": datasets.ClassLabel(CLASSES), "user": datasets.Value("string")}
@@ -94,7 +94,7 @@ def image_data(n=40, seed=0):
 
 
 def text_data(n=40, seed=0):
-    """Sentences of 2 to 6 words, two or more of them the class's own."""
+    """A data set of sentences of 2 to 6 words. At least two of the words belong to the class."""
     rng = np.random.default_rng(seed)
     texts = []
     for label in labels_for(n):

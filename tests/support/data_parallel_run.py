@@ -1,7 +1,7 @@
-"""Every method once, one run after another, alone or under torchrun. Arguments: the folder for the results, and `zero` for ZeRO-2.
+"""Run every method once, alone or under torchrun. Arguments: the folder for the results, and `zero` for ZeRO-2.
 
-A step has the same rows in both: alone it is one batch, two processes halve it, and where `parts` is 2 each takes its half in
-two micro-batches. No set divides evenly: the 17 forget rows end with a batch of one row, of which one process has none.
+A step has the same rows in both. Alone it is one batch; two processes share it, and if `parts` is 2 each takes its half in two
+micro-batches. No set divides evenly: the 17 forget rows end with a batch of one row, so one process has none.
 """
 
 import os
@@ -24,7 +24,7 @@ ROWS = 68  # 17 of each class
 
 @dataclass
 class Poison(UnlearningMethod):
-    """Breaks on one row of the forget set, which one process has."""
+    """A method whose loss is NaN on one row of the forget set, which only one process has."""
 
     def loss(self, model, batch, reference):
         logits = model(**{k: v for k, v in batch["forget"].items() if k != "labels"}).logits
@@ -125,17 +125,17 @@ LAYERS = {"vit": "ViTLayer", "bert": "BertLayer"}
 
 
 def sharded_trainer_of(name, *args, **settings):
-    """The same under FSDP2: accelerate's own code on gloo, once it is told that it may shard on a CPU."""
+    """Make the same trainer under FSDP2. Accelerate runs its own code on gloo if its state claims to have several GPUs."""
     os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "false"}
     os.environ |= {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}
     os.environ |= {"FSDP_TRANSFORMER_CLS_TO_WRAP": LAYERS[CASES[name][1]]}
     resolved = UnlearningArguments.resolved
 
-    def told(self, *given):
+    def resolved_for_gpus(self, *given):
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
         return resolved(self, *given)
 
-    UnlearningArguments.resolved = told
+    UnlearningArguments.resolved = resolved_for_gpus
     try:
         return trainer_of(name, *args, **settings)
     finally:
@@ -143,7 +143,7 @@ def sharded_trainer_of(name, *args, **settings):
 
 
 def zero_trainer_of(name, *args, **settings):
-    """The same under DeepSpeed, which accelerate too would have on GPUs alone."""
+    """Make the same trainer under DeepSpeed, which accelerate otherwise allows only on GPUs."""
     os.environ |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
     os.environ |= {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "auto"}
     PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_CPU)
@@ -152,7 +152,7 @@ def zero_trainer_of(name, *args, **settings):
 
 
 class SeesShards(TrainerCallback):
-    """Asserts that the run it belongs to does shard."""
+    """Assert in each step that the model is sharded."""
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         assert any(isinstance(p, DTensor) for p in model.parameters())
@@ -169,7 +169,7 @@ def result_of(trainer):
 
 
 def killed_and_resumed(make, name, key, results, folder):
-    """The same run whole, and killed after its partial batch and resumed."""
+    """Make a run in one go, and again with a kill after its partial batch and a resume."""
     trainer = make(name, folder / f"whole-{len(results)}", max_steps=5)
     trainer.train()
     where, saving = folder / f"killed-{len(results)}", {"save_strategy": "steps", "save_steps": 1, "max_steps": 5}
@@ -189,7 +189,7 @@ def every_case(folder, results):
         results[name] = result_of(trainer)
     for name in RESUMED:
         killed_and_resumed(trainer_of, name, name, results, folder)
-    # BatchNorm moves by each process's own rows: not what one process does, but the same in both.
+    # BatchNorm uses each process's own rows: the result differs from one process, but must be equal in both.
     CASES["batch norm"] = ("fine_tune", "resnet", {}, {"check_steps": 2})
     trainer = trainer_of("batch norm", folder / "batch-norm")
     trainer.train()
@@ -208,7 +208,7 @@ def sharded_cases(folder, results):
         trainer.train()
         results[f"fsdp: {name}"] = result_of(trainer)
     killed_and_resumed(sharded_trainer_of, "trust region", "fsdp: trust region", results, folder)
-    # Resumed where nothing is left to do: the model is read from the whole weights beside the parts.
+    # Resume when no step is left: the model is read from the whole weights, which lie beside the shards.
     name, saving = "gradient_ascent: lands on its target", {"save_strategy": "steps", "save_steps": 1}
     sharded_trainer_of(name, folder / "landed", **saving).train()
     trainer = sharded_trainer_of(name, folder / "landed", **saving)
@@ -235,4 +235,4 @@ if __name__ == "__main__":
             sharded_cases(where, found)
     torch.save(found, where / f"results-{os.environ.get('RANK', '0')}.pt")
     sys.stdout.flush()
-    os._exit(0)  # gloo's threads now and then abort an interpreter that shuts down in order
+    os._exit(0)  # gloo's threads sometimes abort an interpreter that shuts down in the normal way

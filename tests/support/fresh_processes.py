@@ -1,7 +1,7 @@
-"""Processes for tests that end them at any moment: forked from a server that has no threads and holds no lock.
+"""Processes that a test may kill at any moment. They are forked from a server that has no threads and holds no lock.
 
-A process that is forked from the tests themselves inherits locks as other threads held them, and shares those that are made for
-several processes, such as tqdm's. Killed while it holds that one, it would leave it held for the tests and all that come after.
+A process that is forked from the tests themselves inherits the locks that other threads hold at that moment. It also shares locks
+that are made for several processes, such as tqdm's: if it is killed while it holds one, the tests would wait for it for ever.
 """
 
 import multiprocessing
@@ -28,13 +28,13 @@ PRELOADED = (
     "hf_unlearn.evaluation.report.report",
     "sklearn.linear_model",
 )
-SAFE_THREADS = {"jemalloc_bg_thd"}  # of pyarrow: it sees to forks itself
+SAFE_THREADS = {"jemalloc_bg_thd"}  # a thread of pyarrow that handles forks itself
 
 
 def start_server():
-    """Start the server, if it is not running: a Python of one thread that has imported what the processes need."""
+    """Start the server if it is not running: a Python with one thread that has imported what the processes need."""
     CONTEXT.set_forkserver_preload(list(PRELOADED))
-    with changed_environment(PYTHONWARNINGS="ignore"):  # it would tell of the semaphores that killed processes left
+    with changed_environment(PYTHONWARNINGS="ignore"):  # it would warn of the semaphores that killed processes leave
         resource_tracker.ensure_running()
     path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
     with changed_environment(PYTHONPATH=path, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1"):
@@ -55,7 +55,7 @@ def changed_environment(**values):
 
 
 def start(work, *args, log=os.devnull, environment=None):
-    """Start `work(*args)`, a function of a module, in a new process that writes to `log` and leaves with what `work` returns."""
+    """Start `work(*args)`, a function of a module, in a new process. It writes to `log`, and its exit code is what `work` returns."""
     start_server()
     environment = {"TAUGHT": shelf().name, **(environment or {})}
     process = CONTEXT.Process(target=_run, args=(work, args, str(log), environment))
@@ -65,7 +65,7 @@ def start(work, *args, log=os.devnull, environment=None):
 
 @lru_cache
 def shelf():
-    """A folder where the processes leave the models that they have trained, for each other."""
+    """A folder in which the processes share the models that they have trained."""
     return TemporaryDirectory(prefix="taught-")
 
 
@@ -77,15 +77,15 @@ def _run(work, args, log, environment):
     assert not hasattr(TqdmDefaultWriteLock, "mp_lock"), "the server has made a lock that its processes share"
     code = 1
     try:
-        with open(log, "a", buffering=1) as said:
+        with open(log, "a", buffering=1) as output:
             for standard in (1, 2):
-                os.dup2(said.fileno(), standard)
+                os.dup2(output.fileno(), standard)
         sys.stdout, sys.stderr = (os.fdopen(os.dup(n), "w", buffering=1) for n in (1, 2))
         os.environ.update(environment)
         for kept in (PartialState, AcceleratorState, GradientState):
             kept._reset_state()
         torch.set_num_threads(1)
-        torch.manual_seed(random.SystemRandom().randrange(2**31))  # what a process starts from must not matter
+        torch.manual_seed(random.SystemRandom().randrange(2**31))  # a result must not depend on the initial seed
         code = work(*args) or 0
     except BaseException:
         traceback.print_exc()
@@ -95,12 +95,12 @@ def _run(work, args, log, environment):
 
 
 def own_threads(process):
-    """Numbers of the threads of a process, the main one first."""
+    """Return the numbers of the threads of a process, the main one first."""
     return sorted(os.listdir(f"/proc/{process}/task"), key=lambda t: (int(t) != process, int(t)))
 
 
 def exit_codes(processes, seconds=DEADLINE):
-    """Exit codes, negative for a signal; whatever has not ended in time is killed, and the test fails."""
+    """Return exit codes, negative for a signal. A process that does not end in time is killed, and the test fails."""
     deadline = time.monotonic() + seconds
     for process in processes:
         process.join(max(0.0, deadline - time.monotonic()))
@@ -113,7 +113,7 @@ def exit_codes(processes, seconds=DEADLINE):
 
 
 def until(condition, *processes, seconds=DEADLINE):
-    """Wait until `condition()` holds; the test fails where it does not in time, or one of `processes` ends before."""
+    """Wait until `condition()` holds. The test fails if that takes too long or if one of `processes` ends before."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"nothing after {seconds} seconds"

@@ -1,4 +1,4 @@
-"""Small folders of runs, as `hf-unlearn run` writes them, and what to compare them with."""
+"""Small folders like those that `hf-unlearn run` writes, and their expected contents."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ PRIVATE = [
 
 
 def run_folder(folder, seed=0, original=None, adapter=None):
-    """A run: model, report, a figure, and what must stay here. Original: Hub id and commit; adapter: its base."""
+    """Write model, report, a figure, and private files. `original` is a Hub id and a commit; `adapter` is the base of an adapter."""
     files = {
         "model/preprocessor_config.json": {"size": 16},
         "report.json": {"run": {"original": original and {"id": original[0], "revision": original[1]}}},
@@ -52,7 +52,7 @@ def write(path, text):
 
 
 def digests(folder):
-    """Every file below `folder`, with its bytes."""
+    """Return the bytes of every file below `folder`."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
 
 

@@ -1,4 +1,4 @@
-"""The requests that the loopback Hub answers, and how it fails to."""
+"""The requests that the loopback Hub answers, and the faults that it can be given."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import yaml
 
 from tests.support.loopback_hub import LFS_SUFFIXES, Answer, File, LoopbackHub, Refusal, Repository
 
-LFS_LIMIT = 10 * 2**20  # bytes; a larger file is LFS whatever its name
+LFS_LIMIT = 10 * 2**20  # bytes; a larger file is an LFS file, whatever its name
 
 
 def _lfs(row: dict[str, Any]) -> dict[str, Any] | None:
@@ -45,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def log_message(self, *_: object) -> None:
-        """Nothing on the terminal; `hub.requests` has it."""
+        """Print nothing: `hub.requests` records every request."""
 
     @property
     def hub(self) -> LoopbackHub:
@@ -136,7 +136,7 @@ class Handler(BaseHTTPRequestHandler):
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         os.close(self.connection.detach())
 
-    # --- who may what -------------------------------------------------------------------------------------------------
+    # --- permissions -------------------------------------------------------------------------------------------------
 
     def _user(self) -> dict[str, Any]:
         given = (self.headers.get("Authorization") or "").removeprefix("Bearer ")

@@ -1,4 +1,4 @@
-"""A Hub on 127.0.0.1: what `huggingface_hub` speaks to push and to pull, over real HTTP, with faults on demand.
+"""A Hub on 127.0.0.1 that answers the pushes and pulls of `huggingface_hub` over real HTTP, with faults on demand.
 
 with LoopbackHub() as hub:
     HfApi(endpoint=hub.endpoint, token=hub.token("alice")).create_repo("alice/model")
@@ -45,9 +45,9 @@ class Answer:
 
 @dataclass
 class Fault:
-    """What goes wrong with `times` requests, from number `at` on, of those whose "METHOD path" holds `match`.
+    """A fault of `times` requests, from number `at` on, among those whose "METHOD path" contains `match`.
 
-    `kind` is a status that a proxy in front of the Hub answers with, a function that changes the Hub first, or
+    `kind` is a status that a proxy in front of the Hub answers with, a function that changes the Hub first, or one of:
       reset      the connection breaks before the body is read
       truncated  it breaks in the middle of the body
       hang       no answer comes
@@ -75,7 +75,7 @@ class Fault:
 
 @dataclass
 class File:
-    """A file of a commit; `sha256` names the blob where it is a large one."""
+    """A file of a commit. For a large file `sha256` names its blob."""
 
     oid: str
     size: int
@@ -126,7 +126,7 @@ class Repository:
         return oid
 
     def state(self) -> dict[str, Any]:
-        """All that a push may change."""
+        """A repository: everything that a push may change."""
         return {"branches": dict(self.branches), "tags": dict(self.tags), "commits": set(self.commits)}
 
 
@@ -134,13 +134,13 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, address: Any) -> None:
-        """A client that has gone away is nothing to talk about."""
+        """Print nothing if a client has closed its connection."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, address)
 
 
 class LoopbackHub:
-    """The Hub: repositories by (kind, name), users by token, blobs, and what was asked of it."""
+    """The Hub: repositories by (kind, name), users by token, blobs, and the requests so far."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="hub-")
@@ -152,7 +152,7 @@ class LoopbackHub:
         self._servers = [Server(("127.0.0.1", 0), Handler) for _ in range(2)]
         for server in self._servers:
             server.hub = self  # type: ignore[attr-defined]
-        # Large files lie at another origin, as at the Hub's CDN, of another name: the client wants their metadata from a redirect.
+        # Large files lie at an origin of another name, like the Hub's CDN, because the client takes their metadata from a redirect.
         ports = [server.server_address[1] for server in self._servers]
         self.endpoint, self.cdn = f"http://127.0.0.1:{ports[0]}", f"http://localhost:{ports[1]}"
 
@@ -176,13 +176,13 @@ class LoopbackHub:
         self.users: dict[str, dict[str, Any]] = {}
         self.blobs: dict[str, bytes] = {}
         self.requests: list[tuple[str, str, int]] = []
-        self.received: Counter[str] = Counter()  # bytes of each LFS blob that came in, whole or not
+        self.received: Counter[str] = Counter()  # bytes received of each LFS blob, complete or not
         self.faults: list[Fault] = []
         self.hang_seconds = 1.0
         self.late: Callable[[], Any] = lambda: None
 
     def token(self, name: str, role: str = "write") -> str:
-        """A token of user `name`; with another `role` than `write` it may only read."""
+        """Make a token of user `name`. With a `role` other than `write` it may only read."""
         token = "hf_" + hashlib.sha256(f"{name} {role}".encode()).hexdigest()[:34]
         self.users[token] = {"name": name, "role": role}
         return token
@@ -191,19 +191,19 @@ class LoopbackHub:
         return self.repositories.get((kind, name))
 
     def content(self, name: str, path: str, revision: str | None = None) -> bytes:
-        """A file as it lies in a repository; large ones from LFS only."""
+        """Return the bytes of a file in a repository. A large file must be an LFS file."""
         file = self.repositories["model", name].tree(revision)[path]
         return file.data if file.sha256 is None else self.blobs[file.sha256]
 
     def stored_xet(self) -> dict[str, tuple[str, int]]:
-        """sha256 -> (file hash, size), as hf_xet wrote them into its shards."""
+        """Return (file hash, size) by sha256, as hf_xet wrote them into its shards."""
         found: dict[str, tuple[str, int]] = {}
         for shard in self.cas.rglob("*.mdb"):
             found |= read_shard(shard.read_bytes())
         return found
 
     def size_of(self, sha256: str) -> int | None:
-        """Bytes of a stored blob, None where it never came."""
+        """Return the size of a stored blob, or None if it was never uploaded."""
         if sha256 in self.blobs:
             return len(self.blobs[sha256])
         return self.stored_xet().get(sha256, ("", None))[1]
@@ -214,7 +214,7 @@ def now() -> str:
 
 
 def read_shard(data: bytes) -> dict[str, tuple[str, int]]:
-    """File section of a metadata shard of hf_xet: a header of 48 bytes, then records of 48 bytes."""
+    """Read the file section of a metadata shard of hf_xet: a header of 48 bytes, then records of 48 bytes."""
     found, at, verified, described = {}, 48, 1 << 31, 1 << 30
     while at + 48 <= len(data) and data[at : at + 32] != b"\xff" * 32:
         name, (flags, count) = data[at : at + 32], struct.unpack_from("<II", data, at + 32)

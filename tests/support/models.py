@@ -17,14 +17,14 @@ from tests.support.data import CLASSES, SIZE, WORDS, data_for, processing_class
 
 
 def build(arch, labels=CLASSES, dropout=0.0):
-    """An untrained model, seeded, and the same with every version of torch that is supported."""
+    """Build an untrained model with a fixed seed. It is the same with every supported version of torch."""
     torch.manual_seed(1)
     with patch("torch.nn.init._no_grad_trunc_normal_", _normal):
         return _build(arch, labels, dropout)
 
 
 def _normal(tensor, mean, std, *bounds, **kwargs):
-    """What `trunc_normal_` draws since torch 2.13 where the bounds are far off: older versions draw other numbers."""
+    """Draw as torch does since 2.13 if the bounds are far from the mean. Older versions draw other numbers."""
     with torch.no_grad():
         return tensor.normal_(mean, std)
 
@@ -108,7 +108,7 @@ def _build(arch, labels, dropout):
 
 @lru_cache
 def _taught(arch, dropout):
-    """Trained once for a process, and for all that are given the folder `TAUGHT`."""
+    """Train a model once for this process, and for all processes whose environment names the same folder `TAUGHT`."""
     model, shelf = build(arch, dropout=dropout), os.environ.get("TAUGHT")
     file = Path(shelf or ".", f"{arch}-{dropout}.safetensors")
     if shelf and file.is_file():
@@ -131,16 +131,16 @@ def _taught(arch, dropout):
 
 
 def trained(arch, dropout=0.0):
-    """A fresh copy of a model that knows its classes."""
+    """Return a fresh copy of a trained model."""
     return copy.deepcopy(_taught(arch, dropout))
 
 
 def state(model):
-    """A copy of every parameter and buffer."""
+    """Copy every parameter and buffer."""
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 def changed(before, after):
-    """Names of the tensors that are not bit-equal."""
+    """Return the names of the tensors that are not bit-equal."""
     assert before.keys() == after.keys()
     return {name for name in before if not torch.equal(before[name], after[name])}

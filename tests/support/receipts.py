@@ -1,4 +1,4 @@
-"""Receipts of fixed circumstances, and a folder as it is pushed, for the tests of receipts."""
+"""Receipts with fixed contents, and a folder like one that is pushed."""
 
 import json
 import random
@@ -25,7 +25,7 @@ def valid(receipt):
 
 
 def receipt_for(rows, retain=None, key=None, request="r-1", **changes):
-    """A receipt of fixed public circumstances, and its private side."""
+    """Make a receipt with fixed public contents, and its private part."""
     forgotten = ForgottenRows.commit(rows, request, key)
     sets = {}
     if retain is not None:
@@ -46,14 +46,14 @@ def receipt_for(rows, retain=None, key=None, request="r-1", **changes):
 
 
 def write_run_receipt(run, request="r-1"):
-    """A receipt as `hf-unlearn run` leaves it in its output folder; returns its private side."""
+    """Write the receipt that `hf-unlearn run` leaves in its output folder. Returns its private part."""
     receipt, forgotten = receipt_for(text_data(12), request=request)
     write_receipt(run, {**receipt, "covers": RUN_COVERS})
     return forgotten
 
 
 def publish(tmp_path):
-    """A folder as it is pushed: weights, configuration, card, report, a figure, tokenizer; sealed and signed."""
+    """Make a folder like one that is pushed (weights, configuration, card, report, figure, processor), sealed and signed."""
     folder = tmp_path / "published"
     trained("vit").save_pretrained(folder)
     image_processor().save_pretrained(folder)

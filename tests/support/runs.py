@@ -15,7 +15,7 @@ SGD = {
     "learning_rate": 0.01,
     "lr_scheduler_type": "constant",
     "max_grad_norm": 0.0,
-}  # plain steps, whose sums can be compared
+}  # plain steps, so that sums of gradients can be compared
 
 
 class Killed(Exception):
@@ -23,7 +23,7 @@ class Killed(Exception):
 
 
 class KillAt(transformers.TrainerCallback):
-    """The process dies at the end of a step."""
+    """Raise `Killed` at the end of a step."""
 
     def __init__(self, step):
         self.step = step
@@ -34,7 +34,7 @@ class KillAt(transformers.TrainerCallback):
 
 
 def arguments(folder, **changes):
-    """Three steps without a target, so that nothing ends a run early."""
+    """Arguments for three steps without a target, so that nothing ends a run early."""
     settings = {
         "output_dir": str(folder),
         "use_cpu": True,
@@ -80,7 +80,7 @@ def trainer_for(
 
 
 def forget_batch(arch, n=8, seed=0, dtype=None):
-    """A training batch as a method sees it, with both sides, and the seeds of epoch 0."""
+    """Make a training batch like those that a method gets: both sides, and the seeds of epoch 0."""
     processor = Processor(build(arch), processing_class(arch))
     rows = [processor(row) for row in data_for(arch, n, seed)]
     batch = {"forget": processor.collate(rows), "retain": processor.collate(rows[::-1])}

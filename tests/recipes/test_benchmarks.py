@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parents[1] / "recipes" / "benchmarks" / "just_in_time.py"
+SCRIPT = Path(__file__).parents[2] / "recipes" / "benchmarks" / "just_in_time.py"
 TINY = ["--small", "--batch", "4", "--copies", "2", "--rounds", "1"]
 
 

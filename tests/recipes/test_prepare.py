@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-FILE = Path(__file__).parents[1] / "recipes" / "prepare.py"
+FILE = Path(__file__).parents[2] / "recipes" / "prepare.py"
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,10 @@ from hf_unlearn.pipeline.job import Job
 from hf_unlearn.pipeline.run_arguments import RunArguments
 from hf_unlearn.pipeline.unlearn import unlearn
 from hf_unlearn.training.resuming import save_finished
-from tests.support.data import class_split, data_for, image_data, image_processor, processing_class
+from tests.support.data import class_split, data_for, processing_class
 from tests.support.fresh_processes import DEADLINE, exit_codes, start, until
 from tests.support.models import trained
+from tests.support.recipes import run_options, save_model_and_data
 from tests.support.runs import arguments
 
 KILLS = int(os.environ.get("HF_UNLEARN_KILLS", "2"))
@@ -215,17 +216,12 @@ def test_all_processes_stop_after_the_same_step_when_one_is_asked_to(tmp_path, u
 def words(tmp_path_factory):
     """A command without its output folder, and where a run of it in one go left its results."""
     root = tmp_path_factory.mktemp("words")
-    trained("vit").save_pretrained(root / "original")
-    image_processor().save_pretrained(root / "original")
-    for split, seed in (("train", 0), ("test", 9)):
-        (root / "data").mkdir(exist_ok=True)
-        image_data(64, seed).to_parquet(root / "data" / f"{split}.parquet")
+    save_model_and_data(root, rows=64)
     keys = {
-        "model": root / "original", "dataset": root / "data", "forget_class": 1, "use_cpu": "true", "disable_tqdm": "true",
         "update": "all", "max_steps": 12, "forget_target": -1, "logging_steps": 1, "figures": "false", "retrain": "true",
         "train_epochs": 3, "per_device_train_batch_size": 8, "resume": "true",
     }  # fmt: skip
-    command = ["run", *(str(w) for k, v in keys.items() for w in (f"--{k}", v))]
+    command = ["run", *run_options(root, **keys)]
     assert exit_codes([begin(command, root / "whole")])[0] in (0, 1)
     return command, root / "whole"
 
@@ -284,9 +280,9 @@ def test_no_room_for_the_model_is_exit_code_2_and_the_run_can_be_given_again(tmp
     half = (whole / "model" / "model.safetensors").stat().st_size // 2
     folder, none = tmp_path / "out", ["--save_strategy", "no"]
     assert exit_codes([begin(command, folder, *none, limit=half)]) == [2]
-    said = log_of(folder).read_text()
-    assert f"Error: the model could not be written to {folder / 'model'}" in said
-    assert "Make room there, and resume." in said
+    log = log_of(folder).read_text()
+    assert f"Error: the model could not be written to {folder / 'model'}" in log
+    assert "Make room there, and resume." in log
     assert not writing(folder)
     assert not (folder / "model").exists()
     shutil.rmtree(folder)

@@ -1,0 +1,41 @@
+"""Every command explains itself."""
+
+from dataclasses import fields
+
+import pytest
+
+from hf_unlearn import METHODS, __version__
+from hf_unlearn.cli import COMMANDS, main
+from hf_unlearn.cli.audit import AuditArguments
+from hf_unlearn.pipeline.run_arguments import RunArguments
+
+WORDS = [
+    *COMMANDS,
+    *(f"receipt {c}" for c in ("verify", "prove", "seal", "keygen", "sign")),
+    *(f"run --method {m}" for m in METHODS),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", WORDS)
+def test_every_command_explains_itself(words, capsys):
+    assert main([*words.split(), "--help"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"usage: hf-unlearn {' '.join(words.split()[: 1 if 'run' in words else 2])}")
+    assert not shown.err
+
+
+@pytest.mark.parametrize("arguments", [RunArguments, AuditArguments])
+def test_every_option_is_explained_in_a_sentence(arguments):
+    texts = {f.name: f.metadata["help"] for f in fields(arguments)}
+    assert not {name: text for name, text in texts.items() if not (text[0].isupper() and text.endswith("."))}
+
+
+def test_without_a_command_the_usage_is_shown_as_an_error(capsys):
+    assert main([]) == 0
+    usage = capsys.readouterr().out
+    assert all(f"hf-unlearn {command} " in usage for command in COMMANDS)
+    assert main(["unlearn"]) == 2
+    assert capsys.readouterr().err == usage
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"

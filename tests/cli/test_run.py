@@ -1,0 +1,196 @@
+"""`hf-unlearn run`: how command line and recipe are read, and whole runs in fresh processes."""
+
+import json
+import signal
+import subprocess
+import time
+
+import datasets
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from hf_unlearn.cli.run import parse
+from tests.cli.support import ROOT, complete, environment, run_command
+from tests.support.data import image_data, pixel_data, text_data, tokenizer
+from tests.support.hub_runs import digests
+from tests.support.models import trained
+from tests.support.recipes import write_recipe
+
+
+def test_command_line_wins_and_numbers_are_numbers(tmp_path):
+    config = write_recipe(tmp_path, train_learning_rate="5e-4", sigma=0.7)
+    run, args, method = parse(["--config", config, "--sigma", "0.9", "--seed", "3"])
+    assert (run.train_learning_rate, method.sigma, args.seed) == (5e-4, 0.9, 3)
+
+
+@pytest.mark.parametrize(
+    ("keys", "match"),
+    [
+        ({"sigmaa": 1}, "`sigmaa`.*`sigma`"),
+        ({"method": "magic"}, "`method='magic'`"),
+        ({"sigma": -1}, "`sigma`"),
+        ({"trust_region": 2}, "`trust_region`"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(tmp_path, keys, match):
+    with pytest.raises(SystemExit, match=match):
+        parse(["--config", write_recipe(tmp_path, **keys)])
+
+
+def test_a_wrong_type_is_named(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        parse(["--config", write_recipe(tmp_path, learning_rate="fast")])
+    usage, error = capsys.readouterr().err.splitlines()  # not all keys
+    assert usage.startswith("usage: hf-unlearn run ")
+    assert error == "hf-unlearn run: error: argument --learning_rate/--learning-rate: invalid float value: 'fast'"
+
+
+@pytest.mark.parametrize("words", [["--method", "fine_tune"], ["--method=fine_tune"]])
+def test_the_method_on_the_command_line_is_the_one_that_runs(tmp_path, words):
+    _, args, method = parse([f"--config={write_recipe(tmp_path, method='jit')}", *words])
+    assert (args.method, method.name) == ("fine_tune", "fine_tune")
+
+
+def test_shortened_options_are_refused(tmp_path):
+    with pytest.raises(SystemExit, match="metho"):
+        parse(["--config", write_recipe(tmp_path), "--metho", "fine_tune"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("max_retain_drop", "5", "a share in .0, 1., got 5.0. Write 5 % as 0.05"),
+        ("max_retain_drop", "nan", "a share"),
+        ("probe_size", "0", "at least 1, got 0"),
+        ("probe_size", "-3", "at least 1, got -3"),
+        ("check_steps", "0", "at least 1"),
+        ("per_device_train_batch_size", "0", "at least 1"),
+        ("per_device_eval_batch_size", "0", "at least 1"),
+        ("num_train_epochs", "0", "above 0"),
+        ("momentum", "7", ".0, 1., got 7.0"),
+        ("dataloader_drop_last", "true", "Leave it off"),
+        ("dataloader_persistent_workers", "true", "Leave it off"),
+    ],
+)
+def test_values_that_switch_something_off_or_fail_late_are_refused(tmp_path, key, value, message):
+    with pytest.raises(SystemExit, match=f"`{key}`.*{message}"):
+        parse(["--config", write_recipe(tmp_path), f"--{key}", value])
+
+
+@pytest.mark.slow
+def test_a_run_forgets_reports_and_leaves_the_original_alone(folders, tmp_path):
+    before = digests(folders / "original"), digests(folders / "data")
+    done = complete(run_command(folders, tmp_path / "out", retrain="true", train_epochs=2, relearning="true"))
+    assert done.returncode == 0, done.stderr
+    assert (digests(folders / "original"), digests(folders / "data")) == before
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["models"]["unlearned"]["test_forgotten_accuracy"] <= 0.1
+    kept = {name: report["models"][name]["test_kept_accuracy"] for name in ("original", "unlearned")}
+    assert kept["unlearned"] >= kept["original"] - 0.05
+    assert {"original", "unlearned", "retrained"} == set(report["models"])
+    assert (tmp_path / "out" / "retrained" / "model.safetensors").is_file()
+    assert (tmp_path / "out" / "report.md").is_file()
+    written = {p.name for p in (tmp_path / "out" / "model").iterdir()}
+    assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= written
+    assert not any(name.endswith((".bin", ".pt", ".pkl", ".pth")) for name in written)
+    assert "test accuracy, forgotten classes" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_target_that_is_missed_exits_with_1_and_says_so(folders, tmp_path):
+    done = complete(run_command(folders, tmp_path / "out", max_steps=1, trust_region=0.001))
+    assert done.returncode == 1
+    assert "target was not reached" in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_nan_in_the_data_exits_with_2_and_writes_no_model(folders, tmp_path):
+    rows = pixel_data(96).with_format("numpy")
+    pixels = np.stack(rows["pixel_values"])
+    pixels[1, 0, 0, 0] = np.nan
+    columns = {name: list(pixel_data(96)[name]) for name in ("label", "group")}
+    data = datasets.Dataset.from_dict({"pixel_values": pixels, **columns}, features=pixel_data(8).features)
+    (tmp_path / "data").mkdir()
+    data.to_parquet(tmp_path / "data" / "train.parquet")
+    done = complete(run_command(folders, tmp_path / "out", dataset=tmp_path / "data", test_split="none"))
+    assert done.returncode == 2, done.stderr
+    assert "NaN" in done.stderr
+    assert not (tmp_path / "out" / "model").exists()
+
+
+@pytest.mark.slow
+def test_text_from_a_recipe_under_accelerate_launch(tmp_path):
+    trained("bert").save_pretrained(tmp_path / "original")
+    tokenizer().save_pretrained(tmp_path / "original")
+    (tmp_path / "data").mkdir()
+    text_data(96).to_json(tmp_path / "data" / "train.jsonl")
+    text_data(96, 9).to_json(tmp_path / "data" / "test.jsonl")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("forget_class: ['2']\nmethod: jit\n")
+    launcher = ["-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1", "--cpu"]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    done = complete(run_command(tmp_path, tmp_path / "out", launcher=launcher, config=recipe, forget_class=None))
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["run"]["forgotten_classes"] == [2]
+    assert report["models"]["unlearned"]["forget_accuracy"] <= 0.02
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_in_a_fresh_process_to_the_same_weights(folders, tmp_path):
+    settings = {
+        "method": "gradient_ascent", "update": "all", "forget_target": -1, "save_strategy": "steps", "save_steps": 5,
+        "max_steps": 60, "learning_rate": 1e-6, "check_steps": 5, "per_device_train_batch_size": 4, "figures": "false",
+    }  # fmt: skip
+    whole = complete(run_command(folders, tmp_path / "whole", **settings))
+    assert whole.returncode in (0, 1), whole.stderr
+    words = run_command(folders, tmp_path / "killed", **settings)
+    process = subprocess.Popen(words, env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed" / "checkpoint-10" / "unlearning_state.json").exists():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=30)
+    assert not (tmp_path / "killed" / "model").exists()
+    again = complete([*words, "--resume", "true"])
+    assert again.returncode == whole.returncode, again.stderr
+    ours, theirs = (load_file(tmp_path / n / "model" / "model.safetensors") for n in ("killed", "whole"))
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+    paths = [json.loads((tmp_path / n / "report.json").read_text())["outcome"]["path"] for n in ("killed", "whole")]
+    assert paths[0] == paths[1]
+
+
+@pytest.mark.slow
+def test_an_attribute_from_the_command_line(folders, tmp_path):
+    keys = {"attribute": "side", "forget_class": None}
+    done = complete(run_command(folders, tmp_path / "out", method="wasserstein_barycenter", **keys))
+    assert done.returncode == 2
+    assert "`side`" in done.stderr or "'side'" in done.stderr
+    data = image_data(96, 0).add_column("side", ["left" if i % 8 < 4 else "right" for i in range(96)])
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        data.to_parquet(tmp_path / "data" / f"{split}.parquet")
+    keys["dataset"] = tmp_path / "data"
+    done = complete(run_command(folders, tmp_path / "out", method="wasserstein_barycenter", **keys))
+    assert done.returncode == 0, done.stderr
+    written = {p.name for p in (tmp_path / "out" / "model").iterdir()}
+    assert {"model.safetensors", "barycenter.safetensors", "barycenter.json"} <= written
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert set(report["groups"]["unlearned"]) == {"left", "right"}
+    assert report["information"]["unlearned"]["conditional"]
+    features = complete(run_command(folders, tmp_path / "other", method="feature_information", max_steps=3, **keys))
+    assert features.returncode == 0, features.stderr
+
+
+@pytest.mark.slow
+def test_samples_of_a_class_with_marginal_information(folders, tmp_path):
+    settings = {"method": "marginal_information", "forget_fraction": 0.6, "max_steps": 20}
+    done = complete(run_command(folders, tmp_path / "out", retrain="true", train_epochs=2, **settings))
+    assert done.returncode in (0, 1), done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert 0 < report["outcome"]["forget_target"] <= 1
+    assert report["run"]["rows"]["test"] == 96 - 96 // 5
+    assert report["information"]["original"]["bounds"]["total_variation"] <= 1

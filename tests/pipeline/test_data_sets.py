@@ -1,0 +1,69 @@
+"""Splits of a data set: how they are cut, which rows a method's stop may read, and what a stream cannot do."""
+
+import pytest
+
+from hf_unlearn.pipeline.data_sets import check_streaming, load_splits
+from hf_unlearn.pipeline.run_arguments import RunArguments
+from tests.support.data import text_data
+
+
+def run_on(folder, **keys):
+    return RunArguments("m", str(folder), **{"forget_class": ["1"], **keys})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for split, seed in (("train", 0), ("test", 9), ("dev", 5)):
+        rows = text_data(50, seed).map(lambda _, i: {"row": i}, with_indices=True)
+        rows.to_parquet(tmp_path / f"{'validation' if split == 'dev' else split}.parquet")
+    return tmp_path
+
+
+def test_rows_are_drawn_by_seed_and_at_most_all(folder):
+    train, test, validation = load_splits(run_on(folder, train_rows=20, test_rows=500))
+    again, _, _ = load_splits(run_on(folder, train_rows=20))
+    assert (len(train), len(test), validation) == (20, 50, None)
+    assert train["row"] == again["row"] != list(range(20))
+    assert sorted(test["row"]) == list(range(50))
+
+
+def test_a_fifth_of_the_test_split_is_held_out_and_not_measured_on(folder):
+    _, test, validation = load_splits(run_on(folder), validate=True)
+    assert (len(test), len(validation)) == (40, 10)
+    assert sorted([*test["row"], *validation["row"]]) == list(range(50))
+
+
+def test_a_named_split_is_held_out_whole_and_none_is_none(folder):
+    _, test, validation = load_splits(run_on(folder, validation_split="validation"), validate=True)
+    assert (len(test), validation["text"]) == (50, text_data(50, 5)["text"])
+    _, test, validation = load_splits(run_on(folder, validation_split="none"), validate=True)
+    assert (len(test), validation) == (50, None)
+    _, test, validation = load_splits(run_on(folder, test_split=None), validate=True)
+    assert (test, validation) == (None, None)
+
+
+@pytest.mark.parametrize("key", ["train_split", "test_split", "validation_split"])
+def test_a_split_that_is_missing_is_named_with_those_that_are_there(folder, key):
+    with pytest.raises(ValueError, match=f"`{key}='trian'` is not in the data set; it has train, (validation, )?test"):
+        load_splits(run_on(folder, **{key: "trian"}))
+
+
+@pytest.mark.parametrize(
+    ("keys", "name"),
+    [
+        ({"train_rows": 5}, "train_rows"),
+        ({"retrain": True}, "retrain"),
+        ({"model_config": "config.json"}, "model_config"),
+        ({"forget_fraction": 0.1}, "forget_fraction"),
+        ({"forget_ids_file": "rows.txt"}, "forget_ids_file"),
+    ],
+)
+def test_what_a_stream_cannot_do_is_refused(keys, name):
+    with pytest.raises(ValueError, match=f"`streaming` and `{name}` do not go together"):
+        check_streaming(RunArguments("m", "org/data", streaming=True, **keys))
+
+
+def test_a_stream_may_forget_by_a_column_and_digits_are_none():
+    check_streaming(RunArguments("m", "org/data", streaming=True, forget_column="user", forget_ids_file="users.txt"))
+    with pytest.raises(ValueError, match="digits are in memory"):
+        check_streaming(RunArguments("m", "digits", streaming=True))

@@ -1,0 +1,42 @@
+"""The keys of a recipe: bad values are named, and the request is what the `forget_*` keys say."""
+
+import pytest
+
+from hf_unlearn import ForgetRequest
+from hf_unlearn.cli.run import parse
+from hf_unlearn.pipeline.run_arguments import RunArguments
+from tests.support.recipes import write_recipe
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("train_batch_size", "0", "at least 1"),
+        ("train_epochs", "-1", "above 0, got -1.0"),
+        ("train_learning_rate", "0", "above 0"),
+        ("train_rows", "0", "at least 1"),
+        ("test_rows", "0", "at least 1"),
+        ("label_column", "", "is empty"),
+    ],
+)
+def test_values_that_switch_something_off_or_fail_late_are_refused(tmp_path, key, value, message):
+    with pytest.raises(SystemExit, match=f"`{key}`.*{message}"):
+        parse(["--config", write_recipe(tmp_path), f"--{key}", value])
+
+
+@pytest.mark.parametrize(
+    ("keys", "kind"),
+    [
+        ({"forget_class": ["3"]}, "class"),
+        ({"forget_class": ["3"], "forget_fraction": 0.5}, "samples"),
+        ({"forget_class": ["3"], "forget_column": "user", "forget_values": ["u1"]}, "samples"),
+        ({"forget_fraction": 0.1}, "samples"),
+    ],
+)
+def test_a_request_for_whole_classes_is_of_kind_class(keys, kind):
+    assert RunArguments(model="m", dataset="d", **keys).kind == kind
+
+
+def test_the_forget_keys_are_the_request():
+    run = RunArguments("m", "d", forget_column="user", forget_ids_file="ids.txt", forget_seed=5, label_column="y")
+    assert run.request() == ForgetRequest(column="user", ids_file="ids.txt", seed=5, label_column="y")
