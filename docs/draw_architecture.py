@@ -70,9 +70,7 @@ def drawing() -> str:
     rows = "\n".join(
         f"| `{room}` | {purpose(room)} | {', '.join(r for r in order if r in rooms[room]) or '–'} |" for room in order
     )
-    return (
-        f"```mermaid\nflowchart TD\n{arrows}\n```\n\n| room | what it holds | imports from |\n|---|---|---|\n{rows}"
-    )
+    return f"```mermaid\nflowchart TD\n{arrows}\n```\n\n| room | what it holds | imports from |\n|---|---|---|\n{rows}"
 
 
 def drawn(page: str) -> str:

@@ -14,7 +14,7 @@ from hf_unlearn.cli.processes import launch
 from tests.support.data_parallel_run import CASES, RESUMED, SHARDED, ZERO
 from tests.support.models import state, trained
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPT = ["-m", "tests.support.data_parallel_run"]
 STOPS = {"jit: head, until the target", "gradient_ascent: lands on its target"}
 NAMES = [

@@ -14,7 +14,7 @@ from tests.support.data import class_split, processing_class
 from tests.support.models import trained
 from tests.support.runs import arguments
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}
 DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true"}
 ENVIRONMENT = {"fsdp": FSDP, "deepspeed": DEEPSPEED, "single": {}}

@@ -1,4 +1,4 @@
-"""What takes the steps: nothing that is asked for is passed over in silence."""
+"""Every optimizer setting takes effect or is refused."""
 
 import pytest
 import torch

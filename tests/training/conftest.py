@@ -1,0 +1,15 @@
+"""Fixtures of the tests of training."""
+
+import pytest
+
+from tests.support.models import state
+from tests.training.support import ADAMW, ascent
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """Checkpoints 2, 4 and 6 of a run with an optimiser that has a state, and the weights that it ended with."""
+    folder = tmp_path_factory.mktemp("three")
+    trainer = ascent(folder, **ADAMW)
+    trainer.train()
+    return folder, state(trainer.model)
