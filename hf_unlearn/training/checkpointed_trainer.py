@@ -164,7 +164,7 @@ class CheckpointedTrainer(Trainer):
         if best.is_dir():
             self.state.best_model_checkpoint = str(best)
 
-    def _go_to_end(self, folder: Path, saved: Mapping[str, Any]) -> bool:
+    def _load_end(self, folder: Path, saved: Mapping[str, Any]) -> bool:
         """Load the weights that a run ended with, if it had: one more step would go past them."""
         held = is_checkpoint(folder)
         state = TrainerState.load_from_json(folder / TRAINER_STATE_NAME) if held else TrainerState(**saved["trainer"])

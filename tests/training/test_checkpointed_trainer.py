@@ -80,7 +80,7 @@ def die_writing(folder, settings):
 
 
 @pytest.mark.parametrize("limit", [None, 1])
-def test_killed_while_it_writes_a_checkpoint_a_run_still_has_the_one_before(tmp_path, three, limit):
+def test_killed_while_it_writes_a_checkpoint_a_run_still_has_the_one_before(tmp_path, three_checkpoints, limit):
     settings = {**EVERY, **ADAMW, "save_total_limit": limit}
     assert exit_codes([start(die_writing, tmp_path, settings)]) == [-signal.SIGKILL]
     whole = ["checkpoint-2", "checkpoint-4"] if limit is None else ["checkpoint-4"]
@@ -90,7 +90,7 @@ def test_killed_while_it_writes_a_checkpoint_a_run_still_has_the_one_before(tmp_
     resumed = trainer_for("vit", tmp_path, DiesWriting(), callbacks=[count], **settings)
     resumed.train(resume_from_checkpoint=True)
     assert count.steps == [5, 6]
-    assert not changed(three[1], state(resumed.model))
+    assert not changed(three_checkpoints[1], state(resumed.model))
     assert names(tmp_path) == ([*whole, "checkpoint-6"] if limit is None else ["checkpoint-6"])
 
 
@@ -134,7 +134,7 @@ def fill(folder, left):
     return folder / "filler"
 
 
-def test_a_full_disk_ends_the_run_with_a_clear_error_and_leaves_the_checkpoint_before(disk, three):
+def test_a_full_disk_ends_the_run_with_a_clear_error_and_leaves_the_checkpoint_before(disk, three_checkpoints):
     if disk is None:
         pytest.skip("no file system may be mounted here")
 
@@ -151,10 +151,10 @@ def test_a_full_disk_ends_the_run_with_a_clear_error_and_leaves_the_checkpoint_b
         trainer.train()
     assert names(disk / "run") == ["checkpoint-2", "checkpoint-4"]
     assert not any(find_damage(disk / "run" / n) for n in names(disk / "run"))
-    assert not changed(three[1], state(trainer.model)), "the model in memory"
+    assert not changed(three_checkpoints[1], state(trainer.model)), "the model in memory"
     (disk / "filler").unlink()
     trainer.train(resume_from_checkpoint=True)
-    assert not changed(three[1], state(trainer.model))
+    assert not changed(three_checkpoints[1], state(trainer.model))
     assert names(disk / "run") == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
 
 
@@ -294,14 +294,14 @@ def test_the_best_and_the_last_adapter_are_restored(tmp_path):
 # --- ended runs -------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_has_ended_takes_no_further_step_and_may_be_asked_for_more(tmp_path, three):
-    shutil.copytree(three[0], tmp_path / "run")
+def test_a_run_that_has_ended_takes_no_further_step_and_may_be_asked_for_more(tmp_path, three_checkpoints):
+    shutil.copytree(three_checkpoints[0], tmp_path / "run")
     count = Count()
     again = ascent(tmp_path / "run", count, **ADAMW)
     again.train(resume_from_checkpoint=True)  # six steps of two an epoch: the base class would take one more
     assert count.steps == []
     assert again.state.global_step == again.outcome.steps == 6
-    assert not changed(three[1], state(again.model))
+    assert not changed(three_checkpoints[1], state(again.model))
     more = ascent(tmp_path / "run", count, **ADAMW, max_steps=8)
     more.train(resume_from_checkpoint=True)
     assert count.steps == [7, 8]

@@ -18,8 +18,8 @@ from tests.support.runs import KillAt, Killed, trainer_for
 from tests.training.support import ADAMW, Count, ascent, cut, evaluated, flip, killed, make_trainer, names
 
 
-def test_a_checkpoint_holds_what_it_says_and_no_pickle_of_ours(three):
-    folder = three[0] / "checkpoint-4"
+def test_a_checkpoint_holds_what_it_says_and_no_pickle_of_ours(three_checkpoints):
+    folder = three_checkpoints[0] / "checkpoint-4"
     sealed = read_state(folder)
     assert set(sealed["files"]) == set(names(folder)) - {"unlearning_state.json"}
     assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} < set(sealed["files"])
@@ -29,16 +29,16 @@ def test_a_checkpoint_holds_what_it_says_and_no_pickle_of_ours(three):
             with safe_globals():
                 torch.load(folder / name, weights_only=True)
     assert not find_damage(folder)
-    assert names(three[0]) == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+    assert names(three_checkpoints[0]) == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
 
 
 @pytest.mark.parametrize("spoil", [cut, flip, Path.unlink])
-def test_damage_to_any_file_is_found_named_and_passed_over(tmp_path, three, spoil, caplog):
-    files = names(three[0] / "checkpoint-6")
+def test_damage_to_any_file_is_found_named_and_passed_over(tmp_path, three_checkpoints, spoil, caplog):
+    files = names(three_checkpoints[0] / "checkpoint-6")
     assert len(files) >= 8
     for name in files:
         folder = tmp_path / name
-        shutil.copytree(three[0], folder)
+        shutil.copytree(three_checkpoints[0], folder)
         spoil(folder / "checkpoint-6" / name)
         caplog.clear()
         assert last_checkpoint(folder) == folder / "checkpoint-4"
@@ -56,22 +56,22 @@ def test_damage_to_any_file_is_found_named_and_passed_over(tmp_path, three, spoi
             chosen_checkpoint(str(folder / "checkpoint-6"), str(folder))
 
 
-def test_a_run_goes_on_from_the_last_good_checkpoint_and_replaces_the_damaged_one(tmp_path, three, caplog):
-    shutil.copytree(three[0], tmp_path / "run")
+def test_a_run_goes_on_from_the_last_good_checkpoint_and_replaces_the_damaged_one(tmp_path, three_checkpoints, caplog):
+    shutil.copytree(three_checkpoints[0], tmp_path / "run")
     flip(tmp_path / "run" / "checkpoint-6" / "optimizer.pt")
     count = Count()
     resumed = ascent(tmp_path / "run", count, **ADAMW)
     resumed.train(resume_from_checkpoint=True)
     assert "checkpoint-6 is passed over: optimizer.pt does not hold" in caplog.text
     assert count.steps == [5, 6]
-    assert not changed(three[1], state(resumed.model))
+    assert not changed(three_checkpoints[1], state(resumed.model))
     assert not find_damage(tmp_path / "run" / "checkpoint-6")
     assert names(tmp_path / "run") == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
 
 
-def test_a_sealed_checkpoint_that_was_not_yet_in_its_place_is_whole(tmp_path, three):
-    shutil.copytree(three[0] / "checkpoint-4", tmp_path / "_partial" / "checkpoint-4")
-    shutil.copytree(three[0] / "checkpoint-6", tmp_path / "_partial" / "checkpoint-6")
+def test_a_sealed_checkpoint_that_was_not_yet_in_its_place_is_whole(tmp_path, three_checkpoints):
+    shutil.copytree(three_checkpoints[0] / "checkpoint-4", tmp_path / "_partial" / "checkpoint-4")
+    shutil.copytree(three_checkpoints[0] / "checkpoint-6", tmp_path / "_partial" / "checkpoint-6")
     (tmp_path / "_partial" / "checkpoint-6" / "unlearning_state.json").unlink()  # killed before
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
     assert not find_damage(tmp_path / "checkpoint-4")

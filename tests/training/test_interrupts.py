@@ -47,7 +47,7 @@ def test_interrupt_saves_a_checkpoint_and_resumes_to_the_same_weights(tmp_path, 
 @pytest.mark.parametrize(
     "signals", [[signal.SIGTERM], [signal.SIGTERM] * 2, [signal.SIGINT] * 2], ids=lambda s: f"{len(s)}x{s[0]}"
 )
-def test_sigterm_is_the_first_ctrl_c_and_one_press_may_arrive_twice(tmp_path, three, signals):
+def test_sigterm_is_the_first_ctrl_c_and_one_press_may_arrive_twice(tmp_path, three_checkpoints, signals):
     former = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt, match="Resume from the checkpoint in") as stop:
         ascent(tmp_path, Signal(3, *signals), **ADAMW).train()
@@ -56,7 +56,7 @@ def test_sigterm_is_the_first_ctrl_c_and_one_press_may_arrive_twice(tmp_path, th
     assert names(tmp_path) == ["checkpoint-2", "checkpoint-3"]
     resumed = ascent(tmp_path, **ADAMW)
     resumed.train(resume_from_checkpoint=True)
-    assert not changed(three[1], state(resumed.model))
+    assert not changed(three_checkpoints[1], state(resumed.model))
 
 
 @pytest.mark.slow

@@ -45,8 +45,8 @@ def test_a_request_of_the_same_size_is_not_taken_for_another(tmp_path):
         train_or_resume(ascent(folder, split=drawn(0)), resume=True)
 
 
-def test_a_run_of_another_method_or_other_rows_is_not_resumed(tmp_path, three, caplog):
-    shutil.copytree(three[0], tmp_path / "run")
+def test_a_run_of_another_method_or_other_rows_is_not_resumed(tmp_path, three_checkpoints, caplog):
+    shutil.copytree(three_checkpoints[0], tmp_path / "run")
     with pytest.raises(ValueError, match="began with the method gradient_ascent, and now gradient_difference is given"):
         trainer_for("vit", tmp_path / "run", GradientDifference(), **EVERY, **ADAMW).train(resume_from_checkpoint=True)
     fewer = class_split("vit", 32)
@@ -108,7 +108,7 @@ def test_settings_of_the_optimiser_are_told_when_they_differ(tmp_path, caplog):
 # --- finished runs ----------------------------------------------------------------------------------------------------
 
 
-def test_a_finished_run_is_gone_on_with_after_its_training(tmp_path, three, caplog):
+def test_a_finished_run_is_gone_on_with_after_its_training(tmp_path, three_checkpoints, caplog):
     folder = tmp_path / "run"
     first = ascent(folder, save_strategy="no", **ADAMW)
     first.train()
@@ -118,7 +118,7 @@ def test_a_finished_run_is_gone_on_with_after_its_training(tmp_path, three, capl
     again = ascent(folder, count, save_strategy="no", **ADAMW)
     train_or_resume(again, resume=True)
     assert count.steps == []
-    assert not changed(three[1], state(again.model))
+    assert not changed(three_checkpoints[1], state(again.model))
     assert again.outcome == first.outcome
     assert again.seconds > first.seconds
     with again.original_weights() as model:
@@ -151,11 +151,11 @@ def test_a_run_that_goes_on_from_a_named_checkpoint_ends_anew(tmp_path):
     assert not changed(state(again.model), state(type(other.model).from_pretrained(tmp_path)))
 
 
-def test_at_the_command_line_nothing_to_resume_from_is_a_beginning(tmp_path, three, capsys):
+def test_at_the_command_line_nothing_to_resume_from_is_a_beginning(tmp_path, three_checkpoints, capsys):
     trainer = ascent(tmp_path / "run", **ADAMW)
     train_or_resume(trainer, resume=True)
     assert f"Nothing to resume from in {tmp_path / 'run'} yet" in capsys.readouterr().out
-    assert not changed(three[1], state(trainer.model))
+    assert not changed(three_checkpoints[1], state(trainer.model))
 
 
 def test_seconds_are_those_of_both_parts(tmp_path):
