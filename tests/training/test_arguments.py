@@ -1,5 +1,7 @@
 """Arguments are refused by name, explained, and completed with the method's values."""
 
+import re
+
 import pytest
 from transformers import TrainingArguments
 
@@ -32,7 +34,11 @@ def test_every_own_argument_has_help_and_unset_ones_take_the_methods_value(tmp_p
     own = set(UnlearningArguments.__dataclass_fields__) - set(TrainingArguments.__dataclass_fields__)
     assert {"update", "trust_region", "forget_target"} <= own
     for name in own:
-        assert len(UnlearningArguments.__dataclass_fields__[name].metadata["help"]) > 20
+        text = UnlearningArguments.__dataclass_fields__[name].metadata["help"]
+        assert re.fullmatch(r"[A-Z].{15,}\.", text)
+        assert re.search(
+            rf"^        {name} \([a-z| ]+\): {re.escape(text)} Default: ", UnlearningArguments.__doc__, re.M
+        )
     unset = UnlearningArguments(output_dir=str(tmp_path), use_cpu=True)
     for key, value in JiT.arguments.items():
         assert getattr(unset.resolved(JiT(), "class"), key) == value
