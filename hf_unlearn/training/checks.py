@@ -17,11 +17,11 @@ from ..models.adapters import UPDATE_ADAPTER, base_classifier, is_adapted
 from ..models.prediction import predict
 from ..models.processor import Processor
 from ..models.snapshot import joint_digest
-from .checkpoints import ASIDE, NAME, is_checkpoint
+from .checkpoints import CHECKPOINT_NAME, STAGING, is_checkpoint
 
 logger = logging.getLogger(__name__)
 
-WRITTEN = ("model", "retrained", "original-training", ASIDE)  # what a run makes in its folder, beside checkpoints
+WRITTEN = ("model", "retrained", "original-training", STAGING)  # what a run makes in its folder, beside checkpoints
 
 
 def check_data(method: UnlearningMethod, processor: Processor, forget: Any | None, retain: Any | None) -> None:
@@ -105,7 +105,7 @@ def check_output(model: nn.Module, output_dir: str, overwrite: bool) -> None:
     source = getattr(base_classifier(model).config, "_name_or_path", None)
     if source and Path(source).is_dir():
         check_source(Path(source), out)
-    checkpoints = [p for p in out.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if NAME.fullmatch(p.name)]
+    checkpoints = [p for p in out.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if CHECKPOINT_NAME.fullmatch(p.name)]
     held = [*out.glob("*.safetensors"), *out.glob("model/*.safetensors"), *checkpoints]
     if held and not overwrite:
         raise ValueError(
@@ -123,7 +123,7 @@ def check_source(original: Path, folder: Path) -> None:
     """Raise ValueError where a run into `folder` would write to the place of its original."""
     there, out = original.resolve(), folder.resolve()
     inside = there.relative_to(out).parts[:1] if there.is_relative_to(out) else ("elsewhere",)
-    if not inside or inside[0] in WRITTEN or NAME.fullmatch(inside[0]):
+    if not inside or inside[0] in WRITTEN or CHECKPOINT_NAME.fullmatch(inside[0]):
         raise ValueError(
             f"`output_dir={str(folder)!r}` would overwrite the original, {str(original)!r}. Choose another folder."
         )

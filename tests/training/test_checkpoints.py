@@ -137,7 +137,7 @@ def test_resume_without_a_checkpoint_says_so(tmp_path):
 def test_models_alone_cannot_be_resumed_from(tmp_path):
     ascent(tmp_path, save_only_model=True).train()
     assert "optimizer.pt" not in names(tmp_path / "checkpoint-2")
-    with pytest.raises(ValueError, match=r"no whole checkpoint.*`save_only_model=True` left out the optimiser"):
+    with pytest.raises(ValueError, match=r"no whole checkpoint.*`save_only_model=True` left out the optimizer"):
         ascent(tmp_path).train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match=r"checkpoint-2'` cannot be used: `save_only_model=True`"):
         ascent(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
