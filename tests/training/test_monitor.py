@@ -100,7 +100,7 @@ def test_landing_is_on_the_line_between_the_last_good_state_and_this_one(tmp_pat
     trainer.monitor.model_changed()
     assert trainer.monitor.share_remembered() == 0.0
     trainer.monitor.target = 0.5
-    trainer.forgetting._land()
+    trainer.forgetting._bisect_to_target()
     share = (state(trainer.model)["classifier.bias"][1] - start["classifier.bias"][1]) / -40.0
     assert 0 < share < 1
     assert trainer.monitor.share_remembered() <= 0.5
