@@ -37,7 +37,7 @@ def test_every_own_argument_has_help_and_unset_ones_take_the_methods_value(tmp_p
         text = UnlearningArguments.__dataclass_fields__[name].metadata["help"]
         assert re.fullmatch(r"[A-Z].{15,}\.", text)
         assert re.search(
-            rf"^        {name} \([a-z| ]+\): {re.escape(text)} Default: ", UnlearningArguments.__doc__, re.M
+            rf"^        {name} \([\w| ]+\): {re.escape(text)} Default: ", UnlearningArguments.__doc__, re.M
         )
     unset = UnlearningArguments(output_dir=str(tmp_path), use_cpu=True)
     for key, value in JiT.arguments.items():

@@ -164,8 +164,11 @@ def test_fields_of_either_and_the_method_itself_can_be_searched(tmp_path):
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        ({"method.sigmaa": 1.0}, r"`method\.sigmaa` is no field of `JiT`\. Did you mean `method\.sigma`"),
-        ({"trust_regoin": 0.1}, r"`trust_regoin` is no field of `UnlearningArguments`\. Did you mean `trust_region`"),
+        ({"method.sigmaa": 1.0}, r"`method\.sigmaa` is not a field of `JiT`\. Did you mean `method\.sigma`"),
+        (
+            {"trust_regoin": 0.1},
+            r"`trust_regoin` is not a field of `UnlearningArguments`\. Did you mean `trust_region`",
+        ),
         ({"method.sigma": -1.0}, "`sigma` must be positive"),
         ({"trust_region": 2.0}, "`trust_region`"),
         ({"method": "magic"}, "`method='magic'` is unknown"),

@@ -54,7 +54,7 @@ def test_a_run_of_another_method_or_other_rows_is_not_resumed(tmp_path, three_ch
         ascent(tmp_path / "run", split=fewer, **ADAMW).train(resume_from_checkpoint=True)
     shutil.rmtree(tmp_path / "run" / "checkpoint-6")
     ascent(tmp_path / "run", **{**ADAMW, "learning_rate": 3e-4}).train(resume_from_checkpoint=True)
-    assert "began with: learning_rate (0.001 → 0.0003). The optimiser" in caplog.text
+    assert "than at the start: learning_rate (0.001 → 0.0003). The optimizer" in caplog.text
 
 
 def test_resuming_with_another_original_is_refused(tmp_path):
