@@ -59,7 +59,7 @@ def test_an_optimiser_made_before_the_adapter_is_refused_before_the_model_is_tou
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"data_seed": 7}, "`data_seed=7`.* Set that"),
+        ({"data_seed": 7}, "`data_seed=7`.* Set `seed` instead"),
         ({"train_sampling_strategy": "group_by_length"}, "`train_sampling_strategy='group_by_length'`"),
         ({"optim": "adafactor"}, "`optim=adafactor` does nothing under the method's trust region.*`trust_region=0`"),
         ({"weight_decay": 0.5}, "`weight_decay=0.5` does nothing"),
