@@ -142,7 +142,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         use_one_gpu(args)
         if model is None and model_init is None:
             raise ValueError(
-                "`model` is missing: pass the trained classifier, or `model_init` to retrain from scratch."
+                "`model` is missing. Pass the trained classifier, or `model_init` to retrain from scratch."
             )
         self.model_init_fn = model_init
         return args, method, model if model is not None else model_init()

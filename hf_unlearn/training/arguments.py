@@ -98,8 +98,8 @@ class UnlearningArguments(TrainingArguments):
                 raise ValueError(f"`{name}` {why}")
         if self.push_to_hub and self.hub_strategy in ("checkpoint", "all_checkpoints"):
             raise ValueError(
-                f"`hub_strategy='{self.hub_strategy.value}'` would publish checkpoints: pickles of optimizer and random states, of a model "
-                "that still knows what it must forget. Use 'end', or 'every_save' for the model alone."
+                f"`hub_strategy='{self.hub_strategy.value}'` would publish checkpoints of a model that still knows what it must "
+                "forget, and pickles. Use 'end', or 'every_save' for the model alone."
             )
         if (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
             raise ValueError(

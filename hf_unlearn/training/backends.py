@@ -39,7 +39,7 @@ def check_backend(method: UnlearningMethod, args: UnlearningArguments) -> None:
     backend, name = backend_of(args), method.name or type(method).__name__
     if in_parallel() and args.world_size == 1:
         raise ValueError(
-            "Several processes were started, but accelerate does not connect them. On a CPU, pass `--use_cpu true`."
+            "accelerate does not connect the processes that were started. On a CPU, pass `--use_cpu true`."
         )
     if backend not in method.backends:
         able = [key for key, other in METHODS.items() if backend in other.backends]
@@ -55,16 +55,14 @@ def check_backend(method: UnlearningMethod, args: UnlearningArguments) -> None:
         )
     if backend == "fsdp":
         _check_fsdp(args)
-    if backend == "deepspeed":
+    elif backend == "deepspeed":
         _check_deepspeed(method, args)
 
 
 def use_one_gpu(args: UnlearningArguments) -> None:
     """Use one GPU for one process: the base class would split each batch among several (`nn.DataParallel`)."""
     if args.n_gpu > 1:
-        logger.warning(
-            "There are %d GPUs, and one process uses one. `--num-processes %d` uses all.", args.n_gpu, args.n_gpu
-        )
+        logger.warning("One of %d GPUs is used. `--num-processes %d` uses all.", args.n_gpu, args.n_gpu)
         args._n_gpu = 1
 
 

@@ -77,7 +77,7 @@ class Monitor:
     def share_remembered(self, limit: int | None = None) -> float:
         """Return the share of the forget set (or of `limit` rows drawn by seed) answered as before; NaN if an output is."""
         forget = self.run.forget_rows
-        rows = drawn_rows(len(forget), len(forget) if limit is None else limit, self.run.args.seed)
+        rows = drawn_rows(len(forget), limit or len(forget), self.run.args.seed)
         logits = self.forget_logits() if len(rows) == len(forget) else self._predict(DrawnRows(forget, rows))[0]
         if not all(torch.isfinite(part).all() for (part,) in chunks(logits)):
             return math.nan
@@ -131,19 +131,13 @@ class Monitor:
             return CLASS_TARGET
         if not method.stops_at_target or not method.needs_retain:
             return None
-        target = self.estimate_target()
-        if target is None:
+        accuracy, counts = self.held_out_accuracy(), self._retain_counts()
+        if accuracy is None or counts is None:
             logger.warning(
                 "No forgetting target can be estimated without labelled held-out rows (`eval_dataset`) and a labelled, "
                 "map-style `retain_dataset`. The run stops when less than %.0f %% of the forget set would be answered as before.",
                 100 * SAMPLES_FLOOR,
             )
-        return target
-
-    def estimate_target(self) -> float | None:
-        """Return `estimated_target` for held-out rows and the sizes of the classes; None if one of these is missing."""
-        accuracy, counts = self.held_out_accuracy(), self._retain_counts()
-        if accuracy is None or counts is None:
             return None
         predicted = self.run.reference.predictions.bincount(minlength=len(counts))
         return estimated_target(1 - accuracy, predicted, counts)

@@ -47,7 +47,7 @@ class ForgettingControl(TrainerCallback):
         self.run = run
         self.path: list[dict[str, float]] = []
         self.stopped = ""
-        self.good: Snapshot | None = None
+        self.good: Snapshot  # the last good state, from `start` on
         self.average: dict[str, Tensor] = {}
         self.averaged = False  # True while the model holds the average, and `average` the weights that steps start from
         self._rates = 0.0  # sum of the learning rates of all steps
@@ -59,18 +59,21 @@ class ForgettingControl(TrainerCallback):
         saved = saved or {}
         self.path, self.stopped = saved.get("path", []), saved.get("stopped", "")
         self.averaged, self._ended = saved.get("averaged", False), False
+        assert self.run.original is not None
         self.good = self.run.original
         if self.run.args.weight_average:  # the start of the average, which `setup` may have moved
             self.average = {n: p.detach().clone() for n, p in self._moving().items()}
         if checkpoint is not None:
-            self._load(checkpoint)
+            tensors = load_file(checkpoint / CONTROL_FILE)
+            self.good = self.good.holding({n: tensors[f"good.{n}"] for n in self.good.tensors})
+            for name, average in self.average.items():
+                average.copy_(tensors[f"average.{name}"])
         if not self.path:
             with self.run.original_weights():
                 self._check(0)
 
     def save(self, checkpoint: Path) -> None:
         """Write the last good state and the average into `checkpoint`."""
-        assert self.good is not None
         average = {f"average.{n}": whole(t).cpu() for n, t in self.average.items()}
         if self.run.args.should_save:
             save_file({**{f"good.{n}": t for n, t in self.good.tensors.items()}, **average}, checkpoint / CONTROL_FILE)
@@ -82,15 +85,7 @@ class ForgettingControl(TrainerCallback):
 
     def size(self) -> int:
         """Return the number of bytes that `save` writes."""
-        assert self.good is not None
         return sum(t.nbytes for tensors in (self.good.tensors, self.average) for t in tensors.values())
-
-    def _load(self, checkpoint: Path) -> None:
-        assert self.good is not None
-        tensors = load_file(checkpoint / CONTROL_FILE)
-        self.good = self.good.holding({n: tensors[f"good.{n}"] for n in self.good.tensors})
-        for name, average in self.average.items():
-            average.copy_(tensors[f"average.{name}"])
 
     def _moving(self) -> dict[str, Tensor]:
         return {n: p for n, p in unwrap(self.run.model).named_parameters() if p.requires_grad}
@@ -208,7 +203,6 @@ class ForgettingControl(TrainerCallback):
 
     def _go_back(self, reason: str, control: Any) -> None:
         """Restore the last good state and end the run."""
-        assert self.good is not None
         self.good.restore(self.run.model)
         self.run.monitor.model_changed()
         self.stopped, control.should_training_stop = reason, True
@@ -218,7 +212,6 @@ class ForgettingControl(TrainerCallback):
 
         The target for single rows is close to the start of a run, and a run goes far beyond it between two checks.
         """
-        assert self.good is not None
         run, present, near, far = self.run, Snapshot(self.run.model, self.run.updated), 0.0, 1.0
         for i in range(BISECTIONS + 1):
             middle = far if i == BISECTIONS else (near + far) / 2
@@ -232,8 +225,7 @@ class ForgettingControl(TrainerCallback):
     def _check(self, step: int) -> dict[str, float]:
         """Measure the model, and add the result to `path` and to the log."""
         found: dict[str, float] = {"step": step, "forget": self.run.monitor.share_remembered(self.run.args.probe_size)}
-        retained = self.run.monitor.share_kept()
-        if retained is not None:
+        if (retained := self.run.monitor.share_kept()) is not None:
             found["retain"] = retained
         self.path.append(found)
         if step:
