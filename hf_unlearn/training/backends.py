@@ -38,21 +38,16 @@ def check_backend(method: UnlearningMethod, args: UnlearningArguments) -> None:
     """Raise ValueError if `method` does not support the backend of `args`, with the reason and an alternative."""
     backend, name = backend_of(args), method.name or type(method).__name__
     if in_parallel() and args.world_size == 1:
-        raise ValueError(
-            "accelerate does not connect the processes that were started. On a CPU, pass `--use_cpu true`."
-        )
+        raise ValueError("Several processes were started but are not connected. On a CPU, pass `--use_cpu true`.")
     if backend not in method.backends:
         able = [key for key, other in METHODS.items() if backend in other.backends]
         raise ValueError(
             f"`method={name!r}` does not run under {BACKENDS[backend]}: {method.why_not(backend)}. Use data parallelism "
-            f"(`--num-processes N`, or `accelerate launch --config_file recipes/accelerate/ddp.yaml`)"
+            "(`--num-processes N`, or `accelerate launch --config_file recipes/accelerate/ddp.yaml`)"
             + (f", or a method that can: {', '.join(able)}." if able else ".")
         )
     if args.accelerator_config.split_batches or args.accelerator_config.dispatch_batches:
-        raise ValueError(
-            "`accelerator_config`: `split_batches` and `dispatch_batches` would divide batches that are already divided among "
-            "the processes. Leave them off."
-        )
+        raise ValueError("`split_batches` and `dispatch_batches` would divide batches a second time. Leave them off.")
     if backend == "fsdp":
         _check_fsdp(args)
     elif backend == "deepspeed":
@@ -79,10 +74,7 @@ def _check_fsdp(args: UnlearningArguments) -> None:
     if str(version) != "2":
         raise ValueError("`fsdp_version`: FSDP1 renames and flattens parameters. Set `fsdp_version: 2`.")
     if _is_on("FSDP_CPU_RAM_EFFICIENT_LOADING"):
-        raise ValueError(
-            "`fsdp_cpu_ram_efficient_loading` loads the weights in the first process only, but every process runs the original. "
-            "Set it to false."
-        )
+        raise ValueError("`fsdp_cpu_ram_efficient_loading` gives weights to one process only. Set it to false.")
     kind = given.get("state_dict_type", "FULL_STATE_DICT") if args.fsdp else os.environ.get("FSDP_STATE_DICT_TYPE", "")
     if "FULL" in kind.upper():
         raise ValueError(
@@ -93,10 +85,7 @@ def _check_fsdp(args: UnlearningArguments) -> None:
 
 def _check_deepspeed(method: UnlearningMethod, args: UnlearningArguments) -> None:
     if args.deepspeed_plugin.hf_ds_config.is_zero3():
-        raise ValueError(
-            "`zero_stage: 3` shards weights in a way that only DeepSpeed can undo. Use ZeRO-2, or FSDP2 with the same effect "
-            "(recipes/accelerate/fsdp2.yaml)."
-        )
+        raise ValueError("`zero_stage: 3`: only DeepSpeed can read such shards. Use ZeRO-2 or FSDP2.")
     if args.resolved(method, "class").trust_region:
         raise ValueError(
             "`trust_region` limits the step of each tensor, and ZeRO joins and cuts the tensors. Pass `--trust_region 0` with "

@@ -19,15 +19,9 @@ OPTIMIZER_OPTIONS = ("optim", "optim_args", "weight_decay", "momentum", "adam_be
 def check_options(args: UnlearningArguments, optimizer: Any | None, peft_config: Any | None) -> None:
     """Raise ValueError for options that would have no effect, with the reason and an alternative."""
     if args.data_seed is not None:
-        raise ValueError(
-            f"`data_seed={args.data_seed}` has no effect: all draws depend on `seed`, so that a resumed run repeats them. Set "
-            "`seed` instead."
-        )
-    if args.train_sampling_strategy not in ("random", "sequential"):
-        raise ValueError(
-            f"`train_sampling_strategy={args.train_sampling_strategy!r}` cannot be used, because rows are drawn in pairs from two "
-            "sets. Choose 'random' or 'sequential'."
-        )
+        raise ValueError(f"`data_seed={args.data_seed}` has no effect: all draws depend on `seed`. Set `seed` instead.")
+    if (order := args.train_sampling_strategy) not in ("random", "sequential"):
+        raise ValueError(f"`train_sampling_strategy={order!r}` cannot order pairs. Choose 'random' or 'sequential'.")
     if optimizer is not None and args.trust_region:
         raise ValueError("`trust_region` and `optimizers` cannot both take the steps. Leave one of them out.")
     if optimizer is not None and peft_config is not None:

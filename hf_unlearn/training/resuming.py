@@ -67,9 +67,7 @@ def check_settings(saved: Mapping[str, Any], now: Mapping[str, Any], ended: bool
             "same settings, name a checkpoint to resume from, or start anew."
         )
     if other:
-        logger.warning(
-            "Resumed with other settings than at the start: %s. The optimizer keeps its own, such as its rate.", other
-        )
+        logger.warning("Resumed with other settings than at the start: %s. The optimizer keeps its own rate.", other)
 
 
 def train_or_resume(trainer: Any, resume: bool) -> None:
