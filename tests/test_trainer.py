@@ -166,7 +166,7 @@ def test_evaluation_by_name_with_raw_images_and_columns_that_no_model_reads(tmp_
         assert logged[f"eval_{name}_accuracy"] == pytest.approx(right.float().mean().item())
 
 
-def test_a_collator_of_ones_own_gets_prepared_rows_in_evaluation_too(tmp_path):
+def test_a_custom_collator_gets_prepared_rows_in_evaluation_too(tmp_path):
     def run(folder, **given):
         trainer = make_trainer(folder, "bert", eval_dataset=text_data(12, seed=3), **given)
         return trainer.evaluate()["eval_loss"]

@@ -67,9 +67,9 @@ def test_a_folder_of_images_may_be_moved_and_not_be_replaced(tmp_path):
     assert found(tmp_path / "b") != first
 
 
-def test_a_stream_that_cannot_be_copied_is_looked_at_and_left_where_it_was():
+def test_drawing_from_a_stream_that_cannot_be_copied_keeps_its_position():
     class Held:
-        """As a connection or an open file."""
+        """Like a connection or an open file, this cannot be copied."""
 
         def __init__(self):
             self.lock = threading.Lock()

@@ -23,7 +23,7 @@ from tests.support.runs import KillAt, Killed, arguments, trainer_for
 
 
 def make_trainer(folder, arch="vit", method=None, **changes):
-    """A trainer from plain parts, so that each test spoils exactly one of them."""
+    """A trainer from valid parts, of which each test changes one."""
     split = class_split(arch)
     parts = {
         "model": build(arch),
@@ -55,12 +55,12 @@ ADAMW = {"trust_region": 0.0, "learning_rate": 1e-3}
 
 
 def ascent(folder, *callbacks, arch="vit", **changes):
-    """Six steps, two an epoch."""
+    """A run of gradient ascent with six steps, two in each epoch."""
     return trainer_for(arch, folder, GradientAscent(), callbacks=list(callbacks), **{**EVERY, **changes})
 
 
 def evaluated(folder, *callbacks, arch="vit", **changes):
-    """It is looked at on the forget set every other step, so that each evaluation is worse than the one before."""
+    """A run that is evaluated on its forget set at every second step, so that each evaluation is worse than the last."""
     settings = {"eval_strategy": "steps", "eval_steps": 2, "trust_region": 0.02, "metric_for_best_model": "eval_loss"}
     return ascent(folder, *callbacks, arch=arch, eval_dataset=class_split(arch).forget, **{**settings, **changes})
 
@@ -80,13 +80,13 @@ def flip(path):
 
 
 def killed(folder, step=3, **changes):
-    """Leave what a run leaves that is killed at the end of `step`."""
+    """Make the files of a run that is killed at the end of `step`."""
     with pytest.raises(Killed):
         ascent(folder, KillAt(step), **changes).train()
 
 
 class Count(TrainerCallback):
-    """The steps that are taken."""
+    """Records the steps that a run takes."""
 
     def __init__(self):
         self.steps = []
@@ -96,7 +96,7 @@ class Count(TrainerCallback):
 
 
 class Signal(TrainerCallback):
-    """Signals in the middle of a step."""
+    """Sends signals to this process in the middle of a step."""
 
     def __init__(self, step, *signals):
         self.step, self.signals = step, signals

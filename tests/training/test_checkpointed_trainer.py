@@ -65,7 +65,7 @@ def test_checkpoints_hold_no_row_of_the_forget_set(tmp_path):
 
 @dataclass(kw_only=True)
 class DiesWriting(GradientAscent):
-    """The process is killed when half a checkpoint is written, at the `last` one."""
+    """Kills the process in the middle of writing its checkpoint number `last`."""
 
     last: int = 0
 
@@ -94,7 +94,7 @@ def test_killed_while_it_writes_a_checkpoint_a_run_still_has_the_one_before(tmp_
     assert names(tmp_path) == ([*whole, "checkpoint-6"] if limit is None else ["checkpoint-6"])
 
 
-def test_the_limit_never_takes_the_checkpoint_just_written_nor_the_best(tmp_path):
+def test_the_limit_never_deletes_the_newest_or_the_best_checkpoint(tmp_path):
     seen = []
 
     class Watch(TrainerCallback):
@@ -118,7 +118,7 @@ def test_the_limit_never_takes_the_checkpoint_just_written_nor_the_best(tmp_path
 
 @pytest.fixture
 def disk(tmp_path):
-    """A file system of 2 MB of its own, or, where none may be mounted, None."""
+    """A separate file system of 2 MB; None if the test may not mount one."""
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", tmp_path], check=False, capture_output=True
     )
@@ -128,7 +128,7 @@ def disk(tmp_path):
 
 
 def fill(folder, left):
-    """Leave `left` bytes of the disk free; returns the file that fills it."""
+    """Leave `left` bytes of the disk free, and return the file that fills it."""
     with (folder / "filler").open("wb") as file:
         file.write(bytes(shutil.disk_usage(folder).free - left))
     return folder / "filler"
@@ -322,7 +322,7 @@ def test_a_run_that_a_callback_ended_stays_ended(tmp_path):
 
 @pytest.mark.parametrize("best", [False, True], ids=["last", "best"])
 def test_a_resumed_run_is_stopped_early_where_the_undisturbed_one_is(tmp_path, best):
-    """It gets worse with every step, and a patience of three is up after four evaluations."""
+    """The model gets worse with every step, so a patience of three ends after four evaluations."""
 
     def run(folder, *callbacks, resume=None):
         trainer = trainer_for(
@@ -343,7 +343,7 @@ def test_a_resumed_run_is_stopped_early_where_the_undisturbed_one_is(tmp_path, b
 
 
 class Counting(TrainerCallback, ExportableState):
-    """Counts steps, and cannot be made anew from what it saves."""
+    """Counts steps. Its constructor needs more than its saved state."""
 
     def __init__(self, name):
         self.name, self.steps = name, 0
@@ -355,7 +355,7 @@ class Counting(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": {"steps": self.steps}}
 
 
-def test_callbacks_go_on_as_the_objects_that_they_are(tmp_path):
+def test_callbacks_stay_the_same_objects_and_get_their_state_back(tmp_path):
     first = [Counting("a"), Counting("b"), KillAt(5)]
     with pytest.raises(Killed):
         ascent(tmp_path, *first).train()

@@ -33,7 +33,7 @@ def test_a_checkpoint_holds_what_it_says_and_no_pickle_of_ours(three_checkpoints
 
 
 @pytest.mark.parametrize("spoil", [cut, flip, Path.unlink])
-def test_damage_to_any_file_is_found_named_and_passed_over(tmp_path, three_checkpoints, spoil, caplog):
+def test_damage_to_any_file_is_found_and_named_and_an_older_checkpoint_used(tmp_path, three_checkpoints, spoil, caplog):
     files = names(three_checkpoints[0] / "checkpoint-6")
     assert len(files) >= 8
     for name in files:
@@ -56,7 +56,7 @@ def test_damage_to_any_file_is_found_named_and_passed_over(tmp_path, three_check
             chosen_checkpoint(str(folder / "checkpoint-6"), str(folder))
 
 
-def test_a_run_goes_on_from_the_last_good_checkpoint_and_replaces_the_damaged_one(tmp_path, three_checkpoints, caplog):
+def test_a_run_resumes_from_the_last_good_checkpoint_and_replaces_the_damaged_one(tmp_path, three_checkpoints, caplog):
     shutil.copytree(three_checkpoints[0], tmp_path / "run")
     flip(tmp_path / "run" / "checkpoint-6" / "optimizer.pt")
     count = Count()
@@ -69,7 +69,7 @@ def test_a_run_goes_on_from_the_last_good_checkpoint_and_replaces_the_damaged_on
     assert names(tmp_path / "run") == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
 
 
-def test_a_sealed_checkpoint_that_was_not_yet_in_its_place_is_whole(tmp_path, three_checkpoints):
+def test_a_sealed_checkpoint_in_the_staging_folder_is_used(tmp_path, three_checkpoints):
     shutil.copytree(three_checkpoints[0] / "checkpoint-4", tmp_path / "_partial" / "checkpoint-4")
     shutil.copytree(three_checkpoints[0] / "checkpoint-6", tmp_path / "_partial" / "checkpoint-6")
     (tmp_path / "_partial" / "checkpoint-6" / "unlearning_state.json").unlink()  # killed before
@@ -99,7 +99,7 @@ def test_a_damaged_best_checkpoint_is_not_loaded(tmp_path):
     assert last.outcome.steps == 6
 
 
-def test_half_written_checkpoint_is_passed_over(tmp_path):
+def test_a_half_written_checkpoint_is_not_used(tmp_path):
     def trainer(*callbacks):
         return trainer_for(
             "vit",
@@ -149,7 +149,7 @@ def test_models_alone_cannot_be_resumed_from(tmp_path):
     assert last_checkpoint(other) == other / "checkpoint-2"
 
 
-def test_a_run_that_overwrites_takes_the_claims_of_the_one_before_away(tmp_path):
+def test_overwriting_deletes_the_finished_marker_of_the_earlier_run(tmp_path):
     (tmp_path / "model").mkdir()
     before = ascent(tmp_path)
     before.train()
@@ -162,8 +162,8 @@ def test_a_run_that_overwrites_takes_the_claims_of_the_one_before_away(tmp_path)
     assert (tmp_path / "model" / "model.safetensors").is_file()  # until there is another
 
 
-def test_a_checkpoint_that_says_less_is_gone_on_from(tmp_path):
-    """As an earlier version wrote it."""
+def test_a_checkpoint_of_an_earlier_version_can_be_resumed_from(tmp_path):
+    """An earlier version sealed fewer entries."""
     killed(tmp_path)
     place = tmp_path / "checkpoint-2"
     saved = read_state(place)

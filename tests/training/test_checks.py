@@ -240,8 +240,8 @@ def test_an_original_elsewhere_in_the_folder_is_fine(tmp_path):
     check_folders(str(tmp_path / "original"), str(tmp_path), False)
 
 
-def test_what_others_wrote_stays(tmp_path):
-    """Checkpoints of another trainer, and files that only have the name of ours."""
+def test_files_of_other_programs_stay(tmp_path):
+    """A run does not delete checkpoints of another trainer, or files that only have the name of a marker."""
     strange = tmp_path / "checkpoint-1"
     trained("vit").save_pretrained(strange)
     with pytest.raises(ValueError, match="holds checkpoint-1, which another trainer wrote"):

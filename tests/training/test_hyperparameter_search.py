@@ -139,7 +139,7 @@ def test_an_adapter_is_searched_over_the_model_below_it(tmp_path, stacked):
     assert kept
 
 
-def test_fields_of_either_and_the_method_itself_can_be_searched(tmp_path):
+def test_arguments_settings_and_the_method_can_be_searched(tmp_path):
     trainer = searching(tmp_path, method=None, retain_per_forget=None)
     methods = []
 
@@ -211,7 +211,7 @@ def test_objectives_read_evaluation_sets_and_there_may_be_several(tmp_path):
 
 @dataclass(kw_only=True)
 class Faulty(UnlearningMethod):
-    """Lowers all logits, or has no finite loss."""
+    """Lowers all logits, or has a loss of NaN."""
 
     fault: bool = False
 

@@ -47,7 +47,7 @@ def test_interrupt_saves_a_checkpoint_and_resumes_to_the_same_weights(tmp_path, 
 @pytest.mark.parametrize(
     "signals", [[signal.SIGTERM], [signal.SIGTERM] * 2, [signal.SIGINT] * 2], ids=lambda s: f"{len(s)}x{s[0]}"
 )
-def test_sigterm_is_the_first_ctrl_c_and_one_press_may_arrive_twice(tmp_path, three_checkpoints, signals):
+def test_sigterm_acts_like_ctrl_c_and_one_press_may_arrive_twice(tmp_path, three_checkpoints, signals):
     former = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt, match="Resume from the checkpoint in") as stop:
         ascent(tmp_path, Signal(3, *signals), **ADAMW).train()
@@ -65,7 +65,7 @@ def test_sigterm_is_the_first_ctrl_c_and_one_press_may_arrive_twice(tmp_path, th
     [("steps", "best"), ("epoch", "best"), ("epoch", "epoch"), ("steps", "no"), ("epoch", "steps")],
 )
 def test_an_interrupt_at_any_step_changes_nothing(tmp_path, evaluate, save):
-    """Inside an epoch (of two steps), at its end, at a look, at the last step; with a best model, an average and dropout."""
+    """Interrupt inside an epoch, at its end, at a check and at the last step, with a best model, an average and dropout."""
     best = {} if save in ("no", "steps") else {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}
     best["greater_is_better"] = save == "best"  # the loss falls: after the first evaluation none is the best
 

@@ -20,24 +20,24 @@ pytestmark = pytest.mark.slow
 # --- loggers ----------------------------------------------------------------------------------------------------------
 
 
-def looks_of(trainer):
-    return {int(look["step"]): (look["forget"], look["retain"]) for look in trainer.outcome.path}
+def checks_of(trainer):
+    return {int(check["step"]): (check["forget"], check["retain"]) for check in trainer.outcome.path}
 
 
-def test_looks_are_entries_of_the_log_at_their_steps(tmp_path):
+def test_checks_are_entries_of_the_log_at_their_steps(tmp_path):
     trainer = trainer_for("vit", tmp_path, GradientDifference(), max_steps=6, check_steps=2, logging_steps=3)
     trainer.train()
     history = trainer.state.log_history
     found = {e["step"]: (e["forget_remembered"], e["retain_accuracy"]) for e in history if "forget_remembered" in e}
-    assert found == looks_of(trainer)
+    assert found == checks_of(trainer)
     assert list(found) == [0, 2, 4, 6]
-    assert [e["step"] for e in history if "loss" in e] == [3, 6], "a look must not swallow the step's own entry"
+    assert [e["step"] for e in history if "loss" in e] == [3, 6], "a check must not replace the entry of its step"
     quiet = trainer_for("vit", tmp_path / "quiet", GradientDifference(), max_steps=2, logging_strategy="no")
     quiet.train()
     assert not [e for e in quiet.state.log_history if "forget_remembered" in e]
 
 
-def test_tensorboard_has_the_terms_and_the_looks(tmp_path):
+def test_tensorboard_has_the_terms_and_the_checks(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     data = text_data(64).add_column("user", [f"secret-{i}" for i in range(64)])
     split = ForgetRequest(column="user", values=[f"secret-{i}" for i in range(9)]).split(data)
@@ -52,9 +52,9 @@ def test_tensorboard_has_the_terms_and_the_looks(tmp_path):
     events.Reload()
     found = {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
     assert {"train/loss", "train/loss/forget", "train/loss/retain", "train/learning_rate"} <= found.keys()
-    looks = looks_of(trainer)
-    assert found["train/forget_remembered"] == pytest.approx({step: forget for step, (forget, _) in looks.items()})
-    assert found["train/retain_accuracy"] == pytest.approx({step: retain for step, (_, retain) in looks.items()})
+    checks = checks_of(trainer)
+    assert found["train/forget_remembered"] == pytest.approx({step: forget for step, (forget, _) in checks.items()})
+    assert found["train/retain_accuracy"] == pytest.approx({step: retain for step, (_, retain) in checks.items()})
     logged = {e["step"]: e["loss/forget"] for e in trainer.state.log_history if "loss/forget" in e}
     assert found["train/loss/forget"] == pytest.approx(logged, rel=1e-5)
     content = files[0].read_bytes()
@@ -62,7 +62,7 @@ def test_tensorboard_has_the_terms_and_the_looks(tmp_path):
     assert not any(text.encode() in content for text in split.forget["text"])
 
 
-def test_trackio_has_the_terms_and_the_looks(tmp_path, monkeypatch):
+def test_trackio_has_the_terms_and_the_checks(tmp_path, monkeypatch):
     pytest.importorskip("trackio", reason="needs trackio, whose local dashboard brings a web server")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     from trackio.sqlite_storage import SQLiteStorage
@@ -74,7 +74,7 @@ def test_trackio_has_the_terms_and_the_looks(tmp_path, monkeypatch):
     trainer.train()
     entries = SQLiteStorage.get_logs("forgetting", "first")
     shares = [e["train/forget_remembered"] for e in entries if "train/forget_remembered" in e]
-    assert shares == pytest.approx([forget for forget, _ in looks_of(trainer).values()])
+    assert shares == pytest.approx([forget for forget, _ in checks_of(trainer).values()])
     assert {"train/loss/forget", "train/loss/retain"} <= set().union(*entries)
 
 
@@ -82,7 +82,7 @@ def test_trackio_has_the_terms_and_the_looks(tmp_path, monkeypatch):
 
 
 class Every(TrainerCallback):
-    """Notes every event, and what it is told."""
+    """Records every event and its arguments."""
 
     def __init__(self):
         self.events = []
@@ -160,7 +160,7 @@ def test_early_stopping_by_a_named_evaluation_set(tmp_path):
 
 @pytest.mark.parametrize("stop", [2, 3, 4])
 def test_a_run_ended_by_a_callback_ends_with_its_average(tmp_path, stop):
-    """The average after so many steps, whether a look falls on the last of them or not."""
+    """The average after so many steps, whether the last of them has a check or not."""
     seen = []
 
     class Note(TrainerCallback):

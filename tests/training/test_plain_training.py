@@ -23,7 +23,7 @@ def test_the_learning_rate_rises_in_a_tenth_of_the_steps_and_in_fifty_at_most(ro
 
 @pytest.fixture
 def few_rows(tmp_path):
-    """A run over few rows with a model that is only built."""
+    """A run over few rows with an untrained model."""
     model = build("vit")
     save_model(model, image_processor(), tmp_path / "original")
     for split in ("train", "test"):
@@ -45,7 +45,7 @@ def test_a_model_retrained_for_one_epoch_of_few_rows_has_learned_something(few_r
     assert "random weights" not in caplog.text
 
 
-def test_a_model_that_training_did_not_move_is_called_that(few_rows, tmp_path, caplog):
+def test_a_model_that_training_did_not_change_gives_a_warning(few_rows, tmp_path, caplog):
     run, args = few_rows
     job = prepare(RunArguments(**run, train_epochs=1, train_learning_rate=1e-60), args)  # nothing in float32
     retrain(job)

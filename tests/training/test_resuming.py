@@ -85,7 +85,7 @@ def test_a_finished_run_is_not_relabelled_with_other_settings(tmp_path):
             train_or_resume(ascent(tmp_path, **{"max_steps": 2, **changes}), resume=True)
 
 
-def test_an_adapter_of_another_kind_is_not_gone_on_with(tmp_path):
+def test_a_run_with_another_adapter_is_not_resumed(tmp_path):
     from peft import LoraConfig
 
     def config(alpha):
@@ -97,7 +97,7 @@ def test_an_adapter_of_another_kind_is_not_gone_on_with(tmp_path):
     ascent(tmp_path, peft_config=config(8)).train(resume_from_checkpoint=True)
 
 
-def test_settings_of_the_optimiser_are_told_when_they_differ(tmp_path, caplog):
+def test_other_optimizer_settings_give_a_warning(tmp_path, caplog):
     adamw = {"trust_region": 0.0, "learning_rate": 1e-3}
     killed(tmp_path, **adamw)
     ascent(tmp_path, **adamw, adam_beta1=0.5, warmup_steps=3).train(resume_from_checkpoint=True)
@@ -108,7 +108,7 @@ def test_settings_of_the_optimiser_are_told_when_they_differ(tmp_path, caplog):
 # --- finished runs ----------------------------------------------------------------------------------------------------
 
 
-def test_a_finished_run_is_gone_on_with_after_its_training(tmp_path, three_checkpoints, caplog):
+def test_a_finished_run_is_resumed_after_its_training(tmp_path, three_checkpoints, caplog):
     folder = tmp_path / "run"
     first = ascent(folder, save_strategy="no", **ADAMW)
     first.train()
@@ -133,7 +133,7 @@ def test_a_finished_run_is_gone_on_with_after_its_training(tmp_path, three_check
     assert count.steps == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_run_that_goes_on_from_a_named_checkpoint_ends_anew(tmp_path):
+def test_a_run_resumed_from_a_named_checkpoint_gets_a_new_final_model(tmp_path):
     first = ascent(tmp_path, **ADAMW)
     first.train()
     save_finished(first, None, tmp_path / "model")
@@ -151,14 +151,14 @@ def test_a_run_that_goes_on_from_a_named_checkpoint_ends_anew(tmp_path):
     assert not changed(state(again.model), state(type(other.model).from_pretrained(tmp_path)))
 
 
-def test_at_the_command_line_nothing_to_resume_from_is_a_beginning(tmp_path, three_checkpoints, capsys):
+def test_resume_starts_from_the_beginning_if_there_is_nothing_to_resume_from(tmp_path, three_checkpoints, capsys):
     trainer = ascent(tmp_path / "run", **ADAMW)
     train_or_resume(trainer, resume=True)
     assert f"Nothing to resume from in {tmp_path / 'run'} yet" in capsys.readouterr().out
     assert not changed(three_checkpoints[1], state(trainer.model))
 
 
-def test_seconds_are_those_of_both_parts(tmp_path):
+def test_seconds_count_both_parts_of_a_resumed_run(tmp_path):
     with pytest.raises(Killed):
         ascent(tmp_path, KillAt(5)).train()
     before = read_state(tmp_path / "checkpoint-4")["seconds"]
@@ -171,7 +171,7 @@ def test_seconds_are_those_of_both_parts(tmp_path):
 # --- other folders ----------------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_goes_on_from_elsewhere_neither_mixes_nor_replaces(tmp_path):
+def test_resuming_from_another_folder_needs_overwrite_and_deletes_old_checkpoints(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     best = {
         "eval_strategy": "steps", "eval_steps": 2, "trust_region": 0.02, "metric_for_best_model": "eval_loss",
@@ -191,7 +191,7 @@ def test_a_run_that_goes_on_from_elsewhere_neither_mixes_nor_replaces(tmp_path):
     assert read_state(here / "checkpoint-6")["contents"] == whole.contents
 
 
-def test_a_run_from_elsewhere_is_gone_on_with_by_the_same_command(tmp_path):
+def test_the_same_command_resumes_a_run_that_began_in_another_folder(tmp_path):
     killed(tmp_path / "there")
     start = str(tmp_path / "there" / "checkpoint-2")
     with pytest.raises(Killed):
