@@ -80,10 +80,8 @@ def search(
     if backend not in (None, "optuna"):
         raise ValueError(f"`backend={backend!r}` is not supported: only 'optuna' is. Leave it out.")
     if hp_space is None:
-        raise ValueError(
-            "`hp_space` is missing. Pass a function of the trial, such as `lambda trial: "
-            "{'method.sigma': trial.suggest_float('method.sigma', 0.1, 3)}`."
-        )
+        example = "lambda trial: {'method.sigma': trial.suggest_float('method.sigma', 0.1, 3)}"
+        raise ValueError(f"`hp_space` is missing. Pass a function of the trial, such as `{example}`.")
     if trainer.given["optimizers"] != (None, None):
         raise ValueError(
             "`optimizers` hold the parameters of one model, and each trial has its own model. Leave them out, and search over "
@@ -118,14 +116,8 @@ def tuned(trainer: T, values: Mapping[str, Any], folder: str | Path | None = Non
     if folder is not None:
         settings |= {"output_dir": str(folder), "push_to_hub": False}
         settings |= {"run_name": f"{args.run_name}-{Path(folder).name}"} if args.run_name else {}
-    parts = {
-        **given,
-        "model": original_of(trainer),
-        "args": dataclasses.replace(args, **settings),
-        "method": _fresh(method, **fields),
-        "callbacks": None,
-    }
-    new = type(trainer)(**parts)
+    changed = {"model": original_of(trainer), "args": dataclasses.replace(args, **settings), "callbacks": None}
+    new = type(trainer)(**{**given, **changed, "method": _fresh(method, **fields)})
     known = {type(c) for c in new.callback_handler.callbacks}
     for callback in trainer.callback_handler.callbacks:
         if type(callback) not in known:  # a callback with a state, such as early stopping, needs a copy for each trial
@@ -138,10 +130,8 @@ def original_of(trainer: SearchedTrainer) -> nn.Module:
     with nullcontext() if trainer.original is None else trainer.original_weights():
         model: Any = copy.deepcopy(unwrap(trainer.model))
     patch = trainer.patch
-    if patch is None:
-        return model
-    if not patch.before:
-        return model.unload()
+    if patch is None or not patch.before:
+        return model if patch is None else model.unload()
     model.base_model.set_adapter(patch.before)
     model.delete_adapter(patch.name)
     return model
@@ -199,16 +189,13 @@ class Trials:
 
 def _fresh(method: UnlearningMethod, **values: Any) -> UnlearningMethod:
     """Return a copy of `method` with these fields, and without the state of a run."""
-    inner = {
-        f.name: _fresh(value)
-        for f in dataclasses.fields(method)
-        if f.init and isinstance(value := getattr(method, f.name), UnlearningMethod)
-    }
+    held = {f.name: getattr(method, f.name) for f in dataclasses.fields(method) if f.init}
+    inner = {name: _fresh(value) for name, value in held.items() if isinstance(value, UnlearningMethod)}
     return dataclasses.replace(method, **{**inner, **values})
 
 
 def _check_names(values: Mapping[str, Any], of: Any, prefix: str) -> None:
     known = [f.name for f in dataclasses.fields(of) if f.init]
-    for name in [name for name in values if name not in known]:
+    for name in (name for name in values if name not in known):
         hint = "".join(f" Did you mean `{prefix}{close}`?" for close in difflib.get_close_matches(name, known, n=1))
         raise ValueError(f"`hp_space`: `{prefix}{name}` is not a field of `{type(of).__name__}`.{hint}")

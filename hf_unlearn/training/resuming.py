@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,9 @@ def check_settings(saved: Mapping[str, Any], now: Mapping[str, Any], ended: bool
             "same settings, name a checkpoint to resume from, or start anew."
         )
     if other:
-        logger.warning("Resumed with other settings than at the start: %s. The optimizer keeps its own rate.", other)
+        logger.warning(
+            "Resumed with other settings than at the start: %s. The optimizer keeps its saved settings.", other
+        )
 
 
 def train_or_resume(trainer: Any, resume: bool) -> None:
@@ -80,15 +83,11 @@ def train_or_resume(trainer: Any, resume: bool) -> None:
     trainer.contents  # noqa: B018 - unreadable data ends the run before it begins
     if resume and isinstance(place, str) and not is_inside(Path(place), folder) and resumable(folder):
         place = None  # a run that began elsewhere has come further here
-    if place is None and resume and not resumable(folder):
-        if trainer.is_world_process_zero():
-            print(f"Nothing to resume from in {folder} yet: starting from the beginning.", flush=True)
-    elif place is None and resume:
-        try:
+    if place is None and resume and resumable(folder):
+        with suppress(ValueError) if trainer.args.overwrite else nullcontext():
             place = last_checkpoint(folder)
-        except ValueError:
-            if not trainer.args.overwrite:
-                raise
+    elif place is None and resume and trainer.is_world_process_zero():
+        print(f"Nothing to resume from in {folder} yet: starting from the beginning.", flush=True)
     trainer.train(resume_from_checkpoint=place)
 
 
