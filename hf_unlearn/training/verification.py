@@ -34,8 +34,8 @@ def verify(run: TrainingRun) -> Outcome:
     if strays:
         raise StrayChange(
             f"`update={run.args.update!r}` allows {len(run.updated)} tensors to change, and others changed: "
-            f"{', '.join(sorted(strays)[:5])}. Do not use this model. Load the original again, and choose an `update` that "
-            "names these tensors if they may move."
+            f"{', '.join(sorted(strays)[:5])}. The model must not be used. Load the original again, and choose an "
+            "`update` that names these tensors if they may move."
         )
     logits = run.monitor.forget_logits()
     remembered = reference.remembered(logits, torch.arange(len(logits))).float().mean().item()
