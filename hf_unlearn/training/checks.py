@@ -67,10 +67,10 @@ def check_rows(processor: Processor, data: Any, argument: str, needed: bool = Fa
             f"`dataset.align_labels_with_mapping(model.config.label2id, '{column}')`."
         )
     if hasattr(data, "features") and hasattr(data, "__len__"):
-        check_labels(read_labels(data, column), column, argument, processor.config.num_labels, needed)
+        _check_labels(read_labels(data, column), column, argument, processor.config.num_labels, needed)
 
 
-def check_labels(labels: np.ndarray, column: str, argument: str, classes: int, needed: bool = True) -> None:
+def _check_labels(labels: np.ndarray, column: str, argument: str, classes: int, needed: bool) -> None:
     """Raise ValueError for class ids outside a head of `classes`, and for missing labels if they are `needed`.
 
     Class names are not checked here: they are looked up row by row.
