@@ -103,7 +103,7 @@ class UnlearningArguments(TrainingArguments):
             )
         if (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
             raise ValueError(
-                "`gradient_checkpointing_kwargs={'use_reentrant': True}` loses the gradients of a layer above frozen layers. "
+                "`gradient_checkpointing_kwargs={'use_reentrant': True}` loses the gradients of a layer above frozen ones. "
                 "Leave it out: the default form gives the same weights without this fault."
             )
         if self.trust_region is not None and not 0 <= self.trust_region < 1:
