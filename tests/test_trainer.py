@@ -7,24 +7,9 @@ import torch
 import torch.nn.functional as F
 from transformers import DataCollatorWithPadding, TrainingArguments
 
-from hf_unlearn import (
-    ForgetRequest,
-    GradientAscent,
-    GradientDifference,
-    JiT,
-    UnlearningMethod,
-    UnlearningTrainer,
-)
+from hf_unlearn import ForgetRequest, GradientAscent, GradientDifference, JiT, UnlearningMethod, UnlearningTrainer
 from hf_unlearn.models.forward import classify, eval_mode, model_inputs
-from tests.support.data import (
-    class_split,
-    data_for,
-    image_data,
-    image_processor,
-    pixel_data,
-    text_data,
-    tokenizer,
-)
+from tests.support.data import class_split, data_for, image_data, image_processor, pixel_data, text_data, tokenizer
 from tests.support.models import build, changed, state, trained
 from tests.support.runs import SGD, arguments, trainer_for
 from tests.training.support import make_trainer

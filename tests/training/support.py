@@ -8,18 +8,13 @@ import numpy as np
 import pytest
 from transformers import TrainerCallback
 
-from hf_unlearn import (
-    GradientAscent,
-    JiT,
-    UnlearningTrainer,
-)
-from tests.support.data import (
-    class_split,
-    image_processor,
-    tokenizer,
-)
+from hf_unlearn import GradientAscent, JiT, UnlearningTrainer
+from tests.support.data import class_split, image_processor, tokenizer
 from tests.support.models import build
 from tests.support.runs import KillAt, Killed, arguments, trainer_for
+
+EVERY = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
+ADAMW = {"trust_region": 0.0, "learning_rate": 1e-3}
 
 
 def make_trainer(folder, arch="vit", method=None, **changes):
@@ -37,6 +32,7 @@ def make_trainer(folder, arch="vit", method=None, **changes):
 
 
 def with_pixels(dataset, edit):
+    """The data set after `edit` of its pixels, an array (rows, channels, height, width), in place."""
     values = np.asarray(dataset.with_format("numpy")["pixel_values"][:], dtype=np.float32).copy()
     edit(values)
     features = datasets.Features({**dataset.features, "pixel_values": datasets.Array3D(values.shape[1:], "float32")})
@@ -45,13 +41,8 @@ def with_pixels(dataset, edit):
 
 
 def with_labels(dataset, labels):
+    """The data set with other labels."""
     return dataset.remove_columns("label").add_column("label", labels)
-
-
-EVERY = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
-
-
-ADAMW = {"trust_region": 0.0, "learning_rate": 1e-3}
 
 
 def ascent(folder, *callbacks, arch="vit", **changes):
@@ -66,14 +57,17 @@ def evaluated(folder, *callbacks, arch="vit", **changes):
 
 
 def names(folder):
+    """The names in a folder, sorted."""
     return sorted(p.name for p in Path(folder).iterdir())
 
 
 def cut(path):
+    """Remove the last byte of a file."""
     path.write_bytes(path.read_bytes()[:-1])
 
 
 def flip(path):
+    """Change one bit of a file."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)

@@ -5,10 +5,7 @@ import re
 import pytest
 from transformers import TrainingArguments
 
-from hf_unlearn import (
-    JiT,
-    UnlearningArguments,
-)
+from hf_unlearn import JiT, UnlearningArguments
 from tests.support.runs import arguments
 
 

@@ -12,22 +12,11 @@ import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from hf_unlearn import (
-    FineTune,
-    ForgetRequest,
-    GradientAscent,
-    JiT,
-    UnlearningTrainer,
-)
+from hf_unlearn import FineTune, ForgetRequest, GradientAscent, JiT, UnlearningTrainer
 from hf_unlearn.models.prediction import predict
 from hf_unlearn.training.checkpoints import find_damage
 from hf_unlearn.utils.files import WriteError
-from tests.support.data import (
-    class_split,
-    data_for,
-    text_data,
-    tokenizer,
-)
+from tests.support.data import class_split, data_for, text_data, tokenizer
 from tests.support.fresh_processes import exit_codes, start
 from tests.support.models import build, changed, state, trained
 from tests.support.runs import KillAt, Killed, arguments, trainer_for

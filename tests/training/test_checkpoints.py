@@ -8,9 +8,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_pt_utils import safe_globals
 
-from hf_unlearn import (
-    JiT,
-)
+from hf_unlearn import JiT
 from hf_unlearn.training.checkpoints import chosen_checkpoint, find_damage, last_checkpoint, read_state, seal_checkpoint
 from hf_unlearn.training.resuming import save_finished
 from tests.support.models import changed, state

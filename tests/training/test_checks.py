@@ -21,22 +21,10 @@ from hf_unlearn import (
 from hf_unlearn.models.processor import Processor
 from hf_unlearn.pipeline.prepare import check_folders
 from hf_unlearn.training.checks import check_data
-from tests.support.data import (
-    CLASSES,
-    SIZE,
-    class_split,
-    image_data,
-    image_processor,
-    pixel_data,
-)
+from tests.support.data import CLASSES, SIZE, class_split, image_data, image_processor, pixel_data
 from tests.support.models import build, changed, state, trained
 from tests.support.runs import arguments, trainer_for
-from tests.training.support import (
-    ascent,
-    make_trainer,
-    with_labels,
-    with_pixels,
-)
+from tests.training.support import ascent, make_trainer, with_labels, with_pixels
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from hf_unlearn import (
-    UIB,
-    GradientDifference,
-    JiT,
-    UnlearningMethod,
-    UnlearningTrainer,
-)
+from hf_unlearn import UIB, GradientDifference, JiT, UnlearningMethod, UnlearningTrainer
 from hf_unlearn.models.forward import classify, eval_mode, model_inputs
 from hf_unlearn.models.structure import default_targets
 from hf_unlearn.training.hyperparameter_search import measures_of, remaining_damage, tuned

@@ -4,14 +4,9 @@ import signal
 
 import pytest
 
-from hf_unlearn import (
-    FineTune,
-    JiT,
-)
+from hf_unlearn import FineTune, JiT
 from hf_unlearn.training.checkpoints import find_damage
-from tests.support.data import (
-    data_for,
-)
+from tests.support.data import data_for
 from tests.support.models import changed, state, trained
 from tests.support.runs import trainer_for
 from tests.training.support import ADAMW, Signal, ascent, names

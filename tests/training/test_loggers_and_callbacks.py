@@ -5,12 +5,7 @@ import pytest
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from hf_unlearn import (
-    ForgetRequest,
-    GradientAscent,
-    GradientDifference,
-    UnlearningTrainer,
-)
+from hf_unlearn import ForgetRequest, GradientAscent, GradientDifference, UnlearningTrainer
 from tests.support.data import class_split, processing_class, text_data
 from tests.support.models import trained
 from tests.support.runs import SGD, arguments, trainer_for

@@ -5,12 +5,7 @@ import shutil
 import pytest
 import torch
 
-from hf_unlearn import (
-    FineTune,
-    ForgetRequest,
-    GradientDifference,
-    JiT,
-)
+from hf_unlearn import FineTune, ForgetRequest, GradientDifference, JiT
 from hf_unlearn.training.checkpoints import read_state
 from hf_unlearn.training.resuming import save_finished, train_or_resume
 from tests.support.data import class_split, data_for, processing_class

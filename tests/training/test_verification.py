@@ -6,9 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hf_unlearn import (
-    UnlearningMethod,
-)
+from hf_unlearn import UnlearningMethod
 from hf_unlearn.models.forward import classify, eval_mode, model_inputs
 from hf_unlearn.training.verification import mean_total_variation
 from tests.support.runs import arguments
