@@ -13,8 +13,6 @@ from transformers import TrainingArguments
 from ..methods import UnlearningMethod, setting
 from ..utils.argument_checks import check_counts, check_positive
 
-FORGET_KINDS = ("auto", "class", "samples")
-
 # Options of `TrainingArguments` that a run refuses, and why.
 REFUSED = {
     "label_smoothing_factor": "has no effect on an unlearning objective. Leave it at 0.",
@@ -91,8 +89,8 @@ class UnlearningArguments(TrainingArguments):
         super().__post_init__()
         self.dataloader_pin_memory &= torch.cuda.is_available()  # without CUDA, torch only warns
         self.batch_rows = 0  # of all processes together; `resolved` sets it
-        if self.forget_kind not in FORGET_KINDS:
-            raise ValueError(f"`forget_kind={self.forget_kind!r}` is not one of {', '.join(map(repr, FORGET_KINDS))}.")
+        if self.forget_kind not in ("auto", "class", "samples"):
+            raise ValueError(f"`forget_kind={self.forget_kind!r}` is not one of 'auto', 'class', 'samples'.")
         for name, why in REFUSED.items():
             if getattr(self, name):
                 raise ValueError(f"`{name}` {why}")
@@ -121,12 +119,9 @@ class UnlearningArguments(TrainingArguments):
         check_positive(self, "num_train_epochs")
 
     def resolved(self, method: UnlearningMethod, kind: str, update: str | None = None) -> UnlearningArguments:
-        """Return a copy in which fields that are None have the method's values.
+        """Return a copy in which fields that are None have the values of `method` for a forget set of this `kind`.
 
-        Args:
-            method: The method of the run.
-            kind: What the forget set is: "class" or "samples".
-            update: The value of the field `update` if that is None.
+        `kind` is "class" or "samples". `update` is the value of the field of that name, if the field is None.
         """
         out = copy.copy(self)
         out.update = update if self.update is None else self.update

@@ -99,10 +99,7 @@ def _is_on(variable: str) -> bool:
 
 @contextmanager
 def sharded_while_training(run: TrainingRun) -> Iterator[None]:
-    """Inside the context, the base class may shard the model. Afterwards the run has a whole model again, on its device.
-
-    Reports and saved models therefore never see sharded weights.
-    """
+    """Inside the context, the base class may shard the model. Afterwards the run has a whole model again, on its device."""
     if not run.shards:
         yield
         return

@@ -163,10 +163,7 @@ def _classes(dataset: Any, processor: Processor) -> set[Any] | None:
 
 
 def check_patch(model: nn.Module, method: UnlearningMethod, update: str | None, given: bool) -> None:
-    """Raise ValueError if an adapter contradicts `model`, `method` or `update`.
-
-    The adapter is that of `peft_config` if one is `given`, otherwise that of a `PeftModel`.
-    """
+    """Raise ValueError if the adapter (of `peft_config` if that is `given`) contradicts `model`, `method` or `update`."""
     layers: list[Any] = [m for m in model.modules() if hasattr(m, "_disable_adapters")]
     if layers and not is_adapted(model):
         raise ValueError(

@@ -95,13 +95,7 @@ def search(
 def tuned(trainer: T, values: Mapping[str, Any], folder: str | Path | None = None) -> T:
     """Return an untrained trainer like `trainer`, on a copy of the original, with other `values` (names as in `search`).
 
-    Args:
-        trainer: The trainer to take everything else from.
-        values: The new values, such as `BestRun.hyperparameters`.
-        folder: Its output folder; it then publishes nothing. Default: None, the folder of `trainer`.
-
-    Raises:
-        ValueError: A name is not a field, or a value is refused.
+    With a `folder`, it writes to this one and publishes nothing. Raise ValueError if a name is not a field.
     """
     given = trainer.given
     args: UnlearningArguments = given["args"] or trainer.args

@@ -22,10 +22,7 @@ logger = logging.getLogger(__name__)
 def train_classifier(
     model: nn.Module, train: Any, processor: Processor, arguments: Mapping[str, Any], output_dir: str | Path
 ) -> float:
-    """Train `model` in place on all of `train` with the plain HF Trainer, and return the seconds. Warn if no weight changed.
-
-    `arguments` are fields of `TrainingArguments`.
-    """
+    """Train `model` in place with the HF Trainer and fields of its `arguments`; return the seconds. Warn if nothing changed."""
     fixed: dict[str, Any] = {"save_strategy": "no", "remove_unused_columns": False, "logging_strategy": "no"}
     # The base class would multiply a mean loss by the number of processes.
     fixed["average_tokens_across_devices"] = False
