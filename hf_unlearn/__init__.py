@@ -7,30 +7,19 @@ from .utils import moved_modules
 
 __version__ = "0.1.0"
 
-# Public name -> module. Loaded on first use (PEP 562), so that `import hf_unlearn` costs nothing.
-_NAMES = {
-    "ForgetRequest": "data.forget_request",
-    "Split": "data.forget_request",
-    "UnlearningArguments": "training.arguments",
-    "UnlearningTrainer": "trainer",
-    "UnlearningReport": "evaluation.report.report",
-    "Audit": "evaluation.audit.audit",
-    "Auditor": "evaluation.audit.auditor",
-    "audit_models": "evaluation.audit.auditor",
-    "Receipt": "hub.receipt.receipt",
-    "UnlearningMethod": "methods",
-    "METHODS": "methods",
-    "JiT": "methods",
-    "CounterfactualDistillation": "methods",
-    "MarginalInformation": "methods",
-    "FeatureInformation": "methods",
-    "Retrain": "methods",
-    "FineTune": "methods",
-    "GradientAscent": "methods",
-    "GradientDifference": "methods",
-    "WassersteinBarycenter": "methods",
-    "UIB": "methods",
+# Module -> its public names. Loaded on first use (PEP 562), so that `import hf_unlearn` costs nothing.
+_PUBLIC = {
+    "data.forget_request": "ForgetRequest Split",
+    "training.arguments": "UnlearningArguments",
+    "trainer": "UnlearningTrainer",
+    "evaluation.report.report": "UnlearningReport",
+    "evaluation.audit.audit": "Audit",
+    "evaluation.audit.auditor": "Auditor audit_models",
+    "hub.receipt.receipt": "Receipt",
+    "methods": "UnlearningMethod METHODS JiT CounterfactualDistillation MarginalInformation FeatureInformation Retrain "
+    "FineTune GradientAscent GradientDifference WassersteinBarycenter UIB",
 }
+_NAMES = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 
 __all__ = [*_NAMES, "__version__"]
 

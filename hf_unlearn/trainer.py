@@ -42,34 +42,46 @@ from .training.stopping import ForgettingControl, Interrupted, graceful_interrup
 from .training.verification import verify
 from .utils.distributed import in_any_process, real_rows, sums_over_processes
 
-WATCHED_ROWS = 1_000  # training rows looked at where there is no forget set
+PROBED_TRAINING_ROWS = 1_000  # rows on which changes are measured when there is no forget set
 
 
 class UnlearningTrainer(Publishing, CheckpointedTrainer):
-    """Unlearns `forget_dataset` from `model`, in place, by `method`.
+    """The HF Trainer, which makes `model` unlearn `forget_dataset`, in place, by `method`.
 
     Args:
-        model: a classifier of transformers (or `model_init`, a function that makes one, also used by `Retrain`).
-        args: [`UnlearningArguments`].
-        method: an [`UnlearningMethod`]; by default the one that `args.method` names, with its defaults.
-        forget_dataset: rows to forget: a map-style `datasets.Dataset`, raw (image or text column) or processed. None for a
-            method that unlearns an attribute of all rows (`needs_column`).
-        retain_dataset: rows to keep, map-style or a stream; optional for methods that need none, and then used for the
-            damage guard alone.
-        eval_dataset, processing_class, data_collator, compute_metrics, callbacks, optimizers: as in `transformers.Trainer`;
-            held-out `eval_dataset` rows (or its entry `validation`) also set the level that forgetting single rows aims at;
-            an optimiser of what `update` lets move takes the place of the trust region.
-        peft_config: restricts the update to a PEFT adapter, a reversible patch over `model` (changed in place): a `PeftConfig`, or
-            what else `adapter_config` takes. `update` is then left out.
-        image_column, text_column, label_column: names of the columns, where they are not the usual ones.
+        model: The trained classifier of transformers, or a `PeftModel` around one. Default: None, if `model_init` is given.
+        args: The arguments of the run. Default: `UnlearningArguments(output_dir="unlearned")`.
+        method: The method with its settings. Default: the method that `args.method` names, with its default settings.
+        forget_dataset: The rows to forget: a map-style `datasets.Dataset`, raw (image or text column) or processed.
+            Default: None, for a method that unlearns an attribute of all rows (`needs_column`).
+        retain_dataset: The rows to keep, map-style or a stream. A method that does not need them uses them only to
+            notice damage. Default: None, for methods that need none.
+        data_collator: The function that makes a batch of processed rows of one set. Default: None, the usual one.
+        eval_dataset: Held-out rows, or a dictionary of such sets. The rows (or the entry `validation`) also set the
+            target when single rows are forgotten. Default: None, no evaluation.
+        processing_class: The image processor or tokenizer for raw rows. Default: None, if all rows are processed.
+        model_init: A function that makes an untrained model, for `Retrain` and as a replacement for `model`.
+            Default: None, a model of the same class and configuration.
+        peft_config: A `PeftConfig`, or anything else that `adapter_config` takes. The run then trains only this adapter, a
+            reversible patch over `model`, and `args.update` must be None. Default: None, the weights themselves move.
+        compute_metrics: The function that computes the metrics of an evaluation, as in `Trainer`. Default: None, loss only.
+        callbacks: Callbacks to add to the default ones. Default: None, no more.
+        optimizers: An optimizer and a learning-rate schedule. An optimizer replaces the trust region, and may hold only
+            parameters that `args.update` lets move. Default: `(None, None)`, made from `args`.
+        image_column: The name of the image column. Default: None, the first usual name that the rows have.
+        text_column: The name of the text column. Default: None, the first usual name that the rows have.
+        label_column: The name of the label column. Default: None, `label` or `labels`.
 
     Raises:
-        ValueError: a set is missing, empty or overlaps, a label is outside the head, the output folder holds a model, ...
-            Everything that can be checked is checked here, before the model is touched.
+        TypeError: `args` are not `UnlearningArguments`.
+        ValueError: The input cannot work. Examples: a set is missing or empty, the sets overlap, a label is not a class
+            of the model. Every check that is possible without running the model is made before the model is changed.
     """
 
-    model: Any  # of the base class, as is the next
+    model: Any  # set by the base class, like the next
     is_fsdp_enabled: bool
+    reference: Reference
+    original: Snapshot | None = None  # a copy of the weights that may move, made when training starts
 
     def __init__(
         self,
@@ -98,8 +110,8 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         )
         self.forget_dataset, self.retain_dataset = forget_dataset, retain_dataset
         args = self._check(args, model, optimizers[0], peft_config)
-        model = self._restrict(args, model, peft_config)
-        self._lay_out_rows(args)
+        model = self._patch(args, model, peft_config)
+        self._prepare_rows(args)
         super().__init__(
             model=model,
             args=args,
@@ -112,14 +124,12 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
             optimizers=optimizers,
             optimizer_cls_and_kwargs=choose_optimizer(args, model, self.updated, optimizers[0]),
         )
-        self._take_over()
-
-    # --- the parts of __init__ ----------------------------------------------------------------------------------------
+        self._adjust_base_class()
 
     def _resolve(
         self, args: Any, method: Any, model: Any, model_init: Any, optimizer: Any, peft_config: Any
     ) -> tuple[UnlearningArguments, UnlearningMethod, Any]:
-        """What was left out, filled in; and refused what no model or data is needed to refuse."""
+        """Fill in what was left out, and make the checks that need neither model nor data."""
         args = args if args is not None else UnlearningArguments(output_dir="unlearned")
         if not isinstance(args, UnlearningArguments):
             raise TypeError(f"`args` must be `UnlearningArguments`, got {type(args).__name__}.")
@@ -132,13 +142,13 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         use_one_gpu(args)
         if model is None and model_init is None:
             raise ValueError(
-                "`model` is missing: pass the trained classifier, or `model_init` to retrain from scratch."
+                "`model` is missing. Pass the trained classifier, or `model_init` to retrain from scratch."
             )
         self.model_init_fn = model_init
         return args, method, model if model is not None else model_init()
 
     def _check(self, args: UnlearningArguments, model: Any, optimizer: Any, peft_config: Any) -> UnlearningArguments:
-        """The arguments with the method's own values, once model and data are found to fit."""
+        """Check model and data, and return the arguments completed with the method's values."""
         forget, retain, adapted = self.forget_dataset, self.retain_dataset, peft_config is not None
         check_patch(model, self.method, args.update, adapted)
         check_data(self.method, self.processor, forget, retain)
@@ -149,8 +159,8 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         check_idle(args, resolved, optimizer)
         return resolved
 
-    def _restrict(self, args: UnlearningArguments, model: Any, peft_config: Any) -> Any:
-        """The model, with a patch if one is wanted, in which `self.updated` alone may move."""
+    def _patch(self, args: UnlearningArguments, model: Any, peft_config: Any) -> Any:
+        """Add the patch, if there is one, and freeze all parameters but `self.updated`. Return the model."""
         self.patch = None
         if peft_config is not None:
             rows: Any = self.retain_dataset if self.forget_dataset is None else self.forget_dataset
@@ -162,22 +172,22 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         restrict(model, self.updated)
         return model
 
-    def _lay_out_rows(self, args: UnlearningArguments) -> None:
-        """The training samples and their order, and the rows to forget, or to look at where there are none."""
+    def _prepare_rows(self, args: UnlearningArguments) -> None:
+        """Set the training samples, their order, and the rows to forget (or to measure on, without a forget set)."""
         method, forget, retain = self.method, self.forget_dataset, self.retain_dataset
         groups = None
         if method.needs_column and not method.one_shot:
             groups, self.group_names = read_groups(retain, getattr(method, "attribute", None))
-        watched = draw(retain, WATCHED_ROWS, args.seed) if forget is None else forget
+        measured = draw(retain, PROBED_TRAINING_ROWS, args.seed) if forget is None else forget
         self.unlearning_data = UnlearningDataset(
             forget if method.needs_forget else None,
-            (watched if method.one_shot else retain) if method.needs_retain else None,
+            (measured if method.one_shot else retain) if method.needs_retain else None,
             self.processor,
             retain_per_forget=args.retain_per_forget or 1,
             seed=args.seed,
             groups=groups,
         )
-        self.forget_rows = self.unlearning_data.forget or PreparedRows(watched, self.processor, "forget_dataset")
+        self.forget_rows = self.unlearning_data.forget or PreparedRows(measured, self.processor, "forget_dataset")
         self.sampler = EpochSampler(
             len(self.unlearning_data),
             args.seed,
@@ -185,28 +195,20 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
             strata=None if groups is None else read_strata(retain, groups, self.processor.label_columns[0]),
         )
 
-    def _take_over(self) -> None:
-        """After the base class's own `__init__`: what it would do otherwise, and what watches over the run."""
+    def _adjust_base_class(self) -> None:
+        """Change settings of the base class that do not fit unlearning, and add the state of a run."""
         warn_if_whole(self)
-        self.shards, self.is_fsdp_enabled = self.is_fsdp_enabled, False  # in training alone
+        self.shards, self.is_fsdp_enabled = self.is_fsdp_enabled, False  # only training shards the model
         # Terms are means: the Trainer must divide them by the number of accumulation steps.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
         self.method = self.method.resolved(self.args.update, self.retain_dataset is not None)
         self.forgetting = ForgettingControl(self)
         self.add_callback(self.forgetting)
-        self.reference: Reference
-        self.monitor: Monitor
-        self.original: Snapshot | None = None
-        self.outcome: Outcome | None = None
-        self.interrupted = 0  # the number of the signal
-        self.seconds = 0.0
         self._terms: dict[str, list[float]] = defaultdict(list)
 
-    # --- data ---------------------------------------------------------------------------------------------------------
-
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """The micro-batches of the next optimiser step, shown to the method before the first of them."""
+        """Return the micro-batches of the next optimizer step, after the method has seen all of them."""
         batches, items = super().get_batch_samples(*args, **kwargs)
         if batches:
             share_out(batches, len(self.unlearning_data), self.sampler.rows)
@@ -224,12 +226,10 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         raw = (*own, *self.processor.columns, *self.processor.label_columns)
         self._signature_columns += [c for c in raw if c not in self._signature_columns]
 
-    # --- the loss -----------------------------------------------------------------------------------------------------
-
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Sum of the method's terms on a training batch; ordinary loss on an evaluation batch."""
+        """Return the sum of the method's terms for a training batch, and the ordinary loss for an evaluation batch."""
         if "seed" not in inputs:
             loss, outputs = super().compute_loss(model, in_precision(model, inputs), return_outputs=True)
             rows = len(inputs["labels"])
@@ -245,14 +245,14 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
             raise FloatingPointError(
                 f"the loss is NaN or infinite at step {self.state.global_step} (term: {bad}). The run ends and writes no model."
             )
-        # Data parallel averages over the processes, and the base class divides by the number of micro-batches.
+        # Data parallelism averages over processes, and the base class divides by the number of micro-batches: undo both.
         weight = inputs["share"] * self.args.world_size * self.current_gradient_accumulation_steps
         for name, value in terms.items():
             self._terms[name].append(weight * value.item())
         return (weight * total, terms) if return_outputs else weight * total
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the mean of each term since the last entry, as `loss/<term>`, and what the method measures."""
+        """Log an entry, with the mean of each term since the last one as `loss/<term>`, and the method's own measures."""
         if self._terms and "loss" in logs:
             means = sums_over_processes([float(np.mean(v)) / self.args.world_size for v in self._terms.values()])
             terms = {f"loss/{name}": mean for name, mean in zip(self._terms, means, strict=True)}
@@ -260,16 +260,14 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
             self._terms.clear()
         super().log(logs, start_time)
 
-    # --- training -----------------------------------------------------------------------------------------------------
-
     def fresh_model(self) -> nn.Module:
-        """An untrained model of the same kind, seeded: from `model_init`, or from the model's configuration."""
+        """Return a seeded untrained model of the same kind, made by `model_init` or from the model's configuration."""
         torch.manual_seed(self.args.seed)
         model = self.model_init_fn() if self.model_init_fn is not None else type(self.model)(self.model.config)
         return model.to(self.args.device)
 
     def _set_up(self) -> None:
-        """Everything that looks at the original weights."""
+        """Record the original (weights, digests, outputs), and set up the method and the monitor with it."""
         self.original = Snapshot(self.model, self.updated)
         self.original_fingerprints = fingerprints(self.model)
         with self._unpatched():
@@ -283,51 +281,50 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         self.method.setup(self)
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs: Any) -> Any:
-        """Unlearn, then check what happened: see `self.outcome`.
+        """Unlearn, and then check what happened: `self.outcome` has the result.
 
         Args:
-            resume_from_checkpoint: a checkpoint, or True for the last whole one in the output folder.
+            resume_from_checkpoint: A checkpoint folder, or True for the last whole checkpoint in the output folder.
+                Default: None, a new run.
+            kwargs: Further arguments of `Trainer.train`.
 
         Raises:
-            ValueError: the output folder is taken, there is nothing to resume from, or it is damaged or of another run.
-            OSError: a checkpoint could not be written, as on a full disk; those before it are whole.
-            RuntimeError: parameters outside `update` changed.
-            KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint to resume from is written.
+            ValueError: The output folder holds another run, there is nothing to resume from, or the checkpoint is damaged
+                or belongs to another run.
+            OSError: A checkpoint could not be written, for example on a full disk. Earlier checkpoints are whole.
+            RuntimeError: Parameters outside `update` changed.
+            FloatingPointError: The loss is NaN or infinite. No model is written.
+            KeyboardInterrupt: Ctrl-C or SIGTERM ended the run. A checkpoint to resume from is written before.
         """
         folder = chosen_checkpoint(resume_from_checkpoint, self.args.output_dir)
         saved: dict[str, Any] = {} if folder is None else read_state(folder)
         if not is_inside(folder, self.args.output_dir):
             check_output(self.model, self.args.output_dir, self.args.overwrite)
-        # With the tensors to go on from, where it is not the model alone that a run ended with.
-        self.resumed_from = held = folder if folder is not None and is_checkpoint(folder) else None
+        # None when resuming from a finished model, which has no optimizer state.
+        self.resumed_from = folder if folder is not None and is_checkpoint(folder) else None
         if folder is not None:
-            check_settings(saved, describe_settings(self), ended=held is None)
+            check_settings(saved, describe_settings(self), ended=self.resumed_from is None)
         started = time.perf_counter()
-        self.model.to(self.args.device)  # the base class leaves a model that it will shard where it is
+        self.model.to(self.args.device)  # the base class does not move a model that it will shard
         unfinished = self.outcome is None or self.outcome.stopped == "failed"
         if self.original is not None and (folder is not None or unfinished):
-            self.original.restore(self.model)  # a run of this trainer left the model half-way
+            self.original.restore(self.model)  # an earlier run of this trainer changed the weights
         self.outcome = self.measured = None
         self._set_up()
         if folder is not None:
-            fresh = self.model_init_fn is not None or self.method.starts_fresh
-            if self.method.needs_forget or not fresh:
-                check_original(saved["original"], self.original_fingerprints)
-            self.method.load_state(saved["method"])
-            if held is not None:
-                self.method.load_checkpoint(held)
+            self._load_method(saved)
             started -= saved["seconds"]
         if self.is_world_process_zero():
             clean_output_folder(self.args.output_dir, folder, self.args.overwrite)
-        self.forgetting.start(saved, held)
+        self.forgetting.start(saved, self.resumed_from)
         self.started = started
-        if self.method.one_shot or (folder is not None and self._go_to_end(folder, saved)):
+        if self.method.one_shot or (folder is not None and self._load_end(folder, saved)):
             self.seconds = time.perf_counter() - started
             self.monitor.model_changed()
             self.outcome = verify(self)
             return TrainOutput(self.state.global_step, 0.0, {})
         try:
-            gc.freeze()  # the base class collects garbage before the first step: spare it a walk over every module loaded
+            gc.freeze()  # the base class collects garbage before the first step, which would visit every loaded module
             with graceful_interrupt(self), sharded_while_training(self):
                 output = super().train(None if folder is None else str(folder), **kwargs)
         except BaseException:
@@ -337,22 +334,32 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
             gc.unfreeze()
         self.seconds = time.perf_counter() - started
         if self.interrupted:
-            how = "" if self.args.save_only_model else f"Resume from the checkpoint in {self.args.output_dir}"
-            raise Interrupted(how, self.interrupted)
+            hint = "" if self.args.save_only_model else f"Resume from the checkpoint in {self.args.output_dir}"
+            raise Interrupted(hint, self.interrupted)
         self.outcome = verify(self)
         return output
+
+    def _load_method(self, saved: dict[str, Any]) -> None:
+        """Give the method the state that it `saved`, once it is certain that the run started from this model."""
+        fresh = self.model_init_fn is not None or self.method.starts_fresh
+        if self.method.needs_forget or not fresh:
+            check_original(saved["original"], self.original_fingerprints)
+        self.method.load_state(saved["method"])
+        if self.resumed_from is not None:
+            self.method.load_checkpoint(self.resumed_from)
 
     def hyperparameter_search(
         self, hp_space: Any = None, compute_objective: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """Search over fields of the method (`"method.sigma"`) and of the arguments, from the original: see `search.search`."""
-        return search(self, hp_space, compute_objective, *args, **kwargs)
+        """Search over settings of the method (`"method.sigma"`) and arguments, each trial on a copy of the original.
 
-    # --- report -------------------------------------------------------------------------------------------------------
+        See `training.hyperparameter_search.search` for all arguments.
+        """
+        return search(self, hp_space, compute_objective, *args, **kwargs)
 
     @contextmanager
     def original_weights(self) -> Iterator[nn.Module]:
-        """The model with its original weights inside, the unlearned ones afterwards."""
+        """Inside the context, the model has its original weights. Afterwards it has the unlearned ones again."""
         if self.original is None:
             raise RuntimeError("`train()` has not run: the model still is the original.")
         current = Snapshot(self.model, self.original.tensors)
@@ -373,7 +380,17 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         retrained: nn.Module | None = None,
         **settings: Any,
     ) -> UnlearningReport:
-        """Measure original, unlearned and (where given) retrained model side by side; `settings` as in `UnlearningReport.measure`."""
+        """Measure the original, the unlearned and the retrained model side by side.
+
+        Args:
+            retain_dataset: Retained rows to measure on. Default: None, the retain set of the run.
+            test_dataset: Rows that no model was trained on. Default: None, no figures for unseen rows.
+            retrained: A model trained without the forget set, for comparison. Default: None, no comparison.
+            settings: Further arguments of `UnlearningReport.measure`.
+
+        Raises:
+            RuntimeError: `train()` has not finished.
+        """
         if self.outcome is None:
             raise RuntimeError("`report()` needs a finished run: call `train()` first.")
         retain = retain_dataset if retain_dataset is not None else self.retain_dataset

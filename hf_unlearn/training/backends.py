@@ -1,4 +1,4 @@
-"""Where a run takes its steps, and whether its method can take them there; asked before a model is loaded."""
+"""The backend of a run (one process, data parallelism, FSDP2, DeepSpeed), and the check that the method supports it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BACKENDS = {
 
 
 def backend_of(args: UnlearningArguments) -> str:
-    """The key in `BACKENDS` that the arguments, or the environment that `accelerate launch` makes, ask for."""
+    """Return the key in `BACKENDS` for the arguments and for the environment that `accelerate launch` makes."""
     if args.deepspeed or _is_on("ACCELERATE_USE_DEEPSPEED"):
         return "deepspeed"
     if args.fsdp or _is_on("ACCELERATE_USE_FSDP"):
@@ -35,46 +35,37 @@ def backend_of(args: UnlearningArguments) -> str:
 
 
 def check_backend(method: UnlearningMethod, args: UnlearningArguments) -> None:
-    """Raise ValueError where `method` cannot take its steps on the backend of `args`: which, why, and what to use."""
+    """Raise ValueError if `method` does not support the backend of `args`, with the reason and an alternative."""
     backend, name = backend_of(args), method.name or type(method).__name__
     if in_parallel() and args.world_size == 1:
-        raise ValueError(
-            "Several processes were started, and accelerate takes each for the only one. On a CPU pass `--use_cpu true`."
-        )
+        raise ValueError("Several processes were started but are not connected. On a CPU, pass `--use_cpu true`.")
     if backend not in method.backends:
         able = [key for key, other in METHODS.items() if backend in other.backends]
         raise ValueError(
             f"`method={name!r}` does not run under {BACKENDS[backend]}: {method.why_not(backend)}. Use data parallelism "
-            f"(`--num-processes N`, or `accelerate launch --config_file recipes/accelerate/ddp.yaml`)"
+            "(`--num-processes N`, or `accelerate launch --config_file recipes/accelerate/ddp.yaml`)"
             + (f", or a method that can: {', '.join(able)}." if able else ".")
         )
     if args.accelerator_config.split_batches or args.accelerator_config.dispatch_batches:
-        raise ValueError(
-            "`accelerator_config`: `split_batches` and `dispatch_batches` would cut batches anew that are cut for the processes "
-            "already, so that rows weigh alike. Leave them off."
-        )
+        raise ValueError("`split_batches` and `dispatch_batches` would divide batches a second time. Leave them off.")
     if backend == "fsdp":
         _check_fsdp(args)
-    if backend == "deepspeed":
+    elif backend == "deepspeed":
         _check_deepspeed(method, args)
 
 
 def use_one_gpu(args: UnlearningArguments) -> None:
-    """Keep the base class from spreading one process over several GPUs (`nn.DataParallel`), which splits a batch unseen."""
+    """Use one GPU for one process: the base class would split each batch among several (`nn.DataParallel`)."""
     if args.n_gpu > 1:
-        logger.warning(
-            "There are %d GPUs, and one process uses one of them. `--num-processes %d` uses all.",
-            args.n_gpu,
-            args.n_gpu,
-        )
+        logger.warning("One of %d GPUs is used. `--num-processes %d` uses all.", args.n_gpu, args.n_gpu)
         args._n_gpu = 1
 
 
 def warn_if_whole(run: TrainingRun) -> None:
-    """Say so where accelerate did not take up what was asked for, as on a CPU."""
+    """Warn if accelerate does not shard although it should, as on a CPU."""
     backend = backend_of(run.args)
     if backend in ("fsdp", "deepspeed") and not (run.is_fsdp_enabled or run.is_deepspeed_enabled):
-        logger.warning("%s needs GPUs: the run goes on with data parallelism.", BACKENDS[backend])
+        logger.warning("%s needs GPUs: the run uses data parallelism instead.", BACKENDS[backend])
 
 
 def _check_fsdp(args: UnlearningArguments) -> None:
@@ -83,27 +74,21 @@ def _check_fsdp(args: UnlearningArguments) -> None:
     if str(version) != "2":
         raise ValueError("`fsdp_version`: FSDP1 renames and flattens parameters. Set `fsdp_version: 2`.")
     if _is_on("FSDP_CPU_RAM_EFFICIENT_LOADING"):
-        raise ValueError(
-            "`fsdp_cpu_ram_efficient_loading` gives the weights to the first process alone, and what the original says is asked "
-            "in all. Set it to false."
-        )
+        raise ValueError("`fsdp_cpu_ram_efficient_loading` gives weights to one process only. Set it to false.")
     kind = given.get("state_dict_type", "FULL_STATE_DICT") if args.fsdp else os.environ.get("FSDP_STATE_DICT_TYPE", "")
     if "FULL" in kind.upper():
         raise ValueError(
-            "`fsdp_state_dict_type: FULL_STATE_DICT`: torch does not read an optimiser without a state, as a trust region is, back "
-            "from it. Set SHARDED_STATE_DICT; the weights are written whole beside it."
+            "`fsdp_state_dict_type: FULL_STATE_DICT`: torch cannot load an optimizer without a state, such as a trust region, "
+            "from it. Set SHARDED_STATE_DICT; checkpoints hold the whole weights too."
         )
 
 
 def _check_deepspeed(method: UnlearningMethod, args: UnlearningArguments) -> None:
     if args.deepspeed_plugin.hf_ds_config.is_zero3():
-        raise ValueError(
-            "`zero_stage: 3` holds weights in parts that only DeepSpeed puts together. Use ZeRO-2, or FSDP2, which does the same "
-            "(recipes/accelerate/fsdp2.yaml)."
-        )
+        raise ValueError("`zero_stage: 3`: only DeepSpeed can read such shards. Use ZeRO-2 or FSDP2.")
     if args.resolved(method, "class").trust_region:
         raise ValueError(
-            "`trust_region` measures a step tensor by tensor, and ZeRO joins and cuts the tensors. Pass `--trust_region 0` with a "
+            "`trust_region` limits the step of each tensor, and ZeRO joins and cuts the tensors. Pass `--trust_region 0` with "
             "`--learning_rate` and `--optim`."
         )
 
@@ -114,10 +99,7 @@ def _is_on(variable: str) -> bool:
 
 @contextmanager
 def sharded_while_training(run: TrainingRun) -> Iterator[None]:
-    """Inside, the base class may shard the trainer's model; afterwards it has a whole one again, on its device.
-
-    So looks at the original, reports and saved models need not know of parts.
-    """
+    """Inside the context, the base class may shard the model. Afterwards the run has a whole model again, on its device."""
     if not run.shards:
         yield
         return

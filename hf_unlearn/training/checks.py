@@ -1,4 +1,4 @@
-"""What is checked before the model is touched: sets that are missing, empty or overlap, labels outside the head, taken folders."""
+"""The checks of data, output folder and adapters that a trainer makes before it changes the model."""
 
 from __future__ import annotations
 
@@ -17,33 +17,31 @@ from ..models.adapters import UPDATE_ADAPTER, base_classifier, is_adapted
 from ..models.prediction import predict
 from ..models.processor import Processor
 from ..models.snapshot import joint_digest
-from .checkpoints import ASIDE, NAME, is_checkpoint
+from .checkpoints import CHECKPOINT_NAME, STAGING, is_checkpoint
 
 logger = logging.getLogger(__name__)
 
-WRITTEN = ("model", "retrained", "original-training", ASIDE)  # what a run makes in its folder, beside checkpoints
+WRITTEN = ("model", "retrained", "original-training", STAGING)  # folders that a run makes, beside checkpoints
 
 
 def check_data(method: UnlearningMethod, processor: Processor, forget: Any | None, retain: Any | None) -> None:
-    """Raise ValueError where `method` cannot work with these sets, or `processor` not with their rows."""
+    """Raise ValueError if `method` cannot work with these sets, or `processor` with their rows."""
     name = method.name or type(method).__name__
     if forget is None and not method.needs_column:
-        raise ValueError("`forget_dataset` is missing: the rows to forget, `ForgetRequest(...).split(dataset).forget`.")
+        raise ValueError("`forget_dataset` is missing. Pass `ForgetRequest(...).split(dataset).forget`.")
     if forget is not None and not hasattr(forget, "__len__"):
-        raise ValueError("`forget_dataset` is a stream. Load it without `streaming=True`: every row must be reached.")
+        raise ValueError("`forget_dataset` is a stream, but all rows are needed. Load it without `streaming=True`.")
     if forget is not None and len(forget) == 0:
         raise ValueError("`forget_dataset` is empty: there is nothing to forget.")
     if method.needs_retain and retain is None:
+        others = ", ".join(k for k, m in METHODS.items() if not m.needs_retain)
         raise ValueError(
-            f"`method={name!r}` needs `retain_dataset`, the rows to keep. Pass it, or use a method that needs none: "
-            f"{', '.join(k for k, m in METHODS.items() if not m.needs_retain)}."
+            f"`method={name!r}` needs `retain_dataset`, the rows to keep. Pass it, or use a method that needs none: {others}."
         )
-    for argument, data, labels in (
-        ("forget_dataset", forget, method.reads_labels("forget")),
-        ("retain_dataset", retain, method.reads_labels("retain")),
-    ):
+    for side, data in (("forget", forget), ("retain", retain)):
         if data is None:
             continue
+        argument, labels = f"{side}_dataset", method.reads_labels(side)
         if labels and find_label_column(data, processor.label_columns[0]) is None:
             processor.check(data, argument)
             raise ValueError(f"`{argument}` has no label column, and `method={name!r}` needs labels.")
@@ -55,7 +53,7 @@ def check_data(method: UnlearningMethod, processor: Processor, forget: Any | Non
 
 
 def check_rows(processor: Processor, data: Any, argument: str, needed: bool = False) -> None:
-    """Raise ValueError where the first row of `data` is no input of the model, or a label no class, or another, of it."""
+    """Raise ValueError if the model cannot read the first row of `data`, or if labels do not fit its classes."""
     processor.check(data, argument)
     column = find_label_column(data, processor.label_columns[0])
     if column is None:
@@ -64,18 +62,18 @@ def check_rows(processor: Processor, data: Any, argument: str, needed: bool = Fa
     wrong = [n for i, n in enumerate(names) if processor.label2id.get(n) != i]
     if wrong and set(names) == set(processor.label2id):
         raise ValueError(
-            f"`{argument}`: column '{column}' numbers the classes otherwise than the model's `label2id`: '{wrong[0]}' is "
+            f"`{argument}`: column '{column}' and the model's `label2id` number the classes differently: '{wrong[0]}' is "
             f"{names.index(wrong[0])} there and {processor.label2id[wrong[0]]} here. Align them: "
             f"`dataset.align_labels_with_mapping(model.config.label2id, '{column}')`."
         )
     if hasattr(data, "features") and hasattr(data, "__len__"):
-        check_labels(read_labels(data, column), column, argument, processor.config.num_labels, needed)
+        _check_labels(read_labels(data, column), column, argument, processor.config.num_labels, needed)
 
 
-def check_labels(labels: np.ndarray, column: str, argument: str, classes: int, needed: bool = True) -> None:
-    """Raise ValueError for class ids outside a head of `classes`, and for missing ones where labels are `needed`.
+def _check_labels(labels: np.ndarray, column: str, argument: str, classes: int, needed: bool) -> None:
+    """Raise ValueError for class ids outside a head of `classes`, and for missing labels if they are `needed`.
 
-    Names are looked up later, row by row.
+    Class names are not checked here: they are looked up row by row.
     """
     listed = labels.tolist() if labels.dtype.kind in "fO" else []
     known = [v for v in listed if v is not None and v == v]
@@ -83,7 +81,7 @@ def check_labels(labels: np.ndarray, column: str, argument: str, classes: int, n
     if missing and needed:
         raise ValueError(
             f"`{argument}`: {missing} of {len(labels)} labels in column '{column}' are missing, and the method reads them. "
-            "Drop those rows, or label them."
+            "Drop or label those rows."
         )
     if missing:
         labels = np.array(known)
@@ -100,12 +98,12 @@ def check_labels(labels: np.ndarray, column: str, argument: str, classes: int, n
 
 
 def check_output(model: nn.Module, output_dir: str, overwrite: bool) -> None:
-    """Raise ValueError where a run would write over its original, or over what a folder holds that may not be replaced."""
+    """Raise ValueError if a run would overwrite its original, or files in `output_dir` that it may not replace."""
     out = Path(output_dir)
     source = getattr(base_classifier(model).config, "_name_or_path", None)
     if source and Path(source).is_dir():
         check_source(Path(source), out)
-    checkpoints = [p for p in out.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if NAME.fullmatch(p.name)]
+    checkpoints = [p for p in out.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if CHECKPOINT_NAME.fullmatch(p.name)]
     held = [*out.glob("*.safetensors"), *out.glob("model/*.safetensors"), *checkpoints]
     if held and not overwrite:
         raise ValueError(
@@ -114,50 +112,50 @@ def check_output(model: nn.Module, output_dir: str, overwrite: bool) -> None:
         )
     if strange := [p.name for p in checkpoints if not is_checkpoint(p)]:
         raise ValueError(
-            f"`output_dir={output_dir!r}` holds {strange[0]}, which another trainer wrote and `overwrite=True` does not remove. "
+            f"`output_dir={output_dir!r}` holds {strange[0]}, which another trainer wrote and `overwrite=True` does not delete. "
             "Choose another folder."
         )
 
 
 def check_source(original: Path, folder: Path) -> None:
-    """Raise ValueError where a run into `folder` would write to the place of its original."""
+    """Raise ValueError if a run that writes to `folder` would overwrite its original."""
     there, out = original.resolve(), folder.resolve()
     inside = there.relative_to(out).parts[:1] if there.is_relative_to(out) else ("elsewhere",)
-    if not inside or inside[0] in WRITTEN or NAME.fullmatch(inside[0]):
+    if not inside or inside[0] in WRITTEN or CHECKPOINT_NAME.fullmatch(inside[0]):
         raise ValueError(
             f"`output_dir={str(folder)!r}` would overwrite the original, {str(original)!r}. Choose another folder."
         )
 
 
 def check_original(saved: str | None, prints: dict[str, str]) -> None:
-    """Raise ValueError where a run is resumed with another model than it started from."""
+    """Raise ValueError if a run is resumed with another model than it started from."""
     if saved is not None and saved != joint_digest(prints):
         raise ValueError(
-            "`resume_from_checkpoint`: `model` is not the one that this run started from, so its reference, target and report "
-            "would be wrong. Load the original again, or start anew in another folder."
+            "`resume_from_checkpoint`: `model` is not the one that this run started from. Load the original again, or start "
+            "anew in another folder."
         )
 
 
 def find_kind(model: nn.Module, processor: Processor, forget: Any, retain: Any | None) -> str:
-    """`class` if the retain set lacks every class of the forget set, or, without one, if all rows are of one class."""
+    """Return "class" if the retain set has no class of the forget set or, without a retain set, if all rows have one class."""
     gone, kept = _classes(forget, processor), _classes(retain, processor)
     if gone is not None and kept is not None:
         return "samples" if gone & kept else "class"
     if gone is not None:
         single = len(gone) == 1
-    else:  # no labels: the model's own predictions on the first rows
+    else:  # without labels: the model's predictions for the first rows
         logits, _ = predict(model, forget, processor, limit=256)
         single = logits.argmax(-1).bincount().max().item() >= 0.95 * len(logits)
     if single:
         logger.warning(
-            "All forget rows are of one class: forgetting the whole class. If they are some of its rows only, pass "
+            "All forget rows are of one class, so the run forgets the whole class. If they are only some of its rows, pass "
             "`forget_kind='samples'`."
         )
     return "class" if single else "samples"
 
 
 def _classes(dataset: Any, processor: Processor) -> set[Any] | None:
-    """The distinct labels of a map-style data set, None where it has none."""
+    """Return the distinct labels of a map-style data set, None without labels."""
     if not hasattr(dataset, "features") or not hasattr(dataset, "__len__"):
         return None
     column = find_label_column(dataset, processor.label_columns[0])
@@ -165,27 +163,26 @@ def _classes(dataset: Any, processor: Processor) -> set[Any] | None:
 
 
 def check_patch(model: nn.Module, method: UnlearningMethod, update: str | None, given: bool) -> None:
-    """Raise ValueError where an adapter, `peft_config` if `given` or that of a `PeftModel`, contradicts model, method or `update`."""
+    """Raise ValueError if the adapter (of `peft_config` if that is `given`) contradicts `model`, `method` or `update`."""
     layers: list[Any] = [m for m in model.modules() if hasattr(m, "_disable_adapters")]
     if layers and not is_adapted(model):
         raise ValueError(
-            "`model` holds adapter layers of a `PeftModel` around it, or that `load_adapter` put in, and an update beside them would "
-            "not be saved. Pass that `PeftModel` (after a run, `trainer.model`). Load it with `PeftModel.from_pretrained(base, folder)`, "
-            "or merge it first."
+            "`model` holds adapter layers but is not a `PeftModel`, so an update would not be saved. Load it with "
+            "`PeftModel.from_pretrained(base, folder)` (after a run, pass `trainer.model`), or merge the adapter first."
         )
     if any(getattr(m, "merged", False) or m._disable_adapters for m in layers):
         raise ValueError(
-            "`model` is a `PeftModel` whose adapters are merged in place or switched off, so that what is saved would be another "
-            "model. Undo it (`unmerge_adapter()`, `enable_adapter_layers()`), or pass the result of `merge_and_unload()`."
+            "`model` is a `PeftModel` whose adapters are merged in place or switched off, so another model would be saved. Undo "
+            "this (`unmerge_adapter()`, `enable_adapter_layers()`), or pass the result of `merge_and_unload()`."
         )
     if not given and not is_adapted(model):
         return
     name, what = method.name or type(method).__name__, "`peft_config`" if given else "the adapter of `model`"
     if given and update not in (None, UPDATE_ADAPTER):
         raise ValueError(
-            f"`update={update!r}` and `peft_config` both say what may move. Leave `update` out: the adapter moves, and the modules "
-            "in `peft_config.modules_to_save`."
+            f"`update={update!r}` and `peft_config` both say what may move. Leave `update` out: the adapter and the modules in "
+            "`peft_config.modules_to_save` move."
         )
     if method.starts_fresh or (given and method.one_shot):
         why = "starts from fresh weights" if method.starts_fresh else "trains no parameter"
-        raise ValueError(f"{what}: `method={name!r}` {why}, so there is nothing that an adapter could restrict.")
+        raise ValueError(f"{what}: `method={name!r}` {why}, so an adapter cannot restrict it.")

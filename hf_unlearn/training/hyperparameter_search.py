@@ -1,4 +1,4 @@
-"""Hyper-parameter search over a method and its arguments: every trial is a trainer of its own, on a copy of the original."""
+"""Hyper-parameter search over a method and its arguments. Each trial is a trainer of its own, on a copy of the original."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ Objective = Callable[[dict[str, float]], Any]
 
 
 class SearchedTrainer(FinishedRun, Protocol):
-    """A trainer, as a search sees it: made again, with other values, for every trial.
+    """A trainer, for a search. Attributes without a description are those of the HF Trainer.
 
     Attributes:
-        given: the arguments that it was made with.
-        original: a copy of the weights that moved, None before `train()`.
-        The others are as in the HF Trainer.
+        given: The arguments of the constructor.
+        original: A copy of the weights that may move, None before `train()`.
     """
 
     given: dict[str, Any]
@@ -38,15 +37,9 @@ class SearchedTrainer(FinishedRun, Protocol):
     eval_dataset: Any
     callback_handler: Any
     accelerator: Any
-
-    def train(self) -> Any:
-        """Unlearn."""
-
-    def evaluate(self) -> dict[str, float]:
-        """Measure on `eval_dataset`."""
-
-    def add_callback(self, callback: Any) -> None:
-        """Add a callback."""
+    train: Callable[..., Any]
+    evaluate: Callable[..., dict[str, float]]
+    add_callback: Callable[[Any], None]
 
 
 T = TypeVar("T", bound=SearchedTrainer)
@@ -62,49 +55,47 @@ def search(
     hp_name: Callable[[Any], str] | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Search with Optuna, as `Trainer.hyperparameter_search`: returns a `BestRun` (several for several objectives).
+    """Search with Optuna, as `Trainer.hyperparameter_search` does, and return a `BestRun` (a list for several objectives).
 
-    Each trial starts from the original, in a folder `run-N` of `output_dir`, and publishes nothing; the trainer and its model
-    are left as they are. No `model_init` is needed. `tuned` makes a trainer of the values that were found:
+    Each trial starts from the original, writes to a folder `run-N` of `output_dir`, and publishes nothing. The trainer and its
+    model do not change, and need no `model_init`. `tuned` makes a trainer with the values that were found:
 
         best = trainer.hyperparameter_search(lambda trial: {"method.sigma": trial.suggest_float("method.sigma", 0.1, 3)})
         tuned(trainer, best.hyperparameters).train()
 
     Args:
-        hp_space: of an Optuna trial, the values of method fields (`"method.sigma"`), of fields of `UnlearningArguments`
-            (`"trust_region"`), or of `"method"`, a key.
-        compute_objective: of what a trial is measured by, `measures_of`; by default `remaining_damage`.
-        direction: `minimize` or `maximize`, or a list of them for as many objectives.
-        hp_name: the name of a trial's folder.
-        kwargs: of `optuna.create_study` and `Study.optimize` (`sampler`, `storage`, `study_name`, `timeout`, `catch`, ...).
+        trainer: The trainer whose arguments, sets and model each trial uses.
+        hp_space: A function of an Optuna trial that returns values: of fields of the method (`"method.sigma"`), of fields of
+            `UnlearningArguments` (`"trust_region"`), or of `"method"` (a name).
+        compute_objective: A function of `measures_of` a trial. Default: None, `remaining_damage`.
+        n_trials: The number of trials. Default: 20.
+        direction: "minimize" or "maximize", or a list of these for several objectives. Default: "minimize".
+        backend: None or "optuna". Default: None.
+        hp_name: A function of an Optuna trial that returns the name of its folder. Default: None, `run-N`.
+        kwargs: Further arguments of `optuna.create_study` and `Study.optimize`, such as `sampler`, `storage` or `timeout`.
 
     Raises:
-        ValueError: another backend than Optuna, no `hp_space`, or a name in it that is no field.
+        ValueError: The backend is not Optuna, `hp_space` is missing, or it names an unknown field.
     """
     if backend not in (None, "optuna"):
-        raise ValueError(f"`backend={backend!r}`: trials are run by Optuna. Leave it out, or pass 'optuna'.")
+        raise ValueError(f"`backend={backend!r}` is not supported: only 'optuna' is. Leave it out.")
     if hp_space is None:
-        raise ValueError(
-            "`hp_space` is missing: a function of the trial that returns values, such as "
-            "`lambda trial: {'method.sigma': trial.suggest_float('method.sigma', 0.1, 3)}`."
-        )
+        example = "lambda trial: {'method.sigma': trial.suggest_float('method.sigma', 0.1, 3)}"
+        raise ValueError(f"`hp_space` is missing. Pass a function of the trial, such as `{example}`.")
     if trainer.given["optimizers"] != (None, None):
         raise ValueError(
-            "`optimizers` hold the parameters of one model, and each trial has its own. Leave them out; `optim`, `learning_rate` "
-            "and `trust_region` can be searched over."
+            "`optimizers` hold the parameters of one model, and each trial has its own model. Leave them out, and search over "
+            "`optim`, `learning_rate` or `trust_region`."
         )
-    optuna = OptunaBackend()
+    optuna, trials = OptunaBackend(), Trials(trainer, hp_space, compute_objective or remaining_damage, hp_name)
     optuna.ensure_available()
-    return optuna.run(
-        Trials(trainer, hp_space, compute_objective or remaining_damage, hp_name), n_trials, direction, **kwargs
-    )
+    return optuna.run(trials, n_trials, direction, **kwargs)
 
 
 def tuned(trainer: T, values: Mapping[str, Any], folder: str | Path | None = None) -> T:
-    """A trainer like `trainer`, on a copy of the original, with other `values` (names as in `search`), not trained yet.
+    """Return an untrained trainer like `trainer`, on a copy of the original, with other `values` (names as in `search`).
 
-    Raises:
-        ValueError: a name is no field, or a value is refused.
+    With a `folder`, it writes to this one and publishes nothing. Raise ValueError if a name is not a field.
     """
     given = trainer.given
     args: UnlearningArguments = given["args"] or trainer.args
@@ -119,40 +110,32 @@ def tuned(trainer: T, values: Mapping[str, Any], folder: str | Path | None = Non
     if folder is not None:
         settings |= {"output_dir": str(folder), "push_to_hub": False}
         settings |= {"run_name": f"{args.run_name}-{Path(folder).name}"} if args.run_name else {}
-    parts = {
-        **given,
-        "model": original_of(trainer),
-        "args": dataclasses.replace(args, **settings),
-        "method": _fresh(method, **fields),
-        "callbacks": None,
-    }
-    new = type(trainer)(**parts)
+    changed = {"model": original_of(trainer), "args": dataclasses.replace(args, **settings), "callbacks": None}
+    new = type(trainer)(**{**given, **changed, "method": _fresh(method, **fields)})
     known = {type(c) for c in new.callback_handler.callbacks}
     for callback in trainer.callback_handler.callbacks:
-        if type(callback) not in known:  # one with a state of the run, as early stopping has, starts anew
+        if type(callback) not in known:  # a callback with a state, such as early stopping, needs a copy for each trial
             new.add_callback(copy.copy(callback) if isinstance(callback, ExportableState) else callback)
     return new
 
 
 def original_of(trainer: SearchedTrainer) -> nn.Module:
-    """A copy of the model that `trainer` was given, whether it has been trained since or not."""
+    """Return a copy of the model that `trainer` was given, also after training."""
     with nullcontext() if trainer.original is None else trainer.original_weights():
         model: Any = copy.deepcopy(unwrap(trainer.model))
     patch = trainer.patch
-    if patch is None:
-        return model
-    if not patch.before:
-        return model.unload()
+    if patch is None or not patch.before:
+        return model if patch is None else model.unload()
     model.base_model.set_adapter(patch.before)
     model.delete_adapter(patch.name)
     return model
 
 
 def measures_of(trainer: SearchedTrainer) -> dict[str, float]:
-    """What a finished run is judged by: its outcome, and, with an `eval_dataset`, what `evaluate` measures.
+    """Return the measures of a finished run: those of its outcome and, with an `eval_dataset`, those of `evaluate`.
 
-    `forget_remembered` and, where it is known, `forget_target` are shares of the forget set, `retain_accuracy` and `retain_drop`
-    of the rows on which damage shows; `outputs_moved` is the mean total variation on the forget set.
+    `forget_remembered` and, if it is known, `forget_target` are shares of the forget set. `retain_accuracy` and `retain_drop`
+    are of the retained rows that show damage. `outputs_moved` is the mean total variation distance on the forget set.
     """
     outcome = trainer.outcome
     assert outcome is not None
@@ -161,16 +144,16 @@ def measures_of(trainer: SearchedTrainer) -> dict[str, float]:
         found["forget_target"] = outcome.forget_target
     if outcome.retain_start is not None and outcome.retain_end is not None:
         found |= {"retain_accuracy": outcome.retain_end, "retain_drop": outcome.retain_start - outcome.retain_end}
-    found |= {"steps": outcome.steps, "seconds": trainer.seconds}
-    found["whole_classes"] = float(bool(trainer.reference.forgotten_classes))
+    whole_classes = float(bool(trainer.reference.forgotten_classes))
+    found |= {"steps": outcome.steps, "seconds": trainer.seconds, "whole_classes": whole_classes}
     return found | (trainer.evaluate() if trainer.eval_dataset is not None else {})
 
 
 def remaining_damage(measures: Mapping[str, float]) -> float:
-    """The default objective: how far the forget set is from its target, and accuracy lost on kept rows, each in [0, 1]; lower is better.
+    """Return the default objective: distance of the forget set from its target plus accuracy lost on retained rows.
 
-    A class may be remembered less than its target says, single rows may not: a retrained model knows them too. Without a
-    target it is the share remembered.
+    Both are in [0, 1], and lower is better. A class may be remembered less than its target says. Single rows may not: a
+    retrained model knows them too. Without a target, the distance is the share remembered.
     """
     distance = measures["forget_remembered"] - measures.get("forget_target", 0.0)
     if measures["whole_classes"]:
@@ -179,15 +162,9 @@ def remaining_damage(measures: Mapping[str, float]) -> float:
 
 
 class Trials:
-    """What the search drives in the place of a trainer; `train` is one trial, and leaves its `objective`."""
+    """The search runs this in the place of a trainer. Each `train` is one trial, and sets `objective`."""
 
-    def __init__(
-        self,
-        trainer: SearchedTrainer,
-        hp_space: Callable[[Any], Mapping[str, Any]],
-        compute_objective: Objective,
-        hp_name: Callable[[Any], str] | None,
-    ) -> None:
+    def __init__(self, trainer: SearchedTrainer, hp_space: Any, compute_objective: Objective, hp_name: Any) -> None:
         self.trainer, self.args, self.accelerator = trainer, trainer.args, trainer.accelerator
         self.hp_space, self.compute_objective, self.hp_name = hp_space, compute_objective, hp_name
         self.model = self.model_wrapped = None
@@ -201,23 +178,18 @@ class Trials:
             run.train()
             self.objective = self.compute_objective(measures_of(run))
         except FloatingPointError:
-            self.objective = math.nan  # the trial has failed, the search goes on
+            self.objective = math.nan  # this trial has failed, and the search continues
 
 
 def _fresh(method: UnlearningMethod, **values: Any) -> UnlearningMethod:
-    """An instance of its own with these fields, without what a run has left in it."""
-    inner = {
-        f.name: _fresh(value)
-        for f in dataclasses.fields(method)
-        if f.init and isinstance(value := getattr(method, f.name), UnlearningMethod)
-    }
+    """Return a copy of `method` with these fields, and without the state of a run."""
+    held = {f.name: getattr(method, f.name) for f in dataclasses.fields(method) if f.init}
+    inner = {name: _fresh(value) for name, value in held.items() if isinstance(value, UnlearningMethod)}
     return dataclasses.replace(method, **{**inner, **values})
 
 
 def _check_names(values: Mapping[str, Any], of: Any, prefix: str) -> None:
     known = [f.name for f in dataclasses.fields(of) if f.init]
-    for name in values:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean `{prefix}{close[0]}`?" if close else ""
-            raise ValueError(f"`hp_space`: `{prefix}{name}` is no field of `{type(of).__name__}`.{hint}")
+    for name in (name for name in values if name not in known):
+        hint = "".join(f" Did you mean `{prefix}{close}`?" for close in difflib.get_close_matches(name, known, n=1))
+        raise ValueError(f"`hp_space`: `{prefix}{name}` is not a field of `{type(of).__name__}`.{hint}")

@@ -1,4 +1,4 @@
-"""Looking at a model while it unlearns: what it still remembers, what it keeps, and the level that forgetting aims at."""
+"""Measures of a model while it unlearns: what it still remembers, what it keeps, and the target of forgetting."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ from ..utils.large_tensors import chunks
 from .protocols import TrainingRun
 
 logger = logging.getLogger(__name__)
-CLASS_TARGET = 0.01  # share of a forgotten class that may still be put into it
-DATA_EXPONENT = 0.75  # of the power law by which error falls with the rows of a class
+CLASS_TARGET = 0.01  # share of a forgotten class that may still be put into this class
+DATA_EXPONENT = 0.75  # of the power law by which the error falls with the number of rows of a class
 VALIDATION_ROWS = 10_000
-KEPT_BYTES = 2**30  # of prepared rows to keep; more are prepared anew for each look
+KEPT_BYTES = 2**30  # memory for prepared rows; rows beyond this are prepared again for each check
 
 
 def estimated_target(error: float, forget_counts: Tensor, retain_counts: Tensor) -> float:
-    """Share of single forget samples that a model retrained without them would still answer as the original does.
+    """Estimate the share of single forget rows that a model retrained without them would answer as the original does.
 
-    To a retrained model they are unseen: it errs on them as the original errs on unseen data, a little more often where it
-    is left with fewer rows of the class. With error e on held-out data, n_c = r_c + f_c rows of class c of which r_c are kept,
-    and learning curves e ∝ n^(-3/4) [ours; the exponent is a rule of thumb, between 1/2 and 1],
+    The forget rows are unseen for a retrained model. It errs on them as the original errs on unseen rows, and a little more
+    often if it has fewer rows of their class. Let e be the error on held-out rows, and n_c = r_c + f_c the rows of class c, of
+    which r_c are retained. With learning curves e ∝ n^(-3/4) [ours; the exponent is a rule of thumb, between 1/2 and 1],
 
         T = Σ_c (f_c / f) max(0, 1 − e (n_c / r_c)^(3/4)).
 
     Args:
-        error: share of held-out rows that the original gets wrong, in [0, 1].
-        forget_counts, retain_counts: (classes,) rows of each predicted class in the forget set, and of each in the retain set.
+        error: Share of held-out rows that the original gets wrong, in [0, 1].
+        forget_counts: (classes,) forget rows of each class that the original predicts.
+        retain_counts: (classes,) retain rows of each labelled class.
     """
     forget, retain = forget_counts.double(), retain_counts.double()
     growth = ((forget + retain) / retain.clamp_min(1e-9)) ** DATA_EXPONENT
@@ -45,57 +46,57 @@ def estimated_target(error: float, forget_counts: Tensor, retain_counts: Tensor)
 
 
 class Monitor:
-    """Looks at a trainer's model; built on the original, whose outputs `run.reference` holds.
+    """Measures the model of a run. It must be made while the model is the original, whose outputs `run.reference` holds.
 
-    Several processes share the rows of a look and come to the same figures, so all of them must look together.
+    The processes share the rows, and all of them get the same figures, so all must call a method together.
 
     Attributes:
-        target: share of the forget set that may still be answered as before; None for no target.
-        guards_kept: whether accuracy lost on the kept rows is damage.
+        target: Share of the forget set that may still be answered as before; None for no target.
+        guards_kept: True if lost accuracy on retained rows counts as damage.
     """
 
     def __init__(self, run: TrainingRun) -> None:
         self.run = run
         self.guards_kept = False
-        self._kept: PreparedRows | None = None  # labelled
-        self._logits: tuple[int, Tensor] | None = (0, run.reference.logits)  # of the last full look, and its step
+        self._kept: PreparedRows | None = None  # labelled rows
+        self._logits: tuple[int, Tensor] | None = (0, run.reference.logits)  # step and logits of the last full pass
         self._build_kept_probe()
         self.target = self._find_target()
 
     def model_changed(self) -> None:
-        """Forget the last look: weights were written outside an optimiser step."""
+        """Drop the stored logits, because weights were written outside an optimizer step."""
         self._logits = None
 
     def forget_logits(self) -> Tensor:
-        """Logits (n, classes) of the model, as it is now, on the whole forget set."""
+        """Return the logits (n, classes) of the present model on the whole forget set."""
         step = self.run.state.global_step
         if self._logits is None or self._logits[0] != step:
             self._logits = (step, self._predict(self.run.forget_rows)[0])
         return self._logits[1]
 
     def share_remembered(self, limit: int | None = None) -> float:
-        """Share of the forget set (or of `limit` rows drawn by seed) still answered as before; NaN if an output is."""
+        """Return the share of the forget set (or of `limit` rows drawn by seed) answered as before; NaN if an output is."""
         forget = self.run.forget_rows
-        rows = drawn_rows(len(forget), len(forget) if limit is None else limit, self.run.args.seed)
+        rows = drawn_rows(len(forget), limit or len(forget), self.run.args.seed)
         logits = self.forget_logits() if len(rows) == len(forget) else self._predict(DrawnRows(forget, rows))[0]
         if not all(torch.isfinite(part).all() for (part,) in chunks(logits)):
             return math.nan
         return self.run.reference.remembered(logits, torch.from_numpy(rows)).float().mean().item()
 
     def share_kept(self) -> float | None:
-        """Accuracy on a probe of rows to keep, or None without labelled ones; NaN if an output is."""
+        """Return the accuracy on the probe of retained rows: None without labelled rows, NaN if an output is NaN."""
         if self._kept is None:
             return None
         logits, labels = self._predict(self._kept)
-        assert labels is not None  # `_build_kept_probe` saw them all
+        assert labels is not None  # `_build_kept_probe` has checked them
         if not torch.isfinite(logits).all():
             return math.nan
         return (logits.argmax(-1) == labels).float().mean().item()
 
     def _predict(self, rows: Any) -> tuple[Tensor, Tensor | None]:
-        """Logits (n, classes) and labels (n,) of all `rows`, of which each process reads its part."""
+        """Return the logits (n, classes) and labels (n,) of all `rows`. Each process reads its part."""
         part, run, folder = own_part(len(rows)), self.run, self.run.args.output_dir
-        # As many rows in each process: where parameters are sharded, none can go forward without the others.
+        # Sharded parameters need all processes in each forward pass, so all read the same number of rows.
         filled = [*part, *[0] * (-(-len(rows) // processes()) - len(part))]
         drawn = DrawnRows(rows, np.array(filled))
         share_statistics(run.model)
@@ -103,21 +104,20 @@ class Monitor:
         return joined_outputs(logits[: len(part)], labels if labels is None else labels[: len(part)], len(rows), folder)
 
     def _build_kept_probe(self) -> None:
-        """Rows on which damage shows: held-out ones where single samples are forgotten, else of the retain set."""
+        """Choose the rows that show damage: held-out rows if single rows are forgotten, otherwise retain rows."""
         run, held_out = self.run, self._validation_set()
         source = run.retain_dataset if held_out is None or run.reference.forgotten_classes else held_out
         if source is None:
             return
-        rows = PreparedRows(
-            draw(source, run.args.probe_size, run.args.seed), run.processor, "retain_dataset", KEPT_BYTES
-        )
+        drawn = draw(source, run.args.probe_size, run.args.seed)
+        rows = PreparedRows(drawn, run.processor, "retain_dataset", KEPT_BYTES)
         unlabelled = any("labels" not in row for row in rows.many(own_part(len(rows))))
         if len(rows) and not in_any_process(unlabelled):
             self._kept = rows
             self.guards_kept = run.method.needs_forget or run.method.needs_column
 
     def _validation_set(self) -> Any | None:
-        """`eval_dataset`, or its entry `validation` where it is a dictionary."""
+        """Return `eval_dataset`, or its entry `validation` if it is a dictionary."""
         given = self.run.eval_dataset
         return given.get("validation") if isinstance(given, dict) else given
 
@@ -131,25 +131,19 @@ class Monitor:
             return CLASS_TARGET
         if not method.stops_at_target or not method.needs_retain:
             return None
-        target = self.estimate_target()
-        if target is None:
-            logger.warning(
-                "No forgetting target can be estimated without labelled held-out rows (`eval_dataset`) and a labelled, "
-                "map-style `retain_dataset`: the run stops before %.0f %% of the forget set are answered as before.",
-                100 * SAMPLES_FLOOR,
-            )
-        return target
-
-    def estimate_target(self) -> float | None:
-        """`estimated_target` from held-out rows and the sizes of the classes; None where either is missing."""
         accuracy, counts = self.held_out_accuracy(), self._retain_counts()
         if accuracy is None or counts is None:
+            logger.warning(
+                "No forgetting target can be estimated without labelled held-out rows (`eval_dataset`) and a labelled, "
+                "map-style `retain_dataset`. The run stops when less than %.0f %% of the forget set would be answered as before.",
+                100 * SAMPLES_FLOOR,
+            )
             return None
         predicted = self.run.reference.predictions.bincount(minlength=len(counts))
         return estimated_target(1 - accuracy, predicted, counts)
 
     def held_out_accuracy(self) -> float | None:
-        """Share of labelled held-out rows that the model gets right, as it is now; None without any."""
+        """Return the share of labelled held-out rows that the present model gets right; None without such rows."""
         held_out = self._validation_set()
         if held_out is None:
             return None
@@ -160,7 +154,7 @@ class Monitor:
         return ((logits.argmax(-1) == labels).sum().item() + 1) / (len(labels) + 2)
 
     def _retain_counts(self) -> Tensor | None:
-        """(classes,) labelled rows of each class in a map-style retain set."""
+        """Count the labelled rows of each class in a map-style retain set, (classes,)."""
         retain, processor = self.run.retain_dataset, self.run.processor
         column = find_label_column(retain, processor.label_columns[0])
         if column is None:

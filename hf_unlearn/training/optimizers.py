@@ -1,4 +1,4 @@
-"""What takes the steps of a run: a trust region, the optimiser that the arguments name, or the one that is passed."""
+"""The optimizer of a run: a trust region, the optimizer that the arguments name, or one that the user passes."""
 
 from __future__ import annotations
 
@@ -13,23 +13,17 @@ from ..models.adapters import ADAPTER_STEP_FLOOR, is_adapted
 from ..models.forward import unwrap
 from .arguments import UnlearningArguments
 
-OF_OPTIMISERS = ("optim", "optim_args", "weight_decay", "momentum", "adam_beta1", "adam_beta2", "adam_epsilon")
+OPTIMIZER_OPTIONS = ("optim", "optim_args", "weight_decay", "momentum", "adam_beta1", "adam_beta2", "adam_epsilon")
 
 
 def check_options(args: UnlearningArguments, optimizer: Any | None, peft_config: Any | None) -> None:
-    """Raise ValueError for what would be accepted and do nothing: which option, why, and what to use."""
+    """Raise ValueError for options that would have no effect, with the reason and an alternative."""
     if args.data_seed is not None:
-        raise ValueError(
-            f"`data_seed={args.data_seed}`: the order of rows and all other draws come from `seed`, so that a resumed run repeats "
-            "them. Set that."
-        )
-    if args.train_sampling_strategy not in ("random", "sequential"):
-        raise ValueError(
-            f"`train_sampling_strategy={args.train_sampling_strategy!r}`: rows are drawn in pairs of two sets. Choose 'random' or "
-            "'sequential'."
-        )
+        raise ValueError(f"`data_seed={args.data_seed}` has no effect: all draws depend on `seed`. Set `seed` instead.")
+    if (order := args.train_sampling_strategy) not in ("random", "sequential"):
+        raise ValueError(f"`train_sampling_strategy={order!r}` cannot order pairs. Choose 'random' or 'sequential'.")
     if optimizer is not None and args.trust_region:
-        raise ValueError("`trust_region` and `optimizers` both take the steps. Leave one of them out.")
+        raise ValueError("`trust_region` and `optimizers` cannot both take the steps. Leave one of them out.")
     if optimizer is not None and peft_config is not None:
         raise ValueError(
             "`optimizers` were made before `peft_config` makes the parameters that move. Set `optim` and `learning_rate` instead, "
@@ -38,37 +32,35 @@ def check_options(args: UnlearningArguments, optimizer: Any | None, peft_config:
 
 
 def check_idle(given: UnlearningArguments, resolved: UnlearningArguments, optimizer: Any | None) -> None:
-    """Raise ValueError where `given` sets an optimiser up, and a trust region that it does not name would take the steps."""
+    """Raise ValueError if `given` configures an optimizer, but the method's trust region takes the steps instead."""
     if optimizer is not None or given.trust_region is not None or not resolved.trust_region:
         return
     fields = type(given).__dataclass_fields__
-    for name in OF_OPTIMISERS:
+    for name in OPTIMIZER_OPTIONS:
         value = getattr(given, name)
         if value != fields[name].default:
             raise ValueError(
-                f"`{name}={getattr(value, 'value', value)}` does nothing under the method's trust region, which takes the steps. Pass "
-                "`trust_region=0` and a `learning_rate`, or leave it out."
+                f"`{name}={getattr(value, 'value', value)}` does nothing under the method's trust region, which takes the steps. "
+                f"Pass `trust_region=0` and a `learning_rate`, or leave `{name}` out."
             )
 
 
 def choose_optimizer(
     args: UnlearningArguments, model: nn.Module, updated: Iterable[str], given: torch.optim.Optimizer | None
 ) -> tuple[type[torch.optim.Optimizer], dict[str, Any]] | None:
-    """Class and settings of the optimiser; None for the base class's own, or the `given` one.
+    """Return class and settings of the optimizer; None for `given` or for the choice of the base class.
 
-    `args`, resolved, get the rate and the clipping that then hold.
-
-    Raises:
-        ValueError: `given` is of other parameters than those called `updated`.
+    Set the rate and the clipping of the resolved `args` to those that then hold. Raise ValueError if `given` holds parameters
+    that are not in `updated`.
     """
     if given is not None:
         args.trust_region = 0.0
         _check_parameters(given, model, set(updated), args.update)
         return None
     if args.trust_region:
-        args.learning_rate = args.trust_region  # what the schedule scales and the log shows
-        args.max_grad_norm = 0.0  # a step of fixed length has no use for clipping
-        # An adapter starts at zero, and is small beside what it edits.
+        args.learning_rate = args.trust_region  # for the schedule and the log
+        args.max_grad_norm = 0.0  # clipping has no effect on steps of fixed length
+        # An adapter starts at zero and stays small, so a step relative to its own norm would be too short.
         return TrustRegion, {"lr": args.trust_region, **({"floor": ADAPTER_STEP_FLOOR} if is_adapted(model) else {})}
     if args.optim == "sgd":
         return torch.optim.SGD, {"lr": args.learning_rate, "momentum": args.momentum}
@@ -81,6 +73,6 @@ def _check_parameters(given: torch.optim.Optimizer, model: nn.Module, updated: s
     idle = sum(id(p) not in moving for p in held)
     if idle:
         raise ValueError(
-            f"`optimizers`: {idle} of its {len(held)} tensors are not among the {len(moving)} that `update={update!r}` lets move, and "
-            "would stay as they are. Set `update`, or make it from those alone."
+            f"`optimizers`: {idle} of its {len(held)} tensors are not among the {len(moving)} that `update={update!r}` lets move. "
+            "Set `update`, or make the optimizer from those tensors only."
         )

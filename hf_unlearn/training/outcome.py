@@ -1,4 +1,4 @@
-"""What a run did, checked after it."""
+"""The outcome of a run, verified after it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,25 @@ from typing import Any
 
 
 class StrayChange(RuntimeError):
-    """Parameters changed that a run was not allowed to change."""
+    """A run changed parameters that it was not allowed to change."""
 
 
 @dataclass
 class Outcome:
-    """What a run did, checked after it: the answer to "did it really work?"."""
+    """What a run did, verified after it.
+
+    Attributes:
+        steps: Optimizer steps.
+        stopped: Why the run ended.
+        forget_start, forget_end: Share of the forget set answered as by the original, in [0, 1], before and after.
+        forget_target: The share to reach; None for no target.
+        retain_start, retain_end: Accuracy on a probe of retained rows, in [0, 1]; None without labelled rows.
+        outputs_moved: Mean total variation distance, in [0, 1], of the outputs on the forget set from the original's.
+        tensors_changed: Number of parameters and buffers that changed.
+        target_reached: None without a target.
+        warnings: What went wrong.
+        path: The checks during the run; see `stopping.ForgettingControl`.
+    """
 
     steps: int = 0
     stopped: str = "all steps done"
@@ -29,9 +42,9 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Whether the run did what was asked."""
+        """True if the run did what was asked."""
         return not self.warnings
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready, for others to read: the mean of few rows, in all its digits, would tell which rows they were."""
+        """Return a JSON-ready form for others, without the digits by which a mean over few rows would reveal these rows."""
         return asdict(self) | {"outputs_moved": float(f"{self.outputs_moved:.1g}")}

@@ -22,12 +22,9 @@ logger = logging.getLogger(__name__)
 def train_classifier(
     model: nn.Module, train: Any, processor: Processor, arguments: Mapping[str, Any], output_dir: str | Path
 ) -> float:
-    """Train `model` in place on all of `train` with the plain HF Trainer; returns the seconds it took.
-
-    `arguments` are fields of `TrainingArguments`. Warns where the model is afterwards what it was.
-    """
+    """Train `model` in place with the HF Trainer and fields of its `arguments`; return the seconds. Warn if nothing changed."""
     fixed: dict[str, Any] = {"save_strategy": "no", "remove_unused_columns": False, "logging_strategy": "no"}
-    # Else several processes would multiply a mean loss by their number.
+    # The base class would multiply a mean loss by the number of processes.
     fixed["average_tokens_across_devices"] = False
     args = TrainingArguments(output_dir=str(output_dir), **fixed, **arguments)
     rows = PreparedRows(train, processor, cache_bytes=2**30)
@@ -39,15 +36,13 @@ def train_classifier(
 
 
 def warmup_steps(rows: int, batch: int, epochs: float) -> int:
-    """Steps in which the learning rate rises: 50, or a tenth of a shorter training, which would else end before it has risen."""
+    """Return the number of warm-up steps: a tenth of all steps, and at most 50."""
     return min(50, int(math.ceil(rows / batch) * epochs / 10))
 
 
 def warn_if_untrained(start: Mapping[str, str], model: nn.Module, name: str) -> None:
-    """Warn where no parameter of `model` differs from `start` (`fingerprints`): it has learned nothing, and no other can be judged by it."""
+    """Warn if no parameter of `model` differs from `start` (its `fingerprints`): the model has learned nothing."""
     now = fingerprints(model)
     if all(start[n] == now[n] for n, _ in model.named_parameters()):
-        logger.warning(
-            "The %s is what it was before its training: random weights. Raise `train_learning_rate` or `train_epochs`.",
-            name,
-        )
+        hint = "Raise `train_learning_rate` or `train_epochs`."
+        logger.warning("The %s did not change in its training: it has random weights. %s", name, hint)

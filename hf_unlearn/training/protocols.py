@@ -1,4 +1,4 @@
-"""What the rooms around the trainer may see of it: while it trains (`TrainingRun`), and afterwards (`FinishedRun`)."""
+"""What other rooms see of the trainer: `TrainingRun` while it trains, and `FinishedRun` afterwards."""
 
 from __future__ import annotations
 
@@ -14,34 +14,33 @@ from .outcome import Outcome
 
 
 class RunMonitor(OutputMonitor, Protocol):
-    """The monitor, as stopping and verification see it."""
+    """The monitor, for stopping and verification; see `monitor.Monitor`."""
 
     guards_kept: bool
 
     def share_remembered(self, limit: int | None = None) -> float:
-        """Share of the forget set (or of `limit` rows of it) that is still answered as before."""
+        """Return the share of the forget set (or of `limit` rows of it) that is still answered as before."""
 
     def share_kept(self) -> float | None:
-        """Accuracy on a probe of rows to keep, None without labelled ones."""
+        """Return the accuracy on retained rows, None without labelled ones."""
 
 
 class StopRecord(Protocol):
-    """What the control of a run has seen, and why it stopped."""
+    """The checks of a run, and why it stopped; see `stopping.ForgettingControl`."""
 
     path: list[dict[str, float]]
     stopped: str
 
 
 class TrainingRun(UnlearningRun, Protocol):
-    """A trainer while it trains. Beside these, `state`, `control`, `optimizer` and `lr_scheduler` are as in the HF Trainer.
+    """A trainer while it trains. Attributes without a description are those of the HF Trainer.
 
     Attributes:
-        updated: names of the parameters that may move.
-        sampler: the order of the training samples.
-        eval_dataset: held-out rows, or a dictionary of such sets.
-        original_fingerprints: digests of the original's tensors.
-        interrupted: number of the signal that asked the run to end; 0 for none.
-        shards: whether the base class shards the model over processes while it trains.
+        updated: Names of the parameters that may move.
+        sampler: The order of the training samples.
+        original_fingerprints: Digests of the original's tensors.
+        interrupted: Number of the signal that asked the run to end; 0 for none.
+        shards: True if the base class shards the model over processes while it trains.
     """
 
     method: UnlearningMethod
@@ -61,26 +60,26 @@ class TrainingRun(UnlearningRun, Protocol):
 
     @property
     def monitor(self) -> RunMonitor:
-        """What looks at the model."""
+        """The monitor, which measures the model."""
 
     @property
     def forgetting(self) -> StopRecord:
-        """What stops the run."""
+        """The control, which stops the run."""
 
     def original_weights(self) -> AbstractContextManager[nn.Module]:
-        """The model with its original weights inside, the unlearned ones afterwards."""
+        """Inside the context, the model has its original weights."""
 
     def log(self, logs: dict[str, float]) -> None:
         """Add an entry to the log."""
 
 
 class FinishedRun(Protocol):
-    """A trainer after `train()`, as report, receipt and push see it.
+    """A trainer after `train()`, for report, receipt and push. `UnlearningRun` and `TrainingRun` describe the other attributes.
 
     Attributes:
-        outcome: what the run did, checked.
-        seconds: it took, in all its parts; `started`: when it began, on the clock of `time.perf_counter`.
-        The others are as in `UnlearningRun` and `TrainingRun`.
+        outcome: What the run did, verified.
+        seconds: Duration of the run, in all its parts.
+        started: When the run began, on the clock of `time.perf_counter`.
     """
 
     model: Any
@@ -97,4 +96,4 @@ class FinishedRun(Protocol):
     started: float
 
     def original_weights(self) -> AbstractContextManager[nn.Module]:
-        """The model with its original weights inside, the unlearned ones afterwards."""
+        """Inside the context, the model has its original weights."""

@@ -1,10 +1,11 @@
-"""How a run goes on where it was cut off, and which settings it must have in common with its start."""
+"""How a run is resumed, and which settings it must share with its start."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,7 @@ from .checkpoints import find_damage, finished_marker, is_inside, last_checkpoin
 
 logger = logging.getLogger(__name__)
 
-
-# Arguments that the weights at the end depend on. The number of processes is none, given the rows of all of them.
+# Arguments that the final weights depend on. The number of processes is not one of them: `batch_rows` counts all rows.
 ARGUMENTS = (
     "update", "trust_region", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args",
     "adam_beta1", "adam_beta2", "adam_epsilon", "momentum", "weight_decay", "max_grad_norm", "bf16", "fp16",
@@ -28,9 +28,9 @@ ARGUMENTS = (
 
 
 def describe_settings(trainer: Any) -> dict[str, Any]:
-    """What the weights that a run ends with depend on, JSON-ready."""
+    """Return all that the final weights of a run depend on, JSON-ready."""
     method = trainer.method.describe()
-    given = [field.name for field in fields(trainer.method) if field.init]  # the others are measured in the run
+    given = [field.name for field in fields(trainer.method) if field.init]  # other fields are measured in the run
     settings = {name: method[name] for name in given} | {name: getattr(trainer.args, name) for name in ARGUMENTS}
     sets = {"forget": trainer.forget_dataset, "retain": trainer.retain_dataset}
     described = {
@@ -44,75 +44,66 @@ def describe_settings(trainer: Any) -> dict[str, Any]:
 
 
 def check_settings(saved: Mapping[str, Any], now: Mapping[str, Any], ended: bool = False) -> None:
-    """Compare the settings of a run with those that it is resumed with: rows, method and adapters must be the same.
+    """Raise ValueError if rows, method or adapters are not those that the `saved` run began with. Warn of other settings.
 
-    Of a run that has ended everything must: it goes on with its report, which tells of the settings.
-
-    Raises:
-        ValueError: they are not.
+    A run that has `ended` must have the same settings too, because only its report is left to do, which names them.
     """
     for key, what in (("rows", "numbers of rows"), ("method_name", "the method"), ("adapters", "the adapters")):
         if saved.get(key, now[key]) != now[key]:
             raise ValueError(
-                f"`resume_from_checkpoint`: the run began with {what} {saved[key]}, and now {now[key]} is given, so what it "
-                "has done and what it reports would not belong together. Resume with the same, or start anew."
+                f"`resume_from_checkpoint`: the run began with {what} {saved[key]}, and now {now[key]} is given. Resume with the "
+                "same, or start anew in another folder."
             )
     if saved.get("contents", now["contents"]) != now["contents"]:
         raise ValueError(
-            "`resume_from_checkpoint`: the run began with other rows to forget or to keep, as many of them as now, so what it has "
-            "done and what it reports would not belong together. Resume with the same request and data, or start anew."
+            "`resume_from_checkpoint`: the run began with other rows to forget or to keep, as many of them as now. Resume with "
+            "the same request and data, or start anew in another folder."
         )
     old, new = saved["settings"], now["settings"]
     differ = [n for n in new if n in old and old[n] != new[n]]
     other = ", ".join(f"{n} ({old[n]} → {new[n]})" for n in differ)
-    if ended and {*differ} - {"batch_rows"}:  # which other numbers of processes may not divide
+    if ended and {*differ} - {"batch_rows"}:  # another number of processes may round it differently
         raise ValueError(
-            f"`resume_from_checkpoint`: the run has ended, with other settings than are given now: {other}. Resume with the same, "
-            "name the checkpoint to go on from, or start anew."
+            f"`resume_from_checkpoint`: the run has ended, with other settings than those given now: {other}. Resume with the "
+            "same settings, name a checkpoint to resume from, or start anew."
         )
     if other:
-        told = "Resumed with other settings than the run began with: %s. The optimiser goes on with its own, such as its rate."
-        logger.warning(told, other)
+        logger.warning(
+            "Resumed with other settings than at the start: %s. The optimizer keeps its saved settings.", other
+        )
 
 
 def train_or_resume(trainer: Any, resume: bool) -> None:
-    """Train; with `resume`, from where a run in the same folder was cut off, and from the beginning where it left nothing.
+    """Train. With `resume`, continue the run in the output folder, or start from the beginning if there is none.
 
-    So that one command can be given again and again, to a queue that may end it at any time. A checkpoint that the arguments
-    name (`resume_from_checkpoint`) comes first.
-
-    Raises:
-        ValueError: what it left is damaged, and not to be overwritten.
+    One command can therefore be repeated, for example by a queue that may end it at any time. A checkpoint that the
+    arguments name (`resume_from_checkpoint`) has priority. Raise ValueError if the run is damaged and `overwrite` is False.
     """
     folder, place = trainer.args.output_dir, trainer.args.resume_from_checkpoint
-    trainer.contents  # noqa: B018 - data that cannot be read should end a run before it has begun
+    trainer.contents  # noqa: B018 - unreadable data ends the run before it begins
     if resume and isinstance(place, str) and not is_inside(Path(place), folder) and resumable(folder):
-        place = None  # what began elsewhere has come further here
-    if place is None and resume and not resumable(folder):
-        if trainer.is_world_process_zero():
-            print(f"Nothing to resume from in {folder} yet: starting from the beginning.", flush=True)
-    elif place is None and resume:
-        try:
+        place = None  # a run that began elsewhere has come further here
+    if place is None and resume and resumable(folder):
+        with suppress(ValueError) if trainer.args.overwrite else nullcontext():
             place = last_checkpoint(folder)
-        except ValueError:
-            if not trainer.args.overwrite:
-                raise
+    elif place is None and resume and trainer.is_world_process_zero():
+        print(f"Nothing to resume from in {folder} yet: starting from the beginning.", flush=True)
     trainer.train(resume_from_checkpoint=place)
 
 
 def save_finished(trainer: Any, processing_class: Any, folder: str | Path) -> None:
-    """Save the model that a run ended with, so that a resumed run goes straight to what comes after it.
+    """Save the final model of a run, so that a resumed run continues with the steps after training.
 
-    The claim that it is finished is written first and holds only for these very files, which then appear in one go.
+    The marker that the run is finished is written first. It holds only for these files, which then appear in one step.
     """
     folder = Path(folder)
-    record = finished_marker(folder)
-    if record.is_file() and not find_damage(folder):
-        return  # resumed from it
+    marker = finished_marker(folder)
+    if marker.is_file() and not find_damage(folder):
+        return  # the run was resumed from this model
 
     def sealed(model: nn.Module, partial: Path) -> None:
         trainer.method.save(model, partial)
         end = {"ended": True, "model_only": False, "trainer": asdict(trainer.state)}
-        seal_checkpoint(partial, {**trainer.checkpoint_state(), **end}, record)
+        seal_checkpoint(partial, {**trainer.checkpoint_state(), **end}, marker)
 
     save_model(trainer.model, processing_class, folder, sealed)

@@ -1,4 +1,4 @@
-"""After a run: which parameters changed, whether the outputs moved, whether kept data suffered. Never a false success."""
+"""The check after a run: which parameters changed, whether the outputs moved, and whether retained rows suffered."""
 
 from __future__ import annotations
 
@@ -17,17 +17,13 @@ logger = logging.getLogger(__name__)
 
 
 def mean_total_variation(a: Tensor, b: Tensor) -> float:
-    """Mean total variation distance, in [0, 1], between the outputs of two models given as logits (n, classes)."""
+    """Return the mean total variation distance, in [0, 1], between the outputs of two models, given as logits (n, classes)."""
     moved = sum((p.softmax(-1) - q.softmax(-1)).abs().sum(dtype=torch.float64) for p, q in chunks(a, b))
     return 0.5 * float(moved) / len(a)
 
 
 def verify(run: TrainingRun) -> Outcome:
-    """Compare the model with its original, and say what is wrong.
-
-    Raises:
-        StrayChange: parameters outside `update` changed.
-    """
+    """Compare the model with its original, and log what is wrong; raise StrayChange if frozen parameters changed."""
     method, reference = run.method, run.reference
     before, after = run.original_fingerprints, fingerprints(run.model)
     changed = {n for n in before if before[n] != after[n]}
@@ -37,17 +33,17 @@ def verify(run: TrainingRun) -> Outcome:
         strays -= {n for n, b in run.model.named_buffers() if id(b) not in held}
     if strays:
         raise StrayChange(
-            f"`update={run.args.update!r}` allows {len(run.updated)} tensors to change, and others did: "
-            f"{', '.join(sorted(strays)[:5])}. The model must not be used. Load the original again, "
-            "and give an `update` that names these if they may move."
+            f"`update={run.args.update!r}` allows {len(run.updated)} tensors to change, and others changed: "
+            f"{', '.join(sorted(strays)[:5])}. The model must not be used. Load the original again, and choose an "
+            "`update` that names these tensors if they may move."
         )
     logits = run.monitor.forget_logits()
     remembered = reference.remembered(logits, torch.arange(len(logits))).float().mean().item()
     path, target = run.forgetting.path, run.monitor.target
+    all_steps = run.state.global_step >= run.state.max_steps
     out = Outcome(
         steps=run.state.global_step,
-        stopped=run.forgetting.stopped
-        or ("all steps done" if run.state.global_step >= run.state.max_steps else "ended by a callback"),
+        stopped=run.forgetting.stopped or ("all steps done" if all_steps else "ended by a callback"),
         forget_start=path[0]["forget"],
         forget_end=remembered,
         forget_target=target,

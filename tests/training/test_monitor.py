@@ -1,4 +1,4 @@
-"""The level that forgetting single samples aims at, and the landing on it."""
+"""The target of forgetting single rows, and how a run ends at it."""
 
 import logging
 import math
@@ -60,7 +60,7 @@ def test_samples_stop_on_the_estimated_target(tmp_path):
     assert out.forget_target == pytest.approx(expected, abs=0.05)
     assert out.stopped == "target reached"
     assert out.target_reached
-    # Bisection lands within a row or two of the target, however far a look goes past it.
+    # Bisection lands within a row or two of the target, however far a check is beyond it.
     assert out.forget_end >= out.forget_target - 3 / forgotten
 
 
@@ -81,7 +81,7 @@ def test_without_held_out_rows_there_is_a_warning_and_no_target(tmp_path, caplog
     assert trainer.outcome.forget_target is None
 
 
-def test_landing_is_on_the_line_between_the_last_good_state_and_this_one(tmp_path):
+def test_bisection_ends_on_the_line_between_the_last_good_state_and_the_present_one(tmp_path):
     trainer = trainer_for(
         "vit",
         tmp_path,
@@ -100,7 +100,7 @@ def test_landing_is_on_the_line_between_the_last_good_state_and_this_one(tmp_pat
     trainer.monitor.model_changed()
     assert trainer.monitor.share_remembered() == 0.0
     trainer.monitor.target = 0.5
-    trainer.forgetting._land()
+    trainer.forgetting._bisect_to_target()
     share = (state(trainer.model)["classifier.bias"][1] - start["classifier.bias"][1]) / -40.0
     assert 0 < share < 1
     assert trainer.monitor.share_remembered() <= 0.5

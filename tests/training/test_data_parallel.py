@@ -1,4 +1,4 @@
-"""Two processes give what one process gives with the same rows in a step, whatever the method and however rows divide."""
+"""Two processes give the results of one process with the same rows in each step, for every method."""
 
 import importlib.util
 import os
@@ -14,7 +14,7 @@ from hf_unlearn.cli.processes import launch
 from tests.support.data_parallel_run import CASES, RESUMED, SHARDED, ZERO
 from tests.support.models import state, trained
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPT = ["-m", "tests.support.data_parallel_run"]
 STOPS = {"jit: head, until the target", "gradient_ascent: lands on its target"}
 NAMES = [
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 
 def in_two(folder, *words):
-    """What each of two processes found."""
+    """The results of each of two processes."""
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     assert launch([sys.executable, *SCRIPT, str(folder), *words], 2, environment) == 0
     return [torch.load(folder / f"results-{rank}.pt") for rank in (0, 1)]
@@ -34,7 +34,7 @@ def in_two(folder, *words):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """What one process found, and what each of two did: importing takes longer than all the runs, so it is done once."""
+    """The results of one process, and of two. They are made once, because imports take longer than all runs."""
     folder = tmp_path_factory.mktemp("alone")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with (folder / "log").open("w") as log:
@@ -53,12 +53,12 @@ def test_every_method_is_among_the_cases():
 
 
 def plain(name):
-    """The case behind a name: how it was run left out."""
+    """The case of a name, without how it was run."""
     return name.removeprefix("resumed: ").removeprefix("fsdp: ").removeprefix("zero: ")
 
 
 def alone(results, name):
-    """What one process found; five steps where two were killed and resumed."""
+    """The result of one process: with five steps if two processes were killed and resumed."""
     of, case = results[0][0], plain(name)
     return of.get(f"whole: {case}", of[case]) if name.startswith("resumed: ") else of[case]
 

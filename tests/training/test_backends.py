@@ -1,4 +1,4 @@
-"""Which method runs where: what is declared, what the README says, and what is refused before a model is touched."""
+"""Which method runs on which backend: what methods declare, what the README says, and what is refused."""
 
 import re
 from pathlib import Path
@@ -14,14 +14,14 @@ from tests.support.data import class_split, processing_class
 from tests.support.models import trained
 from tests.support.runs import arguments
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}
 DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true"}
 ENVIRONMENT = {"fsdp": FSDP, "deepspeed": DEEPSPEED, "single": {}}
 
 
 def asked(monkeypatch, tmp_path, environment, zero3=False, **changes):
-    """Arguments of a run that `accelerate launch` started with this environment."""
+    """The arguments of a run that `accelerate launch` started with this environment."""
     args = arguments(tmp_path, trust_region=0.0, **changes)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -44,7 +44,7 @@ def test_a_method_is_refused_where_it_does_not_say_that_it_runs(monkeypatch, tmp
     assert able == [key for key, other in METHODS.items() if backend in other.backends]
 
 
-def test_what_is_declared_is_known_and_every_gap_has_its_own_reason():
+def test_every_declared_backend_is_known_and_every_missing_one_has_a_reason():
     for method in METHODS.values():
         assert {"single", "ddp"} <= method.backends <= set(BACKENDS)
         assert method.reasons.keys() >= set(BACKENDS) - method.backends
@@ -54,9 +54,9 @@ def test_what_is_declared_is_known_and_every_gap_has_its_own_reason():
 
 
 def test_the_table_of_the_readme_says_the_same():
-    told = dict(re.findall(r"^\| `(\w+)` \|(?:[^|]*\|){3} ([^|]*) \|", (ROOT / "README.md").read_text(), re.M))
+    table = dict(re.findall(r"^\| `(\w+)` \|(?:[^|]*\|){3} ([^|]*) \|", (ROOT / "README.md").read_text(), re.M))
     names = {"fsdp": "FSDP2", "deepspeed": "ZeRO-2"}
-    assert told == {
+    assert table == {
         key: ", ".join(text for b, text in names.items() if b in method.backends) or "–"
         for key, method in METHODS.items()
     }
@@ -136,7 +136,7 @@ def test_accelerate_reads_each_of_its_files_in_full(path):
         assert getattr(read, section).keys() <= options
 
 
-def test_the_files_for_parts_are_what_a_run_accepts(monkeypatch, tmp_path):
+def test_a_run_accepts_the_files_for_sharding(monkeypatch, tmp_path):
     shards = yaml.safe_load((ROOT / "recipes/accelerate/fsdp2.yaml").read_text())["fsdp_config"]
     environment = {name.upper(): str(value) for name, value in shards.items()}
     check_backend(METHODS["fine_tune"](), asked(monkeypatch, tmp_path, {**FSDP, **environment}))

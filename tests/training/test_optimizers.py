@@ -1,4 +1,4 @@
-"""What takes the steps: nothing that is asked for is passed over in silence."""
+"""Every optimizer setting takes effect or is refused."""
 
 import pytest
 import torch
@@ -19,8 +19,8 @@ def given(folder, optimizer, model, method=None, peft_config=None, **changes):
 
 @pytest.mark.parametrize("clip", [0.0, 1e-3])
 @pytest.mark.parametrize("method", [GradientAscent(), JiT(num_perturbations=2)], ids=lambda m: m.name)
-def test_an_optimiser_that_is_passed_takes_the_steps_of_one_that_is_named(tmp_path, method, clip):
-    """JiT alone would take those of a trust region, without clipping."""
+def test_an_optimizer_that_is_passed_takes_the_steps_of_one_that_is_named(tmp_path, method, clip):
+    """JiT by default would take steps of a trust region, without clipping."""
     settings = {**SGD, "max_grad_norm": clip, "update": "head"}
     named = trainer_for("vit", tmp_path / "named", method, retain=False, **settings)
     del settings["trust_region"], settings["learning_rate"]  # else they ask for no trust region
@@ -36,7 +36,7 @@ def test_an_optimiser_that_is_passed_takes_the_steps_of_one_that_is_named(tmp_pa
     assert changed(before, state(model)) == {"classifier.weight", "classifier.bias"}
 
 
-def test_an_optimiser_of_what_does_not_move_is_refused(tmp_path):
+def test_an_optimizer_of_what_does_not_move_is_refused(tmp_path):
     model = trained("vit")
     every = len(list(model.parameters()))
     for parameters, update, idle in (
@@ -48,7 +48,7 @@ def test_an_optimiser_of_what_does_not_move_is_refused(tmp_path):
     given(tmp_path, torch.optim.SGD(model.classifier.parameters(), lr=0.1), model, update="all")
 
 
-def test_an_optimiser_made_before_the_adapter_is_refused_before_the_model_is_touched(tmp_path):
+def test_an_optimizer_made_before_the_adapter_is_refused_before_the_model_is_touched(tmp_path):
     model = trained("vit")
     before = state(model)
     with pytest.raises(ValueError, match="`optimizers` were made before `peft_config`"):
@@ -59,7 +59,7 @@ def test_an_optimiser_made_before_the_adapter_is_refused_before_the_model_is_tou
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"data_seed": 7}, "`data_seed=7`.* Set that"),
+        ({"data_seed": 7}, "`data_seed=7`.* Set `seed` instead"),
         ({"train_sampling_strategy": "group_by_length"}, "`train_sampling_strategy='group_by_length'`"),
         ({"optim": "adafactor"}, "`optim=adafactor` does nothing under the method's trust region.*`trust_region=0`"),
         ({"weight_decay": 0.5}, "`weight_decay=0.5` does nothing"),
@@ -75,7 +75,7 @@ def test_options_that_would_do_nothing_are_refused(tmp_path, changes, match):
     assert not changed(before, state(model))
 
 
-def test_a_trust_region_and_an_optimiser_are_one_too_many(tmp_path):
+def test_a_trust_region_and_an_optimizer_are_one_too_many(tmp_path):
     model = trained("vit")
     with pytest.raises(ValueError, match="`trust_region` and `optimizers`"):
         given(tmp_path, torch.optim.SGD(model.parameters(), lr=0.1), model, trust_region=0.1)

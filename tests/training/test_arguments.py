@@ -1,0 +1,51 @@
+"""Arguments are refused by name, explained, and completed with the method's values."""
+
+import re
+
+import pytest
+from transformers import TrainingArguments
+
+from hf_unlearn import JiT, UnlearningArguments
+from tests.support.runs import arguments
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor`"),
+        ({"neftune_noise_alpha": 5.0}, "`neftune_noise_alpha`"),
+        ({"forget_kind": "rows"}, "`forget_kind='rows'`"),
+        ({"trust_region": 1.0}, "`trust_region`"),
+        ({"trust_region": -0.1}, "`trust_region`"),
+        ({"forget_target": 5}, "`forget_target`"),
+        ({"check_steps": 0}, "`check_steps`"),
+        ({"retain_per_forget": 0}, "`retain_per_forget`"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(tmp_path, changes, match):
+    with pytest.raises(ValueError, match=match):
+        arguments(tmp_path, **changes)
+
+
+def test_every_own_argument_has_help_and_unset_ones_take_the_methods_value(tmp_path):
+    own = set(UnlearningArguments.__dataclass_fields__) - set(TrainingArguments.__dataclass_fields__)
+    assert {"update", "trust_region", "forget_target"} <= own
+    for name in own:
+        text = UnlearningArguments.__dataclass_fields__[name].metadata["help"]
+        assert re.fullmatch(r"[A-Z].{15,}\.", text)
+        assert re.search(
+            rf"^        {name} \([\w| ]+\): {re.escape(text)} Default: ", UnlearningArguments.__doc__, re.M
+        )
+    unset = UnlearningArguments(output_dir=str(tmp_path), use_cpu=True)
+    for key, value in JiT.arguments.items():
+        assert getattr(unset.resolved(JiT(), "class"), key) == value
+    resolved = UnlearningArguments(
+        output_dir=str(tmp_path), use_cpu=True, learning_rate=0.1, num_train_epochs=2
+    ).resolved(JiT(), "class")
+    assert (resolved.trust_region, resolved.learning_rate, resolved.num_train_epochs, resolved.max_steps) == (
+        0.0,
+        0.1,
+        2,
+        -1,
+    )
+    assert unset.update is None
