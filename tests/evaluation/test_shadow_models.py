@@ -157,7 +157,7 @@ def test_shadows_of_texts(tmp_path):
 RUN = """
 import sys
 from pathlib import Path
-from tests.test_shadow import digits, half_splits, train_shadows
+from tests.evaluation.test_shadow_models import digits, half_splits, train_shadows
 train_shadows(digits(epochs=30.0), half_splits(160, 8, never=40), Path(sys.argv[1]), workers=int(sys.argv[2]))
 """
 
@@ -166,7 +166,7 @@ train_shadows(digits(epochs=30.0), half_splits(160, 8, never=40), Path(sys.argv[
 def test_a_killed_run_goes_on_without_repeating_finished_models(tmp_path, workers):
     def start():
         command = [sys.executable, "-c", RUN, str(tmp_path / "killed"), str(workers)]
-        path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+        path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
         return subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
 
