@@ -46,8 +46,8 @@ def test_feedforward_modules_that_peft_knows_are_left_out_where_none_are_named(t
         ("lora", {"update": "head"}, "`update='head'` and `peft_config`"),
         ("lora", {"method": "retrain"}, "`method='retrain'` starts from fresh weights"),
         ("nonsense", {}, "neither lora, dora, ia3"),
-        ({"peft_type": "NONSENSE"}, {}, "'NONSENSE'` is unknown"),
-        ({"peft_type": "LORA", "rank": 8}, {}, "no LORA configuration: .*rank"),
+        ({"peft_type": "NONSENSE"}, {}, "does not know `peft_type='NONSENSE'`"),
+        ({"peft_type": "LORA", "rank": 8}, {}, "not a LORA configuration: .*rank"),
         ('["r", 8]', {}, "neither lora, dora, ia3"),
         (LoraConfig(task_type="SEQ_CLS"), {}, "an image model does not take"),
         (LoraConfig(target_modules=["no_such_layer"]), {}, "does not fit the model: .*no_such_layer"),
@@ -76,9 +76,9 @@ def test_other_things_than_configurations_are_refused(tmp_path):
         (LoraConfig(init_lora_weights="olora"), "the original would be lost"),
         (LoraConfig(bias="all"), "trains biases of the original itself"),
         ({"peft_type": "OFT", "bias": "oft_only"}, "trains biases of the original itself"),
-        ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4, "task_type": "SEQ_CLS"}, "neither switch off nor merge"),
-        ({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4}, "neither switch off nor merge"),
-        ({"peft_type": "P_TUNING", "num_virtual_tokens": 4}, "neither switch off nor merge"),
+        ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4, "task_type": "SEQ_CLS"}, "neither switch them off nor merge"),
+        ({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4}, "neither switch them off nor merge"),
+        ({"peft_type": "P_TUNING", "num_virtual_tokens": 4}, "neither switch them off nor merge"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_switched_off_is_refused_before_the_model_is_touched(tmp_path, config, match):
