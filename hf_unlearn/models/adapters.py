@@ -100,9 +100,7 @@ class Patch:
             touched = "" if len(list(model.modules())) == size else " `model` was changed: load it again."
             raise ValueError(f"`peft_config` does not fit the model: {error}{touched}") from error
         if config.task_type and self.trains_head:
-            logger.warning(
-                "`peft_config.task_type=%r` makes PEFT train the classification head as well.", config.task_type
-            )
+            logger.warning("`peft_config.task_type=%r` makes PEFT train the head as well.", config.task_type)
         if kind_of(config) == "ADALORA":
             logger.warning("AdaLoRA trains all its `init_r` ranks here and gives up none of them during the run.")
 

@@ -57,7 +57,7 @@ def test_small_groups_get_a_ridge_and_a_warning(caplog):
 
 
 @pytest.mark.parametrize(
-    ("column", "said"),
+    ("column", "message"),
     [
         (["a"] * 64, "has 1 distinct value"),
         (["a", None] * 32, "is missing"),
@@ -67,10 +67,10 @@ def test_small_groups_get_a_ridge_and_a_warning(caplog):
         ([["a"]] * 64, "holds a list"),
     ],
 )
-def test_attributes_that_make_no_groups_are_refused(column, said):
+def test_attributes_that_make_no_groups_are_refused(column, message):
     model = build("vit")
     data = data_for("vit", 64).add_column("z", column)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         fit_barycenter(model, data, Processor(model), "z")
 
 
@@ -102,14 +102,14 @@ def test_method_applies_and_describes_itself():
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"attribute": "z", "strength": 1.5}, "`strength`"),
         ({"attribute": "z", "ridge": -1.0}, "`ridge`"),
     ],
 )
-def test_bad_settings_are_refused(settings, said):
-    with pytest.raises(ValueError, match=said):
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
         WassersteinBarycenter(**settings)
 
 

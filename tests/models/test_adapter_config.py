@@ -1,10 +1,12 @@
 """Configurations of adapters: defaults, and what is refused before the model is touched."""
 
+import json
+
 import pytest
 import torch
 from peft import IA3Config, LNTuningConfig, LoraConfig
 
-from hf_unlearn.models.adapter_config import adapter_config
+from hf_unlearn.models.adapter_config import SHORTHANDS, adapter_config, kind_of, read_config
 from hf_unlearn.models.adapters import Patch, load_patches
 from hf_unlearn.models.structure import default_targets
 from tests.models.support import logits, make, patched
@@ -87,3 +89,20 @@ def test_what_cannot_be_switched_off_is_refused_before_the_model_is_touched(tmp_
     with pytest.raises(ValueError, match=match):
         patched("bert", tmp_path, config=config, model=model)
     assert not changed(before, state(model))
+
+
+@pytest.mark.parametrize("name", SHORTHANDS)
+def test_names_mappings_json_and_configurations_say_the_same(name):
+    expected = read_config(name)
+    assert kind_of(expected) == SHORTHANDS[name]["peft_type"]
+    for given in (SHORTHANDS[name], json.dumps(SHORTHANDS[name]), expected):
+        assert read_config(given).to_dict() == expected.to_dict()
+    assert read_config(expected) is not expected
+    small = {**SHORTHANDS[name], "peft_type": SHORTHANDS[name]["peft_type"].lower()}
+    assert read_config(small).to_dict() == expected.to_dict()
+
+
+def test_a_given_configuration_stays_as_it_is():
+    given = LoraConfig(r=2)
+    assert adapter_config(given, trained("vit")).target_modules
+    assert given.target_modules is None

@@ -192,8 +192,8 @@ def test_a_convolutional_model_in_half_precision_is_evaluated(tmp_path, arch):
     trainer.train()
     losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     labels = torch.tensor(rows["label"])
-    told = predict(trainer.model, rows, trainer.processor)[0].to(torch.bfloat16)  # as the model's own loss reads them
-    assert losses[-1] == pytest.approx(F.cross_entropy(told, labels).item(), rel=1e-3)
+    bfloat_logits = predict(trainer.model, rows, trainer.processor)[0].to(torch.bfloat16)  # the precision of the loss
+    assert losses[-1] == pytest.approx(F.cross_entropy(bfloat_logits, labels).item(), rel=1e-3)
 
 
 # --- report -----------------------------------------------------------------------------------------------------------

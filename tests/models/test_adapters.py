@@ -9,7 +9,15 @@ from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 from hf_unlearn import JiT
-from hf_unlearn.models.adapters import Patch, load_patches
+from hf_unlearn.models.adapters import (
+    Patch,
+    adapter_names,
+    base_classifier,
+    configurations,
+    is_adapted,
+    load_patches,
+    norms_to_hold,
+)
 from hf_unlearn.models.prediction import predict
 from hf_unlearn.models.pretrained import save_model
 from tests.models.support import RANDOM, adapted, first_row, logits, make, patched, perturb
@@ -188,7 +196,7 @@ def test_two_requests_are_two_patches_each_of_which_can_be_taken_off(tmp_path):
 
 
 def predict_forget(first, second):
-    """What the model with the first patch alone says about the second forget set."""
+    """Logits of the model with the first patch alone on the second forget set."""
 
     with second.patch.off() as model:
         return predict(model, second.forget_dataset, first.processor)[0]
@@ -357,3 +365,28 @@ def test_update_chooses_among_the_parameters_of_a_given_adapter(tmp_path):
     assert patched("vit", tmp_path / "b", JiT(), None, model=adapted()).args.update == "adapter"
     with pytest.raises(ValueError, match="matches no parameter"):
         patched("vit", tmp_path / "c", JiT(), None, model=adapted(), update="head")
+
+
+def test_statistics_are_held_where_a_parameter_of_the_norm_is_frozen():
+    model = build("resnet")
+    norms = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    assert norms_to_hold(model, [n for n, _ in model.named_parameters()]) == []
+    first = next(iter(norms))
+    moving = [n for n, _ in model.named_parameters() if n != f"{first}.weight"]
+    assert norms_to_hold(model, moving) == [norms[first]]
+    assert norms_to_hold(model, []) == list(norms.values())
+    assert len(norms_to_hold(adapted("resnet"), [n for n, _ in model.named_parameters()])) == len(norms)
+
+
+def test_only_a_peft_model_has_adapters():
+    plain, model = trained("vit"), adapted()
+    assert (is_adapted(plain), is_adapted(torch.nn.DataParallel(model))) == (False, True)
+    assert base_classifier(plain) is plain
+    assert base_classifier(torch.nn.DataParallel(model)) is model.base_model.model
+    assert adapter_names(plain) == []
+    assert configurations(plain) == {}
+    assert adapter_names(model) == [n for n, _ in model.named_parameters() if "lora_" in n]
+    (found,) = configurations(model).values()
+    assert (found["peft_type"], found["r"], found["target_modules"]) == ("LORA", 2, ["q_proj"])
+    assert "base_model_name_or_path" not in found
+    json.dumps(found)

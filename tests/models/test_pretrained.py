@@ -1,18 +1,26 @@
 """Classifiers and stacks of adapters in folders, loaded, saved, pushed and named on the command line."""
 
+import datasets
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
 from hf_unlearn.cli import main
 from hf_unlearn.hub.card.command_lines import snippet
 from hf_unlearn.hub.push.staging import prepare_folder
 from hf_unlearn.models.adapters import Patch
-from hf_unlearn.models.pretrained import load_classifier, save_model
+from hf_unlearn.models.pretrained import (
+    auto_class,
+    is_image_dataset,
+    load_classifier,
+    load_processing_class,
+    save_model,
+)
 from tests.models.support import logits, perturb
-from tests.support.data import data_for, image_data, image_processor
-from tests.support.models import trained
+from tests.support.data import data_for, image_data, image_processor, pixel_data, text_data, tokenizer
+from tests.support.models import build, changed, state, trained
 
 # --- stacks of patches in folders -------------------------------------------------------------------------------------
 
@@ -125,3 +133,38 @@ def test_a_run_puts_a_patch_on_patches_and_retrains_what_is_below(stack, words):
 def test_bad_patches_end_a_run_with_2(words, capsys, changes, message):
     assert main(words(**changes)) == 2
     assert message in capsys.readouterr().err
+
+
+# --- whole models -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_classifier_comes_back_in_float32_with_its_processor(tmp_path, dtype):
+    model = build("bert").to(dtype)
+    save_model(model, tokenizer(), tmp_path / "model")
+    loaded = load_classifier(str(tmp_path / "model"), text_data(2))
+    assert not changed({n: t.float() for n, t in state(model).items()}, state(loaded))
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    assert (
+        load_processing_class(str(tmp_path / "model"), text_data(2))("w1 w2").input_ids
+        == tokenizer()("w1 w2").input_ids
+    )
+
+
+def test_a_backbone_without_a_head_is_no_classifier(tmp_path):
+    build("bert").bert.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"no trained classifier: it lacks 2 weights, such as classifier\.bias"):
+        load_classifier(str(tmp_path), text_data(2))
+
+
+def test_an_adapter_that_names_no_base_is_refused(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="names no base"):
+        load_classifier(str(tmp_path), text_data(2))
+
+
+def test_columns_say_whether_rows_are_images():
+    assert [is_image_dataset(d) for d in (image_data(2), pixel_data(2), text_data(2))] == [True, True, False]
+    photos = image_data(2).rename_column("image", "photo")
+    assert auto_class(photos) is AutoModelForImageClassification
+    assert auto_class(datasets.Dataset.from_dict({"review": ["a"]})) is AutoModelForSequenceClassification

@@ -3,7 +3,7 @@
 import torch
 from safetensors.torch import save_file
 
-from hf_unlearn.models.snapshot import Snapshot, fingerprints
+from hf_unlearn.models.snapshot import Snapshot, fingerprints, joint_digest, weights_digest
 from hf_unlearn.models.trainable import updated_names
 from tests.support.models import build, changed, state
 
@@ -56,3 +56,15 @@ def test_snapshot_holds_the_statistics_that_belong_to_its_parameters():
 def test_snapshot_of_channels_last_weights_can_be_saved(tmp_path):
     model = build("resnet").to(memory_format=torch.channels_last)
     save_file(Snapshot(model, updated_names(model, "all")).tensors, tmp_path / "good.safetensors")
+
+
+def test_digests_of_weights_know_values_and_not_names():
+    model = build("vit")
+    renamed = torch.nn.ModuleDict({"inner": model})
+    assert weights_digest(renamed) == weights_digest(model)
+    assert joint_digest(fingerprints(renamed)) != joint_digest(fingerprints(model))
+    prints = fingerprints(model)
+    assert joint_digest(dict(reversed(prints.items()))) == joint_digest(prints)
+    with torch.no_grad():
+        model.classifier.bias[0] += 1
+    assert weights_digest(model) != weights_digest(build("vit"))

@@ -4,8 +4,10 @@ import pytest
 import torch
 import transformers
 
-from hf_unlearn.models.structure import default_targets, find_blocks, find_head
+from hf_unlearn.models.forward import model_inputs
+from hf_unlearn.models.structure import default_targets, find_blocks, find_head, find_last_layer, last_layer_inputs
 from hf_unlearn.models.trainable import updated_names
+from tests.models.support import adapted, batch_of
 from tests.support.data import TEXT, VISION
 from tests.support.models import build
 
@@ -68,3 +70,44 @@ def test_blocks_are_disjoint_ordered_and_complete(arch):
     order = [min(i for i, (n, _) in enumerate(model.named_parameters()) if n.startswith(b + ".")) for b in blocks]
     assert order == sorted(order)
     assert not any(a != b and a.startswith(b + ".") for a in blocks for b in blocks)
+
+
+@pytest.mark.parametrize("arch", VISION + TEXT)
+def test_the_last_layer_reads_features_and_gives_the_logits(arch):
+    model, inputs = build(arch).eval(), model_inputs(batch_of(arch))
+    with torch.no_grad(), last_layer_inputs(model) as seen:
+        logits = model(**inputs).logits
+    ((features, outputs),) = seen
+    assert torch.equal(outputs, logits)
+    assert torch.equal(find_last_layer(model)(features), logits)
+    with torch.no_grad():
+        model(**inputs)
+    assert len(seen) == 1, "a hook was left behind"
+
+
+def test_the_copy_of_the_last_layer_that_is_in_use_is_seen():
+    model, inputs = adapted("bert", modules_to_save=["classifier"]), model_inputs(batch_of("bert"))
+    copies = model.base_model.model.classifier
+    with torch.no_grad(), last_layer_inputs(model.get_base_model()) as seen:
+        copies.modules_to_save["default"].weight.add_(1.0)
+        logits = model(**inputs).logits
+        with model.disable_adapter():
+            original = model(**inputs).logits
+    assert torch.equal(seen[0][1], logits)
+    assert torch.equal(seen[1][1], original)
+    assert not torch.equal(logits, original)
+
+
+def test_a_head_without_such_a_layer_is_refused():
+    model = build("vit")
+    model.classifier = torch.nn.Linear(16, 7)
+    with pytest.raises(ValueError, match=r"its head \(Linear\) has no linear layer with 4 outputs"):
+        find_last_layer(model)
+
+
+def test_convolutions_are_the_default_targets_of_a_model_without_linear_layers():
+    model = build("resnet")
+    expected = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Conv2d) and "encoder" in n]
+    assert default_targets(model) == expected
+    with pytest.raises(ValueError, match="no layer to adapt was found"):
+        default_targets(model, norms=True)

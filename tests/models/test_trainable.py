@@ -3,11 +3,12 @@
 import re
 
 import pytest
+import torch
 import transformers
 from peft import LoraConfig
 
 from hf_unlearn.models.structure import find_blocks
-from hf_unlearn.models.trainable import restrict, updated_names
+from hf_unlearn.models.trainable import check_precision, restrict, updated_names
 from tests.models.support import patched
 from tests.support.data import TEXT, VISION
 from tests.support.models import build, trained
@@ -67,3 +68,12 @@ def test_a_copy_of_the_head_in_half_precision_is_refused_with_what_helps(tmp_pat
     with pytest.raises(ValueError, match=match):
         patched("vit", tmp_path, config=config, model=half)
     patched("vit", tmp_path, config=config).train()
+
+
+def test_only_tensors_that_move_may_not_be_in_half_precision():
+    model = build("vit")
+    model.classifier.bfloat16()
+    check_precision(model, [n for n, _ in model.named_parameters() if "classifier" not in n])
+    with pytest.raises(ValueError, match=r"2 tensors that are to move are in bfloat16, such as `classifier.weight`"):
+        check_precision(model, updated_names(model, "head"))
+    check_precision(model.to(torch.float32), updated_names(model, "head"))

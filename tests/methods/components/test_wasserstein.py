@@ -73,7 +73,7 @@ def test_no_convergence_is_an_error():
 
 
 @pytest.mark.parametrize(
-    ("covariances", "weights", "said"),
+    ("covariances", "weights", "message"),
     [
         (torch.zeros(2, 3, 3), torch.ones(2), "positive definite"),
         (torch.full((2, 3, 3), math.nan), torch.ones(2), "positive definite"),
@@ -83,8 +83,8 @@ def test_no_convergence_is_an_error():
         (torch.eye(3).expand(2, 3, 3), torch.zeros(2), "`weights`"),
     ],
 )
-def test_what_is_no_set_of_gaussians_is_refused(covariances, weights, said):
-    with pytest.raises(ValueError, match=said):
+def test_what_is_no_set_of_gaussians_is_refused(covariances, weights, message):
+    with pytest.raises(ValueError, match=message):
         gaussian_barycenter(covariances, weights)
 
 
