@@ -31,8 +31,8 @@ def relearn(
 ) -> Iterator[tuple[int, float]]:
     """Teach `forget_rows` to a copy of `model`, and yield (steps, accuracy on `probe_rows` in [0, 1]), from 0 steps on.
 
-    The training is Adam on all parameters with cross-entropy, in evaluation mode. Adam's step has the same size in every layer
-    and architecture, so one learning rate serves all of them.
+    The training is Adam on all parameters with cross-entropy, in evaluation mode. Adam's step has the same size in every
+    layer and architecture, so one learning rate serves all of them.
 
     Args:
         model: the model, which stays unchanged.
@@ -41,8 +41,8 @@ def relearn(
         processor: prepares and collates the rows.
         stop: accuracy at which the training ends, such as 0.9 times the original's; by default it ends only at `limit`.
         limit: the most steps; default 200.
-        every_step: measure the accuracy after every step (default). If False, it is measured after each of the first 16 steps,
-            and later each time the number of steps has grown by an eighth: only the ratio of two models' steps matters.
+        every_step: measure the accuracy after every step (default). If False, it is measured after each of the first 16
+            steps, and later when the number of steps has grown by an eighth: only the ratio of two models' steps matters.
         learning_rate: Adam's learning rate; default 5e-4.
 
     Raises:

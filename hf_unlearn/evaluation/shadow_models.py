@@ -1,6 +1,6 @@
 """Shadow models: the same training on other rows, which shows an attack a row's score with and without training on it.
 
-Only outputs are kept, one file per model, named by all that determines it: a run that was killed continues where it stopped.
+Only outputs are kept, one file per model, named by all that determines it: a killed run continues where it stopped.
 They are outputs on single rows of the data: protect the folder as you protect the data.
 """
 
@@ -65,7 +65,7 @@ class ShadowTraining:
     label_column: str | None = None
 
     def model(self, seed: int) -> nn.Module:
-        """Return a fresh model with seeded weights. It is a copy: the Trainer writes into a configuration that may be shared."""
+        """Return a seeded model. It is a copy, because the Trainer writes into a configuration that may be shared."""
         torch.manual_seed(seed)
         return copy.deepcopy(self.model_init())
 
@@ -75,7 +75,7 @@ class ShadowTraining:
         return PreparedRows(self.dataset, Processor(model, self.processing_class, **columns), "dataset", cache_bytes)
 
     def fingerprint(self) -> tuple[str, np.ndarray]:
-        """Return a digest of all that the models have in common (prepared rows, weights, arguments), and labels (rows,).
+        """Return a digest of what all models have in common (prepared rows, weights, arguments), and labels (rows,).
 
         Raises:
             ValueError: there are no rows, or a row has no label.
@@ -128,7 +128,7 @@ class Shadows:
 
 
 def half_splits(rows: int, models: int, seed: int = 0, never: int = 0) -> np.ndarray:
-    """Draw the training rows of shadow models: random halves in pairs, so that each row is in exactly half of the models.
+    """Draw the training rows of shadow models: random halves in pairs, so that each row is in half of the models.
 
     The second model of a pair is trained on the rows that the first was not trained on.
 
@@ -136,7 +136,7 @@ def half_splits(rows: int, models: int, seed: int = 0, never: int = 0) -> np.nda
         rows: number of rows to train on.
         models: number of models, even.
         seed: seed of the draw; default 0.
-        never: number of rows behind them that no model is trained on, such as a test set, the population of `rmia`; default 0.
+        never: number of rows behind them that no model is trained on, such as the population of `rmia`; default 0.
 
     Returns:
         Booleans (models, rows + never).
@@ -157,7 +157,7 @@ def half_splits(rows: int, models: int, seed: int = 0, never: int = 0) -> np.nda
 
 
 def attackers(index: int, models: int) -> np.ndarray:
-    """Return (models,) booleans: which models of `half_splits` may attack model `index`, namely all outside of its pair.
+    """Return (models,) booleans: which models of `half_splits` may attack model `index`, namely those of other pairs.
 
     Its partner would give membership away: a row that `index` was trained on would be in one shadow model fewer.
     """
@@ -175,7 +175,7 @@ def train_shadows(
 ) -> Shadows:
     """Train one model on each row set of `members`, or take its outputs from `folder` where they already are.
 
-    Results depend neither on the number of workers nor on what was in the folder. Each worker is a process of one thread.
+    Results depend neither on the number of workers nor on what was in the folder. A worker is a process of one thread.
     A single worker trains in this process, whose random generators are seeded.
 
     Args:
@@ -194,8 +194,8 @@ def train_shadows(
     members = np.asarray(members)
     if members.dtype != bool or members.ndim != 2 or members.shape[1] != len(labels):
         raise ValueError(
-            f"`members` must be booleans of shape (models, {len(labels)}), the rows of `dataset`; got {members.dtype} of shape "
-            f"{members.shape}. `half_splits` makes them."
+            f"`members` must be booleans of shape (models, {len(labels)}), the rows of `dataset`; got {members.dtype} of "
+            f"shape {members.shape}. `half_splits` makes them."
         )
     if not members.any(1).all():
         raise ValueError("`members` has a model without rows to train on. Give every model some.")
@@ -218,14 +218,14 @@ def unlearn_shadows(
 ) -> tuple[Shadows, Shadows]:
     """Make what `u_lira` compares: (unlearned, retrained) models, both of pair i from the same half of the kept rows.
 
-    The retrained model never sees `forget`; the other one is trained with these rows and then unlearns them. All methods that
-    unlearn the same rows share the retrained models.
+    The retrained model never sees `forget`; the other one is trained with these rows and then unlearns them. All methods
+    that unlearn the same rows share the retrained models.
 
     Args:
         training: how the models are trained.
         forget: row numbers of the forget set in `training.dataset`.
-        unlearn: function of (model, `Split` of its training rows, seed) that returns the unlearned model, such as a run of
-            `UnlearningTrainer`. It may be a closure.
+        unlearn: function of (model, `Split` of its training rows, seed) that returns the unlearned model, such as a run
+            of `UnlearningTrainer`. It may be a closure.
         name: identifies `unlearn` in the folder: change it whenever what `unlearn` does changes.
         folder: where the outputs are kept.
         models: number of models of each kind, even; default 16.

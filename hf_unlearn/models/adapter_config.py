@@ -1,7 +1,8 @@
-"""Configurations of adapters: a name, a mapping or a `PeftConfig` becomes a checked `PeftConfig` that names its layers."""
+"""Configurations of adapters: a name, a mapping or a `PeftConfig` becomes a checked `PeftConfig` with target layers."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from collections.abc import Mapping
@@ -55,12 +56,12 @@ def read_config(given: Any) -> Any:
     if given.is_prompt_learning:
         raise ValueError(
             f"`peft_config`: {kind_of(given)} adds virtual tokens. PEFT can neither switch them off nor merge them in a "
-            "classifier, and no second request can be stacked on them. Use `lora`, or another kind that adapts layers."
+            "classifier, and cannot stack a second request on them. Use `lora`, or another kind that adapts layers."
         )
     if isinstance(start, str) and start.lower().startswith(MOVES_BASE):
         raise ValueError(
-            f"`peft_config.init_lora_weights={start!r}` moves part of the weights into the adapter: without the adapter, the "
-            "original would be lost. Leave it out."
+            f"`peft_config.init_lora_weights={start!r}` moves part of the weights into the adapter: without it, the original "
+            "would be lost. Leave this setting out."
         )
     if bias != "none":
         raise ValueError(
@@ -71,19 +72,12 @@ def read_config(given: Any) -> Any:
 
 
 def adapter_config(given: Any, model: nn.Module) -> Any:
-    """Return `read_config(given)` for a classifier. Without `target_modules`, it adapts the layers of `default_targets`.
-
-    Args:
-        model: the classifier; of a `PeftModel`, the classifier inside.
-
-    Raises:
-        ValueError: the configuration does not fit a classifier of this kind, or there is no layer to adapt; see `read_config`.
-    """
+    """Return `read_config(given)` for a classifier, with its `default_targets` if no layers are named."""
     config = read_config(given)
     if getattr(config, "task_type", None) and not is_text_model(model):
         raise ValueError(
-            f"`peft_config.task_type={config.task_type!r}` makes PEFT pass `input_ids`, which an image model does not take. "
-            "Leave it out; to train the head as well, set `modules_to_save`."
+            f"`peft_config.task_type={config.task_type!r}` makes PEFT pass `input_ids`, which an image model does not "
+            "take. Leave it out; to train the head as well, set `modules_to_save`."
         )
     needs_no_layers = getattr(config, "target_parameters", None) or kind_of(config) == "TRAINABLE_TOKENS"
     if getattr(config, "target_modules", "") is None and not needs_no_layers:
@@ -99,10 +93,9 @@ def kind_of(config: Any) -> str:
 
 
 def _parse(text: str) -> Mapping[str, Any]:
-    try:
+    found = None
+    with contextlib.suppress(json.JSONDecodeError):
         found = json.loads(text)
-    except json.JSONDecodeError:
-        found = None
     if not isinstance(found, dict):
         raise ValueError(
             f"`peft_config={text!r}` is neither {', '.join(SHORTHANDS)} nor a mapping such as "

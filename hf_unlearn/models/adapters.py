@@ -1,6 +1,6 @@
 """Unlearning as a patch: a PEFT adapter over the original, which stays unchanged and serves as the reference.
 
-A patch can be saved, loaded, switched off and merged. It erases nothing: without the patch, the base still knows everything.
+A patch can be saved, loaded, switched off and merged. It erases nothing: without it, the base still knows everything.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 
 ADAPTER_FILE = "adapter_model.safetensors"
 UPDATE_ADAPTER = "adapter"  # the value of `update` in a run that trains an adapter
-# Largest output change (share of the largest logit) that an untrained adapter may cause. It is above zero to allow rounding and
-# adapters that start with small weights.
+# Largest output change (share of the largest logit) that an untrained adapter may cause. It is above zero to allow
+# rounding and adapters that start with small weights.
 START_TOLERANCE = 0.02
-# Least root mean square that a trust region's step is relative to. Adapters start at zero and are small beside what they edit.
+# Least root mean square that a trust region's step is relative to: adapters start at zero, small beside what they edit.
 ADAPTER_STEP_FLOOR = 1.0
 
 
@@ -51,8 +51,8 @@ class Patch:
         model: a classifier, which is changed in place; or a `PeftModel`, which gets one more active adapter.
         config: a configuration as `adapter_config` takes it.
         seed: seed of the adapter's initial weights, which are the same in every process and after a resume; default 0.
-        probe: a batch for two checks: with the patch off, the outputs are the original's bit for bit; with the untrained
-            patch on, they start there and depend on the patch. By default nothing is checked.
+        probe: a batch for two checks: with the patch off, the outputs are the original's bit for bit; with the patch
+            on, they start there and depend on the patch. By default nothing is checked.
 
     Attributes:
         model: the `PeftModel`.
@@ -74,8 +74,8 @@ class Patch:
         copied = _copied_modules(config)
         if any(copied & _copied_modules(model.peft_config[n]) for n in self.before):
             raise ValueError(
-                f"`peft_config` makes a second copy of {', '.join(sorted(copied))}, and an adapter of `model` has its own: two "
-                "cannot be active together. Leave out `modules_to_save` and `task_type`, or merge that adapter first."
+                f"`peft_config` makes a second copy of {', '.join(sorted(copied))}, and only one copy can be active. Leave "
+                "out `modules_to_save` and `task_type`, or first merge the adapter that `model` has."
             )
         original = None if probe is None else _logits(model, probe)
         size = len(list(model.modules()))
@@ -115,8 +115,8 @@ class Patch:
             raise ValueError("no output depends on it.")
         if (logits - original).abs().max() > START_TOLERANCE * original.abs().max():
             raise ValueError(
-                "its initial weights change the outputs, so a run would not start from the original. Choose an initialization "
-                "that changes nothing, such as `init_weights=True`."
+                "its initial weights change the outputs, so a run would not start from the original. Choose an "
+                "initialization that changes nothing, such as `init_weights=True`."
             )
 
     def _switch_on(self, adapters: list[str]) -> None:
@@ -165,7 +165,7 @@ def _copied_modules(config: Any) -> set[str]:
 
 @torch.no_grad()
 def _logits(model: nn.Module, batch: Mapping[str, Any]) -> Tensor | None:
-    """Logits; None where the model cannot run on its present device, such as half precision or fused attention on a CPU."""
+    """Logits; None if the model cannot run on its present device, such as half precision or fused attention on a CPU."""
     with eval_mode(model):
         try:
             return classify(model, model_inputs(on_device(model, batch)))
@@ -176,8 +176,8 @@ def _logits(model: nn.Module, batch: Mapping[str, Any]) -> Tensor | None:
 def norms_to_hold(model: nn.Module, updated: Iterable[str]) -> list[nn.Module]:
     """Return the BatchNorms whose statistics must not change, because they belong to frozen parameters.
 
-    These are norms with a parameter that is not in `updated`, norms without parameters in a model with such a parameter, and
-    under an adapter all norms, because no adapter file holds statistics.
+    These are norms with a parameter that is not in `updated`, norms without parameters in a model with such a parameter,
+    and under an adapter all norms, because no adapter file holds statistics.
     """
     model, moving = unwrap(model), set(updated)
     norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
@@ -204,14 +204,14 @@ def configurations(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def adapter_names(model: nn.Module, update: str = UPDATE_ADAPTER) -> list[str]:
-    """Return the names of a `PeftModel`'s parameters that may move and that `update` chooses; empty for other models."""
+    """Return the names of a `PeftModel`'s parameters that may move and that `update` chooses; [] for other models."""
     if not is_adapted(model):
         return []
     names = [n for n, p in unwrap(model).named_parameters() if p.requires_grad]
     if not names:
         raise ValueError(
-            "`model` is a `PeftModel` none of whose parameters may move. Load it with `is_trainable=True`, or put a new adapter on "
-            "top with `peft_config`."
+            "`model` is a `PeftModel` none of whose parameters may move. Load it with `is_trainable=True`, or pass "
+            "`peft_config` to put a new adapter on top."
         )
     chosen = names if update == UPDATE_ADAPTER else [n for n in updated_names(model, update) if n in set(names)]
     if not chosen:

@@ -24,8 +24,8 @@ TENSORS, RECORD = "barycenter.safetensors", "barycenter.json"
 class Barycenter(nn.Module):
     """Maps features x to (1 − t) x + t (A x + b), with the affine map (A, b) of the row's group.
 
-    Its buffers are not in `state_dict`, so that the model's own files stay those of its class. They stay in fp32 when the
-    model is cast to half precision, because rounded maps would leave the groups apart.
+    Its buffers are not in `state_dict`, so that the model's own files stay those of its class. They stay in fp32 when
+    the model is cast to half precision, because rounded maps would leave the groups apart.
 
     Args:
         maps: A of each group, (K, d, d).
@@ -82,7 +82,7 @@ class Barycenter(nn.Module):
         """Return the most probable group (...) of features (..., d)."""
         if self.weight is None or self.bias is None:
             raise ValueError(
-                "the group of these rows is not known, and the barycenter was fitted with `predict_group=False`. Give the "
+                "the group of these rows is not known, and the barycenter was fitted with `predict_group=False`. Give "
                 f"groups: `with barycenter.groups(values_of_{self.attribute}): model(...)`."
             )
         return nn.functional.linear(features.to(self.weight), self.weight, self.bias).argmax(-1)
@@ -125,15 +125,9 @@ class Barycenter(nn.Module):
 
     @classmethod
     def load(cls, source: str | Path, **hub: Any) -> Barycenter:
-        """Return the barycenter that `save` wrote.
+        """Return the barycenter that `save` wrote to a folder or a repository on the Hub.
 
-        Args:
-            source: a folder or a repository on the Hub.
-            hub: `revision`, `token` and `cache_dir` for the Hub.
-
-        Raises:
-            OSError: files are missing.
-            ValueError: the files are of another version or do not belong together.
+        `hub` are `revision`, `token` and `cache_dir` for the Hub.
         """
         record = json.loads(Path(cached_file(str(source), RECORD, **hub)).read_text())
         if record.pop("schema", None) != SCHEMA:
@@ -158,14 +152,14 @@ def attached(model: nn.Module) -> Barycenter | None:
 
 
 def attach(model: nn.Module, barycenter: Barycenter) -> None:
-    """Put `barycenter` in front of the last linear layer of `model`. From then on it moves and copies with the model."""
+    """Put `barycenter` in front of the last linear layer of `model`. It then moves and copies with the model."""
     layer = find_last_layer(model)
     if attached(model) is not None:
         raise ValueError("`model` carries a barycenter already. Take it off first: `detach(model)`.")
     width = barycenter.maps.shape[-1]
     if width != layer.in_features:
         raise ValueError(
-            f"`barycenter` was fitted on another model: it maps {width} features, and this last layer reads {layer.in_features}."
+            f"`barycenter` was fitted on another model: it maps {width} features, this layer reads {layer.in_features}."
         )
     layer.barycenter = barycenter.to(layer.weight.device)
     layer.register_forward_pre_hook(_map_input)

@@ -1,8 +1,8 @@
 """Forward passes: from the inputs of a classifier to its logits, in evaluation mode where asked for.
 
-All methods work on images and texts because both have a *continuous input* that noise and gradients can act on. For images it
-is `pixel_values`. For text it is the output of the input embeddings, which a forward hook changes: token ids cannot be
-perturbed, and passing `inputs_embeds` changes the logits of some classifiers.
+All methods work on images and texts because both have a *continuous input* that noise and gradients can act on. For
+images it is `pixel_values`. For text it is the output of the input embeddings, which a forward hook changes: token ids
+cannot be perturbed, and passing `inputs_embeds` changes the logits of some classifiers.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def is_text_model(model: nn.Module) -> bool:
 
 @contextmanager
 def eval_mode(model: nn.Module, recompute: bool = True) -> Iterator[None]:
-    """Inside, the model is in evaluation mode: no dropout, and BatchNorm statistics stay. Afterwards, the former modes return.
+    """Inside, the model is in evaluation mode: no dropout, and BatchNorm statistics stay. The former modes return after it.
 
-    Layers with activation checkpointing recompute during the backward pass, which may come after this context has ended. They
-    are wrapped so that the recomputation also runs in evaluation mode.
+    Layers with activation checkpointing recompute during the backward pass, which may come after this context has ended.
+    They are wrapped so that the recomputation also runs in evaluation mode.
 
     Args:
         recompute: False lets these layers keep their activations instead; default True.
@@ -92,7 +92,7 @@ def _no_cache(model: nn.Module) -> Iterator[None]:
 
 
 def _recomputed(layer: Any, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """`forward(*args, **kwargs)` of `layer` in evaluation mode, checkpointed where a gradient passes through the layer."""
+    """`forward(*args, **kwargs)` of `layer` in evaluation mode, checkpointed if a gradient passes through the layer."""
 
     def run(*inputs: Any) -> Any:
         with eval_mode(layer, recompute=False):
@@ -114,7 +114,7 @@ def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def continuous_input(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Return what noise acts on, pixels (B, C, H, W) or embeddings (B, T, E), and a mask that broadcasts to it, 0 on padding."""
+    """Return what noise acts on, pixels (B, C, H, W) or embeddings (B, T, E), and a mask for it that is 0 on padding."""
     if "pixel_values" in inputs:
         x = inputs["pixel_values"]
         return x, torch.ones((), device=x.device, dtype=x.dtype)
@@ -134,7 +134,7 @@ def replace_by(x: Tensor) -> Edit:
 
 
 def in_precision(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `inputs` with pixels in the model's half precision, if it has one: convolutions do not cast their input."""
+    """Return `inputs` with pixels in the half precision of the model, if any: convolutions do not cast their input."""
     precision = next(unwrap(model).parameters()).dtype
     if "pixel_values" not in inputs or precision not in (torch.float16, torch.bfloat16):
         return dict(inputs)
@@ -142,7 +142,7 @@ def in_precision(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def classify(model: nn.Module, inputs: Mapping[str, Any], edit: Edit | None = None) -> Tensor:
-    """Return the logits (B, classes) of a batch, whose continuous input first passes through `edit` (default: unchanged)."""
+    """Return the logits (B, classes) of a batch, whose continuous input first passes through `edit` if one is given."""
     if "pixel_values" in inputs:
         pixels = inputs["pixel_values"] if edit is None else edit(inputs["pixel_values"])
         return model(**in_precision(model, {**inputs, "pixel_values": pixels})).logits

@@ -19,21 +19,13 @@ from .structure import last_layer_inputs
 
 @dataclass
 class Answers:
-    """The outputs of a model on a batch of rows.
+    """The outputs of a model on a batch of rows."""
 
-    Attributes:
-        rows: the rows, as they were given.
-        inputs: what the model read, on its device.
-        logits: (B, classes), on the model's device.
-        labels: (B,), on the CPU; None where a row has none.
-        features: (B, d), what the last layer read for these logits; None unless asked for.
-    """
-
-    rows: list[Any]
-    inputs: dict[str, Any]
-    logits: Tensor
-    labels: Tensor | None
-    features: Tensor | None = None
+    rows: list[Any]  # as they were given
+    inputs: dict[str, Any]  # what the model read, on its device
+    logits: Tensor  # (B, classes), on the model's device
+    labels: Tensor | None  # (B,), on the CPU; None where a row has none
+    features: Tensor | None  # (B, d), what the last layer read for these logits; None unless asked for
 
 
 def answers(
@@ -79,7 +71,7 @@ def predict(
     limit: int | None = None,
     folder: str | Path | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return logits (n, classes) in fp32 and labels (n,), on the CPU and in the order of the rows; labels None if one is missing.
+    """Return logits (n, classes) in fp32 and labels (n,), or None if one is missing, on the CPU in the order of the rows.
 
     Args:
         dataset: raw or prepared rows: a data set, a list or a stream.

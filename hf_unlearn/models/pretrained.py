@@ -39,8 +39,8 @@ def auto_class(dataset: datasets.Dataset) -> Any:
 def load_classifier(source: str, rows: datasets.Dataset, revision: str | None = None) -> nn.Module:
     """Return a classifier in float32, because half precision would round the small steps of a run away.
 
-    `source` is a folder or a repository on the Hub, with safetensors files; `rows` are images or texts for the classifier. A
-    source that holds adapters gives a `PeftModel` (see `load_patches`) over the base that the first adapter names.
+    `source` is a folder or a repository on the Hub, with safetensors files; `rows` are images or texts for the classifier.
+    A source that holds adapters gives a `PeftModel` (see `load_patches`) over the base that the first adapter names.
     """
     adapter = find_adapter_config_file(source, revision=revision)
     if adapter is not None:
@@ -72,7 +72,7 @@ def save_model(
     folder: str | Path,
     also: Callable[[Any, Path], None] | None = None,
 ) -> None:
-    """Save a model and its processing class to `folder`, which appears whole or not at all. What was there is replaced last.
+    """Save a model and its processing class to `folder`, which appears whole or not at all, and replaces a former one last.
 
     `also(model, folder)` writes what else belongs to the model (`UnlearningMethod.save`).
     """

@@ -50,7 +50,7 @@ class Processor:
         self.label2id = {str(k): int(v) for k, v in (getattr(self.config, "label2id", None) or {}).items()}
 
     def check(self, dataset: Any, argument: str) -> None:
-        """Raise a ValueError that names `argument` if the first row of `dataset` cannot become an input of the model."""
+        """Raise ValueError, naming `argument`, if the first row of `dataset` cannot become an input of the model."""
         row = next(iter(dataset), None)
         if row is None:
             raise ValueError(f"`{argument}` is empty.")
@@ -62,12 +62,12 @@ class Processor:
             raise ValueError(f"`{argument}`: {error}") from error
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a row as tensors without padding: `pixel_values` (C, H, W) or `input_ids` (T,), and `labels` () if it has one."""
+        """Return a row as unpadded tensors: `pixel_values` (C, H, W) or `input_ids` (T,), and `labels` () if it has one."""
         column = self.ready if self.ready in row else next((c for c in self.columns if c in row), None)
         if column is None:
             kind = "text" if self.text else "image"
             raise ValueError(
-                f"no {kind} column among {', '.join(row)}. Name it with `{kind}_column`, or rename it to `{self.columns[0]}`."
+                f"no {kind} column among {', '.join(row)}. Name it in `{kind}_column`, or rename it `{self.columns[0]}`."
             )
         if column != self.ready and self.processing_class is None:
             kind, needed = ("text", "tokenizer") if self.text else ("images", "image processor")
@@ -87,7 +87,7 @@ class Processor:
         number, classes = int(value), self.config.num_labels
         if not 0 <= number < classes:
             raise ValueError(
-                f"label {number} in column '{column}' is outside the model's head of {classes} classes (0..{classes - 1})."
+                f"label {number} in column '{column}' is outside the model's {classes} classes (0..{classes - 1})."
             )
         return number
 
@@ -107,7 +107,7 @@ class Processor:
         size = getattr(self.config, "image_size", None)
         if fixed and isinstance(size, int) and shape[1:] != (size, size):
             raise ValueError(
-                f"an image has {shape[1]}×{shape[2]} pixels, the model expects {size}×{size}. Set the image processor's `size`."
+                f"an image has {shape[1]}×{shape[2]} pixels, the model expects {size}×{size}. Set `size` of the processor."
             )
         if not torch.isfinite(pixels).all():
             raise ValueError("an image holds NaN or infinite pixels. Remove or repair those rows.")

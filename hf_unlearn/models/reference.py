@@ -27,19 +27,14 @@ SAMPLES_FLOOR = 0.97
 
 @dataclass
 class Reference:
-    """The outputs of the original on the forget set, and the scale of the inputs that it read.
+    """The outputs of the original on the forget set, and the scale of the inputs that it read."""
 
-    Attributes:
-        logits: (n, classes), fp32, on the CPU, in the order of the forget set.
-        labels: (n,), or None where the forget set has no labels.
-        forgotten_classes: ids of the classes that are forgotten as a whole; empty for a request that names samples.
-        input_min, input_max, input_std: of the continuous input (pixels or embeddings) over the forget set.
-    """
-
-    logits: Tensor
-    labels: Tensor | None
-    forgotten_classes: tuple[int, ...] = ()
-    input_min: float = 0.0
+    logits: Tensor  # (n, classes), fp32, on the CPU, in the order of the forget set
+    labels: Tensor | None  # (n,), or None where the forget set has no labels
+    forgotten_classes: tuple[
+        int, ...
+    ] = ()  # those that are forgotten as a whole; none for a request that names samples
+    input_min: float = 0.0  # of the continuous input (pixels or embeddings) over the forget set
     input_max: float = 0.0
     input_std: float = 0.0
 
@@ -59,7 +54,7 @@ class Reference:
         return predicted == self.predictions[index.cpu()].to(predicted.device)
 
     def struck_out(self, logits: Tensor) -> Tensor:
-        """Return `logits` with the forgotten classes at −∞, so that softmax is the original's belief without these classes."""
+        """Return `logits` with the forgotten classes at −∞: softmax is then the original's belief without these classes."""
         classes = torch.tensor(self.forgotten_classes, device=logits.device, dtype=torch.long)
         return logits.index_fill(-1, classes, -torch.inf)
 
@@ -106,7 +101,8 @@ def build_reference(
         count += values.numel()
     low, high = range_over_processes(low, high)
     total, squares, count = sums_over_processes([total, squares, count])
-    known = None if any(y is None for y in labels) else torch.cat([torch.zeros(0, dtype=torch.long), *labels])  # type: ignore[list-item]
+    parts: list[Any] = [torch.zeros(0, dtype=torch.long), *labels]  # a process without rows has no other part
+    known = None if any(y is None for y in labels) else torch.cat(parts)
     out, known = joined_outputs(logits.table(processor.config.num_labels), known, len(forget), folder)
     if not all(torch.isfinite(part).all() for (part,) in chunks(out)):
         raise ValueError("`model` gives NaN or infinite logits on the forget set before anything was changed.")
@@ -115,7 +111,7 @@ def build_reference(
 
 
 def forgotten_classes(reference: Reference) -> tuple[int, ...]:
-    """Return the classes of a forget set that covers whole classes: its labels, or what the original predicts for 5 % or more."""
+    """Return the classes of a forget set of whole classes: its labels, or what the original predicts for 5 % or more."""
     if reference.labels is not None:
         return tuple(reference.labels.unique().tolist())
     classes, counts = reference.predictions.unique(return_counts=True)

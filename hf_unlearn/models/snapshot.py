@@ -14,7 +14,7 @@ from .sharding import as_held, whole
 
 
 def fingerprints(model: nn.Module) -> dict[str, str]:
-    """Return a digest of every parameter and buffer by name, which shows later what changed. Tied ones have the first name."""
+    """Return a digest of every parameter and buffer by name, which shows what changed. Tied ones have the first name."""
     model = unwrap(model)
     own = {n for n, _ in model.named_parameters()} | {n for n, _ in model.named_buffers()}
     return {n: _digest(raw_bytes(t)) for n, t in model.state_dict().items() if n in own}
@@ -43,12 +43,8 @@ def _digest(content: bytes) -> str:
 class Snapshot:
     """A copy, on the CPU, of some tensors of a model: the original to compare with, or a state to go back to.
 
-    A sharded model is copied whole, so all processes must make and restore the copy together.
-
-    Args:
-        model: the model to copy from.
-        names: parameters to copy. Saved buffers (BatchNorm statistics) are always copied too: parameters with other
-            statistics would be another model.
+    It holds the parameters `names` and all saved buffers (BatchNorm statistics), without which they would be another
+    model. A sharded model is copied whole, so all processes must make and restore the copy together.
     """
 
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""The parts of a classifier: its heads, its blocks, its last layer, and the layers that an adapter adapts by default."""
+"""The parts of a classifier: its heads, blocks and last layer, and the layers that an adapter adapts by default."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEADS = ("classifier", "score", "head", "classification_head", "fc")
 
 
 def find_head(model: nn.Module) -> str:
-    """Return the name of the classification head: the outermost module behind the backbone that gives a value per class."""
+    """Return the name of the classification head: the outermost module behind the backbone with a value per class."""
     model = unwrap(model)
     for name in HEADS:
         if isinstance(module := getattr(model, name, None), nn.Module) and any(True for _ in module.parameters()):
@@ -27,7 +27,7 @@ def find_head(model: nn.Module) -> str:
 
 
 def find_heads(model: nn.Module) -> list[str]:
-    """Return the names of all classification heads, `find_head` first. A model distilled from a teacher averages two."""
+    """Return the names of all classification heads, `find_head` first. Models distilled from a teacher average two."""
     model, first = unwrap(model), find_head(model)
     children = [
         n for n, m in model.named_children() if "classifier" in n and any(_gives_classes(model, x) for x in m.modules())
@@ -42,7 +42,7 @@ def _gives_classes(model: nn.Module, module: nn.Module) -> bool:
 
 
 def find_blocks(model: nn.Module) -> list[str]:
-    """Return the names of the backbone's blocks in forward order: the innermost repeated layers of its outermost lists."""
+    """Return the names of the backbone's blocks in order: the innermost repeated layers of its outermost lists."""
     model = unwrap(model)
     lists = [n for n, m in model.named_modules() if _is_list(m) and len(m) > 0 and n.endswith(BLOCK_LISTS)]
     blocks = []
@@ -64,10 +64,10 @@ def _is_list(module: Any) -> bool:
 
 
 def default_targets(root: nn.Module, norms: bool = False) -> list[str]:
-    """Return the names of the modules that an adapter adapts by default. All are inside the backbone's blocks, not in the head.
+    """Return the names of the modules that an adapter adapts by default, all inside the backbone's blocks.
 
     These are the square linear layers, which are the projections of attention; without any, all linear layers; without
-    these, all ungrouped convolutions. With `norms`, they are the layer norms. An adapted layer counts as what it adapts.
+    these, all ungrouped convolutions. With `norms`, they are the layer norms. An adapted layer counts as the original.
     """
     blocks, heads = prefixes(find_blocks(root)), prefixes(find_heads(root))
     adapted = prefixes(n for n, m in root.named_modules() if hasattr(m, "base_layer"))

@@ -27,8 +27,8 @@ def updated_names(model: nn.Module, update: str) -> list[str]:
         blocks, count = find_blocks(model), int(match[1])
         if not blocks:
             raise ValueError(
-                f"{given}: the model has no blocks of its own to count (ALBERT's layers share their weights). Use 'all', 'head' "
-                "or a regular expression of parameter names."
+                f"{given}: the model has no blocks of its own to count (ALBERT's layers share their weights). Use 'all', "
+                "'head' or a regular expression of parameter names."
             )
         if not 1 <= count <= len(blocks):
             raise ValueError(f"{given}: the model has {len(blocks)} blocks. Give a number from 1 to {len(blocks)}.")
@@ -56,13 +56,13 @@ def check_precision(model: nn.Module, names: Iterable[str]) -> None:
     remedy = "Load the model with `dtype=torch.float32` (`bf16=True` of the arguments still computes in half precision)"
     if all(".modules_to_save." in n for n in half):
         raise ValueError(
-            f"`peft_config.modules_to_save`: PEFT keeps its copies, such as `{half[0]}`, in the precision of the model, {dtype}, "
-            f"which would round small steps away. {remedy}, or leave out `modules_to_save` and `task_type`, which adds the head "
-            "to it: an adapter alone is in float32 over any model."
+            f"`peft_config.modules_to_save`: PEFT keeps its copies, such as `{half[0]}`, in the model's {dtype}, which "
+            f"would round small steps away. {remedy}, or leave out `modules_to_save` and `task_type`, which adds the head to "
+            "it: an adapter alone is in float32 over any model."
         )
     raise ValueError(
-        f"`model`: {len(half)} tensors that are to move are in {dtype}, such as `{half[0]}`. Small steps and averages of weights "
-        f"would be rounded away. {remedy}, or pass `peft_config`: adapters are in float32 over any model."
+        f"`model`: {len(half)} tensors that are to move are in {dtype}, such as `{half[0]}`. Small steps would be rounded "
+        f"away. {remedy}, or pass `peft_config`: adapters are in float32 over any model."
     )
 
 
