@@ -39,6 +39,20 @@ def test_metrics_are_loaded_on_first_use():
     assert run(code) == []
 
 
+def test_every_module_can_be_imported_without_the_optional_packages():
+    """PEFT, matplotlib and cryptography are imported where they are used."""
+    code = (
+        "import importlib, pkgutil, sys\n"
+        "sys.modules |= dict.fromkeys(('peft', 'matplotlib', 'cryptography'))\n"
+        "import hf_unlearn.trainer, hf_unlearn.methods, hf_unlearn.cli\n"
+        "names = [m.name for m in pkgutil.walk_packages(hf_unlearn.__path__, 'hf_unlearn.')]\n"
+        "print(*[importlib.import_module(n).__name__ for n in names if not n.endswith('__main__')])"
+    )
+    files = [p.relative_to(ROOT).with_suffix("") for p in (ROOT / "hf_unlearn").rglob("*.py") if p.stem != "__main__"]
+    modules = {".".join(f.parts).removesuffix(".__init__") for f in files}
+    assert set(run(code)) == modules - {"hf_unlearn"}
+
+
 def test_public_names_resolve():
     assert sorted(hf_unlearn.__all__) == dir(hf_unlearn)
     for name in hf_unlearn.__all__:

@@ -1,4 +1,4 @@
-"""Relearning: how soon a forgotten class is back. It tells forgetting from hiding, which outputs alone cannot."""
+"""Relearning: how soon a forgotten class comes back. It tells forgetting from hiding, which outputs alone cannot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..models.forward import classify, eval_mode, model_inputs
+from ..models.forward import classify, eval_mode, model_inputs, on_device
 from ..models.prediction import predict
 from ..models.processor import Processor
 
@@ -29,31 +29,30 @@ def relearn(
     every_step: bool = True,
     learning_rate: float = 5e-4,
 ) -> Iterator[tuple[int, float]]:
-    """(steps, accuracy on `probe_rows` in [0, 1]) while a copy of `model` is taught `forget_rows`, from 0 steps on.
+    """Teach `forget_rows` to a copy of `model`, and yield (steps, accuracy on `probe_rows` in [0, 1]), from 0 steps on.
 
-    Adam on all parameters, cross-entropy, eval behaviour. Adam's step has the same size in every layer and architecture, so one
-    learning rate serves all of them.
+    The training is Adam on all parameters with cross-entropy, in evaluation mode. Adam's step has the same size in every
+    layer and architecture, so one learning rate serves all of them.
 
     Args:
-        model: not changed.
-        forget_rows: about 20 labelled rows to relearn from; all of them are in every step.
+        model: the model, which stays unchanged.
+        forget_rows: about 20 labelled rows to relearn from; every step uses all of them.
         probe_rows: labelled rows of the forgotten classes, best from a test set.
         processor: prepares and collates the rows.
-        stop: accuracy at which it ends, such as 0.9 times the original's; by default only at `limit`.
-        limit: most steps.
-        every_step: whether to look after every step. If not, after 0 to 8 steps and from there at every eighth of the steps done:
-            what matters is the ratio between two models' steps.
-        learning_rate: Adam's.
+        stop: accuracy at which the training ends, such as 0.9 times the original's; by default it ends only at `limit`.
+        limit: the most steps; default 200.
+        every_step: measure the accuracy after every step (default). If False, it is measured after each of the first 16
+            steps, and later when the number of steps has grown by an eighth: only the ratio of two models' steps matters.
+        learning_rate: Adam's learning rate; default 5e-4.
 
     Raises:
         ValueError: rows have no labels.
     """
     model = copy.deepcopy(model).requires_grad_(True)
-    device = next(model.parameters()).device
-    taught = {k: v.to(device) for k, v in processor.collate(list(forget_rows)).items()}
+    taught = on_device(model, processor.collate(list(forget_rows)))
     if "labels" not in taught:
         raise ValueError(NO_LABELS)
-    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     following = 0
     for step in range(limit + 1):
         if step == following:
@@ -67,6 +66,6 @@ def relearn(
             following = min(step + (1 if every_step else max(1, step // 8)), limit)
         with eval_mode(model):
             loss = F.cross_entropy(classify(model, model_inputs(taught)).float(), taught["labels"])
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()

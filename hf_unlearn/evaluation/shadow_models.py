@@ -1,7 +1,7 @@
-"""Shadow models: the same training on other rows, so that an attack knows what a row's score is with and without it.
+"""Shadow models: the same training on other rows, which shows an attack a row's score with and without training on it.
 
-Only outputs are kept, one file per model, named by all that determines it: a run that was killed goes on where it stopped. They
-are outputs on single rows of the data: keep the folder as you keep the data.
+Only outputs are kept, one file per model, named by all that determines it: a killed run continues where it stopped.
+They are outputs on single rows of the data: protect the folder as you protect the data.
 """
 
 from __future__ import annotations
@@ -34,22 +34,26 @@ from ..data.sampling import DrawnRows
 from ..metrics.functional.per_example_attacks import confidence_scores
 from ..models.prediction import predict
 from ..models.processor import Processor
+from ..models.snapshot import raw_bytes
 from ..training.plain_training import train_classifier
 from ..utils.files import written_atomically
 
 CACHE_BYTES = 2**30  # of prepared rows, in each process
 
+Unlearn = Callable[[nn.Module, Split, int], nn.Module]
+"""(model, split of its training rows, seed) -> the unlearned model."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShadowTraining:
-    """How a shadow is trained: by the library's ordinary training, on some rows of `dataset`.
+    """How shadow models are trained: by the library's ordinary training, on some rows of `dataset`.
 
     Args:
-        model_init: makes the model to train, untrained weights drawn by torch's seeded generator, such as
+        model_init: makes the model to train. Torch's seeded generator draws its weights, as in
             `functools.partial(AutoModelForImageClassification.from_config, config)`.
-        dataset: a map-style, labelled data set: every row that outputs are wanted on, also those that no shadow is trained on.
-        arguments: fields of `TrainingArguments`, plain values.
-        processing_class, image_column, text_column, label_column: as in `UnlearningTrainer`.
+        dataset: a labelled data set, not a stream, with every row that outputs are wanted on, trained on or not.
+        arguments: fields of `TrainingArguments`, plain values; default none.
+        processing_class, image_column, text_column, label_column: as in `UnlearningTrainer`; default None.
     """
 
     model_init: Callable[[], nn.Module]
@@ -61,49 +65,39 @@ class ShadowTraining:
     label_column: str | None = None
 
     def model(self, seed: int) -> nn.Module:
-        """A fresh model, seeded. A copy: the Trainer writes into its configuration, which `model_init` may share."""
+        """Return a seeded model. It is a copy, because the Trainer writes into a configuration that may be shared."""
         torch.manual_seed(seed)
         return copy.deepcopy(self.model_init())
 
     def rows(self, model: nn.Module, cache_bytes: int = 0) -> PreparedRows:
-        """The rows of `dataset` as inputs of `model`."""
-        processor = Processor(
-            model,
-            self.processing_class,
-            image_column=self.image_column,
-            text_column=self.text_column,
-            label_column=self.label_column,
-        )
-        return PreparedRows(self.dataset, processor, "dataset", cache_bytes)
+        """Return the rows of `dataset` as inputs of `model`, of which `cache_bytes` (default 0) are kept in memory."""
+        columns = {name: getattr(self, name) for name in ("image_column", "text_column", "label_column")}
+        return PreparedRows(self.dataset, Processor(model, self.processing_class, **columns), "dataset", cache_bytes)
 
     def fingerprint(self) -> tuple[str, np.ndarray]:
-        """Digest of all that shadows have in common, from the prepared rows, initial weights and arguments; and labels (rows,).
+        """Return a digest of what all models have in common (prepared rows, weights, arguments), and labels (rows,).
 
         Raises:
-            ValueError: no rows, or a row without a label.
+            ValueError: there are no rows, or a row has no label.
         """
         model = self.model(0)
-        digest = hashlib.blake2b(digest_size=16)
-        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-        digest.update(json.dumps([dict(self.arguments), versions], sort_keys=True, default=str).encode())
         config: Any = model.config
+        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(json.dumps([dict(self.arguments), versions], sort_keys=True, default=str).encode())
         digest.update(f"{type(model).__name__}{config.to_json_string()}".encode())
         for name, value in model.state_dict().items():
-            digest.update(f"{name}{tuple(value.shape)}".encode() + _bytes(value))
+            digest.update(f"{name}{tuple(value.shape)}".encode() + raw_bytes(value))
         labels = []
         for row in self.rows(model):
             if "labels" not in row:
                 raise ValueError("`dataset` has a row without a label: scores are of the true class. Leave it out.")
             labels.append(int(row["labels"]))
             for name, value in sorted(row.items()):
-                digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode() + _bytes(value))
+                digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode() + raw_bytes(value))
         if not labels:
-            raise ValueError("`dataset` is empty: there is nothing to train shadows on.")
+            raise ValueError("`dataset` is empty: there is nothing to train shadow models on.")
         return digest.hexdigest(), np.asarray(labels)
-
-
-Unlearn = Callable[["nn.Module", Split, int], "nn.Module"]
-"""(model, split of its training rows, seed) -> the model unlearned."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +105,8 @@ class Shadows:
     """Outputs of trained models on all rows.
 
     Attributes:
-        files: one per model, safetensors with `logits` (rows, classes) fp32.
-        members: (models, rows), whether the model was trained on the row (and may have unlearned it since).
+        files: one safetensors file per model, with `logits` (rows, classes) in fp32.
+        members: (models, rows), whether the model was trained on the row (it may have unlearned it since).
         labels: (rows,) class ids.
     """
 
@@ -124,23 +118,31 @@ class Shadows:
         return len(self.files)
 
     def logits(self, index: int) -> np.ndarray:
-        """Logits (rows, classes) of one model."""
+        """Return the logits (rows, classes) of one model."""
         return load_file(self.files[index])["logits"]
 
     def scores(self, rows: Any = slice(None)) -> np.ndarray:
-        """`confidence_scores` (models, rows) fp32 on some rows, or on all; read model by model."""
+        """Return `confidence_scores` (models, rows) in fp32 on some rows, by default on all."""
         labels = self.labels[rows]
         return np.stack([confidence_scores(self.logits(i)[rows], labels) for i in range(len(self))])
 
 
 def half_splits(rows: int, models: int, seed: int = 0, never: int = 0) -> np.ndarray:
-    """Training rows of shadow models, (models, rows + never) booleans: random halves in pairs, each row in exactly half of them.
+    """Draw the training rows of shadow models: random halves in pairs, so that each row is in half of the models.
 
-    The second of a pair is trained on what the first was not. `never` rows follow that no model is trained on, such as a test
-    set behind the training rows, the population of `rmia`.
+    The second model of a pair is trained on the rows that the first was not trained on.
+
+    Args:
+        rows: number of rows to train on.
+        models: number of models, even.
+        seed: seed of the draw; default 0.
+        never: number of rows behind them that no model is trained on, such as the population of `rmia`; default 0.
+
+    Returns:
+        Booleans (models, rows + never).
 
     Raises:
-        ValueError: an odd number of models, or fewer than two rows.
+        ValueError: the number of models is odd, or there are fewer than two rows.
     """
     if models < 2 or models % 2:
         raise ValueError(f"`models={models}` must be even and 2 or more: each row is in exactly half of the models.")
@@ -155,9 +157,9 @@ def half_splits(rows: int, models: int, seed: int = 0, never: int = 0) -> np.nda
 
 
 def attackers(index: int, models: int) -> np.ndarray:
-    """Which of the models of `half_splits` may attack model `index`, (models,) booleans: all but it and the other of its pair.
+    """Return (models,) booleans: which models of `half_splits` may attack model `index`, namely those of other pairs.
 
-    With the other, a row would be in one shadow fewer where the attacked model was trained on it: the design would tell.
+    Its partner would give membership away: a row that `index` was trained on would be in one shadow model fewer.
     """
     return np.arange(models) // 2 != index // 2
 
@@ -173,24 +175,32 @@ def train_shadows(
 ) -> Shadows:
     """Train one model on each row set of `members`, or take its outputs from `folder` where they already are.
 
-    Results depend on neither the workers nor what was there before. Each worker is a process of one thread; with one worker
-    the models are trained in this process, whose random generators are seeded.
+    Results depend neither on the number of workers nor on what was in the folder. A worker is a process of one thread.
+    A single worker trains in this process, whose random generators are seeded.
 
     Args:
-        members: (models, rows of `training.dataset`) booleans: `half_splits`.
-        seed: model i is initialised and trained with a seed drawn from (seed, i).
-        workers: processes at a time; one per core is best.
-        progress: show a bar with the time left.
+        training: how the models are trained.
+        members: (models, rows of `training.dataset`) booleans, as `half_splits` makes them.
+        folder: where the outputs are kept.
+        seed: model i is initialized and trained with a seed drawn from (seed, i); default 0.
+        workers: number of processes at a time, best one per core; default 1.
+        progress: show a bar with the time left; default True.
 
     Raises:
         ValueError: `members` does not fit the data set, or a model has no rows.
         FloatingPointError: a model's outputs are NaN or infinite.
     """
     common, labels = training.fingerprint()
-    members = _check_members(members, len(labels))
+    members = np.asarray(members)
+    if members.dtype != bool or members.ndim != 2 or members.shape[1] != len(labels):
+        raise ValueError(
+            f"`members` must be booleans of shape (models, {len(labels)}), the rows of `dataset`; got {members.dtype} of "
+            f"shape {members.shape}. `half_splits` makes them."
+        )
+    if not members.any(1).all():
+        raise ValueError("`members` has a model without rows to train on. Give every model some.")
     jobs = [_Job(np.flatnonzero(row), _seed(seed, 0, i)) for i, row in enumerate(members)]
-    files = _run_all(training, common, jobs, Path(folder), workers, progress)
-    return Shadows(files, members, labels)
+    return Shadows(_run_all(training, common, jobs, Path(folder), workers, progress), members, labels)
 
 
 def unlearn_shadows(
@@ -206,17 +216,20 @@ def unlearn_shadows(
     workers: int = 1,
     progress: bool = True,
 ) -> tuple[Shadows, Shadows]:
-    """What `u_lira` compares: (unlearned, retrained), `models` of each, both of pair i from the same half of the kept rows.
+    """Make what `u_lira` compares: (unlearned, retrained) models, both of pair i from the same half of the kept rows.
 
-    The retrained model never sees `forget`; the other is trained with it and then unlearns it. Retrained models are shared by
-    all methods that unlearn the same rows.
+    The retrained model never sees `forget`; the other one is trained with these rows and then unlearns them. All methods
+    that unlearn the same rows share the retrained models.
 
     Args:
+        training: how the models are trained.
         forget: row numbers of the forget set in `training.dataset`.
-        unlearn: function of (model, `Split` of its training rows, seed) that returns the unlearned model, such as a run of
-            `UnlearningTrainer`. It may be a closure.
-        name: what the folder knows `unlearn` by: change it whenever what `unlearn` does changes.
-        never: how many of the last rows are in no model's training.
+        unlearn: function of (model, `Split` of its training rows, seed) that returns the unlearned model, such as a run
+            of `UnlearningTrainer`. It may be a closure.
+        name: identifies `unlearn` in the folder: change it whenever what `unlearn` does changes.
+        folder: where the outputs are kept.
+        models: number of models of each kind, even; default 16.
+        never: how many of the last rows no model is trained on; default 0.
         seed, workers, progress: as in `train_shadows`.
 
     Raises:
@@ -230,7 +243,7 @@ def unlearn_shadows(
             f"`forget` must name rows of 0..{trainable - 1}, each once, got {len(forget)}. Take `Split.forget_indices`."
         )
     if not name:
-        raise ValueError("`name` is empty: the outputs of two methods would be taken for one another. Name the method.")
+        raise ValueError("`name` is empty: the outputs of two methods could not be told apart. Name the method.")
     kept = np.setdiff1d(np.arange(trainable), chosen)
     without = np.zeros((models, len(labels)), bool)
     without[:, kept] = half_splits(len(kept), models, seed)
@@ -240,9 +253,6 @@ def unlearn_shadows(
     jobs += [_Job(np.flatnonzero(row), _seed(seed, 1, i), chosen, unlearn, name) for i, row in enumerate(trained)]
     files = _run_all(training, common, jobs, Path(folder), workers, progress)
     return Shadows(files[models:], trained, labels), Shadows(files[:models], without, labels)
-
-
-# --- parts ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -264,12 +274,12 @@ class _Job:
 def _run_all(
     training: ShadowTraining, common: str, jobs: list[_Job], folder: Path, workers: int, progress: bool
 ) -> tuple[Path, ...]:
-    """The output files of all jobs, in order; those that are missing are made."""
+    """Run the jobs whose output files are missing, and return the files of all jobs in order."""
     if workers < 1:
         raise ValueError(f"`workers={workers}` must be 1 or more. One per core is best.")
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{job.digest(common)}.safetensors" for job in jobs]
-    missing = [(job, file) for job, file in zip(jobs, files, strict=True) if not _whole(file)]
+    missing = [(job, file) for job, file in zip(jobs, files, strict=True) if not _is_whole(file)]
     workers = min(workers, max(1, len(missing)))
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc="Shadow models", disable=not progress)
     with bar, parallel_config("loky" if workers > 1 else "sequential", n_jobs=workers):
@@ -277,13 +287,13 @@ def _run_all(
             for _ in Parallel(return_as="generator_unordered")(delayed(_make)(training, *m) for m in missing):
                 bar.update()
         finally:
-            if workers > 1:
-                _release()
+            if workers > 1:  # the processes would keep their memory for five minutes
+                get_reusable_executor().shutdown(wait=True, kill_workers=True)
     return tuple(files)
 
 
-def _whole(file: Path) -> bool:
-    """Whether `file` is there, and all of it: a machine that lost power can leave a renamed file without its content."""
+def _is_whole(file: Path) -> bool:
+    """Whether all of `file` is there: a machine that lost power can leave a renamed file without its content."""
     try:
         with safe_open(file, "numpy"):
             return True
@@ -291,19 +301,14 @@ def _whole(file: Path) -> bool:
         return False
 
 
-def _release() -> None:
-    """End the worker processes, which would keep their memory for five minutes."""
-    get_reusable_executor().shutdown(wait=True, kill_workers=True)
-
-
 def _make(training: ShadowTraining, job: _Job, file: Path) -> None:
     """Train, unlearn if asked to, and write the outputs on all rows, which appear whole or not at all."""
     with _one_thread():
         model = training.model(job.seed)
         rows = training.rows(model, CACHE_BYTES)
-        ready = Processor(model, training.processing_class)  # of rows that are prepared already
+        ready = Processor(model, training.processing_class)  # for rows that are prepared already
         arguments = {"disable_tqdm": True, **training.arguments, "seed": job.seed}
-        # Where its bar is off, the Trainer prints its last log entry.
+        # Without its bar, the Trainer prints its last log entry.
         with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
             train_classifier(model, DrawnRows(rows, job.rows), ready, arguments, scratch)
         if job.unlearn is not None and job.forget is not None:
@@ -318,7 +323,7 @@ def _make(training: ShadowTraining, job: _Job, file: Path) -> None:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """As many threads in every process as workers would have: sums, and so results, depend on it."""
+    """Inside, torch uses one thread, as workers do: sums, and so results, depend on the number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -329,19 +334,3 @@ def _one_thread() -> Iterator[None]:
 
 def _seed(seed: int, kind: int, index: int) -> int:
     return int(np.random.default_rng((seed, kind, index)).integers(2**31))
-
-
-def _bytes(tensor: torch.Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def _check_members(members: Any, rows: int) -> np.ndarray:
-    found = np.asarray(members)
-    if found.dtype != bool or found.ndim != 2 or found.shape[1] != rows:
-        raise ValueError(
-            f"`members` must be booleans of shape (models, {rows}), the rows of `dataset`; got {found.dtype} of shape "
-            f"{found.shape}. `half_splits` makes them."
-        )
-    if not found.any(1).all():
-        raise ValueError("`members` has a model without rows to train on. Give every model some.")
-    return found

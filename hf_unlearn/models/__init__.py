@@ -1,1 +1,1 @@
-"""All that reads or writes a model and knows no method: inputs, forward passes, structure, snapshots, adapters, loading and saving."""
+"""All that reads or writes a model and knows no method: inputs, forward passes, structure, snapshots, adapters, files."""

@@ -1,6 +1,6 @@
-"""Unlearning as a patch: a PEFT adapter over the original, which stays as it is and is the reference for free.
+"""Unlearning as a patch: a PEFT adapter over the original, which stays unchanged and serves as the reference.
 
-A patch can be saved, loaded, switched off and merged. Beside its base it is no erasure: the base still knows everything.
+A patch can be saved, loaded, switched off and merged. It erases nothing: without it, the base still knows everything.
 """
 
 from __future__ import annotations
@@ -12,65 +12,73 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from .adapter_config import adapter_config, kind_of
-from .forward import classify, eval_mode, model_inputs, unwrap
+from .forward import classify, eval_mode, model_inputs, on_device, unwrap
 from .structure import find_heads
 from .trainable import restrict, updated_names
 
 logger = logging.getLogger(__name__)
 
 ADAPTER_FILE = "adapter_model.safetensors"
-UPDATE_ADAPTER = "adapter"  # what `update` is called where one moves
-START = 0.02  # share of the largest logit by which an untrained adapter may move the outputs: rounding, and banks of small numbers
-ADAPTER_STEP_FLOOR = 1.0  # least root mean square that a trust region's step is relative to: adapters start at zero, and are small beside what they edit
+UPDATE_ADAPTER = "adapter"  # the value of `update` in a run that trains an adapter
+# Largest output change (share of the largest logit) that an untrained adapter may cause. It is above zero to allow
+# rounding and adapters that start with small weights.
+START_TOLERANCE = 0.02
+# Least root mean square that a trust region's step is relative to: adapters start at zero, small beside what they edit.
+ADAPTER_STEP_FLOOR = 1.0
 
 
 def is_adapted(model: nn.Module) -> bool:
-    """Whether this is a `PeftModel`, without importing PEFT for one that is not."""
+    """Check whether `model` is a `PeftModel`, without importing PEFT."""
     return any(c.__name__ == "PeftModel" for c in type(unwrap(model)).__mro__)
 
 
 def base_classifier(model: nn.Module) -> Any:
-    """The classifier inside a `PeftModel`, adapter layers and all, or inside other wrappers."""
+    """Return the classifier inside a `PeftModel`, with its adapter layers, or inside other wrappers."""
     inner: Any = unwrap(model)
     return inner.get_base_model() if is_adapted(inner) else inner
 
 
 class Patch:
-    """The adapter that a run trains. Everything else, adapters that were active before too, stays as it is.
+    """The adapter that a run trains. All other weights stay unchanged, adapters that were active before included.
 
     Args:
-        model: a classifier, changed in place; or a `PeftModel`, which gets one more active adapter.
-        config: see `adapter_config`.
-        seed: of the adapter's initial weights, which are the same in every process and after a resume.
-        probe: a batch on which it is checked that the original is there when the patch is off, and at the start when it is on.
+        model: a classifier, which is changed in place; or a `PeftModel`, which gets one more active adapter.
+        config: a configuration as `adapter_config` takes it.
+        seed: seed of the adapter's initial weights, which are the same in every process and after a resume; default 0.
+        probe: a batch for two checks: with the patch off, the outputs are the original's bit for bit; with the patch
+            on, they start there and depend on the patch. By default nothing is checked.
 
     Attributes:
         model: the `PeftModel`.
-        name: of the adapter in it.
-        names: of the parameters that may move: the adapter's, and copies of `modules_to_save`.
+        name: name of the adapter in `model`.
+        names: names of the parameters that may move: the adapter's, and copies of `modules_to_save`.
+        before: names of the adapters that were active before.
 
     Raises:
         ValueError: the configuration does not fit the model.
     """
 
     def __init__(self, model: Any, config: Any, seed: int = 0, probe: Mapping[str, Any] | None = None) -> None:
-        config = adapter_config(config, base_classifier(model))
-        config.revision = config.revision or getattr(base_classifier(model).config, "_commit_hash", None)  # of the base
+        base = base_classifier(model)
+        config = adapter_config(config, base)
+        from peft import PeftModel, get_peft_model  # after `adapter_config`, which says how to install PEFT
+
+        config.revision = config.revision or getattr(base.config, "_commit_hash", None)  # the revision of the base
         self.before: list[str] = list(model.active_adapters) if isinstance(model, PeftModel) else []
-        copied = [_copied(config), *(_copied(model.peft_config[n]) for n in self.before)]
-        if any(copied[0] & other for other in copied[1:]):
+        copied = _copied_modules(config)
+        if any(copied & _copied_modules(model.peft_config[n]) for n in self.before):
             raise ValueError(
-                f"`peft_config` makes a second copy of {', '.join(sorted(copied[0]))}, and an adapter below has its own: two cannot "
-                "be active together. Leave `modules_to_save` and `task_type` out, or merge the adapter below first."
+                f"`peft_config` makes a second copy of {', '.join(sorted(copied))}, and only one copy can be active. Leave "
+                "out `modules_to_save` and `task_type`, or first merge the adapter that `model` has."
             )
-        told, size = None if probe is None else _told(model, probe), len(list(model.modules()))
+        original = None if probe is None else _logits(model, probe)
+        size = len(list(model.modules()))
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
@@ -86,32 +94,29 @@ class Patch:
             if not self.names:
                 raise ValueError("it leaves nothing to train.")
             self._switch_on([*self.before, self.name])
-            if told is not None:
-                self._check(probe, told)  # type: ignore[arg-type]
-        except Exception as error:  # PEFT raises all sorts
+            if probe is not None and original is not None:
+                self._check_outputs(probe, original)
+        except Exception as error:  # PEFT raises errors of many types
             touched = "" if len(list(model.modules())) == size else " `model` was changed: load it again."
             raise ValueError(f"`peft_config` does not fit the model: {error}{touched}") from error
         if config.task_type and self.trains_head:
-            logger.warning(
-                "`peft_config.task_type=%r` makes PEFT train the classification head as well.", config.task_type
-            )
+            logger.warning("`peft_config.task_type=%r` makes PEFT train the head as well.", config.task_type)
         if kind_of(config) == "ADALORA":
-            logger.warning("AdaLoRA trains all its `init_r` ranks here: none is given up on the way.")
+            logger.warning("AdaLoRA trains all its `init_r` ranks here and gives up none of them during the run.")
 
-    def _check(self, probe: Mapping[str, Any], told: Tensor) -> None:
-        """Raise ValueError where the patch, off, is not the original bit for bit, or, on, does not start there or cannot move."""
+    def _check_outputs(self, probe: Mapping[str, Any], original: Tensor) -> None:
         with self.off() as model:
-            off = _told(model, probe)
+            off = _logits(model, probe)
         with eval_mode(self.model), torch.enable_grad():
-            logits = classify(self.model, _on_device(self.model, probe))
-        if off is None or not torch.equal(off, told):
+            logits = classify(self.model, model_inputs(on_device(self.model, probe)))
+        if off is None or not torch.equal(off, original):
             raise ValueError("switched off, the outputs are not the original's bit for bit.")
         if not logits.requires_grad:
             raise ValueError("no output depends on it.")
-        if (logits - told).abs().max() > START * told.abs().max():
+        if (logits - original).abs().max() > START_TOLERANCE * original.abs().max():
             raise ValueError(
-                "its initial weights change the outputs, so that a run would not start from the original. Choose an initialisation "
-                "at which it does nothing, such as `init_weights=True`."
+                "its initial weights change the outputs, so a run would not start from the original. Choose an "
+                "initialization that changes nothing, such as `init_weights=True`."
             )
 
     def _switch_on(self, adapters: list[str]) -> None:
@@ -121,7 +126,7 @@ class Patch:
 
     @contextmanager
     def off(self) -> Iterator[nn.Module]:
-        """Inside, the model is what it was before, bit for bit, head included."""
+        """Inside, the model is what it was before the patch, bit for bit, head included."""
         active = list(self.model.active_adapters)
         try:
             if self.before:
@@ -140,20 +145,18 @@ class Patch:
         return any(f".{head}." in f".{n}" for n in self.names for head in heads)
 
     def describe(self) -> dict[str, Any]:
-        """For reports: kind, size and reach of the patch."""
-        config = self.model.peft_config[self.name]
-        size = sum(p.numel() for n, p in self.model.named_parameters() if n in set(self.names))
-        rank = {"rank": config.r} if hasattr(config, "r") else {}
+        """Return the kind and size of the patch, for reports."""
+        config, parameters = self.model.peft_config[self.name], dict(self.model.named_parameters())
         return {
             "kind": kind_of(config),
-            "parameters": size,
-            **rank,
+            "parameters": sum(parameters[n].numel() for n in self.names),
+            **({"rank": config.r} if hasattr(config, "r") else {}),
             "head": self.trains_head,
             "stacked_on": len(self.before),
         }
 
 
-def _copied(config: Any) -> set[str]:
+def _copied_modules(config: Any) -> set[str]:
     """Names of the modules of which an adapter has a copy of its own."""
     head = {"classifier", "score"} if str(getattr(config.task_type, "value", config.task_type)) == "SEQ_CLS" else set()
     tokens = {"token embeddings"} if getattr(config, "trainable_token_indices", None) else set()
@@ -161,24 +164,20 @@ def _copied(config: Any) -> set[str]:
 
 
 @torch.no_grad()
-def _told(model: nn.Module, batch: Mapping[str, Any]) -> Tensor | None:
-    """Logits; None where the model cannot run where it is now, as half precision or fused attention on a CPU."""
+def _logits(model: nn.Module, batch: Mapping[str, Any]) -> Tensor | None:
+    """Logits; None if the model cannot run on its present device, such as half precision or fused attention on a CPU."""
     with eval_mode(model):
         try:
-            return classify(model, _on_device(model, batch))
+            return classify(model, model_inputs(on_device(model, batch)))
         except RuntimeError:
             return None
 
 
-def _on_device(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
-    device = next(model.parameters()).device
-    return {k: v.to(device) for k, v in model_inputs(batch).items()}
-
-
 def norms_to_hold(model: nn.Module, updated: Iterable[str]) -> list[nn.Module]:
-    """BatchNorms whose statistics belong to the original: parameters of theirs (of a norm without any, of the model) are frozen.
+    """Return the BatchNorms whose statistics must not change, because they belong to frozen parameters.
 
-    Under an adapter all of them, as no adapter file holds statistics.
+    These are norms with a parameter that is not in `updated`, norms without parameters in a model with such a parameter,
+    and under an adapter all norms, because no adapter file holds statistics.
     """
     model, moving = unwrap(model), set(updated)
     norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
@@ -188,7 +187,10 @@ def norms_to_hold(model: nn.Module, updated: Iterable[str]) -> list[nn.Module]:
 
 
 def configurations(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """name -> configuration of each adapter of a `PeftModel`, JSON-ready, without where its base came from; empty for others."""
+    """Return the configuration of each adapter of a `PeftModel` by name, for JSON; empty for other models.
+
+    Fields that depend on where the base was loaded from are left out.
+    """
     configs: Any = unwrap(model).peft_config if is_adapted(model) else {}
     passing = ("inference_mode", "base_model_name_or_path", "revision", "auto_mapping", "peft_version")
     return {
@@ -202,33 +204,25 @@ def configurations(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def adapter_names(model: nn.Module, update: str = UPDATE_ADAPTER) -> list[str]:
-    """Of a `PeftModel` the names of the parameters that may move, and that `update` lets; empty for other models.
-
-    Raises:
-        ValueError: there are none.
-    """
+    """Return the names of a `PeftModel`'s parameters that may move and that `update` chooses; [] for other models."""
     if not is_adapted(model):
         return []
     names = [n for n, p in unwrap(model).named_parameters() if p.requires_grad]
     if not names:
         raise ValueError(
-            "`model` is a `PeftModel` none of whose parameters may move. Load it with `is_trainable=True`, or pass `peft_config` to put "
-            "a new adapter on top."
+            "`model` is a `PeftModel` none of whose parameters may move. Load it with `is_trainable=True`, or pass "
+            "`peft_config` to put a new adapter on top."
         )
     chosen = names if update == UPDATE_ADAPTER else [n for n in updated_names(model, update) if n in set(names)]
     if not chosen:
-        raise ValueError(
-            f"`update={update!r}` matches no parameter that may move of the adapter of `model`. Leave it out."
-        )
+        raise ValueError(f"`update={update!r}` matches no parameter of the adapter that may move. Leave it out.")
     return chosen
 
 
 def load_adapters(model: Any, folder: str | Path, argument: str = "resume_from_checkpoint") -> None:
-    """Write the saved adapters of a `PeftModel` that are active into it, strictly.
+    """Load the saved weights of the active adapters of a `PeftModel` into it. A ValueError names `argument`."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    Raises:
-        ValueError: a file is missing or holds other tensors than the adapter has.
-    """
     model = unwrap(model)
     for name in model.active_adapters:
         file = Path(folder) / ("" if name == "default" else name) / ADAPTER_FILE
@@ -241,14 +235,20 @@ def load_adapters(model: Any, folder: str | Path, argument: str = "resume_from_c
 
 
 def load_patches(base: nn.Module, source: str | Path, revision: str | None = None) -> Any:
-    """`base` with the adapter in a folder or on the Hub and all patches stacked on it there, active and frozen: a `PeftModel`.
+    """Return `base` with the adapter of `source` and all patches that are stacked on it there, active and frozen.
 
-    `PeftModel.from_pretrained` alone takes the first of several patches, and leaves out what the others forget.
+    `PeftModel.from_pretrained` would load the first of several patches only, so what the others forget would come back.
+
+    Args:
+        source: a folder or a repository on the Hub.
+        revision: a revision on the Hub; by default the newest.
 
     Raises:
         ValueError: a file holds other tensors than its configuration asks for.
-        OSError: there is no adapter, or not as safetensors.
+        OSError: there is no adapter, or no safetensors file of it.
     """
+    from peft import PeftModel
+
     file = cached_file(str(source), ADAPTER_FILE, revision=revision)
     model: Any = PeftModel.from_pretrained(base, str(source), revision=revision)
     names = list(model.active_adapters)

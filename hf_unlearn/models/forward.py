@@ -1,8 +1,8 @@
-"""From rows of a data set to model inputs, and from model inputs to logits.
+"""Forward passes: from the inputs of a classifier to its logits, in evaluation mode where asked for.
 
-Two modalities share every method: a *continuous input* that noise and gradients can act on. For images it is
-`pixel_values`; for text it is the output of the input embeddings, reached by a forward hook, because token ids cannot be
-perturbed and `inputs_embeds` changes the logits of some classifiers.
+All methods work on images and texts because both have a *continuous input* that noise and gradients can act on. For
+images it is `pixel_values`. For text it is the output of the input embeddings, which a forward hook changes: token ids
+cannot be perturbed, and passing `inputs_embeds` changes the logits of some classifiers.
 """
 
 from __future__ import annotations
@@ -21,34 +21,38 @@ Edit = Callable[[Tensor], Tensor]
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel and `torch.compile` wrappers."""
+    """Return the model inside DistributedDataParallel and `torch.compile` wrappers."""
     while hasattr(model, "module") or hasattr(model, "_orig_mod"):
         model = model.module if hasattr(model, "module") else model._orig_mod  # type: ignore[assignment]
     return model
 
 
 def is_text_model(model: nn.Module) -> bool:
-    """Whether the model reads token ids (`config.vocab_size`) rather than pixels."""
+    """Check whether the model reads token ids rather than pixels."""
     return getattr(unwrap(model), "main_input_name", "pixel_values") == "input_ids"
 
 
 @contextmanager
 def eval_mode(model: nn.Module, recompute: bool = True) -> Iterator[None]:
-    """Evaluation behaviour (no dropout, BatchNorm statistics frozen) inside, the former modes afterwards.
+    """Inside, the model is in evaluation mode: no dropout, and BatchNorm statistics stay. The former modes return after it.
 
-    Layers with activation checkpointing go on recomputing in the backward pass. That pass may come after this context has
-    ended, so their forward is replaced by one that runs in eval mode whenever it is called. `recompute=False`: they keep
-    their activations instead.
+    Layers with activation checkpointing recompute during the backward pass, which may come after this context has ended.
+    They are wrapped so that the recomputation also runs in evaluation mode.
+
+    Args:
+        recompute: False lets these layers keep their activations instead; default True.
     """
-    states = [vars(m) for m in model.modules()]  # written directly: a step does this for every module several times
-    trained = [s for s in states if s.get("training")]  # a compiled wrapper has none of its own
+    states = [
+        vars(m) for m in model.modules()
+    ]  # read and written directly, because every step visits each module several times
+    trained = [s for s in states if s.get("training")]  # a compiled wrapper has no mode of its own
     layers: list[Any] = []
     if recompute and torch.is_grad_enabled() and any(s.get("gradient_checkpointing") for s in states):
         layers = _checkpointing_layers(model)
     own = [vars(layer).get("forward") for layer in layers]  # a hook of accelerate may have set one
     for state in trained:
         state["training"] = False
-    # On the layer itself: transformers checkpoints in the class, and only while the layer is in training mode.
+    # The wrapper sits on the layer, because transformers checkpoints in the class, and only a layer in training mode.
     for layer in layers:
         layer.forward = partial(_recomputed, layer, layer.forward)
     with _no_cache(model) if layers else nullcontext():
@@ -64,18 +68,18 @@ def eval_mode(model: nn.Module, recompute: bool = True) -> Iterator[None]:
 
 
 def _checkpointing_layers(model: nn.Module) -> list[Any]:
-    """The layers of `model` with activation checkpointing switched on; of nested ones the outermost."""
+    """The layers with activation checkpointing switched on; of nested layers, the outermost."""
     found: dict[str, Any] = {}
     for name, module in model.named_modules():
-        if isinstance(module, GradientCheckpointingLayer) and vars(module).get("gradient_checkpointing"):
-            inner = any(name.startswith(f"{outer}.") for outer in found)
-            found |= {} if inner else {name: module}
+        checkpoints = isinstance(module, GradientCheckpointingLayer) and vars(module).get("gradient_checkpointing")
+        if checkpoints and not any(name.startswith(f"{outer}.") for outer in found):
+            found[name] = module
     return list(found.values())
 
 
 @contextmanager
 def _no_cache(model: nn.Module) -> Iterator[None]:
-    """No cache of keys and values inside: a decoder's layer would add to it once more when it is computed again."""
+    """Inside, decoders cache no keys and values: a recomputed layer would add to the cache a second time."""
     configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}  # T5 has three
     caching = [c for c in configs.values() if getattr(c, "use_cache", False)]
     for config in caching:
@@ -88,24 +92,29 @@ def _no_cache(model: nn.Module) -> Iterator[None]:
 
 
 def _recomputed(layer: Any, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """`forward(*args, **kwargs)` of `layer` in eval mode, under checkpointing where a gradient passes through the layer."""
+    """`forward(*args, **kwargs)` of `layer` in evaluation mode, checkpointed if a gradient passes through the layer."""
 
     def run(*inputs: Any) -> Any:
         with eval_mode(layer, recompute=False):
             return forward(*inputs, **kwargs)
 
     learns = any(p.requires_grad for p in layer.parameters()) or any(getattr(a, "requires_grad", False) for a in args)
-    # Without a gradient, or below all that moves, there is nothing to recompute.
     return layer._gradient_checkpointing_func(run, *args) if learns and torch.is_grad_enabled() else run(*args)
 
 
+def on_device(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the batch on the device of the model."""
+    device = next(model.parameters()).device
+    return {k: v.to(device) for k, v in batch.items()}
+
+
 def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The batch without labels: what the forward pass reads."""
+    """Return what the forward pass reads: the batch without labels."""
     return {k: v for k, v in batch.items() if k != "labels"}
 
 
 def continuous_input(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """What noise acts on: pixels (B, C, H, W) or embeddings (B, T, E); and a mask that broadcasts to it, 0 on padding."""
+    """Return what noise acts on, pixels (B, C, H, W) or embeddings (B, T, E), and a mask for it that is 0 on padding."""
     if "pixel_values" in inputs:
         x = inputs["pixel_values"]
         return x, torch.ones((), device=x.device, dtype=x.dtype)
@@ -115,17 +124,17 @@ def continuous_input(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Tenso
 
 
 def repeat_inputs(inputs: Mapping[str, Any], times: int) -> dict[str, Any]:
-    """Every tensor of the batch `times` times over, copies of the whole batch one after another."""
+    """Return `times` copies of the whole batch one after another."""
     return {k: v.repeat(times, *[1] * (v.ndim - 1)) if isinstance(v, Tensor) else v for k, v in inputs.items()}
 
 
 def replace_by(x: Tensor) -> Edit:
-    """The edit that puts `x` in the place of the continuous input."""
+    """Return the edit that puts `x` in the place of the continuous input."""
     return lambda _: x
 
 
 def in_precision(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """`inputs` with pixels in the model's half precision, if it has one: a convolution does not cast its input."""
+    """Return `inputs` with pixels in the half precision of the model, if any: convolutions do not cast their input."""
     precision = next(unwrap(model).parameters()).dtype
     if "pixel_values" not in inputs or precision not in (torch.float16, torch.bfloat16):
         return dict(inputs)
@@ -133,7 +142,7 @@ def in_precision(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def classify(model: nn.Module, inputs: Mapping[str, Any], edit: Edit | None = None) -> Tensor:
-    """Logits (B, classes) of a batch whose continuous input is first passed through `edit`."""
+    """Return the logits (B, classes) of a batch, whose continuous input first passes through `edit` if one is given."""
     if "pixel_values" in inputs:
         pixels = inputs["pixel_values"] if edit is None else edit(inputs["pixel_values"])
         return model(**in_precision(model, {**inputs, "pixel_values": pixels})).logits

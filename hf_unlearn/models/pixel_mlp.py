@@ -1,6 +1,6 @@
-"""A multilayer perceptron for images, as a transformers model: what IT-reg's published runs use, and the fastest to try things on.
+"""A multilayer perceptron for images, as a model of transformers. It is fast, and the published runs of IT-reg use it.
 
-Importing this module registers it with the Auto classes as `pixel_mlp`.
+Importing this module registers the architecture with the Auto classes as `pixel_mlp`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ class PixelMLPConfig(PretrainedConfig):
     """Sizes of a `PixelMLPForImageClassification`.
 
     Args:
-        image_size: pixels of a side; images are square.
-        num_channels: averaged into one grey channel.
-        hidden_sizes: widths of the hidden layers.
+        image_size: pixels of a side of the square images; default 28.
+        num_channels: channels of the images, which are averaged into one; default 3.
+        hidden_sizes: widths of the hidden layers; default (128, 64).
     """
 
     model_type = "pixel_mlp"
@@ -33,7 +33,7 @@ class PixelMLPConfig(PretrainedConfig):
 
 
 class PixelMLPForImageClassification(PreTrainedModel):
-    """Linear layers with ReLU between them on the pixels, (B, channels, size, size) -> logits (B, classes)."""
+    """Linear layers with ReLU between them: pixels (B, channels, size, size) to logits (B, classes)."""
 
     config_class = PixelMLPConfig
     main_input_name = "pixel_values"
@@ -47,7 +47,7 @@ class PixelMLPForImageClassification(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
-            module.reset_parameters()  # torch's own, as in the published runs
+            module.reset_parameters()  # torch's initialization, as in the published runs
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> ImageClassifierOutput:
         x = pixel_values.mean(1).flatten(1)

@@ -1,4 +1,4 @@
-"""One pass of a model over rows, in eval mode and without gradients."""
+"""One pass of a model over rows, in evaluation mode and without gradients."""
 
 from __future__ import annotations
 
@@ -12,28 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.large_tensors import Collector
-from .forward import classify, eval_mode, model_inputs
+from .forward import classify, eval_mode, model_inputs, on_device
 from .processor import Processor
 from .structure import last_layer_inputs
 
 
 @dataclass
 class Answers:
-    """What a model says to a batch of rows.
+    """The outputs of a model on a batch of rows."""
 
-    Attributes:
-        rows: the rows, as they were given.
-        inputs: what the model read, on its device.
-        logits: (B, classes), on the model's device.
-        labels: (B,), on the CPU; None where a row has none.
-        features: (B, d), what the last layer read for these logits; None unless asked for.
-    """
-
-    rows: list[Any]
-    inputs: dict[str, Any]
-    logits: Tensor
-    labels: Tensor | None
-    features: Tensor | None = None
+    rows: list[Any]  # as they were given
+    inputs: dict[str, Any]  # what the model read, on its device
+    logits: Tensor  # (B, classes), on the model's device
+    labels: Tensor | None  # (B,), on the CPU; None where a row has none
+    features: Tensor | None  # (B, d), what the last layer read for these logits; None unless asked for
 
 
 def answers(
@@ -43,32 +35,29 @@ def answers(
     batch_size: int = 128,
     features: bool = False,
 ) -> Iterator[Answers]:
-    """`Answers` to batches of `rows`, in order. The model is in its former mode whenever the caller has the turn.
+    """Yield the `Answers` to batches of `rows` (a list, a data set or a stream), in order.
 
-    Args:
-        rows: raw or prepared; a list, a data set or a stream.
-        collate: rows -> batch, as `Processor.collate`.
-        features: also give what the last layer reads.
+    Between batches the model is in its former mode. `features` also asks for what the last layer reads.
     """
-    device, iterator = next(model.parameters()).device, iter(rows)
+    iterator = iter(rows)
     while part := list(islice(iterator, batch_size)):
-        batch = {k: v.to(device) for k, v in collate(part).items()}
-        inputs = model_inputs(batch)
+        batch = on_device(model, collate(part))
+        inputs, read = model_inputs(batch), None
         with torch.no_grad(), eval_mode(model):
             if features:
                 with last_layer_inputs(model) as seen:
                     logits = classify(model, inputs)
-                read = _behind(*seen[-1], logits)
+                read = _features_of(logits, *seen[-1])
             else:
-                logits, read = classify(model, inputs), None
+                logits = classify(model, inputs)
         yield Answers(part, inputs, logits, batch["labels"].cpu() if "labels" in batch else None, read)
 
 
-def _behind(features: Tensor, outputs: Tensor, logits: Tensor) -> Tensor:
-    """Of what the last layer read (B, ..., d) and gave (B, ..., classes), the features (B, d) behind the logits."""
+def _features_of(logits: Tensor, features: Tensor, outputs: Tensor) -> Tensor:
+    """The features (B, d) behind the logits, from the last layer's inputs (B, ..., d) and outputs (B, ..., classes)."""
     if features.ndim == 2:
         return features
-    # Decoders score every token and keep one: the token whose scores became the logits.
+    # A decoder scores every token and keeps one: the token whose scores became the logits.
     features, outputs = features.flatten(1, -2), outputs.flatten(1, -2)
     kept = (outputs - logits[:, None]).abs().amax(-1).argmin(1)
     return features[torch.arange(len(kept), device=kept.device), kept]
@@ -82,15 +71,12 @@ def predict(
     limit: int | None = None,
     folder: str | Path | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Logits (n, classes) in fp32 and labels (n,), on the CPU and in the order of the rows; labels None where a row has none.
+    """Return logits (n, classes) in fp32 and labels (n,), or None if one is missing, on the CPU in the order of the rows.
 
     Args:
-        dataset: rows, raw or prepared; a data set, a list or a stream.
-        limit: most rows to read.
-        folder: where very large results lie (`new_table`).
-
-    Raises:
-        ValueError: there are no rows.
+        dataset: raw or prepared rows: a data set, a list or a stream.
+        limit: the most rows to read; by default all.
+        folder: the place of very large results (`new_table`); by default where temporary files go.
     """
     size = min(len(dataset), len(dataset) if limit is None else limit) if hasattr(dataset, "__len__") else None
     logits, labels = Collector(size, folder), []

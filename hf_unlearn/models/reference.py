@@ -1,4 +1,4 @@
-"""The frozen original, as what it said about the forget set: one pass, before anything moves."""
+"""The original model as a reference: its outputs on the forget set, and on any input later."""
 
 from __future__ import annotations
 
@@ -21,34 +21,32 @@ from .forward import classify, continuous_input, eval_mode, unwrap
 from .prediction import answers
 from .processor import Processor
 
+# A run on single samples goes back a step once less than this share of them is predicted as by the original.
+SAMPLES_FLOOR = 0.97
+
 
 @dataclass
 class Reference:
-    """What the original said about the forget set, and the scale of the inputs it saw.
+    """The outputs of the original on the forget set, and the scale of the inputs that it read."""
 
-    Attributes:
-        logits: (n, classes), fp32, on the CPU, in the order of the forget set.
-        labels: (n,), or None where the forget set has no labels.
-        forgotten_classes: ids of the classes that are forgotten as a whole; empty for a request that names samples.
-        input_min, input_max, input_std: of the continuous input (pixels or embeddings) over the forget set.
-    """
-
-    logits: Tensor
-    labels: Tensor | None
-    forgotten_classes: tuple[int, ...] = ()
-    input_min: float = 0.0
+    logits: Tensor  # (n, classes), fp32, on the CPU, in the order of the forget set
+    labels: Tensor | None  # (n,), or None where the forget set has no labels
+    forgotten_classes: tuple[
+        int, ...
+    ] = ()  # those that are forgotten as a whole; none for a request that names samples
+    input_min: float = 0.0  # of the continuous input (pixels or embeddings) over the forget set
     input_max: float = 0.0
     input_std: float = 0.0
 
     @cached_property
     def predictions(self) -> Tensor:
-        """(n,) class ids."""
+        """The original's predictions, (n,) class ids."""
         return self.logits.argmax(-1)
 
     def remembered(self, logits: Tensor, index: Tensor) -> Tensor:
-        """(B,) boolean: forget samples `index` on which `logits` still say what the original said.
+        """Return (B,) booleans: whether `logits` still classify the forget samples `index` as the original does.
 
-        For a forgotten class that is any sample put into it; for single samples, the original's own prediction.
+        With forgotten classes, any sample that is put into one of them is remembered.
         """
         predicted = logits.argmax(-1)
         if self.forgotten_classes:
@@ -56,16 +54,15 @@ class Reference:
         return predicted == self.predictions[index.cpu()].to(predicted.device)
 
     def struck_out(self, logits: Tensor) -> Tensor:
-        """Logits with the forgotten classes at −∞: softmax is the original's belief, had it never heard of them."""
-        return logits.index_fill(
-            -1, torch.tensor(self.forgotten_classes, device=logits.device, dtype=torch.long), -torch.inf
-        )
+        """Return `logits` with the forgotten classes at −∞: softmax is then the original's belief without these classes."""
+        classes = torch.tensor(self.forgotten_classes, device=logits.device, dtype=torch.long)
+        return logits.index_fill(-1, classes, -torch.inf)
 
 
 class FrozenOriginal:
-    """The model as it was before the run, for its outputs on any input: eval mode, no gradients.
+    """The model as it was before the run, for its outputs on any input, in evaluation mode and without gradients.
 
-    A copy of it as it is now; under a patch, the model itself with the patch off.
+    It is a copy of `model` as it is now; under a patch, it is the model itself with the patch off.
     """
 
     def __init__(self, model: nn.Module, patch: Patch | None = None) -> None:
@@ -74,7 +71,7 @@ class FrozenOriginal:
 
     @torch.no_grad()
     def logits(self, inputs: Mapping[str, Any]) -> Tensor:
-        """(B, classes), fp32."""
+        """Return logits (B, classes) in fp32."""
         if self.patch is None:
             return classify(self.model, inputs).float()
         with self.patch.off() as model, eval_mode(model):
@@ -85,7 +82,7 @@ class FrozenOriginal:
 def build_reference(
     model: nn.Module, forget: PreparedRows, processor: Processor, batch_size: int, folder: str | None = None
 ) -> Reference:
-    """One pass of `model`, in eval mode, over the forget rows, which several processes share.
+    """Pass the forget rows through `model` once, in evaluation mode. Several processes share the rows.
 
     Very large outputs lie in `folder` (`new_table`).
     """
@@ -104,7 +101,8 @@ def build_reference(
         count += values.numel()
     low, high = range_over_processes(low, high)
     total, squares, count = sums_over_processes([total, squares, count])
-    known = None if any(y is None for y in labels) else torch.cat([torch.zeros(0, dtype=torch.long), *labels])  # type: ignore[list-item]
+    parts: list[Any] = [torch.zeros(0, dtype=torch.long), *labels]  # a process without rows has no other part
+    known = None if any(y is None for y in labels) else torch.cat(parts)
     out, known = joined_outputs(logits.table(processor.config.num_labels), known, len(forget), folder)
     if not all(torch.isfinite(part).all() for (part,) in chunks(out)):
         raise ValueError("`model` gives NaN or infinite logits on the forget set before anything was changed.")
@@ -113,11 +111,8 @@ def build_reference(
 
 
 def forgotten_classes(reference: Reference) -> tuple[int, ...]:
-    """The classes of a forget set that covers whole classes: its labels, or what the original predicts for 5 % of it or more."""
+    """Return the classes of a forget set of whole classes: its labels, or what the original predicts for 5 % or more."""
     if reference.labels is not None:
         return tuple(reference.labels.unique().tolist())
     classes, counts = reference.predictions.unique(return_counts=True)
     return tuple(classes[counts >= 0.05 * counts.sum()].tolist())
-
-
-SAMPLES_FLOOR = 0.97  # share of single samples answered as before, under which a run goes back a step

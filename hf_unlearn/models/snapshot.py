@@ -14,33 +14,37 @@ from .sharding import as_held, whole
 
 
 def fingerprints(model: nn.Module) -> dict[str, str]:
-    """A digest of every parameter and buffer, to tell afterwards what changed; tied ones under their first name."""
-
-    def digest(tensor: Tensor) -> str:
-        raw = whole(tensor).contiguous().cpu().view(-1).view(torch.uint8) if tensor.numel() else tensor.new_empty(0)
-        return hashlib.blake2b(raw.numpy().tobytes(), digest_size=16).hexdigest()
-
+    """Return a digest of every parameter and buffer by name, which shows what changed. Tied ones have the first name."""
     model = unwrap(model)
     own = {n for n, _ in model.named_parameters()} | {n for n, _ in model.named_buffers()}
-    return {name: digest(tensor) for name, tensor in model.state_dict().items() if name in own}
+    return {n: _digest(raw_bytes(t)) for n, t in model.state_dict().items() if n in own}
 
 
 def joint_digest(prints: dict[str, str]) -> str:
-    """One digest of all `fingerprints` of a model."""
-    return hashlib.blake2b("".join(f"{n}{d}" for n, d in sorted(prints.items())).encode(), digest_size=16).hexdigest()
+    """Return one digest of all `fingerprints` of a model."""
+    return _digest("".join(f"{n}{d}" for n, d in sorted(prints.items())).encode())
 
 
 def weights_digest(model: nn.Module) -> str:
-    """One digest of the values of all parameters and buffers, whatever they are called: the same for a saved copy."""
-    return hashlib.blake2b("".join(sorted(fingerprints(model).values())).encode(), digest_size=16).hexdigest()
+    """Return one digest of the values of all parameters and buffers without their names: the same for a saved copy."""
+    return _digest("".join(sorted(fingerprints(model).values())).encode())
+
+
+def raw_bytes(tensor: Tensor) -> bytes:
+    """Return the values of `tensor` as they lie in memory."""
+    flat = whole(tensor).cpu().contiguous().view(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 class Snapshot:
-    """A copy, on the CPU, of some of a model's tensors: the original to compare with, or a state to go back to.
+    """A copy, on the CPU, of some tensors of a model: the original to compare with, or a state to go back to.
 
-    Of a sharded model the tensors are whole, so all processes make and restore it together.
-
-    Saved buffers (BatchNorm statistics) are always in it: parameters without them would be another model.
+    It holds the parameters `names` and all saved buffers (BatchNorm statistics), without which they would be another
+    model. A sharded model is copied whole, so all processes must make and restore the copy together.
     """
 
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
@@ -49,12 +53,12 @@ class Snapshot:
         self.tensors = {n: whole(state[n]).to("cpu", copy=True).contiguous() for n in dict.fromkeys([*names, *buffers])}
 
     def mixed(self, other: Snapshot, share: float) -> Snapshot:
-        """(1 − share) of this one and `share` of `other`; counters are those of `other`."""
+        """Return (1 − share) of this snapshot plus `share` of `other`; counters are those of `other`."""
         pairs = {n: (a, other.tensors[n]) for n, a in self.tensors.items()}
         return self.holding({n: torch.lerp(a, b, share) if a.is_floating_point() else b for n, (a, b) in pairs.items()})
 
     def holding(self, tensors: dict[str, Tensor]) -> Snapshot:
-        """A snapshot of these tensors."""
+        """Return a snapshot that holds `tensors`."""
         out = copy.copy(self)
         out.tensors = tensors
         return out

@@ -1,4 +1,4 @@
-"""The parts of a classifier: its head, its blocks, its last layer, and the layers that an adapter adapts."""
+"""The parts of a classifier: its heads, blocks and last layer, and the layers that an adapter adapts by default."""
 
 from __future__ import annotations
 
@@ -10,81 +10,72 @@ from torch import Tensor, nn
 
 from .forward import unwrap
 
+BLOCK_LISTS = (".layer", ".layers", ".blocks", ".block", ".stages", ".h")  # how the names of lists of blocks end
+HEADS = ("classifier", "score", "head", "classification_head", "fc")
+
 
 def find_head(model: nn.Module) -> str:
-    """Name of the classification head: the outermost module after the backbone whose output has one value per class.
-
-    Raises:
-        ValueError: no such module.
-    """
+    """Return the name of the classification head: the outermost module behind the backbone with a value per class."""
     model = unwrap(model)
-    for name in ("classifier", "score", "head", "classification_head", "fc"):
-        if isinstance(getattr(model, name, None), nn.Module) and any(True for _ in getattr(model, name).parameters()):
+    for name in HEADS:
+        if isinstance(module := getattr(model, name, None), nn.Module) and any(True for _ in module.parameters()):
             return name
-    classes = getattr(getattr(model, "config", None), "num_labels", None)
-    linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == classes]
+    linear = [n for n, m in model.named_modules() if _gives_classes(model, m)]
     if not linear:
         raise ValueError("`update='head'`: no classification head found. Give a regular expression of parameter names.")
     return linear[-1]
 
 
 def find_heads(model: nn.Module) -> list[str]:
-    """Names of all classification heads, that of `find_head` first: a model distilled from a teacher averages two.
-
-    Raises:
-        ValueError: as `find_head`.
-    """
+    """Return the names of all classification heads, `find_head` first. Models distilled from a teacher average two."""
     model, first = unwrap(model), find_head(model)
-    classes = getattr(getattr(model, "config", None), "num_labels", None)
-
-    def gives_classes(module: nn.Module) -> bool:
-        return any(isinstance(m, nn.Linear) and m.out_features == classes for m in module.modules())
-
-    children = [n for n, m in model.named_children() if "classifier" in n and gives_classes(m)]
+    children = [
+        n for n, m in model.named_children() if "classifier" in n and any(_gives_classes(model, x) for x in m.modules())
+    ]
     return [first, *(n for n in children if not f"{first}.".startswith(f"{n}."))]
 
 
+def _gives_classes(model: nn.Module, module: nn.Module) -> bool:
+    """Whether `module` is a linear layer with one output per class."""
+    classes = getattr(getattr(model, "config", None), "num_labels", None)
+    return isinstance(module, nn.Linear) and module.out_features == classes
+
+
 def find_blocks(model: nn.Module) -> list[str]:
-    """Names of the backbone's blocks in forward order: the innermost repeated layers of its outermost module lists."""
+    """Return the names of the backbone's blocks in order: the innermost repeated layers of its outermost lists."""
     model = unwrap(model)
-    lists = [n for n, m in model.named_modules() if isinstance(m, nn.ModuleList | nn.Sequential) and len(m) > 0]
-    lists = [
-        n
-        for n in lists
-        if n and any(n.endswith(s) for s in (".layer", ".layers", ".blocks", ".block", ".stages", ".h"))
-    ]
-    outer = [n for n in lists if not any(n.startswith(o + ".") for o in lists)]
+    lists = [n for n, m in model.named_modules() if _is_list(m) and len(m) > 0 and n.endswith(BLOCK_LISTS)]
     blocks = []
-    for name in outer:
+    for name in lists:
+        if any(name.startswith(f"{outer}.") for outer in lists):
+            continue
         stages: Any = model.get_submodule(name)
         for i, stage in enumerate(stages):
-            inner = [
-                n
-                for n in ("layers", "blocks", "layer")
-                if isinstance(getattr(stage, n, None), nn.ModuleList | nn.Sequential)
-            ]
-            if inner:
-                blocks += [f"{name}.{i}.{inner[0]}.{j}" for j in range(len(getattr(stage, inner[0])))]
-            else:
+            inner = next((n for n in ("layers", "blocks", "layer") if _is_list(getattr(stage, n, None))), None)
+            if inner is None:
                 blocks.append(f"{name}.{i}")
+            else:
+                blocks += [f"{name}.{i}.{inner}.{j}" for j in range(len(getattr(stage, inner)))]
     return blocks
 
 
+def _is_list(module: Any) -> bool:
+    return isinstance(module, nn.ModuleList | nn.Sequential)
+
+
 def default_targets(root: nn.Module, norms: bool = False) -> list[str]:
-    """Names of the modules that an adapter adapts by default, all inside the backbone's blocks; the head is not.
+    """Return the names of the modules that an adapter adapts by default, all inside the backbone's blocks.
 
-    The square linear layers, which are the projections of attention; without any, all linear layers; without these, all
-    ungrouped convolutions. With `norms` the layer norms. Layers that are adapted already count as what they adapt.
-
-    Raises:
-        ValueError: there is none.
+    These are the square linear layers, which are the projections of attention; without any, all linear layers; without
+    these, all ungrouped convolutions. With `norms`, they are the layer norms. An adapted layer counts as the original.
     """
     blocks, heads = prefixes(find_blocks(root)), prefixes(find_heads(root))
-    inside, adapted = {}, [f"{n}." for n, m in root.named_modules() if hasattr(m, "base_layer")]
+    adapted = prefixes(n for n, m in root.named_modules() if hasattr(m, "base_layer"))
+    inside = {}
     for name, module in root.named_modules():
         name = name.removesuffix(".base_layer")
         within = name.startswith(blocks) if blocks else not f"{name}.".startswith(heads)
-        if within and not name.startswith(tuple(adapted)):
+        if within and not name.startswith(adapted):
             inside[name] = module
     linear = {n: m for n, m in inside.items() if isinstance(m, nn.Linear)}
     square = [n for n, m in linear.items() if m.in_features == m.out_features]
@@ -98,58 +89,50 @@ def default_targets(root: nn.Module, norms: bool = False) -> list[str]:
 
 
 def layer_groups(model: nn.Module, names: Iterable[str]) -> dict[str, list[str]]:
-    """Parameters `names` by layer: `embeddings`, one group for each block, and `head`, all that follows the last block.
+    """Return the parameters `names` by layer: `embeddings`, one group for each block, and `head` behind the last block.
 
-    What stands between two blocks (downsampling) counts to the block before; a model without blocks is grouped by module.
+    What stands between two blocks (downsampling) counts to the block before it. Without blocks, modules are the groups.
     """
-    model, wanted = unwrap(model), set(names)
-    blocks, order = find_blocks(model), [n for n, _ in model.named_parameters()]
-    if not blocks:
-        place = {n: n.rpartition(".")[0] or n for n in order}
-    else:
-        place, current = {}, "embeddings"
-        for name in order:
-            inside = next((b for b in blocks if name.startswith(b + ".")), None)
-            after = current in (blocks[-1], "head")
-            current = inside or ("head" if after else current)
-            place[name] = current
+    model, wanted, current = unwrap(model), set(names), "embeddings"
+    blocks = find_blocks(model)
     groups: dict[str, list[str]] = {}
-    for name in order:
+    for name, _ in model.named_parameters():
+        if blocks:
+            inside = next((b for b in blocks if name.startswith(f"{b}.")), None)
+            current = inside or ("head" if current in (blocks[-1], "head") else current)
+        else:
+            current = name.rpartition(".")[0] or name
         if name in wanted:
-            groups.setdefault(place[name], []).append(name)
+            groups.setdefault(current, []).append(name)
     return groups
 
 
 def prefixes(modules: Iterable[str]) -> tuple[str, ...]:
-    """What the names of the parameters inside `modules` start with."""
+    """Return what the names of the parameters inside `modules` start with."""
     return tuple(f"{m}." for m in modules)
 
 
-# --- on a model -------------------------------------------------------------------------------------------------------
-
-
 def find_last_layer(model: nn.Module) -> nn.Linear:
-    """The linear layer that gives the logits: the last one inside the head with one output per class.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Return the layer that gives the logits: the last linear layer inside the head with one output per class."""
     return _last_layers(model)[-1]
 
 
 def _last_layers(model: nn.Module) -> list[nn.Linear]:
     model = unwrap(model)
     head = model.get_submodule(find_head(model))
-    classes = model.config.num_labels  # type: ignore[union-attr]
-    linear = [m for m in head.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
+    linear: list[Any] = [m for m in head.modules() if _gives_classes(model, m)]
     if not linear:
+        classes = model.config.num_labels  # type: ignore[union-attr]
         raise ValueError(f"`model`: its head ({type(head).__name__}) has no linear layer with {classes} outputs.")
     return linear
 
 
 @contextmanager
 def last_layer_inputs(model: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Inside, every forward pass adds what the last layer read and gave, whichever of its copies is in use (adapters keep several)."""
+    """Inside, every forward pass adds the input and output of the last layer to the list.
+
+    Adapters keep several copies of that layer; all are watched, so that the one in use is seen.
+    """
     layers = _last_layers(model)
     width = max(layer.in_features for layer in layers)  # the factors of a low-rank adapter are narrower
     seen: list[tuple[Tensor, Tensor]] = []

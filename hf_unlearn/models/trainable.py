@@ -1,4 +1,4 @@
-"""Which parameters may move: `update="all" | "head" | "last:n" | <regular expression>`."""
+"""The parameters that may move: `update="all" | "head" | "last:n" | <regular expression>`."""
 
 from __future__ import annotations
 
@@ -13,68 +13,57 @@ from .structure import find_blocks, find_heads, prefixes
 
 
 def updated_names(model: nn.Module, update: str) -> list[str]:
-    """Names of the parameters that `update` lets move.
+    """Return the names of the parameters that `update` lets move.
 
-    Raises:
-        ValueError: `update` matches nothing or is malformed.
+    `update` is `all`; `head`, the classification head; `last:n`, the last n blocks and all that follows; or a regular
+    expression, which is searched for in the names.
     """
-    names = [n for n, _ in unwrap(model).named_parameters()]
+    names, given = [n for n, _ in unwrap(model).named_parameters()], f"`update={update!r}`"
     if update == "all":
         return names
     if update == "head":
         chosen = [n for n in names if n.startswith(prefixes(find_heads(model)))]
     elif match := re.fullmatch(r"last:(\d+)", update):
-        blocks, n = find_blocks(model), int(match[1])
+        blocks, count = find_blocks(model), int(match[1])
         if not blocks:
             raise ValueError(
-                f"`update={update!r}`: the model has no blocks of its own to count (ALBERT's layers share their weights). Use 'all', "
+                f"{given}: the model has no blocks of its own to count (ALBERT's layers share their weights). Use 'all', "
                 "'head' or a regular expression of parameter names."
             )
-        if not 1 <= n <= len(blocks):
-            raise ValueError(
-                f"`update={update!r}`: the model has {len(blocks)} blocks. Give a number from 1 to {len(blocks)}."
-            )
-        first = _first_index(names, blocks[-n])
-        inside = [i for i, name in enumerate(names) if any(name.startswith(b + ".") for b in blocks)]
-        heads, last_block = prefixes(find_heads(model)), inside[-1]
-        chosen = [x for i, x in enumerate(names) if i >= first or i > last_block or x.startswith(heads)]
+        if not 1 <= count <= len(blocks):
+            raise ValueError(f"{given}: the model has {len(blocks)} blocks. Give a number from 1 to {len(blocks)}.")
+        first = next(i for i, n in enumerate(names) if n.startswith(f"{blocks[-count]}."))
+        heads = prefixes(find_heads(model))
+        chosen = [n for i, n in enumerate(names) if i >= first or n.startswith(heads)]
     else:
         try:
             pattern = re.compile(update)
         except re.error as error:
-            raise ValueError(
-                f"`update={update!r}` is neither 'all', 'head', 'last:n' nor a regular expression: {error}."
-            ) from error
+            raise ValueError(f"{given} is not 'all', 'head', 'last:n' or a regular expression: {error}.") from error
         chosen = [n for n in names if pattern.search(n)]
     if not chosen:
-        raise ValueError(
-            f"`update={update!r}` matches no parameter. Names look like: {', '.join(names[:3])}, …, {names[-1]}."
-        )
+        raise ValueError(f"{given} matches no parameter. Names look like: {', '.join(names[:3])}, …, {names[-1]}.")
     return chosen
 
 
-def _first_index(names: list[str], prefix: str) -> int:
-    return next(i for i, n in enumerate(names) if n.startswith(prefix + "."))
-
-
 def check_precision(model: nn.Module, names: Iterable[str]) -> None:
-    """Raise ValueError where a parameter called one of `names`, which is to move, is in half precision."""
+    """Check that none of the parameters `names` is in half precision, which would round small steps away."""
     parameters = dict(unwrap(model).named_parameters())
     half = [n for n in names if parameters[n].dtype in (torch.float16, torch.bfloat16)]
-    copies = [n for n in half if ".modules_to_save." in n]
-    if half and len(copies) == len(half):
+    if not half:
+        return
+    dtype = str(parameters[half[0]].dtype).removeprefix("torch.")
+    remedy = "Load the model with `dtype=torch.float32` (`bf16=True` of the arguments still computes in half precision)"
+    if all(".modules_to_save." in n for n in half):
         raise ValueError(
-            f"`peft_config.modules_to_save`: PEFT keeps its copies, such as `{half[0]}`, in the precision of the model, "
-            f"{str(parameters[half[0]].dtype).removeprefix('torch.')}, in which small steps would be rounded away. Load the model with "
-            "`dtype=torch.float32` (`bf16=True` of the arguments still computes in half precision), or leave out `modules_to_save` "
-            "and `task_type`, which adds the head to it: an adapter alone is in float32 over any model."
+            f"`peft_config.modules_to_save`: PEFT keeps its copies, such as `{half[0]}`, in the model's {dtype}, which "
+            f"would round small steps away. {remedy}, or leave out `modules_to_save` and `task_type`, which adds the head to "
+            "it: an adapter alone is in float32 over any model."
         )
-    if half:
-        raise ValueError(
-            f"`model`: {len(half)} tensors that are to move are in {str(parameters[half[0]].dtype).removeprefix('torch.')}, such as "
-            f"`{half[0]}`: small steps and averages of weights would be rounded away. Load it with `dtype=torch.float32` (`bf16=True` "
-            "of the arguments still computes in half precision), or pass `peft_config`: adapters are in float32 over any model."
-        )
+    raise ValueError(
+        f"`model`: {len(half)} tensors that are to move are in {dtype}, such as `{half[0]}`. Small steps would be rounded "
+        f"away. {remedy}, or pass `peft_config`: adapters are in float32 over any model."
+    )
 
 
 def restrict(model: nn.Module, names: Iterable[str]) -> None:

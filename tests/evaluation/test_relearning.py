@@ -1,3 +1,5 @@
+"""Relearning takes the steps of a plain loop with Adam."""
+
 import pytest
 import torch
 import torch.nn.functional as F

@@ -157,7 +157,7 @@ def test_shadows_of_texts(tmp_path):
 RUN = """
 import sys
 from pathlib import Path
-from tests.test_shadow import digits, half_splits, train_shadows
+from tests.evaluation.test_shadow_models import digits, half_splits, train_shadows
 train_shadows(digits(epochs=30.0), half_splits(160, 8, never=40), Path(sys.argv[1]), workers=int(sys.argv[2]))
 """
 
@@ -166,7 +166,7 @@ train_shadows(digits(epochs=30.0), half_splits(160, 8, never=40), Path(sys.argv[
 def test_a_killed_run_goes_on_without_repeating_finished_models(tmp_path, workers):
     def start():
         command = [sys.executable, "-c", RUN, str(tmp_path / "killed"), str(workers)]
-        path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+        path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
         return subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
 
@@ -203,7 +203,7 @@ def test_pairs_differ_in_the_forget_set_alone_and_retrained_models_are_shared(tm
     training, forget = digits(), np.array([3, 50, 159])
     seen = []
 
-    def look(model, split, seed):
+    def check_split(model, split, seed):
         seen.append((len(split.forget), len(split.retain), seed))
         rows = [training.dataset[int(i)]["label"] for i in forget]
         assert split.forget["label"] == rows
@@ -212,11 +212,11 @@ def test_pairs_differ_in_the_forget_set_alone_and_retrained_models_are_shared(tm
     def pair(unlearn, name):
         return unlearn_shadows(training, forget, unlearn, name, tmp_path, models=4, never=40, progress=False)
 
-    unlearned, retrained = pair(look, "look")
+    unlearned, retrained = pair(check_split, "check")
     assert unlearned.members[:, forget].all()
     assert not retrained.members[:, forget].any()
-    rest = np.setdiff1d(np.arange(200), forget)
-    np.testing.assert_array_equal(unlearned.members[:, rest], retrained.members[:, rest])
+    others = np.setdiff1d(np.arange(200), forget)
+    np.testing.assert_array_equal(unlearned.members[:, others], retrained.members[:, others])
     assert (retrained.members[:, np.setdiff1d(np.arange(160), forget)].sum(0) == 2).all()
     assert not unlearned.members[:, 160:].any()
     assert sorted(n for n, _, _ in seen) == [3] * 4
@@ -229,7 +229,7 @@ def test_pairs_differ_in_the_forget_set_alone_and_retrained_models_are_shared(tm
 
 
 @pytest.mark.slow
-def test_attacks_tell_members_and_models_that_did_not_forget(tmp_path):
+def test_attacks_find_members_and_models_that_did_not_forget(tmp_path):
     """An over-fitted model of few rows with wrong labels among them: they are remembered only by those who saw them."""
     training = digits(rows=240, never=100, epochs=60.0, rate=1e-2, width=64)
     wrong = np.arange(40)
@@ -241,8 +241,8 @@ def test_attacks_tell_members_and_models_that_did_not_forget(tmp_path):
     scores, members = shadows.scores(slice(240)), shadows.members[:, :240]
     everyone, mislabelled = [], []
     for i in range(16):
-        rest = attackers(i, 16)
-        found, member = lira(scores[i], scores[rest], members[rest]), members[i]
+        others = attackers(i, 16)
+        found, member = lira(scores[i], scores[others], members[others]), members[i]
         everyone.append(roc(found[member], found[~member]).auc)
         mislabelled.append(roc(found[wrong][member[wrong]], found[wrong][~member[wrong]]).auc)
     assert np.mean(everyone) > 0.6
@@ -310,7 +310,7 @@ def test_a_model_that_broke_leaves_no_outputs(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_error_in_a_worker_is_told_and_finished_models_stay(tmp_path, monkeypatch):
+def test_an_error_in_a_worker_is_raised_and_finished_models_stay(tmp_path, monkeypatch):
     monkeypatch.setattr(shadow, "CACHE_BYTES", 0)
     training, members = digits(), half_splits(160, 4, never=40)
     broken = ShadowTraining(**{**vars(training), "arguments": {**training.arguments, "learning_rate": 1e30}})

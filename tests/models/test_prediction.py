@@ -1,0 +1,60 @@
+"""One pass over rows gives every row's logits, in order."""
+
+import pytest
+import torch
+import transformers
+
+from hf_unlearn.models.prediction import answers, predict
+from hf_unlearn.models.processor import Processor
+from hf_unlearn.models.structure import find_last_layer
+from tests.support.data import (
+    CLASSES,
+    data_for,
+    processing_class,
+    text_data,
+    tokenizer,
+)
+from tests.support.models import build, trained
+
+
+@pytest.mark.parametrize("arch", ["resnet", "bert"])
+def test_predictions_are_in_order_whatever_the_batch_size(arch):
+    model, data = trained(arch).train(), data_for(arch, 13)
+    processor = Processor(model, processing_class(arch))
+    logits, labels = predict(model, data, processor, batch_size=100)
+    assert model.training
+    assert labels.tolist() == data["label"][:]
+    assert logits.dtype == torch.float32
+    for size in (1, 4, 13):
+        assert torch.allclose(predict(model, data, processor, batch_size=size)[0], logits, atol=1e-5)
+    assert torch.allclose(predict(model, data.to_iterable_dataset(), processor, limit=5)[0], logits[:5], atol=1e-5)
+    with pytest.raises(ValueError, match="`dataset` is empty"):
+        predict(model, [], processor)
+
+
+def test_the_last_layer_turns_the_features_into_the_logits():
+    model = trained("vit")
+    data, last = data_for("vit", 10), find_last_layer(model)
+    seen = list(answers(model, data, Processor(model).collate, batch_size=4, features=True))
+    assert [len(a.rows) for a in seen] == [4, 4, 2]
+    for answer in seen:
+        torch.testing.assert_close(answer.features @ last.weight.T + last.bias, answer.logits)
+
+
+def test_features_of_a_decoder_are_those_of_the_token_that_answers():
+    config = transformers.GPT2Config(
+        vocab_size=28, n_positions=32, n_embd=16, n_layer=1, n_head=2, num_labels=CLASSES, pad_token_id=0
+    )
+    model = transformers.GPT2ForSequenceClassification(config).eval()
+    (answer,) = answers(model, text_data(6), Processor(model, tokenizer()).collate, features=True)
+    torch.testing.assert_close(answer.features @ model.score.weight.T, answer.logits)
+    assert answer.features.shape == (6, 16)
+
+
+def test_rows_are_read_as_they_are_asked_for():
+    model, read = build("resnet"), []
+    rows = ((read.append(i), row)[1] for i, row in enumerate(data_for("resnet", 8)))
+    iterator = answers(model, rows, Processor(model).collate, batch_size=3)
+    first = next(iterator)
+    assert read == [0, 1, 2]
+    assert first.labels.tolist() == [row["label"] for row in first.rows]
