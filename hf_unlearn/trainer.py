@@ -1,7 +1,5 @@
 """`UnlearningTrainer`: the HF Trainer over forget and retain sets. It adds up a method's terms and knows no method."""
 
-from __future__ import annotations
-
 import gc
 import time
 from collections import defaultdict

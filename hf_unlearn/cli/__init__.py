@@ -1,7 +1,5 @@
 """The commands `hf-unlearn demo | run | audit | card | push | receipt`: each takes words and returns an exit code."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from importlib import import_module

@@ -1,8 +1,6 @@
 """`hf-unlearn audit`: judge a model that any tool made, by the rows that it should have forgotten."""
 
 # ruff: noqa: RUF009  `setting` makes a dataclass field, no default that the objects share
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`hf-unlearn card`: write the card of a run again."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`hf-unlearn demo`: train a small classifier, fulfill two requests, and compare each with retraining."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import tempfile

@@ -1,7 +1,5 @@
 """Turn what a command returns or raises into a message and an exit code."""
 
-from __future__ import annotations
-
 import atexit
 import logging
 import os

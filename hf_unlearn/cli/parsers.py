@@ -1,7 +1,5 @@
 """The settings that the parsers of all commands share."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from typing import Any

@@ -3,8 +3,6 @@
 Several machines, FSDP and DeepSpeed need `accelerate launch` with a file of recipes/accelerate.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import signal

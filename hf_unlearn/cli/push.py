@@ -1,7 +1,5 @@
 """`hf-unlearn push`: publish the folder of a run on the Hub."""
 
-from __future__ import annotations
-
 import argparse
 import signal
 import threading

@@ -1,7 +1,5 @@
 """`hf-unlearn receipt verify | prove | seal | keygen | sign`: check, prove and sign deletion receipts."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections import Counter

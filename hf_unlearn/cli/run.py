@@ -1,7 +1,5 @@
 """`hf-unlearn run`: unlearn as a recipe and the command line say, in this process or in several."""
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import os

@@ -1,7 +1,5 @@
 """One process of `hf-unlearn run --num-processes N`: `python -m hf_unlearn.cli.worker`, with the words of the run."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

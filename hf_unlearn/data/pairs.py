@@ -5,8 +5,6 @@ another number of processes sees the same samples. `share_out` computes the weig
 same however its rows are divided into processes and micro-batches.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import struct

@@ -1,7 +1,5 @@
 """Which rows are drawn, and in which order. Every draw depends on (seed, epoch, position) alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any

@@ -1,7 +1,5 @@
 """Relearning: how soon a forgotten class comes back. It tells forgetting from hiding, which outputs alone cannot."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Iterator, Sequence

@@ -4,8 +4,6 @@ Only outputs are kept, one file per model, named by all that determines it: a ki
 They are outputs on single rows of the data: protect the folder as you protect the data.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import hashlib

@@ -1,7 +1,5 @@
 """The files of a published folder: what each is called, and which may be published."""
 
-from __future__ import annotations
-
 import re
 
 from ..evaluation.report.plots import FIGURES

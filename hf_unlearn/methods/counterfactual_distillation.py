@@ -1,7 +1,5 @@
 """Counterfactual distillation: the original as if it had never learned the forgotten classes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar

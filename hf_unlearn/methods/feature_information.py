@@ -1,7 +1,5 @@
 """Feature unlearning: the output becomes independent of an attribute of the input."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar

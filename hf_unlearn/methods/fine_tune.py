@@ -1,7 +1,5 @@
 """Fine-tuning on the retain set."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar

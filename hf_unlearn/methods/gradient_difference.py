@@ -1,7 +1,5 @@
 """Gradient difference: ascent on the forget set, descent on the retain set."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar

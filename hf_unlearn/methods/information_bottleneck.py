@@ -1,7 +1,5 @@
 """UIB: training on the retain set under a prior on the weights, alone or on top of another method."""
 
-from __future__ import annotations
-
 import logging
 import math
 import re

@@ -1,7 +1,5 @@
 """JiT: unlearning without retain data, which flattens the function around each forget point."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """Marginal unlearning: no output shows whether the forget rows were in the data."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar

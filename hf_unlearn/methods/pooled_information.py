@@ -1,7 +1,5 @@
 """The base of the two training forms of IT-reg: mean outputs pooled over the global batch and over past steps."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """The view that a method has of its run. `UnlearningTrainer` is an `UnlearningRun`."""
 
-from __future__ import annotations
-
 from typing import Any, Protocol
 
 from torch import Tensor, nn

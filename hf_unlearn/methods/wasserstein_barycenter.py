@@ -1,7 +1,5 @@
 """Feature unlearning in closed form: every group's features move onto their Wasserstein barycenter."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Iterator, Mapping

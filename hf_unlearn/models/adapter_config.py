@@ -1,7 +1,5 @@
 """Configurations of adapters: a name, a mapping or a `PeftConfig` becomes a checked `PeftConfig` with target layers."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import json

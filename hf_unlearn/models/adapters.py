@@ -3,8 +3,6 @@
 A patch can be saved, loaded, switched off and merged. It erases nothing: without it, the base still knows everything.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager

@@ -5,8 +5,6 @@ images it is `pixel_values`. For text it is the output of the input embeddings, 
 cannot be perturbed, and passing `inputs_embeds` changes the logits of some classifiers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial

@@ -3,8 +3,6 @@
 Importing this module registers the architecture with the Auto classes as `pixel_mlp`.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Any
 

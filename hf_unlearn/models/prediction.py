@@ -1,7 +1,5 @@
 """One pass of a model over rows, in evaluation mode and without gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice

@@ -1,7 +1,5 @@
 """Classifiers and their processors, from a folder or the Hub and back to a folder."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

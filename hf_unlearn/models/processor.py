@@ -1,7 +1,5 @@
 """`Processor`: a row of a data set becomes inputs of a model, and rows become a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The original model as a reference: its outputs on the forget set, and on any input later."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass

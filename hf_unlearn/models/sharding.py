@@ -3,8 +3,6 @@
 Reading is a collective operation: all processes must do it together. A tensor that is not sharded passes through.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor

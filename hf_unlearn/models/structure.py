@@ -1,7 +1,5 @@
 """The parts of a classifier: its heads, blocks and last layer, and the layers that an adapter adapts by default."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """The parameters that may move: `update="all" | "head" | "last:n" | <regular expression>`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 

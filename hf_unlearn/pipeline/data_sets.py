@@ -1,7 +1,5 @@
 """Load the data sets of a run: as tables, or as streams of which only the rows to forget and to measure on are stored."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`Job`: the loaded parts of a run, which recipes, the demo and benchmarks share."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

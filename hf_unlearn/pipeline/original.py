@@ -1,7 +1,5 @@
 """Train an original, for recipes and demos that have no trained model to start from."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from pathlib import Path
 from typing import Any

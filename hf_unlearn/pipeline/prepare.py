@@ -1,7 +1,5 @@
 """Make a `Job` of the arguments of a run: check the folders, load the data and the model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

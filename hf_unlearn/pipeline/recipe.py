@@ -1,7 +1,5 @@
 """Read a recipe: a flat YAML file whose entries count as options of the command line."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Record in report and receipt what only a recipe knows of its run."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path

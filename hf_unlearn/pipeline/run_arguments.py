@@ -1,8 +1,6 @@
 """`RunArguments`: the keys of a recipe that are settings neither of the training nor of the method."""
 
 # ruff: noqa: RUF009  `setting` makes a dataclass field, no default that the objects share
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from ..data.forget_request import ForgetRequest

@@ -1,7 +1,5 @@
 """The long steps of a run: unlearn, retrain for comparison, and measure both models."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The backend of a run (one process, data parallelism, FSDP2, DeepSpeed), and the check that the method supports it."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import os

@@ -1,7 +1,5 @@
 """The part of the trainer that saves and resumes a run, between the HF Trainer and `checkpoints`."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 import time

@@ -4,8 +4,6 @@ A checkpoint is written in a staging folder, sealed with a digest of every file,
 that is killed at any moment therefore leaves only whole checkpoints. Later damage is found before a checkpoint is used.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -1,7 +1,5 @@
 """The checks of data, output folder and adapters that a trainer makes before it changes the model."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

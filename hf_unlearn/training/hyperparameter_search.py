@@ -1,7 +1,5 @@
 """Hyper-parameter search over a method and its arguments. Each trial is a trainer of its own, on a copy of the original."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import difflib

@@ -1,7 +1,5 @@
 """Measures of a model while it unlearns: what it still remembers, what it keeps, and the target of forgetting."""
 
-from __future__ import annotations
-
 import logging
 import math
 from typing import Any

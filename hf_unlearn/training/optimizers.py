@@ -1,7 +1,5 @@
 """The optimizer of a run: a trust region, the optimizer that the arguments name, or one that the user passes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The outcome of a run, verified after it."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Ordinary training of a classifier, for recipes and demos that have no trained model to start from."""
 
-from __future__ import annotations
-
 import logging
 import math
 import time

@@ -1,7 +1,5 @@
 """What other rooms see of the trainer: `TrainingRun` while it trains, and `FinishedRun` afterwards."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 

@@ -1,7 +1,5 @@
 """How a run is resumed, and which settings it must share with its start."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping

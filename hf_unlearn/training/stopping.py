@@ -4,8 +4,6 @@
 last good state when the model diverges or the retained rows suffer.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import signal

@@ -1,7 +1,5 @@
 """The check after a run: which parameters changed, whether the outputs moved, and whether retained rows suffered."""
 
-from __future__ import annotations
-
 import logging
 
 import torch

@@ -1,7 +1,5 @@
 """Checks of numbers and texts that would otherwise switch something off silently, or fail late in a run."""
 
-from __future__ import annotations
-
 from dataclasses import fields
 from typing import Any
 

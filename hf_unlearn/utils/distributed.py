@@ -1,7 +1,5 @@
 """Operations over several processes: divide rows, add up sums, agree on a decision. In a single process each changes nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Files that appear whole or not at all, errors that name what could not be written, and small readers of JSON and markdown."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Names of models and data sets: a folder, `org/name` or `org/name@revision`, pinned to a commit of the Hub."""
 
-from __future__ import annotations
-
 import logging
 import re
 from pathlib import Path

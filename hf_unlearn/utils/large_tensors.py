@@ -1,7 +1,5 @@
 """Tables of model outputs, one row for each row of a data set: in memory, or in an unnamed file if they are large."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Former import paths of modules that published cards and documents name. They still work, with a DeprecationWarning."""
 
-from __future__ import annotations
-
 import sys
 import warnings
 from functools import partial

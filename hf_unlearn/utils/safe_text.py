@@ -1,7 +1,5 @@
 """Names from data sets, models and users, made safe to print: one line, no hidden characters, no markup."""
 
-from __future__ import annotations
-
 import re
 
 LENGTH = 60  # characters of a name that is printed in full

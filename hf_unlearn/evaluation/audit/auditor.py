@@ -5,8 +5,6 @@ words, with its evidence line by line. The null hypothesis is that the model sti
 line of evidence speaks against it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Checks of sets, labels and models before an audit runs any model."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Mapping

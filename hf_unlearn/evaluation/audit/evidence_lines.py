@@ -1,7 +1,5 @@
 """The figures of an audit: `FIGURES` has one for each key of `verdicts.SPECS`, `Figures.expected` what retraining gives."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Run one model over sets of rows: logits and features, rounded weights, adapters switched off."""
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Linear probes of the features in front of the last layer, which may still know what the outputs hide."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression

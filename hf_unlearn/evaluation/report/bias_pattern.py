@@ -1,7 +1,5 @@
 """The bias pattern of a report: a column of the test set, the label that each of its values points to, and its measures."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Say in plain words what the figures of a report mean, how to read them, and what they do not prove."""
 
-from __future__ import annotations
-
 from .report_data import ReportData
 from .table import cell
 

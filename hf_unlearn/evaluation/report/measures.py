@@ -1,7 +1,5 @@
 """The figures of a report, each with its interval, from the logits of one model on each set."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Measure a finished run: run every model once over the same rows, and compute the figures of a report from its outputs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Show a report as markdown, as one self-contained HTML page, and in the terminal. Names from data become no markup."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

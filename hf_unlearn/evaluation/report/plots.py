@@ -1,7 +1,5 @@
 """Figures of a report. They show aggregates only, never a single sample."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Callable

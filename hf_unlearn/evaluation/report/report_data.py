@@ -1,7 +1,5 @@
 """`ReportData`: the figures of a report and their warnings. It needs no torch, so that reading a report is fast."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self

@@ -1,7 +1,5 @@
 """What a report says about the run: all that a card needs, and nothing that names a row, a value, a user or a path."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from contextlib import suppress

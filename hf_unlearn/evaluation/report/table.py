@@ -1,7 +1,5 @@
 """The table of a report: a title and one cell per model in each row, with the interval beside each figure."""
 
-from __future__ import annotations
-
 from ...utils.safe_text import shown
 from .report_data import ReportData
 

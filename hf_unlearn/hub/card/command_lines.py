@@ -1,7 +1,5 @@
 """The lines that a card gives its reader: to load the model, to repeat the run, to audit it. CAPITALS stand for folders."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The evaluation card: a README.md for people and the Hub, rendered from `report.json`, and from audit and receipt if any."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The front matter of a card: the metadata that the Hub reads (https://huggingface.co/docs/hub/model-cards)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """What a branch on the Hub holds already: nothing that matters, an earlier push, or files of somebody else."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

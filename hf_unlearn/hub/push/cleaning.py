@@ -1,7 +1,5 @@
 """Remove what a published file must not hold: paths of a machine, tokens, notes of the trainer. Names of classes stay."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

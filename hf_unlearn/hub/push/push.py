@@ -4,8 +4,6 @@ with prepare_folder("out") as staged:
     push_folder(staged.folder, "org/name", original=staged.original)
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -1,7 +1,5 @@
 """Requests to the Hub that always end: repeated a few times with bounded waits, then an error that says what to do."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re

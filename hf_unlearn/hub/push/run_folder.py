@@ -1,7 +1,5 @@
 """Prepare the folder of a run and push it, by a command or at the end of the run."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Mapping

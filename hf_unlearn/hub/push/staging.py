@@ -1,7 +1,5 @@
 """The staging folder: the part of a run that is published, without pickles, private files and local paths."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

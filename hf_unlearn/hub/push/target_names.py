@@ -1,7 +1,5 @@
 """Names of repositories, branches and tags, checked before anything is sent."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How `UnlearningTrainer` publishes. The base class would upload its whole output folder with pickles."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """JSON in one form, so that every changed byte shows, and texts and numbers that are safe to publish."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

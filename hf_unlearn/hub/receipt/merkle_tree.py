@@ -3,8 +3,6 @@
 A leaf d is hashed as SHA-256(0x00 ‖ d) and a node as SHA-256(0x01 ‖ left ‖ right), so that a node cannot be shown as a leaf.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from hashlib import sha256
 

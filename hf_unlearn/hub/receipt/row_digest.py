@@ -14,8 +14,6 @@ the line `hf_unlearn/row/1` and that object. All columns count, as they are stor
 - Bytes, and files that are no image: `["bytes", SHA-256]`. Times: `["time", ISO 8601]`, in UTC if they have a time zone.
 """
 
-from __future__ import annotations
-
 import datetime
 import json
 import math

@@ -1,7 +1,5 @@
 """Receipts of published folders: the digests of all files are written last, and anyone can check them."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator, Mapping

@@ -6,8 +6,6 @@ The digests in a receipt reveal accidents. Only a signature reveals that somebod
 Needs `cryptography`, the extra `sign`.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Influence functions: a prediction of how the weights move if rows are taken out of the training data."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

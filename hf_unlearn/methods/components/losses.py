@@ -1,7 +1,5 @@
 """Terms that several methods share."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any

@@ -4,8 +4,6 @@ The mean of such a term over parts of a batch is not its value on the whole: inf
 upwards. So the sums behind the term are pooled over processes, micro-batches and past steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

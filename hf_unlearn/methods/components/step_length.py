@@ -1,7 +1,5 @@
 """How far to go along a displacement of the weights: as far as the outputs allow."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 

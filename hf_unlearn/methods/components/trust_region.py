@@ -1,7 +1,5 @@
 """Steps of a fixed length relative to each tensor, so that a method works without tuning its learning rate."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any

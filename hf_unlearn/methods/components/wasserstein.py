@@ -3,8 +3,6 @@
 Sources: Álvarez-Esteban et al. (2016) for the fixed point; Xu and Strohmer (arXiv 2502.05684) for its use in unlearning.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import torch
