@@ -39,6 +39,7 @@ def test_metrics_are_loaded_on_first_use():
     assert run(code) == []
 
 
+@pytest.mark.slow
 def test_every_module_can_be_imported_without_the_optional_packages():
     """PEFT, matplotlib and cryptography are imported where they are used."""
     code = (

@@ -22,6 +22,7 @@ def save(folder, model):
     return folder
 
 
+@pytest.mark.slow
 def test_folders_in_and_a_verdict_out(tmp_path, capsys):
     (tmp_path / "data").mkdir()
     for split, seed in (("train", 0), ("test", 9)):

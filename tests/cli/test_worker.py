@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from tests.cli.support import wait_until
 
 WAITING = """
@@ -37,6 +39,7 @@ def start_launcher(folder):
     return process
 
 
+@pytest.mark.slow
 def test_ctrl_c_reaches_every_process_once(tmp_path):
     process = start_launcher(tmp_path)
     os.killpg(process.pid, signal.SIGINT)
@@ -44,6 +47,7 @@ def test_ctrl_c_reaches_every_process_once(tmp_path):
     assert [(tmp_path / f"signals-{rank}").read_text() for rank in (0, 1)] == ["1", "1"]
 
 
+@pytest.mark.slow
 def test_no_process_outlives_its_launcher(tmp_path):
     process = start_launcher(tmp_path)
     process.kill()

@@ -258,6 +258,7 @@ def test_errors_name_no_value_of_a_column(pets, tmp_path):
     assert "n123" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_million_rows_are_split_without_copies():
     n = 1_000_000
     data = datasets.Dataset.from_dict({"label": np.arange(n) % 10, "user": np.arange(n) // 100})

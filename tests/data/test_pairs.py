@@ -92,6 +92,7 @@ def test_rows_of_a_transform_are_read_anew_and_others_once(own_transform):
         assert len(set(seen)) == len(prepared) * (3 if own_transform else 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fork_server")
 @pytest.mark.parametrize("shards", [1, 3])
 def test_workers_read_the_whole_retain_stream(shards):

@@ -48,6 +48,7 @@ def test_steps_and_their_memory_are_measured_on_a_gpu():
     assert all(row["peak_mib"] > 0 for row in steps)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
 def test_without_a_gpu_nothing_is_measured_and_it_says_so():
     code, found = run()

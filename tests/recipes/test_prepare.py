@@ -90,6 +90,7 @@ def test_patch_is_magenta_and_leaves_the_source_alone(prepare):
     assert not image.any()
 
 
+@pytest.mark.slow
 def test_hateful_identity_is_biased_where_a_word_meets_a_slur(prepare):
     from datasets import Dataset, DatasetDict
 

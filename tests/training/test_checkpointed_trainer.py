@@ -68,6 +68,7 @@ def die_writing(folder, settings):
     trainer_for("vit", folder, DiesWriting(last=3), **settings).train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [None, 1])
 def test_killed_while_it_writes_a_checkpoint_a_run_still_has_the_one_before(tmp_path, three_checkpoints, limit):
     settings = {**EVERY, **ADAMW, "save_total_limit": limit}

@@ -16,6 +16,7 @@ def run(code):
     return done.stdout.split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("former", "now"), MOVED.items())
 def test_a_module_that_moved_can_still_be_imported_and_says_where_it_is(former, now):
     code = (

@@ -38,6 +38,7 @@ def epsilon_on_a_grid(unlearned, retrained, delta=1e-5, step=0.01):
     return best
 
 
+@pytest.mark.slow
 def test_epsilon_is_that_of_the_challenge():
     rng = np.random.default_rng(0)
     rows = [(0, 1, 0, 1), (1.5, 1, 0, 1), (0, 0.4, 0, 3), (-1, 1, 1, 0.5), (30, 1, 0, 1), (0, 1e-4, 0, 1)]

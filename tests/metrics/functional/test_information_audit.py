@@ -55,6 +55,7 @@ def test_audit_sees_through_a_label_that_explains_the_group():
     assert conditional.value <= 2 * conditional.null_high < pooled.value / 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0.0, 1.0])
 def test_interval_covers_the_truth(shift):
     p, group = outputs(400_000, shift, 10_000)
