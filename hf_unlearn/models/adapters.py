@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers.utils import cached_file
-from transformers.utils.peft_utils import find_adapter_config_file
+from transformers.utils import ADAPTER_CONFIG_NAME, cached_file, has_file
 
 from .adapter_config import adapter_config, kind_of
 from .forward import classify, eval_mode, model_inputs, on_device, unwrap
@@ -250,7 +249,7 @@ def load_patches(base: nn.Module, source: str | Path, revision: str | None = Non
     file = cached_file(str(source), ADAPTER_FILE, revision=revision)
     model: Any = PeftModel.from_pretrained(base, str(source), revision=revision)
     names = list(model.active_adapters)
-    while find_adapter_config_file(str(source), revision=revision, subfolder=(name := f"patch{len(names)}")):
+    while has_file(str(source), f"{(name := f'patch{len(names)}')}/{ADAPTER_CONFIG_NAME}", revision=revision):
         cached_file(str(source), ADAPTER_FILE, revision=revision, subfolder=name)
         model.load_adapter(str(source), name, revision=revision, subfolder=name)
         names.append(name)
