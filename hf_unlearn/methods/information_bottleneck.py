@@ -224,7 +224,7 @@ class UIB(UnlearningMethod):
         ray = Ray(model, layers, displacement, self.clip)
         if self.scale * max(ray.lengths.values()) < SMALLEST_MOVE:
             logger.warning(
-                "The prior says nothing: no layer is predicted to move by more than %.0e of its weights. The model has no "
+                "The prior has no effect: no layer is predicted to move by more than %.0e of its weights. The model has no "
                 "gradient on the forget set, because it is too confident. Try a smaller `damping`, or a `base` that moves it.",
                 SMALLEST_MOVE,
             )
