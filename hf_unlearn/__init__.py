@@ -3,9 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .utils import VERSION as __version__
 from .utils import moved_modules
-
-__version__ = "0.1.0"
 
 # Module -> its public names. Loaded on first use (PEP 562), so that `import hf_unlearn` costs nothing.
 _PUBLIC = {

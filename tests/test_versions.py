@@ -8,6 +8,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+import hf_unlearn
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -51,6 +53,12 @@ def test_the_lowest_versions_are_the_floors():
 @pytest.mark.parametrize(("name", "least"), [("torch", "2.11"), ("transformers", "5.17"), ("huggingface_hub", "1.33")])
 def test_the_floors_admit_what_is_promised(name, least):
     assert Version(least) in requirements()[name].specifier
+
+
+def test_the_version_is_the_same_everywhere():
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert hf_unlearn.__version__ == PROJECT["version"]
+    assert f"\nversion: {hf_unlearn.__version__}\n" in citation
 
 
 def test_the_readme_names_the_floors():

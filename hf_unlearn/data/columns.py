@@ -35,6 +35,11 @@ def find_label_column(dataset: Any, preferred: str | None = None) -> str | None:
     return next((c for c in (preferred, *LABEL_COLUMNS) if c in names), None)
 
 
+def as_list(labels: str | int | Sequence[str | int]) -> list[str | int]:
+    """Return one class or several as a list. An integer of NumPy is one class."""
+    return [labels] if isinstance(labels, str | int | np.integer) else list(labels)
+
+
 def read_labels(dataset: datasets.Dataset, label_column: str = "label") -> np.ndarray:
     """Return all class ids of `dataset`, shape (rows,)."""
     return arrow_column(dataset, label_column, "label_column").to_numpy(zero_copy_only=False)
@@ -91,7 +96,7 @@ def class_ids(
     names = list(getattr(dataset.features.get(label_column), "names", None) or [])
     present = None
     ids: list[Any] = []
-    for one in [label] if isinstance(label, str | int) else label:
+    for one in as_list(label):
         number = _id_of_name(one, names)
         if number is not None:
             ids.append(number)

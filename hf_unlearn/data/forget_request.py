@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..utils.safe_text import shown
-from .columns import arrow_column, class_ids, read_labels
+from .columns import arrow_column, as_list, class_ids, read_labels
 
 if TYPE_CHECKING:
     import datasets
@@ -108,7 +108,7 @@ class ForgetRequest:
         """
         parts = []
         if self.label is not None:
-            parts.append(_class_words([self.label] if isinstance(self.label, str | int) else self.label, classes))
+            parts.append(_class_words(as_list(self.label), classes))
         if self.column is not None:
             parts.append(f"rows selected by column '{shown(self.column)}'")
         if self.indices is not None or (self.ids_file is not None and self.column is None):
@@ -183,7 +183,8 @@ class ForgetRequest:
         import pyarrow.compute as pc
 
         column = arrow_column(dataset, name, "column")
-        given = [*(self.values or ()), *(_read_ids(self.ids_file) if self.ids_file is not None else ())]
+        given = [] if self.values is None else list(self.values)
+        given += [] if self.ids_file is None else _read_ids(self.ids_file)
         try:
             values = pa.array(given).cast(column.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
@@ -204,7 +205,7 @@ def _read_ids(file: str | Path) -> list[str]:
     path = Path(file)
     if not path.is_file():
         raise ValueError(f"`ids_file` does not exist: {path}.")
-    ids = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    ids = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     if not ids:
         raise ValueError(f"`ids_file` is empty: {path}.")
     return ids
@@ -223,10 +224,15 @@ def _class_words(labels: Sequence[str | int], classes: Sequence[str]) -> str:
 
 
 def _row_mask(rows: Sequence[int] | Sequence[str], n: int, argument: str) -> np.ndarray:
+    given = [r.item() if hasattr(r, "item") else r for r in rows]
+    if any(isinstance(r, bool) for r in given):
+        raise ValueError(f"`{argument}` must hold row numbers, not true or false. Pass `np.flatnonzero(mask)`.")
     try:
-        index = np.asarray([int(r) for r in rows], dtype=np.int64)
+        index = np.asarray([int(r) for r in given], dtype=np.int64)
     except ValueError:
         raise ValueError(f"`{argument}` must hold row numbers. For other ids give `column` too.") from None
+    if any(isinstance(r, float) and not r.is_integer() for r in given):
+        raise ValueError(f"`{argument}` must hold whole row numbers.")
     outside = int(((index < 0) | (index >= n)).sum())
     if outside:
         raise ValueError(f"`{argument}`: {outside} of {len(index)} row numbers lie outside 0..{n - 1}.")

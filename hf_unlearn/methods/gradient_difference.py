@@ -13,9 +13,9 @@ from .gradient_ascent import GradientAscent
 
 @dataclass(kw_only=True)
 class GradientDifference(GradientAscent):
-    """Climb the loss of the forget set and descend that of the retain set.
+    """Climb the loss of the forget set and descend that of the retain set (Liu, Liu and Stone 2022).
 
-    Source: Liu, Liu and Stone, "Continual Learning and Private Unlearning" (2022).
+    Source: "Continual Learning and Private Unlearning" (2022).
 
         min_θ  E_{D_r} CE(f_θ(x), y) − α E_{D_f} CE(f_θ(x), y)
 
@@ -23,8 +23,8 @@ class GradientDifference(GradientAscent):
     |---|---|---|---|
     | inputs, labels | inputs, labels | 2 | none |
 
-    Use it as a baseline that keeps more than gradient ascent. Do not use it at these defaults on a fine-tuned public base: a
-    step of 0.002 of every tensor is there as long as the whole fine-tuning was.
+    Use it as a baseline that keeps more than gradient ascent. Do not use it with these defaults on a model that was fine-tuned
+    from a public base: one step of 0.002 of each tensor's norm is then as long as the whole way of the fine-tuning.
 
     Example:
         ```python

@@ -61,7 +61,7 @@ class UIB(UnlearningMethod):
       θ ← (θ + ηβΛμ) / (1 + ηβΛ) is stable for any ηβ.
 
     ḡ are mean gradients, and F is the diagonal empirical Fisher information on D', from per-sample gradients in eval mode. A
-    base that stops at a target pauses while the forget set is at the target. CE(D') is left out if the base reads the retain set.
+    base that stops at a target ends for good once the forget set is at it. CE(D') is left out while a base reads the retain set.
 
     Use it if the removed rows share a pattern or bias, or to regularize another gradient method. Do not use it with a streamed
     data set, or if the model has no gradient on the forget set (a warning says so).
@@ -222,7 +222,7 @@ class UIB(UnlearningMethod):
         ray = Ray(model, layers, displacement, self.clip)
         if self.scale * max(ray.lengths.values()) < SMALLEST_MOVE:
             logger.warning(
-                "The prior says nothing: no layer is predicted to move by more than %.0e of its weights. The model has no "
+                "The prior has no effect: no layer is predicted to move by more than %.0e of its weights. The model has no "
                 "gradient on the forget set, because it is too confident. Try a smaller `damping`, or a `base` that moves it.",
                 SMALLEST_MOVE,
             )

@@ -31,7 +31,7 @@ class MarginalInformation(PooledInformation):
 
     | forget set | retain set | forward passes a step | extra memory |
     |---|---|---|---|
-    | inputs | inputs, labels | 1; 1 more for each of several micro-batches | none; with `utility="kl"` a copy of the model |
+    | inputs | inputs, labels | 1; 1 more for each of several micro-batches, and for `utility="kl"` | none; for `kl` one model |
 
     The objective is the paper's (arXiv 2502.05684) [source]. The closed form of Î equals the authors' estimator [derived]. Î is
     that of the global batch, over processes and exactly over accumulation steps. γ multiplies Î over its greatest value at

@@ -6,8 +6,8 @@
     evaluate.load(f"{hf_unlearn.metrics.__path__[0]}/bias_following.py", mapping=...)
 
 Everything runs offline and in memory: no row is written to a cache. `evaluate.combine` passes every keyword to every
-module, so pass options to the constructor there. For all of them the target is the value of the retrained model, and
-the distance to that value counts in both directions.
+module, so pass options to the constructor there. Each docstring says how to read its value. For most the target is the
+value of the retrained model, and the distance to that value counts in both directions.
 """
 
 from importlib import import_module

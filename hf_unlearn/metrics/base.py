@@ -65,13 +65,19 @@ class UnlearningMetric(evaluate.Metric, ABC):
         super().__init_subclass__(**kwargs)
         kinds = get_type_hints(cls._compute, include_extras=True)
         cls.columns = {name: kind.__metadata__[0] for name, kind in kinds.items() if get_origin(kind) is Annotated}
+        if "_compute" in vars(cls) and not cls.columns:
+            raise TypeError(
+                f"`{cls.__name__}._compute` names no column. Annotate one or more of its parameters with a type of "
+                "`hf_unlearn.metrics.base`, such as `predictions: Predicted`."
+            )
         if cls.__doc__:
             summary, _, details = inspect.cleandoc(cls.__doc__).partition("\n\n")
             columns = "".join(f"    {name}: {column.meaning}\n" for name, column in cls.columns.items())
             cls.__doc__ = (
                 f"{summary}\n\nColumns:\n{columns}\n{details}\n\nReading: {cls.reading}\n"
                 "Raises ValueError if a column is missing, empty or invalid, differs in length from another, or lacks the\n"
-                f"samples that the metric compares, or if an option is unknown or invalid.\nSource: {cls.source}\n"
+                "samples that the metric compares, or if an option is unknown or invalid.\n"
+                + (f"Source: {cls.source}\n" if hasattr(cls, "source") else "")
             )
 
     def __init__(self, config_name: str | None = None, num_process: int = 1, **kwargs: Any) -> None:

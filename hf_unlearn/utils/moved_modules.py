@@ -1,4 +1,4 @@
-"""Former import paths of modules that published cards and documents name. They still work, with a DeprecationWarning."""
+"""Former import paths that documents, published cards and saved files name. They still work, with a DeprecationWarning."""
 
 import sys
 import warnings
@@ -11,6 +11,7 @@ from typing import Any
 
 MOVED = {
     "hf_unlearn.adapters": "hf_unlearn.models.adapters",
+    "hf_unlearn.arguments": "hf_unlearn.training.arguments",  # `training_args.bin` of older checkpoints
     "hf_unlearn.mlp": "hf_unlearn.models.pixel_mlp",
     "hf_unlearn.evaluation.likelihood": "hf_unlearn.metrics.functional.per_example_attacks",
     "hf_unlearn.evaluation.shadow": "hf_unlearn.evaluation.shadow_models",
@@ -27,7 +28,10 @@ class MovedModules(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         place = MOVED[module.__name__]
         warnings.warn(f"`{module.__name__}` is now `{place}`.", DeprecationWarning, stacklevel=2)
-        module.__getattr__ = partial(getattr, import_module(place))  # type: ignore[method-assign]
+        moved = import_module(place)
+        module.__getattr__ = partial(getattr, moved)  # type: ignore[method-assign]
+        module.__dir__ = partial(dir, moved)  # type: ignore[method-assign]
+        module.__all__ = getattr(moved, "__all__", [n for n in vars(moved) if not n.startswith("_")])  # type: ignore[attr-defined]
 
 
 def install() -> None:

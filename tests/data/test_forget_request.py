@@ -46,6 +46,9 @@ def brute_force(dataset, wanted):
         (ForgetRequest(column="id", values=[100, 129]), lambda r: r["id"] in (100, 129)),
         (ForgetRequest(column="id", values=["105"]), lambda r: r["id"] == 105),
         (ForgetRequest(indices=[4, 0, 4]), lambda r: r["id"] in (100, 104)),
+        (ForgetRequest(label=np.int64(1)), lambda r: r["label"] == 1),
+        (ForgetRequest(column="id", values=np.array([100, 129])), lambda r: r["id"] in (100, 129)),
+        (ForgetRequest(indices=np.array([4.0, 0.0])), lambda r: r["id"] in (100, 104)),
         (
             ForgetRequest(predicate=lambda r: r["age"] > 20 and r["user"] == "u1"),
             lambda r: r["age"] > 20 and r["user"] == "u1",
@@ -106,6 +109,25 @@ def test_ids_file_holds_values_of_a_column_or_row_numbers(pets, tmp_path):
     assert ForgetRequest(column="id", ids_file=str(file)).split(pets).forget_indices.tolist() == [0, 11]
     file.write_text("3\n1\n")
     assert ForgetRequest(ids_file=file).split(pets).forget_indices.tolist() == [1, 3]
+
+
+def test_ids_file_may_start_with_a_byte_order_mark(pets, tmp_path):
+    file = tmp_path / "ids.txt"
+    file.write_text("u1\nu4\n", encoding="utf-8-sig")
+    assert set(ForgetRequest(column="user", ids_file=file).split(pets).forget["user"]) == {"u1", "u4"}
+
+
+@pytest.mark.parametrize(
+    ("indices", "match"),
+    [
+        (np.arange(30) < 2, r"row numbers, not true or false\. Pass `np.flatnonzero\(mask\)`"),
+        ([True, False], "row numbers, not true or false"),
+        ([0.0, 1.5], "whole row numbers"),
+    ],
+)
+def test_a_mask_and_fractions_are_no_row_numbers(pets, indices, match):
+    with pytest.raises(ValueError, match=f"`indices` must hold {match}"):
+        ForgetRequest(indices=indices).split(pets)
 
 
 def test_ids_file_joins_values(pets, tmp_path):

@@ -40,9 +40,6 @@ def streams(disk):
     }
 
 
-pytestmark = pytest.mark.slow
-
-
 @pytest.mark.usefixtures("fork_server")
 @pytest.mark.parametrize("kind", ["parquet", "folder of images", "shuffled", "interleaved"])
 def test_streams_from_disk_are_paired_in_their_own_order(disk, tmp_path, kind):

@@ -291,7 +291,7 @@ def test_adapters_alone_are_held(tmp_path):
 def test_a_silent_prior_warns(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         trainer_for("vit", tmp_path, still(scale=1e-9), **SGD).train()
-    assert "The prior says nothing" in caplog.text
+    assert "The prior has no effect" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import hf_unlearn.metrics as metrics
-from hf_unlearn.metrics.base import Predicted, TrueClasses, UnlearningMetric
+from hf_unlearn.metrics.base import CLASS, Predicted, TrueClasses, UnlearningMetric
 from tests.metrics.cases import ALL, BIAS, CLASSES_OF, COLORS, POINTS, PREDICTED, TRUE, new
 
 pytestmark = pytest.mark.usefixtures("evaluate_cache")
@@ -36,7 +36,7 @@ def test_each_says_what_it_reads_and_how_to_read_it(name):
     assert list(metric.features) == list(metric.columns)
     text = metric.inputs_description
     for argument in [*metric.columns, *metric._option_names()]:
-        assert re.search(rf"^    {argument}: [A-Z].*\.$", text, re.M | re.S), "a whole sentence"
+        assert re.search(rf"^    {argument}: [A-Z].*(\n {{8,}}.*)*\.$", text, re.M), "a whole sentence"
     for word in ("Output: ", "[", "Reading: ", "Raises ValueError ", "Source: "):
         assert word in text
     assert "retrained" in text.partition("Reading: ")[2]
@@ -65,6 +65,31 @@ def test_a_metric_of_ones_own_gets_the_shared_parts_of_its_docstring():
     assert Weighted(weight=2.0).compute(predictions=[0, 1, 2], references=[0, 0, 0]) == {"errors": 4.0}
     assert Weighted.columns == Errors.columns
     assert Weighted().description == "Count the wrong answers."
+
+
+def test_a_metric_without_columns_is_refused_and_a_base_of_ones_own_needs_no_source():
+    with pytest.raises(TypeError, match="_compute` names no column"):
+
+        class Old(UnlearningMetric):
+            columns = {"predictions": CLASS}  # noqa: RUF012 - columns were named so before they were annotated
+
+            def _compute(self, *, predictions):
+                return {"n": len(predictions)}
+
+    class Base(UnlearningMetric):
+        """Share what several metrics need."""
+
+    class Count(Base):
+        """Count the answers."""
+
+        source = "Counting, 2024."
+
+        def _compute(self, *, predictions: Predicted):
+            return {"n": len(predictions)}
+
+    assert "Source:" not in Base.__doc__
+    assert Count.__doc__.endswith("Source: Counting, 2024.\n")
+    assert Count().compute(predictions=[0, 1]) == {"n": 2}
 
 
 def test_every_file_of_the_folder_is_public():

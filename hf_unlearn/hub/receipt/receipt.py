@@ -28,6 +28,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...utils import VERSION
 from ...utils.files import file_digest
 from ...utils.hub_names import snapshots
 from ..layout import RECEIPT
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from ...evaluation.report.report import UnlearningReport
     from ...training.protocols import FinishedRun
 
-PACKAGES = ("hf_unlearn", "torch", "transformers", "datasets", "accelerate", "peft", "numpy", "pillow", "safetensors")
+PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "numpy", "pillow", "safetensors")
 NAMED_CHOICES = {
     "method",
     "update",
@@ -162,7 +163,7 @@ class Receipt:
         folder, base_model = describe_base(trainer, model, model_revision)
         if previous is None and folder is not None and (folder / RECEIPT).is_file():
             previous = file_digest(folder / RECEIPT)
-        # A resumed run counts from where it was resumed. Warnings are left out, because they may quote names.
+        # A resumed run counts from its first start, without the pause. Warnings are left out, because they may quote names.
         started = datetime.now(UTC) - timedelta(seconds=time.perf_counter() - trainer.started)
         outcome = {k: v for k, v in trainer.outcome.as_dict().items() if k not in ("warnings", "path")}
         public = build_receipt(
@@ -276,7 +277,7 @@ def _arguments(run: FinishedRun) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "hf_unlearn": VERSION}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package).split("+")[0]

@@ -126,7 +126,7 @@ def verify_folder(
     path = own if receipt_file is None else Path(receipt_file)
     problems = []
     if own.is_file() and path.is_file() and own.read_bytes() != path.read_bytes():
-        problems.append(f"{own.name}: the folder's own is another than {path}")
+        problems.append(f"{own.name}: the receipt in the folder differs from {path}")
     signature = next((s for s in map(signature_file, (path, own)) if s.exists()), None)
     problems += verify_receipt(path, public_key, signature)
     try:

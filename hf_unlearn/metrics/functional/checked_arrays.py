@@ -34,7 +34,10 @@ def predicted_and_true(predictions: Any, labels: Any, **others: Any) -> tuple[np
 
 
 def group_codes(values: Any, argument: str, rows: int | None = None) -> tuple[list[Any], np.ndarray]:
-    """Return the distinct values (k), sorted with numbers first, and the position (n,) of each sample among them.
+    """Return the distinct values (k) and the position (n,) of each sample among them.
+
+    The values are sorted, numbers before text. Values that Python cannot compare, such as members of an enum, are sorted
+    by their text.
 
     Raises ValueError if there is no sample, another number of them than `rows`, or a missing value (None or NaN).
     """
@@ -45,7 +48,10 @@ def group_codes(values: Any, argument: str, rows: int | None = None) -> tuple[li
         raise ValueError(f"`{argument}` is empty: nothing can be measured. Pass one value per sample.")
     if any(v is None or v != v for v in listed):
         raise ValueError(f"`{argument}` holds missing values (None or NaN). Drop those rows, or give them a group.")
-    names = sorted(set(listed), key=lambda v: (isinstance(v, str), v))
+    try:
+        names = sorted(set(listed), key=lambda v: (isinstance(v, str), v))
+    except TypeError:
+        names = sorted(set(listed), key=str)
     position = {name: i for i, name in enumerate(names)}
     return names, np.array([position[v] for v in listed])
 

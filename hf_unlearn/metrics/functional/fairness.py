@@ -6,9 +6,8 @@ empty, has missing values or another length, or if the samples that a measure co
 
 No value is good or bad by itself. The distance to the value of the retrained model counts.
 
-Fairlearn has the parities for two classes only, and gives a group without
-positives the rate 0, which looks like a gap of 1 where nothing was measured. The tests compare with Fairlearn where
-both are defined.
+Fairlearn has the parities for two classes only, and gives a group without positives the rate 0, which looks like a gap
+of 1 where nothing was measured. The tests compare with Fairlearn where both are defined.
 """
 
 from collections.abc import Mapping

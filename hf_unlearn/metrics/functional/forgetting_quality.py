@@ -36,7 +36,7 @@ def forgetting_epsilon(unlearned: Any, retrained: Any, *, delta: float = 1e-5) -
     """
     unlearned, retrained = checked_pair(unlearned, retrained)
     models, rows = unlearned.shape
-    check_count(models, 2, "unlearned", "of which rates of error are taken")
+    check_count(models, 2, "`unlearned` holds {} models", "for rates of error")
     if not 0 <= delta < 1:
         raise ValueError(f"`delta` must lie in [0, 1), got {delta}. The challenge takes 1e-5.")
     step = max(1, CELLS // (2 * models + 1) ** 2)

@@ -12,6 +12,7 @@ import numpy as np
 CHUNK = 2**16  # rows at a time, so that fp64 temporaries stay small for any number of rows
 FEW_MODELS = 64  # with fewer shadows LiRA works better with one variance for all rows than with one per row
 FLOOR = 1e-6  # least standard deviation of a score, for rows on which all models agree
+ONE_VARIANCE = ", or set `fixed_variance=True`"
 MAX_LOGIT = 500.0  # no attack can tell the odds of greater logits apart, and fp64 can still exponentiate this one
 
 
@@ -107,7 +108,8 @@ def u_lira(unlearned: Any, retrained: Any, *, fixed_variance: bool | None = None
     unlearned, retrained = checked_pair(unlearned, retrained)
     models, rows = unlearned.shape
     fixed = 2 * models < FEW_MODELS if fixed_variance is None else fixed_variance
-    check_count(models, 2 if fixed else 3, "unlearned", "the attacked one and those its Gaussians are fitted to")
+    purpose, advice = "to attack one and fit Gaussians to the others", "" if fixed else ONE_VARIANCE
+    check_count(models, 2 if fixed else 3, "`unlearned` holds {} models", purpose, advice)
     pooled = None
     if fixed:
         squares = sum(s[:, p].var(0, dtype=np.float64).sum() for s in (unlearned, retrained) for p in row_chunks(rows))
@@ -195,7 +197,7 @@ def score_shift(unlearned: Any, retrained: Any) -> np.ndarray:
         ValueError: The shapes are wrong or differ, a score is NaN, or there are fewer than two models.
     """
     unlearned, retrained = checked_pair(unlearned, retrained)
-    check_count(len(unlearned), 2, "unlearned", "of which a standard deviation is taken")
+    check_count(len(unlearned), 2, "`unlearned` holds {} models", "for a standard deviation")
     variance = (unlearned.var(0, ddof=1, dtype=np.float64) + retrained.var(0, ddof=1, dtype=np.float64)) / 2
     return (unlearned.mean(0, dtype=np.float64) - retrained.mean(0, dtype=np.float64)) / _deviation(variance)
 
@@ -209,7 +211,11 @@ def _fit(shadows: np.ndarray, chosen: np.ndarray, fixed: bool, how: str) -> tupl
     """Return the median, the sum of squares about the mean, and the count (rows,) of the chosen models of every row."""
     median, squares = np.empty(shadows.shape[1]), np.empty(shadows.shape[1])
     count = chosen.sum(0)
-    check_count(int(count.min(initial=len(shadows))), 1 if fixed else 2, "shadows", f"{how} it", "a row with")
+    holds, least = f"`shadows` has a row with {{}} models {how} it", int(count.min(initial=len(shadows)))
+    if fixed:
+        check_count(least, 1, holds, "for a median")
+    else:
+        check_count(least, 2, holds, "for a variance of its own", ONE_VARIANCE)
     for part in row_chunks(shadows.shape[1]):
         x, kept, n = shadows[:, part].astype(np.float64), chosen[:, part], count[part]
         mean = np.where(kept, x, 0).sum(0) / n
@@ -240,7 +246,8 @@ def _log_normal(x: np.ndarray, mean: Any, deviation: Any) -> np.ndarray:
 
 def _mean(values: np.ndarray, chosen: np.ndarray, how: str) -> np.ndarray:
     count = chosen.sum(0)
-    check_count(int(count.min(initial=len(values))), 1, "shadows", f"{how} it", "a row with")
+    holds = f"`shadows` has a row with {{}} models {how} it"
+    check_count(int(count.min(initial=len(values))), 1, holds, "for a mean")
     return np.where(chosen, values, 0).sum(0) / count
 
 
@@ -289,9 +296,15 @@ def checked_pair(unlearned: Any, retrained: Any) -> tuple[np.ndarray, np.ndarray
     return unlearned, retrained
 
 
-def check_count(found: int, needed: int, name: str, what: str, where: str = "only") -> None:
-    """Raise ValueError if there are fewer models than needed. `what` and `where` complete the sentence."""
+def check_count(found: int, needed: int, holds: str, purpose: str, advice: str = "") -> None:
+    """Raise ValueError if there are fewer models than needed.
+
+    Args:
+        found: The number of models.
+        needed: The least number.
+        holds: What holds them, as the start of a sentence with `{}` for the number.
+        purpose: What they are needed for.
+        advice: What helps beside more models. By default nothing does.
+    """
     if found < needed:
-        raise ValueError(
-            f"`{name}` holds {where} {found} models {what}, {needed} are needed. Train more shadow models, or see `fixed_variance`."
-        )
+        raise ValueError(f"{holds.format(found)}, and {needed} or more are needed {purpose}. Train more{advice}.")

@@ -3,10 +3,12 @@
 import hashlib
 import hmac
 import json
+import platform
 import re
 import shutil
 import stat
 from datetime import UTC, datetime, timedelta
+from importlib import metadata
 from pathlib import Path
 
 import datasets
@@ -15,6 +17,7 @@ import pytest
 from huggingface_hub import constants
 from transformers import AutoModelForSequenceClassification
 
+import hf_unlearn
 from hf_unlearn import FeatureInformation, ForgetRequest, JiT, Receipt, UnlearningTrainer
 from hf_unlearn.cli import main
 from hf_unlearn.hub.receipt import RECEIPT, seal, write_receipt
@@ -49,6 +52,15 @@ def test_the_receipt_follows_its_schema_and_wrong_ones_do_not(published):
     ):
         with pytest.raises(jsonschema.ValidationError):
             valid({**receipt, **change})
+
+
+def test_the_version_of_the_library_is_named_without_an_installation_too(monkeypatch):
+    def none(package):
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(metadata, "version", none)
+    receipt, _ = receipt_for(text_data(2))
+    assert receipt["versions"] == {"python": platform.python_version(), "hf_unlearn": hf_unlearn.__version__}
 
 
 def leaves_of(value, place=()):

@@ -1,5 +1,6 @@
 """What the measures read: every kind of array becomes the same values, and what is no such column is named."""
 
+import enum
 import math
 
 import numpy as np
@@ -34,6 +35,14 @@ def test_groups_are_sorted_numbers_before_text_and_coded_by_position():
         group_codes([0, 1], "x", rows=3)
     with pytest.raises(ValueError, match="`x` is empty"):
         group_codes([], "x")
+
+
+def test_values_that_cannot_be_compared_form_groups_too():
+    color = enum.Enum("Color", ["red", "blue"])
+    names, codes = group_codes([color.red, color.blue, color.red], "x")
+    assert names == [color.blue, color.red]
+    assert codes.tolist() == [1, 0, 1]
+    assert group_codes([(1, 2), 3], "x")[1].tolist() == [0, 1]
 
 
 def test_log_probabilities_are_normalized_and_keep_log_probabilities():

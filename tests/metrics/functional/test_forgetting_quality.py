@@ -91,7 +91,10 @@ NAN = np.full((4, 6), np.nan)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: forgetting_epsilon(S[:1], S[:1]), "`unlearned` holds only 1 models"),
+        (
+            lambda: forgetting_epsilon(S[:1], S[:1]),
+            "holds 1 models, and 2 or more are needed for rates of error. Train more.$",
+        ),
         (lambda: forgetting_epsilon(S, NAN), "`retrained` holds NaN"),
         (lambda: forgetting_epsilon(S, S, delta=1), "`delta` must lie"),
         (lambda: forgetting_quality([0.0], 2), "`models=2` show no ε"),
