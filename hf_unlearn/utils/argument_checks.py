@@ -1,23 +1,26 @@
 """Checks of numbers and texts that would otherwise switch something off silently, or fail late in a run."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
 
 def check_counts(arguments: Any, *names: str) -> None:
-    """Raise ValueError if one of these fields is below 1. None is allowed."""
-    for name in names:
-        given = getattr(arguments, name)
-        if given is not None and given < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {given}.")
+    """Raise ValueError if one of these fields is below 1. None is allowed where it is the default."""
+    _check(arguments, names, lambda given: given >= 1, "at least 1")
 
 
 def check_positive(arguments: Any, *names: str) -> None:
-    """Raise ValueError if one of these fields is not above 0. None is allowed."""
+    """Raise ValueError if one of these fields is not above 0. None is allowed where it is the default."""
+    _check(arguments, names, lambda given: given > 0, "above 0")
+
+
+def _check(arguments: Any, names: Sequence[str], fits: Callable[[Any], bool], what: str) -> None:
+    defaults = {f.name: f.default for f in fields(arguments)}
     for name in names:
         given = getattr(arguments, name)
-        if given is not None and not given > 0:
-            raise ValueError(f"`{name}` must be above 0, got {given}.")
+        if not (defaults[name] is None if given is None else fits(given)):
+            raise ValueError(f"`{name}` must be {what}, got {given}.")
 
 
 def check_not_empty(arguments: Any) -> None:

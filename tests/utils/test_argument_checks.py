@@ -7,13 +7,14 @@ from hf_unlearn.utils.argument_checks import check_counts, check_not_empty, chec
 
 @dataclass
 class Settings:
-    steps: int | None = 1
-    rate: float | None = 0.5
+    steps: int | None = None
+    rate: float | None = None
+    passes: int = 1
     name: str | None = "a"
 
 
 def test_values_in_range_and_none_pass():
-    for settings in (Settings(), Settings(None, None, None), Settings(10, 1e-9, " ")):
+    for settings in (Settings(), Settings(None, None, 1, None), Settings(10, 1e-9, 2, " ")):
         check_counts(settings, "steps")
         check_positive(settings, "rate", "steps")
         check_not_empty(settings)
@@ -29,6 +30,11 @@ def test_counts_below_one_are_refused(steps):
 def test_numbers_that_are_not_positive_are_refused(rate):
     with pytest.raises(ValueError, match="`rate` must be above 0, got"):
         check_positive(Settings(rate=rate), "steps", "rate")
+
+
+def test_none_is_refused_where_it_is_not_the_default():
+    with pytest.raises(ValueError, match="`passes` must be at least 1, got None"):
+        check_counts(Settings(passes=None), "passes")
 
 
 def test_empty_texts_are_refused():
