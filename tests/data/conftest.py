@@ -23,5 +23,5 @@ def disk(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def data_cache(monkeypatch, tmp_path_factory):
     """`load_dataset` caches in a folder of these tests, and a stream that is not read to its end does not sleep."""
-    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
