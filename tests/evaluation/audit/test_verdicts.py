@@ -54,7 +54,7 @@ def test_the_order_of_reasons(changed, verdict):
         ("different", -0.3, True, SPECS["forget_accuracy"].below),
         ("unclear", 0.1, True, "too uncertain, or too near the margin, to say"),
         ("equivalent", 0.0, True, "as retraining"),
-        ("equivalent", 0.0, False, "as retraining; the original is hardly told apart here"),
+        ("equivalent", 0.0, False, "as retraining; but the original hardly differs here"),
     ],
 )
 def test_each_result_has_its_words(result, difference, telling, words):
