@@ -59,7 +59,8 @@ SPECS: dict[str, Spec] = {
         "attack: forget against unseen rows, by log-odds of the label over retraining (AUC)", "memory", 0.05, 0.015,
         "fits forget rows better than unseen rows, as training data",
         "fits forget rows worse than unseen rows, so they stand out"),
-    "class_membership": Spec("the same attack, against unseen rows of the forgotten classes (AUC)", "inside", 0.1, 0.02,
+    "class_membership": Spec(
+        "attack: forget rows against unseen rows of their classes, by log-odds of the label over retraining (AUC)", "inside", 0.1, 0.02,
         "scores forget rows as training data, whatever it answers",
         "fits forget rows worse than unseen rows of their classes, so they stand out", deep=True),
     "identical": Spec("forget rows answered exactly as by the original", "memory", 0.3, 0.02,
@@ -68,7 +69,8 @@ SPECS: dict[str, Spec] = {
         "is surer on forget rows than retraining would be", "is less sure on forget rows than retraining would be"),
     "divergence": Spec("outputs on the forget set: Jensen–Shannon divergence to retraining (of 1)", "shape", 0.03, 0.03,
         "gives other outputs on the forget rows than retraining"),
-    "estrangement": Spec("the same, against that of the original with the forgotten classes hidden", "over", 0.05, 0.03,
+    "estrangement": Spec(
+        "outputs on the forget set: divergence to retraining, against the original with the forgotten classes hidden", "over", 0.05, 0.03,
         "gives outputs on the forget rows that neither retraining nor hiding explains"),
     "test_accuracy": Spec("test accuracy on what is kept", "utility", 0.02, 0.01,
         "knows more than retraining would leave", "answers kept test rows worse than retraining would"),
@@ -174,7 +176,7 @@ def describe(line: Evidence) -> str:
         return spec.above if line.side > 0 else spec.below
     if line.result == "unclear":
         return "too uncertain, or too near the margin, to say"
-    return "as retraining" if line.telling else "as retraining; but the original hardly differs here"
+    return "as retraining" if line.telling else "as retraining, but the original hardly differs here"
 
 
 def limits(retrained: int, lines: Sequence[Evidence], sets: Mapping[str, int], same_shares: bool) -> list[str]:
