@@ -27,9 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     command = words[0] if words else "--help"
     if command in COMMANDS:
-        # Only this command's module is imported, because each takes seconds.
-        module = import_module(f".{command}", __name__)
-        return answered(lambda: module.main(words[1:]))
+        # Only this command's module is imported, because each takes seconds. A Ctrl-C in these seconds has its exit code too.
+        return answered(lambda: import_module(f".{command}", __name__).main(words[1:]))
     if command == "--version":
         from .. import __version__
 

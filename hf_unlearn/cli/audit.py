@@ -33,7 +33,9 @@ class AuditArguments:
     forget_class: list[str] | None = setting(None, "Only these classes of `forget` were forgotten; the rest was kept.")
     forget_column: str | None = setting(None, "Column of `forget` that selects the forgotten rows, such as a user id.")
     forget_values: list[str] | None = setting(None, "Values of `forget_column` that were forgotten.")
-    kind: str = setting("auto", "What was forgotten: a 'class' or 'samples'. 'auto' compares the classes of both sets.")
+    kind: str = setting(
+        "auto", "What was forgotten: a 'class' or 'samples'. 'auto' compares the classes of forget and retain set."
+    )
     image_column: str | None = setting(None, "Column of images, if it is not `image` or `img`.")
     text_column: str | None = setting(None, "Column of texts, if it is not `text`, `sentence` or `content`.")
     label_column: str = setting("label", "Column of class ids.")

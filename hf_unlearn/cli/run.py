@@ -75,7 +75,7 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
         "run",
         "Unlearn rows, classes or an attribute; then measure, report and save. Every option is also a key of a recipe.",
         "--config recipes/digits-vit/jit.yaml",
-        "--config recipes/digits-vit/jit.yaml --num-processes 2   (two processes share GPUs or cores)",
+        "--config recipes/digits-vit/jit.yaml --num-processes 2   (two processes, each with a GPU or half of the cores)",
         "--model my-org/classifier --dataset my-org/data --forget_column user_id --forget_values u123 --output_dir out",
         "--method counterfactual_distillation --help   (the options of another method)",
     )

@@ -6,7 +6,6 @@ import sys
 import threading
 
 from .exit_codes import answered
-from .run import run_once
 
 
 def end_with_launcher() -> None:
@@ -24,6 +23,13 @@ def end_with_launcher() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def work() -> int:
+    """Run once, with the words of the command line."""
+    from .run import run_once  # takes seconds, in which an interrupt must end in its exit code too
+
+    return run_once(sys.argv[1:])
+
+
 if __name__ == "__main__":
     end_with_launcher()
-    sys.exit(answered(lambda: run_once(sys.argv[1:])))
+    sys.exit(answered(work))

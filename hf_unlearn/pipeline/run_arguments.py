@@ -47,7 +47,9 @@ class RunArguments:
         None, 'Train only an adapter: lora, dora, ia3, or a PEFT configuration such as {"peft_type": "LORA", "r": 8}.'
     )
     bias_column: str | None = setting(None, "Column of the test split that shows a pattern to measure bias by.")
-    bias_labels: list[str] | None = setting(None, "Label that each pattern misleads to, such as `present=3`.")
+    bias_labels: list[str] | None = setting(
+        None, "Label that each value of `bias_column` points to, such as `present=3`."
+    )
     relearning: bool = setting(False, "Count the training steps until a forgotten class is relearned.")
     resume: bool = setting(False, "Continue the run in `output_dir` that was interrupted.")
     figures: bool = setting(True, "Draw figures. This needs matplotlib.")

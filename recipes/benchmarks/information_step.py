@@ -37,7 +37,7 @@ def methods(model: Any) -> dict[str, Any]:
 
     trainer: Any = SimpleNamespace(
         reference=SimpleNamespace(logits=torch.zeros(1, 10)), args=SimpleNamespace(world_size=1), model=model,
-        group_names=["a", "b"],
+        group_names=["a", "b"], patch=None,
     )  # fmt: skip
     out = {
         "marginal": MarginalInformation(),

@@ -101,3 +101,16 @@ def test_what_is_raised_becomes_a_code_and_a_message(capsys, raised, code, messa
 
     assert answered(work) == code
     assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "message"),
+    [(KeyboardInterrupt(), 130, "\nInterrupted. \n"), (ImportError("needs torch"), 2, "Error: needs torch\n")],
+)
+def test_what_is_raised_while_a_command_is_imported_has_its_code_too(monkeypatch, capsys, raised, code, message):
+    def fail(*_):
+        raise raised
+
+    monkeypatch.setattr("hf_unlearn.cli.import_module", fail)
+    assert main(["push"]) == code
+    assert capsys.readouterr().err == message

@@ -53,3 +53,22 @@ def test_no_process_outlives_its_launcher(tmp_path):
     process.kill()
     process.wait(timeout=30)
     wait_until(lambda: all((tmp_path / f"signals-{rank}").is_file() for rank in (0, 1)))
+
+
+def test_an_interrupt_while_the_run_is_imported_is_no_traceback():
+    """A process imports for seconds before its run begins."""
+    code = (
+        "import runpy, sys, types\n"
+        "class Interrupting(types.ModuleType):\n"
+        "    def __getattr__(self, name): raise KeyboardInterrupt\n"
+        "import hf_unlearn.cli\n"
+        "sys.modules['hf_unlearn.cli.run'] = Interrupting('hf_unlearn.cli.run')\n"
+        "runpy.run_module('hf_unlearn.cli.worker', run_name='__main__')\n"
+    )
+    reader, writer = os.pipe()  # the standard input stays open, or the end of the launcher would interrupt too
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdin=reader, capture_output=True, text=True, timeout=60, check=False
+    )
+    os.close(reader)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (130, "\nInterrupted. \n")

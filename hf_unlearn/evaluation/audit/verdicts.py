@@ -58,17 +58,19 @@ SPECS: dict[str, Spec] = {
     "membership": Spec(
         "attack: forget against unseen rows, by log-odds of the label over retraining (AUC)", "memory", 0.05, 0.015,
         "fits forget rows better than unseen rows, as training data",
-        "fits forget rows worse than unseen rows: they stand out by it"),
-    "class_membership": Spec("the same, against unseen rows of the forgotten classes (AUC)", "inside", 0.1, 0.02,
-        "whatever it answers, it scores forget rows as training data",
-        "fits forget rows worse than unseen rows of their classes: they stand out by it", deep=True),
+        "fits forget rows worse than unseen rows, so they stand out"),
+    "class_membership": Spec(
+        "attack: forget rows against unseen rows of their classes, by log-odds of the label over retraining (AUC)", "inside", 0.1, 0.02,
+        "scores forget rows as training data, whatever it answers",
+        "fits forget rows worse than unseen rows of their classes, so they stand out", deep=True),
     "identical": Spec("forget rows answered exactly as by the original", "memory", 0.3, 0.02,
         "gives the original's own outputs on the forget rows"),
     "confidence": Spec("attack: forget against unseen rows, by confidence (AUC)", "shape", 0.05, 0.04,
         "is surer on forget rows than retraining would be", "is less sure on forget rows than retraining would be"),
     "divergence": Spec("outputs on the forget set: Jensen–Shannon divergence to retraining (of 1)", "shape", 0.03, 0.03,
         "gives other outputs on the forget rows than retraining"),
-    "estrangement": Spec("the same, beyond the original's with the forgotten classes struck out", "over", 0.05, 0.03,
+    "estrangement": Spec(
+        "outputs on the forget set: divergence to retraining, against the original with the forgotten classes hidden", "over", 0.05, 0.03,
         "gives outputs on the forget rows that neither retraining nor hiding explains"),
     "test_accuracy": Spec("test accuracy on what is kept", "utility", 0.02, 0.01,
         "knows more than retraining would leave", "answers kept test rows worse than retraining would"),
@@ -174,7 +176,7 @@ def describe(line: Evidence) -> str:
         return spec.above if line.side > 0 else spec.below
     if line.result == "unclear":
         return "too uncertain, or too near the margin, to say"
-    return "as retraining" if line.telling else "as retraining; the original is hardly told apart here"
+    return "as retraining" if line.telling else "as retraining, but the original hardly differs here"
 
 
 def limits(retrained: int, lines: Sequence[Evidence], sets: Mapping[str, int], same_shares: bool) -> list[str]:
@@ -189,21 +191,23 @@ def limits(retrained: int, lines: Sequence[Evidence], sets: Mapping[str, int], s
     out = []
     if not same_shares:
         out.append(
-            "The labels of the forget rows are in other shares than those of the test rows, so the forget set is no random "
-            "draw: attacks that compare the two may find what the rows are, not that they were trained on. Without a "
-            "retrained model those lines are not judged; with one, a verdict on such rows is less well tried."
+            "The labels of the forget rows have other shares than those of the test rows, so the forget set is no random "
+            "draw. Attacks that compare the two sets may find this difference, and not which rows were trained on. Without a "
+            "retrained model these lines are not judged. With one, the verdict on such rows is less well tested."
         )
     if retrained == 0:
         out.append(
-            "No retrained model was given. Whether this model behaves as if it had never seen the rows cannot be concluded: "
-            "only what is known without one is judged (a class nobody taught is never named; unseen rows are exchangeable "
-            "with forgotten ones), and no line can say *indistinguishable*."
+            "No retrained model was given, so it cannot be concluded that this model behaves as if it had never seen the rows. "
+            "A line is judged only if it is known what retraining gives: a retrained model never predicts a class that it was "
+            "not taught, and it treats forgotten rows like unseen rows. No verdict can be *indistinguishable*."
         )
-        out.append("Relearning, features and distance to retraining are shown and not judged: they have no yardstick.")
+        out.append(
+            "Relearning, features and distance to retraining are shown but not judged: there is nothing to compare them with."
+        )
     elif retrained == 1:
         out.append(
-            "One retrained model was given, so that the spread between seeds is a default measured on small classifiers. "
-            "Two more retrained seeds replace it by what they show."
+            "One retrained model was given. It does not show how much retrained models differ between seeds, so a default is "
+            "used that was measured on small classifiers. Models retrained with more seeds correct it."
         )
     if retrained:
         out += missing_power(lines)

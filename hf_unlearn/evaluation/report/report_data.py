@@ -80,7 +80,7 @@ class ReportData:
             elif ours and not theirs and measure == "loss_attack_auc" and ours[1] < 0.5:
                 out.append(
                     "over-forgetting: the loss attack is below chance, so losses on the forget set are higher than on test "
-                    "rows, and who reads it the other way round finds the forgotten rows"
+                    "rows, and an attacker who reads it the other way round finds the forgotten rows"
                 )
         return out
 

@@ -82,5 +82,5 @@ def _information(report: ReportData, names: list[str]) -> list[tuple[str, list[s
     scaled = [[1e3 * i[key] for key in ("value", "low", "high")] for i in information]
     return [
         (f"information on {what} (millinats)", [f"{v:.2f} [{low:.2f}, {high:.2f}]" for v, low, high in scaled]),
-        ("the same, where there is none to find", [f"≤ {1e3 * i['null_high']:.2f}" for i in information]),
+        ("the same, for outputs without any information", [f"≤ {1e3 * i['null_high']:.2f}" for i in information]),
     ]

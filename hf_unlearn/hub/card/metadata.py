@@ -47,7 +47,9 @@ def metadata(
         "tags": [TAG, OURS, *([shown(method)] if method else []), *([tags] if isinstance(tags, str) else tags)],
         **({"model_name": name or model_name(run, repo_id), "eval_results": results} if results else {}),
     }
-    return ModelCardData(**{key: value or None for key, value in (found | given).items()})  # type: ignore[arg-type]
+    # YAML has no tuples: the client library would write them as `!!python/tuple`, which no other reader takes.
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in (found | given).items()}
+    return ModelCardData(**{key: value or None for key, value in plain.items()})  # type: ignore[arg-type]
 
 
 def model_name(run: Mapping[str, Any], repo_id: str | None) -> str:

@@ -50,7 +50,7 @@ def test_groups_and_information_name_the_attribute():
         )
     )
     assert ("information on 'age' given the label (millinats)", ["10.00 [0.00, 20.00]"] * 2) in found
-    assert ("the same, where there is none to find", ["≤ 3.00"] * 2) in found
+    assert ("the same, for outputs without any information", ["≤ 3.00"] * 2) in found
     assert ("accuracy where 'age' is old (%)", ["50.0", "25.0 [10.0, 40.0]"]) in found
 
 

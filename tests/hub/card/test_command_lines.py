@@ -71,7 +71,7 @@ def test_a_barycenter_is_not_loaded_as_if_it_were_the_original(tmp_path, monkeyp
     save_model(trainer.model, image_processor(), tmp_path / "model", method.save)
     text = render_card(json_of(trainer.report(test_dataset=data_for("vit", 36, 7))))
     assert head(text)["library_name"] == "hf_unlearn"
-    assert "transformers alone this is the original" in text.split("## What was asked")[0]
+    assert "with transformers alone, it is the original" in text.split("## What was asked")[0]
     assert "take away the influence of 'group'" in text
     assert "Accuracy in the 2 groups" in text
     assert "where 'group' is" not in text

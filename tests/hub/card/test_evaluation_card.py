@@ -174,6 +174,14 @@ def test_bad_input_exits_with_2_and_writes_nothing(tmp_path, capsys, content, wo
     assert not (tmp_path / "README.md").exists()
 
 
+def test_a_receipt_without_rows_to_forget_names_no_root(run):
+    receipt = json.loads((run.folder / RECEIPT).read_text())
+    none = {**receipt["forgotten_rows"], "rows": 0}
+    text = render_card(report_of(run), receipt={**receipt, "forgotten_rows": none})
+    assert "digests of every published file and of the original's weights. Request" in text
+    assert receipt["forgotten_rows"]["root"] not in text
+
+
 @pytest.mark.parametrize("path", ["/etc/roc.png", "../roc.png", "figures/roc.png](http://x)", "figures/\nroc.png"])
 def test_a_figure_is_a_plain_path_below_the_card(run, path):
     with pytest.raises(ValueError, match="`figures`"):

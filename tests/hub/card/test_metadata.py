@@ -1,6 +1,7 @@
 """The front matter: it keeps the rules that the Hub documents, and names what is known."""
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 
 from hf_unlearn.hub.card.evaluation_card import render_card
@@ -65,6 +66,12 @@ def test_an_original_on_the_hub_is_named_with_its_commit(adapter):
     assert head(render_card(report, fields={"base_model": None}))["base_model"] == "alice/vit"
     assert problems(meta) == []
     assert '"bob/forgetful"' in render_card(report, repo_id="bob/forgetful")
+
+
+def test_fields_may_be_tuples():
+    given = {"datasets": ("alice/pets", "bob/cars"), "language": ("en",), "tags": ("mine",)}
+    read = yaml.safe_load(metadata({}, fields=given).to_yaml())
+    assert (read["datasets"], read["language"], read["tags"][-1]) == (["alice/pets", "bob/cars"], ["en"], "mine")
 
 
 def test_results_that_are_no_numbers_are_left_out():
