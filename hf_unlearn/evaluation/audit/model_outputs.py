@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,7 @@ def run_model(
     return out
 
 
-def quantized(model: nn.Module, precision: str) -> nn.Module:
+def quantized(model: nn.Module, precision: Literal["int8", "bf16"]) -> nn.Module:
     """Return a copy with weights rounded to `int8` (symmetric, one scale per output channel) or `bf16`.
 
     The copy computes in the dtype of `model`. Rounding undoes an unlearning that changed the weights by less than the

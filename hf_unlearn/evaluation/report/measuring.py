@@ -32,12 +32,11 @@ def fill(
     run: FinishedRun,
     retain: Any | None,
     test: Any | None,
-    retrained: nn.Module | None = None,
-    *,
-    retrained_seconds: float | None = None,
-    relearning: bool = False,
-    pattern: Pattern | None = None,
-    max_rows: int = 10_000,
+    retrained: nn.Module | None,
+    retrained_seconds: float | None,
+    relearning: bool,
+    pattern: Pattern | None,
+    max_rows: int,
 ) -> None:
     """Fill in `report` with the figures of the run's original and unlearned model, and of `retrained`.
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # measuring needs torch, reading and showing a report does no
     from torch import nn
 
     from ...training.protocols import FinishedRun
+    from .bias_pattern import Pattern
 
 
 class UnlearningReport(ReportData):
@@ -34,7 +35,11 @@ class UnlearningReport(ReportData):
         retain: Any | None,
         test: Any | None,
         retrained: nn.Module | None = None,
-        **settings: Any,
+        *,
+        retrained_seconds: float | None = None,
+        relearning: bool = False,
+        pattern: Pattern | None = None,
+        max_rows: int = 10_000,
     ) -> Self:
         """Measure the original, the unlearned model and, if given, the retrained model.
 
@@ -52,7 +57,13 @@ class UnlearningReport(ReportData):
         from .measuring import fill
 
         report = cls(models={})
-        fill(report, trainer, retain, test, retrained, **settings)
+        given = {
+            "retrained_seconds": retrained_seconds,
+            "relearning": relearning,
+            "pattern": pattern,
+            "max_rows": max_rows,
+        }
+        fill(report, trainer, retain, test, retrained, retrained_seconds, relearning, pattern, max_rows)
         return report
 
     rows = table.rows
