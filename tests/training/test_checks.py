@@ -160,17 +160,6 @@ def test_labels_beside_missing_ones_are_checked_too():
         check_data(JiT(), Processor(trained("vit")), bad, None)
 
 
-def test_class_names_in_another_order_than_the_models_are_refused():
-    model = trained("vit")
-    model.config.label2id = {name: i for i, name in enumerate("abcd")}
-    data = pixel_data(16).cast_column("label", datasets.ClassLabel(names=["a", "c", "b", "d"]))
-    with pytest.raises(ValueError, match=r"`forget_dataset`.*'c' is 1 there and 2 here.*align_labels_with_mapping"):
-        check_data(JiT(), Processor(model), data, None)
-    check_data(JiT(), Processor(model), data.align_labels_with_mapping(model.config.label2id, "label"), None)
-    model.config.label2id = {f"LABEL_{i}": i for i in range(CLASSES)}
-    check_data(JiT(), Processor(model), data, None)
-
-
 def test_forgotten_classes_are_found_from_the_two_sets(tmp_path):
     def found(request, retain=True, kind="auto"):
         split = request.split(pixel_data(64))

@@ -43,6 +43,7 @@ def fill(
 
     The arguments are those of `UnlearningReport.measure`.
     """
+    retain, test = run.processor.align(retain, "retain_dataset"), run.processor.align(test, "test_dataset")
     given = {"forget": run.forget_dataset, "retain": retain, "test": test}
     sets = {
         name: PreparedRows(draw(rows, max_rows, run.args.seed), run.processor, f"{name}_dataset", cache_bytes=2**29)
