@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .columns import arrow_column, as_list, class_ids
+from .columns import arrow_column, as_list
 
 if TYPE_CHECKING:
     import datasets
@@ -57,7 +57,7 @@ def align_labels(
     names = getattr(feature, "names", None)
     stored = hasattr(dataset, "data")
     if names is None:
-        kind = str(getattr(feature, "dtype", "list"))
+        kind = getattr(feature, "dtype", "") if type(feature).__name__ == "Value" else type(feature).__name__
         if kind in ("string", "large_string"):
             return (_number_texts(dataset, column, label2id, classes, argument) if stored else dataset), None
         if not kind.startswith(("int", "uint", "float", "bool", "null")):
@@ -100,8 +100,8 @@ def align_labels(
 
 
 def describe_wrong_label(column: str, kind: str) -> str:
-    """Say why a column of another type than numbers and texts holds no labels."""
-    if kind.startswith(("date", "time", "duration", "binary", "large_binary", "decimal", "dict")):
+    """Say why a column of another type than numbers and texts, such as `List` or `Image`, holds no labels."""
+    if not kind.lower().startswith(("list", "largelist", "sequence", "array")):
         return f"column '{column}' holds {kind}, and a label is a class number or a class name. Name another `label_column`."
     return (
         f"column '{column}' holds lists, so rows have several labels (multi-label). Unlearning here needs one class for each row, "
@@ -141,18 +141,18 @@ def check_numbers(
     given: str | int | Sequence[str | int] | None, dataset: Any, column: str, label2id: Mapping[str, int], argument: str
 ) -> None:
     """Raise ValueError if a class in `given`, the value of `argument`, is a number that means another class to the model."""
-    names = getattr((getattr(dataset, "features", None) or {}).get(column), "names", None)
-    numbers = numbers_of_names(names or [], label2id)
-    if given is None or not names or None in numbers or not hasattr(dataset, "data"):
-        return
+    names = getattr((getattr(dataset, "features", None) or {}).get(column), "names", None) or []
+    numbers = numbers_of_names(names, label2id)
     ours = {number: name for name, number in label2id.items()}
-    for one in as_list(given):
-        (value,) = class_ids(dataset, one, column)
-        by_name = str(one).removeprefix("name:") == names[value]
-        if not by_name and numbers[value] != value:
-            other = f"'{ours[value]}'" if value in ours else "no class"
+    for one in as_list(given or []):
+        digits = str(one).removeprefix("id:")
+        if str(one).removeprefix("name:") in names or not digits.isdecimal() or int(digits) >= len(names):
+            continue  # a name, or no class at all, which the request refuses
+        number = int(digits)
+        if numbers[number] not in (None, number):
+            other = f"'{ours[number]}'" if number in ours else "no class"
             raise ValueError(
-                f"`{argument}={one!r}` is '{names[value]}' in the data set and {other} in the model. Write the name instead of the "
+                f"`{argument}={one!r}` is '{names[number]}' in the data set and {other} in the model. Write the name instead of the "
                 "number."
             )
 
@@ -168,7 +168,9 @@ def _number_texts(
         text: int(text) if number is None and text.isdecimal() and int(text) < classes else number
         for text, number in zip(counts, found, strict=True)
     }
-    if len(counts) > max(classes, len(dataset) // 2):
+    if len(counts) > max(
+        classes, min(2 * classes, len(dataset) // 2)
+    ):  # these may be texts or names of people: count them
         raise ValueError(
             f"`{argument}`: column '{column}' holds {len(counts)} different texts in {len(dataset)} rows, and the model has "
             f"{classes} classes. Name the column of class names in `label_column`."

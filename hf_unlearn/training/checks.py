@@ -58,8 +58,8 @@ def check_rows(processor: Processor, data: Any, argument: str, needed: bool = Fa
     Class names are not compared here: `Processor.align` does that before.
     """
     check_head(processor.config, processor.label_columns[0])
-    processor.check(data, argument)
     check_labels(processor, data, argument, needed)
+    processor.check(data, argument)
 
 
 def check_labels(processor: Processor, data: Any, argument: str, needed: bool = False) -> None:
@@ -67,8 +67,9 @@ def check_labels(processor: Processor, data: Any, argument: str, needed: bool = 
 
     Class names are not checked here: they are looked up row by row.
     """
-    column = find_label_column(data, processor.label_columns[0])
-    if column is None or not hasattr(data, "features") or not hasattr(data, "__len__"):
+    stored = hasattr(data, "features") and hasattr(data, "__len__")
+    column = find_label_column(data, processor.label_columns[0]) if stored else None
+    if column is None:
         return
     labels, classes = read_labels(data, column), processor.config.num_labels
     missing = np.isnan(labels) if labels.dtype.kind == "f" else np.zeros(len(labels), bool)

@@ -94,7 +94,12 @@ def test_digits_that_are_names_are_matched_as_names():
             datasets.Dataset.from_dict({"label": [f"text {i}" for i in range(9)]}),
             r"9 different texts in 9 rows.*`label_column`",
         ),
+        (
+            datasets.Dataset.from_dict({"label": [f"user {i % 9}" for i in range(900)]}),
+            r"9 different texts in 900 rows",
+        ),
         (datasets.Dataset.from_dict({"label": [[0, 1], [1, 0]]}), r"column 'label' holds lists.*multi-label"),
+        (datasets.Dataset.from_dict({"label": [{"a": 0}]}), r"column 'label' holds dict, and a label is"),
         (datasets.Dataset.from_dict({"label": [np.datetime64("2020-01-01", "us")]}), r"column 'label' holds timestamp"),
     ],
 )
@@ -149,6 +154,8 @@ def test_a_number_that_is_another_class_to_the_model_is_refused(given):
         check_numbers(given, data, "label", PETS, "forget_class")
     for fine in ("dog", "name:dog", 0, "id:0", None):
         check_numbers(fine, data, "label", PETS, "forget_class")
+    check_numbers(1, data, "label", {"LABEL_0": 0, "LABEL_1": 1}, "forget_class")
+    check_numbers(1, datasets.Dataset.from_dict({"label": [0, 1]}), "label", PETS, "forget_class")
 
 
 def test_spellings_of_a_name():
