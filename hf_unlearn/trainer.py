@@ -106,7 +106,8 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         self.processor = Processor(
             model, processing_class, image_column=image_column, text_column=text_column, label_column=label_column
         )
-        self.forget_dataset, self.retain_dataset = forget_dataset, retain_dataset
+        self.forget_dataset = self.processor.align(forget_dataset, "forget_dataset")
+        self.retain_dataset = self.processor.align(retain_dataset, "retain_dataset")
         args = self._check(args, model, optimizers[0], peft_config)
         model = self._patch(args, model, peft_config)
         self._prepare_rows(args)
@@ -115,7 +116,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
             args=args,
             data_collator=PairCollator(data_collator or self.processor.collate, self.processor),
             train_dataset=self.unlearning_data,
-            eval_dataset=eval_dataset,
+            eval_dataset=self.processor.align(eval_dataset, "eval_dataset"),
             processing_class=processing_class,
             compute_metrics=compute_metrics,
             callbacks=callbacks,

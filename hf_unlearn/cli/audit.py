@@ -11,11 +11,13 @@ import torch
 from torch import nn
 from transformers import HfArgumentParser
 
+from ..data.class_names import check_numbers
 from ..data.forget_request import ForgetRequest
 from ..data.loading import load_rows
 from ..evaluation.audit.auditor import audit_models
 from ..methods.base import setting
 from ..models.pretrained import load_classifier, load_processing_class
+from ..models.processor import Processor
 from ..utils.hub_names import pinned
 from .parsers import parser_settings
 
@@ -100,6 +102,8 @@ def main(words: Sequence[str]) -> int:
     names = ("image_column", "text_column", "label_column", "kind", "max_rows", "seed", "alpha")
     chosen = {name: getattr(options, name) for name in names}
     original, unlearned, *retrained = models.values()
+    label2id = Processor(original).label2id
+    check_numbers(options.forget_class, sets["forget"], options.label_column, label2id, "forget_class")
     result = audit_models(original, unlearned, retrained, processing_class=processing_class, **sets, **chosen)
     result.print()
     if options.output_dir is not None:

@@ -1,5 +1,6 @@
 """`Processor`: a row of a data set becomes inputs of a model, and rows become a batch."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,11 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..data.class_names import align_labels
+from ..data.columns import find_label_column
 from .forward import Batch, is_text_model, model_inputs, unwrap
+from .labels import check_head, class_number, head_names, is_missing
 
 IMAGE_COLUMNS = ("image", "img", "pixel_values")
 TEXT_COLUMNS = ("text", "sentence", "content", "input_ids")
 RESERVED_POSITIONS = dict.fromkeys(("roberta", "xlm-roberta", "camembert"), 2)  # their positions start at 2
+
+logger = logging.getLogger(__name__)
 
 
 class Processor:
@@ -45,7 +51,8 @@ class Processor:
         self.ready = "input_ids" if self.text else "pixel_values"
         self.label_column = label_column
         self.label_columns = (label_column,) if label_column else ("label", "labels")
-        self.label2id = {str(k): int(v) for k, v in (getattr(self.config, "label2id", None) or {}).items()}
+        self.label2id = head_names(self.config)
+        self._said: set[str] = set()
 
     def check(self, dataset: Any, argument: str) -> None:
         """Raise ValueError, naming `argument`, if the first row of `dataset` cannot become an input of the model."""
@@ -72,22 +79,39 @@ class Processor:
             raise ValueError(f"column '{column}' holds {kind}, and `processing_class` is missing. Pass the {needed}.")
         out = self._text(row, column) if self.text else {"pixel_values": self._image(row, column)}
         label = next((c for c in self.label_columns if c in row), None)
-        if label is not None and row[label] is not None:
+        if label is not None and not is_missing(row[label]):
             out["labels"] = torch.tensor(self.class_id(row[label], label))
         return out
 
     def class_id(self, value: Any, column: str) -> int:
         """Return the number of a class of the model that is given by number or name."""
-        if isinstance(value, str):
-            if value not in self.label2id:
-                raise ValueError(f"label {value!r} in column '{column}' is not in the model's `label2id`.")
-            return self.label2id[value]
-        number, classes = int(value), self.config.num_labels
-        if not 0 <= number < classes:
-            raise ValueError(
-                f"label {number} in column '{column}' is outside the model's {classes} classes (0..{classes - 1})."
-            )
-        return number
+        return class_number(value, column, self.label2id, self.config.num_labels)
+
+    def align(self, dataset: Any, argument: str, quiet: bool = False) -> Any:
+        """Return `dataset` with the model's numbers in its label column, by the names of its classes.
+
+        What differed is logged once, unless `quiet`.
+
+        Args:
+            dataset: a data set, a stream, or a dictionary of them. Anything without class names comes back as it is.
+            argument: the name of the argument that holds `dataset`, for errors.
+
+        Raises:
+            ValueError: as `align_labels`.
+        """
+        if isinstance(dataset, Mapping):
+            return {name: self.align(rows, f"{argument}[{name!r}]", quiet) for name, rows in dataset.items()}
+        if getattr(dataset, "features", None) is None:
+            return dataset
+        column = find_label_column(dataset, self.label_columns[0])
+        if column is None:
+            return dataset
+        check_head(self.config, column)
+        aligned, said = align_labels(dataset, column, self.label2id, self.config.num_labels, argument)
+        if said is not None and said not in self._said and not quiet:
+            self._said.add(said)
+            logger.warning("`%s`: %s", argument, said)
+        return aligned
 
     def _image(self, row: Mapping[str, Any], column: str) -> Tensor:
         value = row[column]

@@ -6,8 +6,11 @@ from typing import Any
 import datasets
 from datasets import load_dataset
 
+from ..data.class_names import check_numbers
 from ..data.loading import load_digits
 from ..data.streams import read_into_memory
+from ..models.processor import Processor
+from ..training.checks import check_labels
 from ..utils.hub_names import pinned
 from .run_arguments import RunArguments
 
@@ -49,6 +52,15 @@ def load_splits(
         return train, None, None
     shuffled, fifth = test.shuffle(seed=1), len(test) // 5
     return train, shuffled.select(range(fifth, len(test))), shuffled.select(range(fifth))
+
+
+def check_split_labels(run: RunArguments, processor: Processor, splits: Mapping[str, Any]) -> None:
+    """Raise ValueError if labels of a split, by the name of its argument, or numbers in `forget_class` do not fit the model."""
+    for argument, rows in splits.items():
+        if rows is not None:
+            aligned = processor.align(rows, argument, quiet=True)
+            check_labels(processor, aligned, argument, needed=argument != "train_split")
+    check_numbers(run.forget_class, splits["train_split"], run.label_column, processor.label2id, "forget_class")
 
 
 def _draw(rows: Any, number: int | None) -> Any:

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoConfig, PreTrainedTokenizerFast
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from ..data.class_names import names_of_classes
 from ..models import pixel_mlp  # noqa: F401  registers its architecture
 from ..models.pretrained import auto_class, save_model
 from ..models.processor import TEXT_COLUMNS, Processor
@@ -23,8 +24,7 @@ from .run_arguments import RunArguments
 def train_original(run: RunArguments, args: UnlearningArguments, train: datasets.Dataset) -> None:
     """Train a classifier of `run.model_config` on `train` and save it as `run.model`. If several processes train, the first saves."""
     assert run.model_config is not None
-    names = getattr(train.features.get(run.label_column), "names", None)
-    names = list(names or map(str, sorted(set(train[run.label_column]))))
+    names = names_of_classes(train, run.label_column)
     labels = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
     config = AutoConfig.from_pretrained(run.model_config, num_labels=len(names), **labels)
     processing_class = build_processor(config, train, run.text_column)

@@ -10,10 +10,11 @@ from ..data.streams import split_stream
 from ..hub.card.evaluation_card import check_readme
 from ..methods import UnlearningMethod
 from ..models.pretrained import load_classifier, load_processing_class
+from ..models.processor import Processor
 from ..training.arguments import UnlearningArguments
 from ..training.checks import check_source
 from ..utils.hub_names import pinned
-from .data_sets import load_splits
+from .data_sets import check_split_labels, load_splits
 from .job import Job
 from .original import train_original
 from .run_arguments import RunArguments
@@ -42,7 +43,10 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
     if run.model_config is not None and not Path(run.model).exists():
         train_original(run, args, train)
     model, processing_class = load_model(run, train)
-    return Job(run, args, train, test, model, processing_class, split, validation)
+    job = Job(run, args, train, test, model, processing_class, split, validation)
+    splits = {"train_split": train, "test_split": test, "validation_split": validation}
+    check_split_labels(run, Processor(model, processing_class, **job.columns), splits)
+    return job
 
 
 def load_model(run: RunArguments, train: Any) -> tuple[nn.Module, Any]:

@@ -49,9 +49,10 @@ def unlearn(
         peft_config=job.run.peft_config,
         **job.columns,
     )
-    if job.test is not None:
-        check_rows(trainer.processor, job.test, "test_split")
-    pattern = read_pattern(job.run.bias_column, job.run.bias_labels, trainer.processor, job.test)
+    test = trainer.processor.align(job.test, "test_split")
+    if test is not None:
+        check_rows(trainer.processor, test, "test_split", needed=True)
+    pattern = read_pattern(job.run.bias_column, job.run.bias_labels, trainer.processor, test)
     train_or_resume(trainer, job.run.resume)
     if keep is not None and trainer.is_world_process_zero():
         keep(trainer)
@@ -61,7 +62,7 @@ def unlearn(
         return trainer, UnlearningReport(models={})
     model, seconds = retrained or (None, None)
     report = trainer.report(
-        retain, job.test, model, retrained_seconds=seconds, relearning=job.run.relearning, pattern=pattern
+        retain, test, model, retrained_seconds=seconds, relearning=job.run.relearning, pattern=pattern
     )
     report.run |= record_request(job, trainer)
     return trainer, report

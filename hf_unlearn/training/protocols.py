@@ -15,6 +15,7 @@ class RunMonitor(OutputMonitor, Protocol):
     """The monitor, for stopping and verification; see `monitor.Monitor`."""
 
     guards_kept: bool
+    doubts: list[str]
 
     def share_remembered(self, limit: int | None = None) -> float:
         """Return the share of the forget set (or of `limit` rows of it) that is still answered as before."""
@@ -78,6 +79,7 @@ class FinishedRun(Protocol):
         outcome: What the run did, verified.
         seconds: Duration of the run, in all its parts.
         started: When the run began, on the clock of `time.perf_counter`.
+        given: The arguments of the trainer, with the data sets as they were given.
     """
 
     model: Any
@@ -92,6 +94,7 @@ class FinishedRun(Protocol):
     outcome: Outcome | None
     seconds: float
     started: float
+    given: dict[str, Any]
 
     def original_weights(self) -> AbstractContextManager[nn.Module]:
         """Inside the context, the model has its original weights."""

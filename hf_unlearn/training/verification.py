@@ -68,6 +68,7 @@ def verify(run: TrainingRun) -> Outcome:
         drop = out.retain_start - out.retain_end
         if not drop <= run.args.max_retain_drop:
             out.warnings.append(f"kept data collapsed: accuracy fell by {100 * drop:.1f} points")
+    out.warnings[:0] = run.monitor.doubts  # the other findings may follow from them
     for warning in out.warnings:
         logger.warning(warning)
     return out

@@ -1,9 +1,11 @@
+from datetime import date
+
 import datasets
 import numpy as np
 import pytest
 
 from hf_unlearn import ForgetRequest
-from hf_unlearn.data.columns import arrow_column, find_label_column, read_groups, read_labels, read_strata
+from hf_unlearn.data.columns import arrow_column, class_ids, find_label_column, read_groups, read_labels, read_strata
 
 
 @pytest.fixture
@@ -43,6 +45,36 @@ def test_a_number_that_may_be_a_name_or_an_id_is_refused(numbered):
         ForgetRequest(label="3").split(numbered)
     same = numbered.cast_column("label", datasets.ClassLabel(names=["0", "1", "2", "3"]))
     assert set(ForgetRequest(label=["3", 1]).split(same).forget["label"]) == {1, 3}
+
+
+@pytest.mark.parametrize(
+    ("labels", "spellings"),
+    [
+        ([True, False, True, False], [True, "True", "true", "1", 1]),
+        ([1.0, 0.0, 1.0, 0.0], [1.0, "1.0", "1", 1, "id:1", np.float32(1)]),
+        ([1, 0, 1, 0], [1, "1", "1.0", 1.0, "id:1", np.int8(1)]),
+        (["1", "b", "1", "b"], ["1", "name:1"]),
+        ([1.0, None, 1.0, float("nan")], ["1.0", 1]),
+        ([2.5, 0.0, 2.5, 0.0], ["2.5", 2.5]),
+        ([-1, 0, -1, 0], ["-1", -1]),
+        ([date(2020, month, 1) for month in (2, 1, 2, 1)], ["2020-02-01"]),
+        (["spam", None, "spam", "ham"], ["spam"]),
+    ],
+)
+def test_every_value_that_an_error_lists_is_accepted_in_that_form(labels, spellings):
+    rows = datasets.Dataset.from_dict({"label": labels})
+    for label in spellings:
+        assert ForgetRequest(label=label).split(rows).forget_indices.tolist() == [0, 2]
+    with pytest.raises(ValueError, match=r"`label='nine'` is no class of the data set. It has: ") as error:
+        ForgetRequest(label="nine").split(rows)
+    for label in str(error.value).partition("It has: ")[2].rstrip(".").split(", "):
+        assert class_ids(rows, label)
+
+
+def test_several_labels_in_a_row_are_refused():
+    rows = datasets.Dataset.from_dict({"tags": [[0, 1], [1, 0]]})
+    with pytest.raises(ValueError, match=r"`label_column='tags'` holds several values in each row \(multi-label\)"):
+        ForgetRequest(label=1, label_column="tags").split(rows)
 
 
 def test_labels_and_columns_follow_the_index_mapping():

@@ -57,6 +57,7 @@ def check_sets(
     labels: dict[str, Tensor] = {}
     digests: dict[str, set[bytes]] = {}
     for name, data in given.items():
+        data = processor.align(data, name)
         check_rows(processor, data, name, needed=True)
         rows = PreparedRows(draw(data, max_rows, seed), processor, name, cache_bytes=2**30)
         found = [row.get("labels") for row in rows]

@@ -13,6 +13,7 @@ from ...metrics.functional.fairness import group_accuracies
 from ...metrics.functional.information_audit import audit
 from ...metrics.functional.intervals import Interval, mean_distance, share
 from ...models.prediction import predict
+from ...training.checks import check_labels
 from ...training.protocols import FinishedRun
 from ..relearning import relearn
 from . import measures
@@ -42,6 +43,9 @@ def fill(
 
     The arguments are those of `UnlearningReport.measure`.
     """
+    retain, test = run.processor.align(retain, "retain_dataset"), run.processor.align(test, "test_dataset")
+    for name, rows in (("retain", retain), ("test", test)):
+        check_labels(run.processor, rows, f"{name}_dataset")
     given = {"forget": run.forget_dataset, "retain": retain, "test": test}
     sets = {
         name: PreparedRows(draw(rows, max_rows, run.args.seed), run.processor, f"{name}_dataset", cache_bytes=2**29)
