@@ -3,7 +3,7 @@
 import gc
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,8 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         optimizers: An optimizer and a learning-rate schedule. An optimizer replaces the trust region, and may hold only
             parameters that `args.update` lets move. Default: `(None, None)`, made from `args`.
         image_column: The name of the image column. Default: None, the first usual name that the rows have.
-        text_column: The name of the text column. Default: None, the first usual name that the rows have.
+        text_column: The name of the text column, or the names of two columns for pairs of texts. Default: None, the first
+            usual name, or pair of names, that the rows have.
         label_column: The name of the label column. Default: None, `label` or `labels`.
 
     Raises:
@@ -98,7 +99,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         callbacks: list[Any] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
         image_column: str | None = None,
-        text_column: str | None = None,
+        text_column: str | Sequence[str] | None = None,
         label_column: str | None = None,
     ) -> None:
         self.given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}

@@ -39,7 +39,9 @@ class AuditArguments:
         "auto", "What was forgotten: a 'class' or 'samples'. 'auto' compares the classes of forget and retain set."
     )
     image_column: str | None = setting(None, "Column of images, if it is not `image` or `img`.")
-    text_column: str | None = setting(None, "Column of texts, if it is not `text`, `sentence` or `content`.")
+    text_column: list[str] | None = setting(
+        None, "Column of texts, or two columns for pairs of texts, if they do not have a usual name."
+    )
     label_column: str = setting("label", "Column of class ids.")
     alpha: float = setting(0.05, "Level of every test, and of all reasons to reject together.")
     max_rows: int = setting(10_000, "Rows to read of each set, drawn with `seed`.")

@@ -74,7 +74,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--task", choices=("vision", "text"), default="vision", help="Kind of classifier.")
     add("--dataset", help="Folder or Hub id. Images default to scikit-learn's digits; a text task needs a data set.")
-    add("--text-column", help="Column of texts, if it is not `text`, `sentence` or `content`.")
+    add("--text-column", help="Column of texts, if it has no usual name; 'a,b' for pairs of texts.")
     add("--label-column", default="label", help="Column of class ids.")
     add("--forget-class", help="Class to forget, by name or id. By default class 3.")
     add("--output", default="demo-output", help="Folder for reports and figures.")

@@ -61,7 +61,15 @@ def load_processing_class(source: str, rows: datasets.Dataset, revision: str | N
     """Return the image processor or tokenizer beside a classifier."""
     if is_image_dataset(rows):
         return AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil")
-    return AutoTokenizer.from_pretrained(source, revision=revision)
+    try:
+        return AutoTokenizer.from_pretrained(source, revision=revision)
+    except (ValueError, OSError) as error:
+        if not Path(source).is_dir():
+            raise
+        raise ValueError(
+            f"`model`: {source} holds no tokenizer. Save there the one that the model was trained with: "
+            "`tokenizer.save_pretrained(folder)`."
+        ) from error
 
 
 def save_model(

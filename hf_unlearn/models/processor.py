@@ -12,10 +12,9 @@ from ..data.class_names import align_labels
 from ..data.columns import find_label_column
 from .forward import Batch, is_text_model, model_inputs, unwrap
 from .labels import check_head, class_number, head_names, is_missing
+from .text_inputs import TextInputs
 
 IMAGE_COLUMNS = ("image", "img", "pixel_values")
-TEXT_COLUMNS = ("text", "sentence", "content", "input_ids")
-RESERVED_POSITIONS = dict.fromkeys(("roberta", "xlm-roberta", "camembert"), 2)  # their positions start at 2
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ class Processor:
         model: the classifier, for its configuration.
         processing_class: image processor or tokenizer; default None, which serves rows that are prepared already.
         image_column: column of images; by default `image` or `img`.
-        text_column: column of texts; by default `text`, `sentence` or `content`.
+        text_column: column of texts, or two columns for pairs of texts; by default the usual names (see `text_inputs`).
         label_column: column of labels; by default `label` or `labels`.
     """
 
@@ -40,14 +39,15 @@ class Processor:
         processing_class: Any | None = None,
         *,
         image_column: str | None = None,
-        text_column: str | None = None,
+        text_column: str | Sequence[str] | None = None,
         label_column: str | None = None,
     ) -> None:
         self.config: Any = unwrap(model).config
         self.text = is_text_model(model)
         self.processing_class: Any = processing_class
-        named, usual = (text_column, TEXT_COLUMNS) if self.text else (image_column, IMAGE_COLUMNS)
-        self.columns = (named,) if named else usual
+        self.texts = TextInputs(model, processing_class, text_column) if self.text else None
+        image_columns = (image_column,) if image_column else IMAGE_COLUMNS
+        self.columns = self.texts.names if self.texts else image_columns  # that may be read
         self.ready = "input_ids" if self.text else "pixel_values"
         self.label_column = label_column
         self.label_columns = (label_column,) if label_column else ("label", "labels")
@@ -62,22 +62,20 @@ class Processor:
         if self.label_column is not None and self.label_column not in row:
             raise ValueError(f"`label_column={self.label_column!r}` is not in `{argument}`: it has {', '.join(row)}.")
         try:
-            self(row)
+            if self.texts is not None:
+                self.texts.columns(row)
         except ValueError as error:
             raise ValueError(f"`{argument}`: {error}") from error
+        try:
+            self(row)
+        except ValueError as error:
+            raise ValueError(f"`{argument}`{', row 0' if self.texts else ''}: {error}") from error
+        if self.texts is not None:
+            self.texts.warn_unread(row, argument, self.label_columns)
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return a row as unpadded tensors: `pixel_values` (C, H, W) or `input_ids` (T,), and `labels` () if it has one."""
-        column = self.ready if self.ready in row else next((c for c in self.columns if c in row), None)
-        if column is None:
-            kind = "text" if self.text else "image"
-            raise ValueError(
-                f"no {kind} column among {', '.join(row)}. Name it in `{kind}_column`, or rename it `{self.columns[0]}`."
-            )
-        if column != self.ready and self.processing_class is None:
-            kind, needed = ("text", "tokenizer") if self.text else ("images", "image processor")
-            raise ValueError(f"column '{column}' holds {kind}, and `processing_class` is missing. Pass the {needed}.")
-        out = self._text(row, column) if self.text else {"pixel_values": self._image(row, column)}
+        out = self.texts(row) if self.texts is not None else {"pixel_values": self._image(row, self._image_column(row))}
         label = next((c for c in self.label_columns if c in row), None)
         if label is not None and not is_missing(row[label]):
             out["labels"] = torch.tensor(self.class_id(row[label], label))
@@ -113,6 +111,18 @@ class Processor:
             logger.warning("`%s`: %s", argument, said)
         return aligned
 
+    def _image_column(self, row: Mapping[str, Any]) -> str:
+        column = self.ready if self.ready in row else next((c for c in self.columns if c in row), None)
+        if column is None:
+            raise ValueError(
+                f"no image column among {', '.join(row)}. Name it in `image_column`, or rename it `{self.columns[0]}`."
+            )
+        if column != self.ready and self.processing_class is None:
+            raise ValueError(
+                f"column '{column}' holds images, and `processing_class` is missing. Pass the image processor."
+            )
+        return column
+
     def _image(self, row: Mapping[str, Any], column: str) -> Tensor:
         value = row[column]
         if column == "pixel_values":
@@ -134,19 +144,6 @@ class Processor:
         if not torch.isfinite(pixels).all():
             raise ValueError("an image holds NaN or infinite pixels. Remove or repair those rows.")
         return pixels
-
-    def _text(self, row: Mapping[str, Any], column: str) -> dict[str, Any]:
-        if column == "input_ids":
-            keys = [k for k in ("input_ids", "attention_mask", "token_type_ids") if row.get(k) is not None]
-            out = {k: torch.as_tensor(row[k]) for k in keys}
-            out.setdefault("attention_mask", torch.ones_like(out["input_ids"]))  # or padding would be attended to
-            return out
-        limit = getattr(self.config, "max_position_embeddings", None)
-        if limit:
-            limit -= RESERVED_POSITIONS.get(getattr(self.config, "model_type", ""), 0)
-        limit = min(limit or 512, getattr(self.processing_class, "model_max_length", 512))
-        encoded = self.processing_class(row[column], truncation=True, max_length=limit)
-        return {k: torch.as_tensor(v) for k, v in encoded.items()}
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
         """Return rows, raw or prepared, as one batch; texts are padded on the tokenizer's side."""

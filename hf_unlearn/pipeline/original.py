@@ -1,6 +1,7 @@
 """Train an original, for recipes and demos that have no trained model to start from."""
 
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from ..data.class_names import names_of_classes
 from ..models import pixel_mlp  # noqa: F401  registers its architecture
 from ..models.pretrained import auto_class, save_model
-from ..models.processor import TEXT_COLUMNS, Processor
+from ..models.processor import Processor
+from ..models.text_inputs import find_text_columns
 from ..training.arguments import UnlearningArguments
 from ..training.plain_training import train_classifier
 from ..utils.distributed import wait_for_all
@@ -55,9 +57,10 @@ def build_processor(config: Any, train: datasets.Dataset, text_column: str | Non
         size = getattr(config, "image_size", None) or 32
         mean, std = (getattr(config, name, None) or [0.5] * 3 for name in ("image_mean", "image_std"))
         return ViTImageProcessorPil(size={"height": size, "width": size}, image_mean=mean, image_std=std)
-    column = next((c for c in ([text_column] if text_column else TEXT_COLUMNS) if c in train.column_names), None)
-    if column is None:
-        raise ValueError(f"`text_column` is missing: no text column among {', '.join(train.column_names)}.")
+    try:
+        columns = find_text_columns(train.column_names, text_column)
+    except ValueError as error:
+        raise ValueError(f"`text_column` is missing: {error}") from error
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -65,8 +68,9 @@ def build_processor(config: Any, train: datasets.Dataset, text_column: str | Non
     trainer = trainers.WordPieceTrainer(
         vocab_size=config.vocab_size, special_tokens=list(special.values()), show_progress=False
     )
-    tokenizer.train_from_iterator(train[column], trainer)
+    tokenizer.train_from_iterator(chain.from_iterable(train[column] for column in columns), trainer)
     ids = [(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ids)
+    pair = {"pair": "[CLS] $A [SEP] $B:1 [SEP]:1"} if len(columns) == 2 else {}
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", **pair, special_tokens=ids)
     length = min(128, getattr(config, "max_position_embeddings", 128))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=length, **special)

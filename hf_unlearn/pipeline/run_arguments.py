@@ -31,7 +31,9 @@ class RunArguments:
     streaming: bool = setting(False, "Stream the training split, and store only the rows to forget and to measure on.")
     test_rows: int | None = setting(None, "Use only this many rows of the test split, drawn with seed 0.")
     image_column: str | None = setting(None, "Column of images, if it is not `image` or `img`.")
-    text_column: str | None = setting(None, "Column of texts, if it is not `text`, `sentence` or `content`.")
+    text_column: str | None = setting(
+        None, "Column of texts, or two columns for pairs of texts, if they do not have a usual name.", nargs="+"
+    )
     label_column: str = setting("label", "Column of class ids.")
     forget_class: list[str] | None = setting(None, "Classes to forget, by name or id (`name:3`, `id:3` if 3 is both).")
     forget_column: str | None = setting(None, "Column that selects the rows to forget, such as a user id.")
@@ -55,6 +57,8 @@ class RunArguments:
     figures: bool = setting(True, "Draw figures. This needs matplotlib.")
 
     def __post_init__(self) -> None:
+        if isinstance(self.text_column, list | tuple):  # the command line always gives a list
+            self.text_column = ",".join(self.text_column)
         check_counts(self, "train_rows", "test_rows", "train_batch_size")
         check_positive(self, "train_epochs", "train_learning_rate")
         check_not_empty(self)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
+from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, LlamaConfig
 
 from hf_unlearn.cli import main
 from hf_unlearn.hub.card.command_lines import snippet
@@ -168,3 +168,11 @@ def test_columns_say_whether_rows_are_images():
     photos = image_data(2).rename_column("image", "photo")
     assert auto_class(photos) is AutoModelForImageClassification
     assert auto_class(datasets.Dataset.from_dict({"review": ["a"]})) is AutoModelForSequenceClassification
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path):
+    LlamaConfig().save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"`model`: .* holds no tokenizer. Save there the one that the model was trained"
+    ):
+        load_processing_class(str(tmp_path), text_data(2))
