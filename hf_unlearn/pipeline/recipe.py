@@ -1,6 +1,5 @@
-"""Read a recipe: a flat YAML file whose entries count as options of the command line."""
+"""Read a recipe: a flat YAML file whose keys are the names of options."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +51,3 @@ def _value(name: str, node: yaml.Node) -> Any:
     if not all(isinstance(text, yaml.ScalarNode) for text in texts):
         raise SystemExit(f"`{name}` in the recipe must be a value or a flat list of values.")
     return node.value if isinstance(node, yaml.ScalarNode) else [text.value for text in texts]
-
-
-def as_words(name: str, value: str | list[str] | dict[str, Any], switch: bool = False) -> list[str]:
-    """Return an entry of a recipe as words of a command line, so that one parser reads and checks both.
-
-    `switch` says that the field is true or false. YAML also writes these as `on` and `off`.
-    """
-    if switch and isinstance(value, str):
-        value = {"on": "true", "off": "false"}.get(value.lower(), value)
-    if isinstance(value, list):
-        return [f"--{name}", *value]
-    return [f"--{name}", json.dumps(value) if isinstance(value, dict) else value]

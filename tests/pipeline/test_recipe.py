@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hf_unlearn.cli.run import parse
-from hf_unlearn.pipeline.recipe import as_words, read_recipe
+from hf_unlearn.pipeline.recipe import read_recipe
 from tests.support.recipes import write_recipe
 
 
@@ -81,4 +81,3 @@ def test_on_and_off_are_true_and_false_only_for_fields_that_are_true_or_false(tm
         True,
     )
     assert (run.dataset_config, run.forget_column, run.forget_values) == ("off", "on", ["off"])
-    assert as_words("figures", "off", switch=True) == ["--figures", "false"]
