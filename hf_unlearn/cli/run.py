@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ..hub.card.evaluation_card import write_card
 from ..hub.push.run_folder import push_after_run
 from ..methods import METHODS, UnlearningMethod
 from ..models.adapter_config import read_config
+from ..pipeline.folder_lock import sole_writer
 from ..pipeline.prepare import check_folders, prepare
 from ..pipeline.recipe import read_recipe
 from ..pipeline.records import record_receipt
@@ -30,6 +32,12 @@ from .option_parser import OptionParser
 from .parsers import parser_settings
 from .processes import launch, number_of_processes, shared_environment
 
+# Options that take a mapping. True: and nothing else, such as a name or the path of a file.
+MAPPINGS = {
+    **dict.fromkeys(("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs", "lr_scheduler_kwargs"), True),
+    **dict.fromkeys(("accelerator_config", "fsdp_config", "deepspeed", "peft_config", "bias_labels"), False),
+}
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """`hf-unlearn run`: 0 if the model reached its target, 1 if it did not; other codes as in `exit_codes`."""
@@ -45,9 +53,10 @@ def _run_shared(number: str, words: Sequence[str]) -> int:
     processes = number_of_processes(number)
     run, args, method = checked(words)
     environment = shared_environment(processes, args)
-    if run.model_config is not None and not os.path.exists(run.model):
-        prepare(run, args, method)
-    return launch([sys.executable, "-m", "hf_unlearn.cli.worker", *words], processes, environment)
+    with sole_writer(args.output_dir):
+        if run.model_config is not None and not os.path.exists(run.model):
+            prepare(run, args, method)
+        return launch([sys.executable, "-m", "hf_unlearn.cli.worker", *words], processes, environment)
 
 
 def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, UnlearningMethod]:
@@ -79,7 +88,7 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
         "--method counterfactual_distillation --help   (the options of another method)",
     )
     usage = "hf-unlearn run [--config RECIPE] [--num-processes N] [--KEY VALUE ...]"  # an error does not list all keys
-    parser = OptionParser(classes, usage=usage, **settings)
+    parser = OptionParser(classes, MAPPINGS, usage=usage, **settings)
     try:
         run, args, method = parser.read(others, {**recipe, "method": key})
     except (ValueError, TypeError) as error:
@@ -89,22 +98,27 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
     return run, args, method
 
 
-def run_once(argv: Sequence[str]) -> int:
+def run_once(argv: Sequence[str], holds_folder: bool = False) -> int:
     """Run once. Returns 0 if the model reached its target, 1 if not, and 2 if the push after the run failed.
 
-    If several processes run, only the first writes and knows the code; the others return 0.
+    If several processes run, only the first writes and knows the code; the others return 0. `holds_folder` says that the launcher
+    of this process keeps other runs out of the output folder.
     """
     run, args, method = checked(argv)
     folder = Path(args.output_dir)
+    locks = args.process_index == 0 and not holds_folder
     try:
-        job = prepare(run, args, method)
-        trainer, report = unlearn(job, method, keep=lambda t: save_finished(t, job.processing_class, folder / "model"))
-        if not trainer.is_world_process_zero():
-            return 0
-        with clear_errors("the report", folder):
-            report.save(folder, figures=run.figures)
-            record_receipt(job, trainer, report)
-            write_card(folder, overwrite=True)
+        with sole_writer(folder) if locks else nullcontext():
+            job = prepare(run, args, method)
+            trainer, report = unlearn(
+                job, method, keep=lambda t: save_finished(t, job.processing_class, folder / "model")
+            )
+            if not trainer.is_world_process_zero():
+                return 0
+            with clear_errors("the report", folder):
+                report.save(folder, figures=run.figures)
+                record_receipt(job, trainer, report)
+                write_card(folder, overwrite=True)
     except KeyboardInterrupt as stop:
         raise Interrupted(resume_hint(stop, folder), getattr(stop, "signum", signal.SIGINT)) from stop
     report.print()

@@ -26,4 +26,4 @@ def end_with_launcher() -> None:
 
 if __name__ == "__main__":
     end_with_launcher()
-    sys.exit(answered(lambda: run_once(sys.argv[1:])))
+    sys.exit(answered(lambda: run_once(sys.argv[1:], holds_folder=True)))
