@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers.hf_argparser import string_to_bool
 from ..utils.argument_checks import did_you_mean
 from ..utils.safe_text import shown
 
+JSON_LIMIT, JSON_DEPTH = 100_000, 20  # characters of a mapping, and lists and mappings inside each other
 SWITCH_WORDS = {"on": "true", "off": "false"}  # YAML writes true and false in this way too
 
 
@@ -25,8 +27,10 @@ class Gathered(argparse.Action):
 class OptionParser(HfArgumentParser):
     """Read fields of dataclasses from words of a command line, and from a recipe, whose values are never read as options."""
 
-    def __init__(self, classes: Any, **settings: Any) -> None:
+    def __init__(self, classes: Any, mappings: Mapping[str, bool] | None = None, **settings: Any) -> None:
+        """`mappings` has the names of options that take a mapping as JSON: true for those that take nothing else."""
         self.options: dict[str, argparse.Action] = {}
+        self.mappings = mappings or {}
         super().__init__(classes, **settings, allow_abbrev=False)
 
     def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
@@ -51,6 +55,15 @@ class OptionParser(HfArgumentParser):
         if unknown:
             raise SystemExit(self._unknown(unknown[0]))
         return tuple(parts)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = super().parse_known_args(args, namespace)
+        for name, takes_nothing_else in self.mappings.items():
+            given = getattr(found, name, None)
+            for text in given if isinstance(given, list) else [given]:
+                if isinstance(text, str) and (takes_nothing_else or text.lstrip().startswith("{")):
+                    check_json(text.strip(), f"`{name}`")
+        return found, unknown
 
     def _converted(self, action: argparse.Action, name: str, given: Any) -> Any:
         """Return the value of a recipe's entry as the option `--name` would give it."""
@@ -81,3 +94,22 @@ class OptionParser(HfArgumentParser):
                 "begins with `-` as `--option=-value`."
             )
         return f"`{shown(name)}` is no option of `{self.prog}`.{did_you_mean(name, self.options)}"
+
+
+def check_json(text: str, what: str) -> None:
+    """Raise SystemExit if `text` is too long, nested too deeply, or no JSON object. Size and depth are checked before it is read."""
+    if len(text) > JSON_LIMIT:
+        raise SystemExit(f"{what} has {len(text):,} characters, and a mapping may have {JSON_LIMIT:,}.")
+    depth = 0
+    for sign in re.sub(r'"(?:[^"\\]|\\.)*"|[^][{}]', "", text):
+        depth += 1 if sign in "[{" else -1
+        if depth > JSON_DEPTH:
+            raise SystemExit(f"{what} holds more than {JSON_DEPTH} lists and mappings inside each other.")
+    try:
+        valid = isinstance(json.loads(text), dict)
+    except ValueError:
+        valid = False
+    if not valid:
+        raise SystemExit(
+            f"{what} must be a mapping as JSON, in single quotes, such as '{{\"key\": 1}}'. Got {shown(text)!r}."
+        )

@@ -114,3 +114,26 @@ def test_an_audit_names_a_misspelt_option(capsys):
         == 2
     )
     assert "Did you mean `--forget_class`?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("gradient_checkpointing_kwargs", "abc", "must be a mapping as JSON.*Got 'abc'"),
+        ("lr_scheduler_kwargs", "[1]", "must be a mapping"),
+        ("activation_checkpointing_kwargs", "", "must be a mapping"),
+        ("accelerator_config", '{"a": ', "must be a mapping"),
+        ("peft_config", '{"a": [' * 15 + "1" + "]}" * 15, "more than 20"),
+        ("bias_labels", '{"a":' * 20_000, "100,000 characters|more than 20"),
+        ("fsdp_config", '{"a": "' + "x" * 100_000 + '"}', "100,009 characters"),
+    ],
+)
+def test_a_mapping_on_the_command_line_is_checked_before_it_is_read(tmp_path, name, value, message):
+    with pytest.raises(SystemExit, match=f"`{name}` (has|holds)?.*({message})"):
+        parse(["--config", write_recipe(tmp_path), f"--{name}={value}"])
+
+
+def test_brackets_in_a_text_are_no_nesting(tmp_path):
+    given = '{"min_lr": 0.5, "note": "[[[[[[[[[[[[[[[[[[[[[[[[{{{{ \\" ["}'
+    _, args, _ = parse(["--config", write_recipe(tmp_path), "--lr_scheduler_kwargs", given])
+    assert args.lr_scheduler_kwargs["min_lr"] == 0.5
