@@ -118,5 +118,5 @@ def test_a_text_may_be_repeated_by_an_alias(tmp_path):
     "value", ["2020-01-01", "2020-13-45", "!!binary aGk=", ".nan", "-.inf", "9" * 6000, "!!set {x}"]
 )
 def test_a_value_in_a_mapping_that_json_lacks_is_named(tmp_path, value):
-    with pytest.raises(SystemExit, match="`peft_config` in the recipe has a value in line 5.*Put a text in quotes"):
+    with pytest.raises(SystemExit, match=r"`peft_config` in the recipe has a value in line 5.*Put a text in quotes"):
         read_recipe(write_recipe(tmp_path, peft_config=f"{{r: 4, x: {value}}}"))
