@@ -9,7 +9,6 @@ from typing import Any
 import datasets
 import torch
 from torch import nn
-from transformers import HfArgumentParser
 
 from ..data.class_names import check_numbers
 from ..data.forget_request import ForgetRequest
@@ -19,6 +18,7 @@ from ..methods.base import setting
 from ..models.pretrained import load_classifier, load_processing_class
 from ..models.processor import Processor
 from ..utils.hub_names import pinned
+from .option_parser import OptionParser
 from .parsers import parser_settings
 
 
@@ -97,8 +97,7 @@ def main(words: Sequence[str]) -> int:
         "--original model --unlearned forgotten --retrained seed1 seed2 seed3 \\",
         "    --forget data:train --forget_class 3 --test data:test --output_dir audit",
     )
-    parser = HfArgumentParser(AuditArguments, **settings, allow_abbrev=False)
-    (options,) = parser.parse_args_into_dataclasses(list(words))
+    (options,) = OptionParser(AuditArguments, **settings).read(words)
     sets = load_sets(options)
     models, processing_class = load_models(options, sets["forget"])
     names = ("image_column", "text_column", "label_column", "kind", "max_rows", "seed", "alpha")

@@ -23,6 +23,7 @@ def main(words: Sequence[str]) -> int:
     """Run `hf-unlearn demo`. Returns 0 if both requests were fulfilled, else 1."""
     from ..evaluation.report.run_description import class_names
     from ..methods import METHODS
+    from ..pipeline.folder_lock import sole_writer
     from ..pipeline.prepare import prepare
     from ..pipeline.run_arguments import RunArguments
     from ..pipeline.unlearn import retrain, unlearn
@@ -36,7 +37,7 @@ def main(words: Sequence[str]) -> int:
     }
     fulfilled = True
     retrained: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as scratch:
+    with sole_writer(options.output, "--output"), tempfile.TemporaryDirectory() as scratch:
         config = Path(scratch) / "config.json"
         config.write_text(json.dumps(TEXT_CONFIG if text else VISION_CONFIG))
         for request, key in (("class", "jit"), ("class", "counterfactual_distillation"), ("random", "jit")):
