@@ -49,6 +49,9 @@ def unlearn(
         peft_config=job.run.peft_config,
         **job.columns,
     )
+    if not method.needs_retain:  # such a method must not train on these rows, and its damage to them must be seen
+        check_rows(trainer.processor, retain, "train_split")
+        trainer.guard_dataset = retain
     if job.test is not None:
         check_rows(trainer.processor, job.test, "test_split")
     pattern = read_pattern(job.run.bias_column, job.run.bias_labels, trainer.processor, job.test)

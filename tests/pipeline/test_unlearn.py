@@ -4,10 +4,13 @@ import json
 
 import datasets
 import pytest
+from safetensors.torch import load_file
 
-from hf_unlearn import UnlearningReport, UnlearningTrainer
+from hf_unlearn import ForgetRequest, UnlearningArguments, UnlearningReport, UnlearningTrainer
 from hf_unlearn.cli import main
-from tests.support.data import image_data
+from hf_unlearn.methods import METHODS
+from tests.support.data import image_data, image_processor
+from tests.support.models import trained
 from tests.support.recipes import run_options, save_model_and_data
 
 
@@ -52,3 +55,45 @@ def test_bias_arguments_are_read_checked_and_reported(tmp_path, words, capsys):
     assert report["run"]["bias"] == {"column": "pattern", "labels": {"present": "LABEL_2"}}
     assert {"bias_following", "bias_without", "cramers_v"} <= report["models"]["unlearned"].keys()
     assert "bias following" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_method_that_reads_no_kept_rows_is_still_judged_by_them(tmp_path, words, capsys):
+    ruin = ["--method", "gradient_ascent", "--trust_region", "0.3", "--max_steps", "20", "--figures", "false"]
+    assert main([*words, *ruin]) == 1
+    outcome = json.loads((tmp_path / "out" / "report.json").read_text())["outcome"]
+    assert any("kept data suffers" in warning for warning in outcome["warnings"])
+    assert outcome["retain_start"] > 0.9
+    assert "kept data suffers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("method", "update"), [("jit", "all"), ("gradient_ascent", "all"), ("jit", "head")])
+def test_rows_that_only_the_guard_reads_change_no_weight(tmp_path, words, method, update):
+    """The same weights as from a trainer that was never given the kept rows, anchors in their place among it."""
+    arguments = {"update": update, "max_steps": 2, "max_retain_drop": 1.0}
+    main(
+        [
+            *words,
+            "--method",
+            method,
+            "--figures",
+            "false",
+            *(str(w) for k, v in arguments.items() for w in (f"--{k}", v)),
+        ]
+    )
+    model, data = trained("vit"), datasets.load_dataset(str(tmp_path / "data"))["train"]
+    args = UnlearningArguments(
+        output_dir=str(tmp_path / "api"),
+        use_cpu=True,
+        disable_tqdm=True,
+        forget_kind="class",
+        save_strategy="no",
+        **arguments,
+    )
+    forget = ForgetRequest(label=1).split(data).forget
+    trainer = UnlearningTrainer(model, args, METHODS[method](), forget, processing_class=image_processor())
+    trainer.train()
+    saved = load_file(tmp_path / "out" / "model" / "model.safetensors")
+    api = tmp_path / "saved"
+    trainer.model.save_pretrained(api)
+    expected = load_file(api / "model.safetensors")
+    assert all(saved[name].equal(tensor) for name, tensor in expected.items())
