@@ -97,3 +97,49 @@ def test_rows_that_only_the_guard_reads_change_no_weight(tmp_path, words, method
     trainer.model.save_pretrained(api)
     expected = load_file(api / "model.safetensors")
     assert all(saved[name].equal(tensor) for name, tensor in expected.items())
+
+
+QUICK = ["--retrain", "true", "--max_steps", "1", "--figures", "false"]
+
+
+def outputs_of(folder, capsys):
+    """What a run tells its user: in the terminal, and in every file."""
+    names = ("report.md", "report.html", "report.json", "README.md")
+    return {"terminal": " ".join(capsys.readouterr().out.split()), **{n: (folder / n).read_text() for n in names}}
+
+
+def test_a_retrained_model_that_was_not_trained_is_no_yardstick(tmp_path, words, capsys):
+    main([*words, *QUICK, "--train_epochs", "1", "--train_learning_rate", "1e-6"])
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["warnings"][0].startswith("the comparison is void: the retrained model is right on ")
+    assert report["run"]["retraining"]["void"]
+    for name, text in outputs_of(tmp_path / "out", capsys).items():
+        assert "comparison is void" in text, name
+        if name != "report.json":
+            assert "retrained (void)" in text, name
+            assert "than the retrained model" not in text, name
+
+
+def test_a_retraining_of_unknown_length_goes_on_until_it_fits(tmp_path, words, capsys):
+    code = main([*words, *QUICK])
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["models"]["retrained"]["retain_accuracy"] >= report["models"]["original"]["retain_accuracy"] - 0.05
+    assert report["run"]["retraining"]["source"] == "search"
+    assert "it is trained again" in capsys.readouterr().out
+    before = load_file(tmp_path / "out" / "retrained" / "model.safetensors")
+    assert main([*words, *QUICK, "--resume", "true"]) == code  # finds the training that ended the search
+    assert "it is trained again" not in capsys.readouterr().out
+    after = load_file(tmp_path / "out" / "retrained" / "model.safetensors")
+    assert all(before[name].equal(tensor) for name, tensor in after.items())
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["models"] == report["models"]
+
+
+def test_a_retraining_repeats_the_settings_beside_the_original(tmp_path, words, capsys):
+    state = {"num_train_epochs": 30, "train_batch_size": 8, "log_history": [{"learning_rate": 5e-3}]}
+    (tmp_path / "original" / "trainer_state.json").write_text(json.dumps(state))
+    main([*words, *QUICK])
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    expected = {"epochs": 30.0, "learning_rate": 5e-3, "batch_size": 8, "source": "trainer_state.json", "void": False}
+    assert expected.items() <= found["run"]["retraining"].items()
+    assert not found["warnings"] or "void" not in found["warnings"][0]
+    assert "settings in trainer_state.json of the original: 30 epochs, learning rate 0.005" in capsys.readouterr().out
