@@ -80,6 +80,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
     model: Any  # set by the base class, like the next
     is_fsdp_enabled: bool
     reference: Reference
+    guard_dataset: Any | None = None  # rows to keep that only the guard measures, for a method that may not read them
     original: Snapshot | None = None  # a copy of the weights that may move, made when training starts
 
     def __init__(

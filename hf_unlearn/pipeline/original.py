@@ -21,6 +21,7 @@ from ..training.plain_training import train_classifier
 from ..utils.distributed import wait_for_all
 from .job import Job
 from .run_arguments import RunArguments
+from .training_settings import given_settings
 
 
 def train_original(run: RunArguments, args: UnlearningArguments, train: datasets.Dataset) -> None:
@@ -36,7 +37,7 @@ def train_original(run: RunArguments, args: UnlearningArguments, train: datasets
     processor = Processor(model, processing_class, **job.columns)
     print(f"Training an original on {len(train)} rows → {run.model}", flush=True)
     folder = Path(args.output_dir or ".") / "original-training"
-    train_classifier(model, train, processor, job.train_arguments, folder)
+    train_classifier(model, train, processor, job.train_arguments(given_settings(run)), folder)
     with suppress(OSError):
         folder.rmdir()  # `Trainer` makes this folder, and nothing is saved in it
     if args.process_index == 0:

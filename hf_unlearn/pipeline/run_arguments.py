@@ -42,9 +42,18 @@ class RunArguments:
     forget_fraction: float | None = setting(None, "Forget a random share, between 0 and 1, of the selected rows.")
     forget_seed: int = setting(0, "Seed of `forget_fraction`. Keep it secret: seed and data together name the rows.")
     retrain: bool = setting(False, "Also train a model without the forget set, and compare with it.")
-    train_epochs: float = setting(10.0, "Epochs in which an original and the retrained model are trained.")
-    train_learning_rate: float = setting(1e-3, "Learning rate of AdamW in these trainings.")
-    train_batch_size: int = setting(64, "Batch size in these trainings, over all processes together.")
+    train_epochs: float | None = setting(
+        None,
+        "Epochs in which an original and the retrained model are trained. None: 10 for an original; for the retrained model those "
+        "that the Trainer noted beside the original, or else 10, and more if it does not fit its rows as the original does.",
+    )
+    train_learning_rate: float | None = setting(
+        None, "Learning rate of AdamW in these trainings. None: that noted beside the original, or else 0.001."
+    )
+    train_batch_size: int | None = setting(
+        None,
+        "Batch size in these trainings, over all processes together. None: that noted beside the original, or else 64.",
+    )
     peft_config: str | None = setting(
         None, 'Train only an adapter: lora, dora, ia3, or a PEFT configuration such as {"peft_type": "LORA", "r": 8}.'
     )

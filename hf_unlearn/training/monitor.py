@@ -118,7 +118,8 @@ class Monitor:
     def _build_kept_probe(self) -> None:
         """Choose the rows that show damage: held-out rows if single rows are forgotten, otherwise retain rows."""
         run, held_out = self.run, self._validation_set()
-        source = run.retain_dataset if held_out is None or run.reference.forgotten_classes else held_out
+        retain = run.guard_dataset if run.retain_dataset is None else run.retain_dataset
+        source = retain if held_out is None or run.reference.forgotten_classes else held_out
         if source is None:
             return
         drawn = draw(source, run.args.probe_size, run.args.seed)

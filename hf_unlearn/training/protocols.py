@@ -35,6 +35,7 @@ class TrainingRun(UnlearningRun, Protocol):
     """A trainer while it trains. Attributes without a description are those of the HF Trainer.
 
     Attributes:
+        guard_dataset: Rows to keep for a method that may not read them. They are measured, and nothing is trained on them.
         updated: Names of the parameters that may move.
         sampler: The order of the training samples.
         original_fingerprints: Digests of the original's tensors.
@@ -43,6 +44,7 @@ class TrainingRun(UnlearningRun, Protocol):
     """
 
     method: UnlearningMethod
+    guard_dataset: Any
     updated: list[str]
     sampler: EpochSampler
     eval_dataset: Any

@@ -4,10 +4,13 @@ import json
 
 import datasets
 import pytest
+from safetensors.torch import load_file
 
-from hf_unlearn import UnlearningReport, UnlearningTrainer
+from hf_unlearn import ForgetRequest, UnlearningArguments, UnlearningReport, UnlearningTrainer
 from hf_unlearn.cli import main
-from tests.support.data import image_data
+from hf_unlearn.methods import METHODS
+from tests.support.data import image_data, image_processor
+from tests.support.models import trained
 from tests.support.recipes import run_options, save_model_and_data
 
 
@@ -52,3 +55,91 @@ def test_bias_arguments_are_read_checked_and_reported(tmp_path, words, capsys):
     assert report["run"]["bias"] == {"column": "pattern", "labels": {"present": "LABEL_2"}}
     assert {"bias_following", "bias_without", "cramers_v"} <= report["models"]["unlearned"].keys()
     assert "bias following" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_method_that_reads_no_kept_rows_is_still_judged_by_them(tmp_path, words, capsys):
+    ruin = ["--method", "gradient_ascent", "--trust_region", "0.3", "--max_steps", "20", "--figures", "false"]
+    assert main([*words, *ruin]) == 1
+    outcome = json.loads((tmp_path / "out" / "report.json").read_text())["outcome"]
+    assert any("kept data suffers" in warning for warning in outcome["warnings"])
+    assert outcome["retain_start"] > 0.9
+    assert "kept data suffers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("method", "update"), [("jit", "all"), ("gradient_ascent", "all"), ("jit", "head")])
+def test_rows_that_only_the_guard_reads_change_no_weight(tmp_path, words, method, update):
+    """The same weights as from a trainer that was never given the kept rows, anchors in their place among it."""
+    arguments = {"update": update, "max_steps": 2, "max_retain_drop": 1.0}
+    main(
+        [
+            *words,
+            "--method",
+            method,
+            "--figures",
+            "false",
+            *(str(w) for k, v in arguments.items() for w in (f"--{k}", v)),
+        ]
+    )
+    model, data = trained("vit"), datasets.load_dataset(str(tmp_path / "data"))["train"]
+    args = UnlearningArguments(
+        output_dir=str(tmp_path / "api"),
+        use_cpu=True,
+        disable_tqdm=True,
+        forget_kind="class",
+        save_strategy="no",
+        **arguments,
+    )
+    forget = ForgetRequest(label=1).split(data).forget
+    trainer = UnlearningTrainer(model, args, METHODS[method](), forget, processing_class=image_processor())
+    trainer.train()
+    saved = load_file(tmp_path / "out" / "model" / "model.safetensors")
+    api = tmp_path / "saved"
+    trainer.model.save_pretrained(api)
+    expected = load_file(api / "model.safetensors")
+    assert all(saved[name].equal(tensor) for name, tensor in expected.items())
+
+
+QUICK = ["--retrain", "true", "--max_steps", "1", "--figures", "false"]
+
+
+def outputs_of(folder, capsys):
+    """What a run tells its user: in the terminal, and in every file."""
+    names = ("report.md", "report.html", "report.json", "README.md")
+    return {"terminal": " ".join(capsys.readouterr().out.split()), **{n: (folder / n).read_text() for n in names}}
+
+
+def test_a_retrained_model_that_was_not_trained_is_no_yardstick(tmp_path, words, capsys):
+    main([*words, *QUICK, "--train_epochs", "1", "--train_learning_rate", "1e-6"])
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["warnings"][0].startswith("the comparison is void: the retrained model is right on ")
+    assert report["run"]["retraining"]["void"]
+    for name, text in outputs_of(tmp_path / "out", capsys).items():
+        assert "comparison is void" in text, name
+        if name != "report.json":
+            assert "retrained (void)" in text, name
+            assert "than the retrained model" not in text, name
+
+
+def test_a_retraining_of_unknown_length_goes_on_until_it_fits(tmp_path, words, capsys):
+    code = main([*words, *QUICK])
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["models"]["retrained"]["retain_accuracy"] >= report["models"]["original"]["retain_accuracy"] - 0.05
+    assert report["run"]["retraining"]["source"] == "search"
+    assert "it is trained again" in capsys.readouterr().out
+    before = load_file(tmp_path / "out" / "retrained" / "model.safetensors")
+    assert main([*words, *QUICK, "--resume", "true"]) == code  # finds the training that ended the search
+    assert "it is trained again" not in capsys.readouterr().out
+    after = load_file(tmp_path / "out" / "retrained" / "model.safetensors")
+    assert all(before[name].equal(tensor) for name, tensor in after.items())
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["models"] == report["models"]
+
+
+def test_a_retraining_repeats_the_settings_beside_the_original(tmp_path, words, capsys):
+    state = {"num_train_epochs": 30, "train_batch_size": 8, "log_history": [{"learning_rate": 5e-3}]}
+    (tmp_path / "original" / "trainer_state.json").write_text(json.dumps(state))
+    main([*words, *QUICK])
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    expected = {"epochs": 30.0, "learning_rate": 5e-3, "batch_size": 8, "source": "trainer_state.json", "void": False}
+    assert expected.items() <= found["run"]["retraining"].items()
+    assert not found["warnings"] or "void" not in found["warnings"][0]
+    assert "settings in trainer_state.json of the original: 30 epochs, learning rate 0.005" in capsys.readouterr().out

@@ -57,12 +57,6 @@ class UnlearningReport(ReportData):
         from .measuring import fill
 
         report = cls(models={})
-        given = {
-            "retrained_seconds": retrained_seconds,
-            "relearning": relearning,
-            "pattern": pattern,
-            "max_rows": max_rows,
-        }
         fill(report, trainer, retain, test, retrained, retrained_seconds, relearning, pattern, max_rows)
         return report
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 REPORT_SCHEMA = "hf_unlearn/report/2"
+UNFIT = 0.05  # accuracy on the retain set by which a retrained model that is a yardstick may be below the original
 
 
 @dataclass
@@ -47,14 +48,35 @@ class ReportData:
     schema: str = REPORT_SCHEMA
 
     @property
+    def void(self) -> str:
+        """Why the retrained model is no yardstick, as a sentence: it does not fit the rows it was trained on. "" if it is one."""
+        theirs, ours = (self.models.get(n, {}).get("retain_accuracy") for n in ("retrained", "original"))
+        limits = [self.intervals.get(n, {}).get("retain_accuracy") for n in ("retrained", "original")]
+        if theirs is None or ours is None or theirs >= ours - UNFIT:
+            return ""
+        if limits[0] and limits[1] and limits[0][1] >= limits[1][0]:
+            return ""  # too few rows to tell the two apart
+        return (
+            f"the comparison is void: the retrained model is right on {theirs:.1%} of the retain set, the rows it was trained on, and "
+            f"the original on {ours:.1%}. It was not trained as the original was, so no figure of it says what forgetting should "
+            "look like. Set `train_epochs`, `train_learning_rate` and `train_batch_size` as in the training of the original"
+        )
+
+    def heading(self, name: str) -> str:
+        """Return the heading of a model's column in a table."""
+        return f"{name} (void)" if name == "retrained" and self.void else name
+
+    @property
     def warnings(self) -> list[str]:
         """What went wrong in the run, and which figures are a bad sign."""
         out = list(self.outcome.get("warnings", []))
-        ours, theirs = self.models.get("unlearned", {}), self.models.get("retrained")
+        ours, theirs = self.models.get("unlearned", {}), None if self.void else self.models.get("retrained")
+        if self.void:
+            out.insert(0, self.void)
         if theirs and ours.get("forget_accuracy", 0.0) < theirs.get("forget_accuracy", 0.0) - 0.05:
             out.append("over-forgetting: accuracy on the forget set is below the retrained model's")
         limits = [self.intervals.get(n, {}).get("forget_accuracy") for n in ("unlearned", "retrained")]
-        if limits[0] and limits[1] and limits[0][0] > limits[1][1]:
+        if theirs and limits[0] and limits[1] and limits[0][0] > limits[1][1]:
             out.append(
                 "under-forgetting: accuracy on the forget set is above the retrained model's, beyond both intervals"
             )
@@ -71,6 +93,7 @@ class ReportData:
         out = []
         for measure, attack in (("membership_attack", "entropy attack"), ("loss_attack_auc", "loss attack")):
             ours, theirs = (self.intervals.get(n, {}).get(measure) for n in ("unlearned", "retrained"))
+            theirs = None if self.void else theirs
             if ours and theirs and ours[1] < theirs[0]:
                 less = f"the {attack} finds less than in the retrained model, beyond both intervals"
                 lower = self.began_lower(measure)

@@ -76,3 +76,25 @@ def test_an_attack_that_finds_too_little_is_over_forgetting(ours, theirs, word):
     assert word is None or word in report.warnings[0]
     if theirs and word:
         assert "it over-forgets" in report.to_markdown()
+
+
+def fits(original, retrained, half=0.01):
+    accuracy = {"original": original, "unlearned": original, "retrained": retrained}
+    models = {name: {"retain_accuracy": a, "forget_accuracy": 0.1 * i} for i, (name, a) in enumerate(accuracy.items())}
+    limits = {name: {m: [v - half, v + half] for m, v in figures.items()} for name, figures in models.items()}
+    return UnlearningReport(models=models, intervals=limits)
+
+
+@pytest.mark.parametrize(
+    ("original", "retrained", "half", "void"),
+    [
+        (1.0, 0.5, 0.01, True), (1.0, 0.94, 0.01, True), (1.0, 0.96, 0.001, False), (1.0, 0.9, 0.06, False),
+        (0.5, 0.5, 0.01, False), (0.8, 0.95, 0.01, False),
+    ],
+)  # fmt: skip
+def test_a_retrained_model_that_does_not_fit_its_rows_makes_the_comparison_void(original, retrained, half, void):
+    report = fits(original, retrained, half)
+    assert bool(report.void) == void
+    assert report.heading("retrained") == ("retrained (void)" if void else "retrained")
+    assert [w.split(":")[0] for w in report.warnings] == (["the comparison is void"] if void else ["over-forgetting"])
+    assert ("There is no yardstick" in report.to_markdown()) == void
