@@ -51,9 +51,7 @@ def _check_size(text: str, what: str) -> None:
             anchors[event.anchor] = len(event.value)
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor not in anchors:
-                raise SystemExit(
-                    f"{what} repeats a list or a mapping by the alias `*{event.anchor}` in line {event.start_mark.line + 1}. Write it out."
-                )
+                raise SystemExit(f"{what} repeats a list or a mapping by the alias `*{event.anchor}`. Write it out.")
             size += anchors[event.anchor]
         if size > LIMIT:
             raise SystemExit(f"{what} has more than {LIMIT:,} characters with its aliases written out.")
