@@ -92,7 +92,7 @@ BOMB = "a: &a [x, x]\n" + "".join(
     ("text", "match"),
     [
         (BOMB, r"alias `\*a`. Write it out"),
-        ("a: &a [*a]\n", r"alias `\*a` in line 1"),
+        ("a: &a [*a]\n", r"alias `\*a`"),
         (f"a: &a {'x' * 1000}\nb: [{','.join(['*a'] * 2000)}]\n", "1,000,000 characters with its aliases"),
         ("".join(" " * i + "a:\n" for i in range(900)), "more than 20 lists and mappings"),
         ("- " * 400_000, "more than 20 lists and mappings"),
