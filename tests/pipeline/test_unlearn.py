@@ -4,10 +4,13 @@ import json
 
 import datasets
 import pytest
+from transformers import AutoModelForImageClassification
 
 from hf_unlearn import UnlearningReport, UnlearningTrainer
 from hf_unlearn.cli import main
-from tests.support.data import image_data
+from hf_unlearn.models.prediction import predict
+from hf_unlearn.models.processor import Processor
+from tests.support.data import image_data, image_processor
 from tests.support.recipes import run_options, save_model_and_data
 
 
@@ -52,3 +55,29 @@ def test_bias_arguments_are_read_checked_and_reported(tmp_path, words, capsys):
     assert report["run"]["bias"] == {"column": "pattern", "labels": {"present": "LABEL_2"}}
     assert {"bias_following", "bias_without", "cramers_v"} <= report["models"]["unlearned"].keys()
     assert "bias following" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_folder_without_one_of_the_models_classes_forgets_the_class_that_was_named(tmp_path, capsys, caplog):
+    save_model_and_data(tmp_path)
+    names = ["ant", "bee", "cat", "dog"]
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "original")
+    model.config.id2label, model.config.label2id = dict(enumerate(names)), {n: i for i, n in enumerate(names)}
+    model.save_pretrained(tmp_path / "original")
+    for split, seed in (("train", 0), ("test", 9)):
+        for number, row in enumerate(image_data(96, seed)):
+            if row["label"] != 2:  # no cats, so that dogs have number 2
+                folder = tmp_path / "pets" / split / names[row["label"]]
+                folder.mkdir(parents=True, exist_ok=True)
+                row["image"].save(folder / f"{number}.png")
+    words = {"dataset": tmp_path / "pets", "output_dir": tmp_path / "out", "figures": "false"}
+    assert main(["run", *run_options(tmp_path, **words, forget_class="2")]) == 2
+    assert "`forget_class='2'` is 'dog' in the data set and 'cat' in the model" in capsys.readouterr().err
+    assert main(["run", *run_options(tmp_path, **words, forget_class="dog")]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["run"]["forgotten_labels"] == ["dog"]
+    assert report["models"]["original"]["test_accuracy"] > 0.9
+    assert caplog.text.count("Labels are matched by name.") == 1
+    unlearned = AutoModelForImageClassification.from_pretrained(tmp_path / "out" / "model")
+    logits, labels = predict(unlearned, image_data(96, 9), Processor(unlearned, image_processor()))
+    right = logits.argmax(-1) == labels
+    assert [right[labels == c].float().mean() > 0.5 for c in range(4)] == [True, True, True, False]
