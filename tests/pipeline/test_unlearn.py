@@ -5,10 +5,13 @@ import json
 import datasets
 import pytest
 from safetensors.torch import load_file
+from transformers import AutoModelForImageClassification
 
 from hf_unlearn import ForgetRequest, UnlearningArguments, UnlearningReport, UnlearningTrainer
 from hf_unlearn.cli import main
 from hf_unlearn.methods import METHODS
+from hf_unlearn.models.prediction import predict
+from hf_unlearn.models.processor import Processor
 from tests.support.data import image_data, image_processor
 from tests.support.models import trained
 from tests.support.recipes import run_options, save_model_and_data
@@ -143,3 +146,29 @@ def test_a_retraining_repeats_the_settings_beside_the_original(tmp_path, words, 
     assert expected.items() <= found["run"]["retraining"].items()
     assert not found["warnings"] or "void" not in found["warnings"][0]
     assert "settings in trainer_state.json of the original: 30 epochs, learning rate 0.005" in capsys.readouterr().out
+
+
+def test_a_folder_without_one_of_the_models_classes_forgets_the_class_that_was_named(tmp_path, capsys, caplog):
+    save_model_and_data(tmp_path)
+    names = ["ant", "bee", "cat", "dog"]
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "original")
+    model.config.id2label, model.config.label2id = dict(enumerate(names)), {n: i for i, n in enumerate(names)}
+    model.save_pretrained(tmp_path / "original")
+    for split, seed in (("train", 0), ("test", 9)):
+        for number, row in enumerate(image_data(96, seed)):
+            if row["label"] != 2:  # no cats, so that dogs have number 2
+                folder = tmp_path / "pets" / split / names[row["label"]]
+                folder.mkdir(parents=True, exist_ok=True)
+                row["image"].save(folder / f"{number}.png")
+    words = {"dataset": tmp_path / "pets", "output_dir": tmp_path / "out", "figures": "false"}
+    assert main(["run", *run_options(tmp_path, **words, forget_class="2")]) == 2
+    assert "`forget_class='2'` is 'dog' in the data set and 'cat' in the model" in capsys.readouterr().err
+    assert main(["run", *run_options(tmp_path, **words, forget_class="dog")]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["run"]["forgotten_labels"] == ["dog"]
+    assert report["models"]["original"]["test_accuracy"] > 0.9
+    assert caplog.text.count("Labels are matched by name.") == 1
+    unlearned = AutoModelForImageClassification.from_pretrained(tmp_path / "out" / "model")
+    logits, labels = predict(unlearned, image_data(96, 9), Processor(unlearned, image_processor()))
+    right = logits.argmax(-1) == labels
+    assert [right[labels == c].float().mean() > 0.5 for c in range(4)] == [True, True, True, False]

@@ -48,6 +48,23 @@ def test_an_original_that_is_no_better_than_guessing_is_noticed(tmp_path):
     assert "no better than guessing: it is untrained, or labels" in doubts(found)[-1]
 
 
+def test_a_report_notices_what_a_run_without_rows_to_keep_cannot(tmp_path):
+    shifted = relabelled({0: 0, 1: 1, 3: 2})
+    split = ForgetRequest(label=0).split(shifted)
+    for number, (retain, test) in enumerate(((split.retain, None), (pixel_data(48), shifted))):
+        trainer = trainer_for(
+            "vit", tmp_path / str(number), JiT(num_perturbations=1), split=split, retain=False, max_steps=1
+        )
+        trainer.train()
+        assert not doubts(trainer.outcome)
+        report = trainer.report(retain, test)
+        (doubt,) = doubts(trainer.outcome)
+        assert f"of the {'rows to keep' if test is None else 'test rows'} with label 2 (LABEL_2) for class 3" in doubt
+        assert doubt in report.warnings
+        trainer.report(retain, test)
+        assert doubts(trainer.outcome) == [doubt]
+
+
 def test_an_untrained_model_that_is_retrained_is_no_doubt(tmp_path):
     split = ForgetRequest(label=0).split(pixel_data(96))
     trainer = trainer_for("vit", tmp_path, Retrain(), model=build("vit"), split=split, max_steps=1)
