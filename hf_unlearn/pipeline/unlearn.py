@@ -16,6 +16,7 @@ from ..training.arguments import UnlearningArguments
 from ..training.checks import check_rows
 from ..training.plain_training import warn_if_untrained
 from ..training.resuming import save_finished, train_or_resume
+from ..training.row_checks import check_every_row
 from .job import Job
 from .records import record_request
 
@@ -51,6 +52,9 @@ def unlearn(
     )
     if job.test is not None:
         check_rows(trainer.processor, job.test, "test_split")
+    for rows, argument in ((retain, "retain_dataset"), (job.test, "test_split")):
+        if job.args.check_rows and rows is not None:
+            check_every_row(trainer.processor, rows, argument)
     pattern = read_pattern(job.run.bias_column, job.run.bias_labels, trainer.processor, job.test)
     train_or_resume(trainer, job.run.resume)
     if keep is not None and trainer.is_world_process_zero():
