@@ -152,7 +152,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         """Check model and data, and return the arguments completed with the method's values."""
         forget, retain, adapted = self.forget_dataset, self.retain_dataset, peft_config is not None
         check_patch(model, self.method, args.update, adapted)
-        check_data(self.method, self.processor, forget, retain)
+        check_data(self.method, self.processor, forget, retain, self.given["eval_dataset"], args.check_rows)
         kind = "samples" if forget is None else args.forget_kind
         if kind == "auto":
             kind = find_kind(model, self.processor, forget, retain)

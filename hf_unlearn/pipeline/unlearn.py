@@ -23,6 +23,7 @@ from ..training.checkpoints import read_state, resumable
 from ..training.checks import check_rows
 from ..training.plain_training import warn_if_untrained
 from ..training.resuming import save_finished, train_or_resume
+from ..training.row_checks import check_every_row
 from .job import Job
 from .records import record_request
 from .training_settings import TrainingSettings, is_guess, trainings
@@ -67,6 +68,9 @@ def unlearn(
     test = trainer.processor.align(job.test, "test_split")
     if test is not None:
         check_rows(trainer.processor, test, "test_split", needed=True)
+    for rows, argument in ((retain, "retain_dataset"), (test, "test_split")):
+        if job.args.check_rows and rows is not None:
+            check_every_row(trainer.processor, rows, argument)
     pattern = read_pattern(job.run.bias_column, job.run.bias_labels, trainer.processor, test)
     train_or_resume(trainer, job.run.resume)
     if keep is not None and trainer.is_world_process_zero():

@@ -1,6 +1,7 @@
 """The checks of data, output folder and adapters that a trainer makes before it changes the model."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import numpy as np
 from torch import nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..data.bad_rows import check_kind, first_row
 from ..data.columns import find_label_column, read_labels
 from ..data.overlap import check_overlap
+from ..data.pairs import PreparedRows
 from ..methods import METHODS, UnlearningMethod
 from ..models.adapters import UPDATE_ADAPTER, base_classifier, is_adapted
 from ..models.labels import MISSING, check_head, is_missing
@@ -17,18 +20,33 @@ from ..models.prediction import predict
 from ..models.processor import Processor
 from ..models.snapshot import joint_digest
 from .checkpoints import CHECKPOINT_NAME, STAGING, is_checkpoint
+from .row_checks import check_every_row
 
 logger = logging.getLogger(__name__)
 
 WRITTEN = ("model", "retrained", "original-training", STAGING)  # folders that a run makes, beside checkpoints
 
 
-def check_data(method: UnlearningMethod, processor: Processor, forget: Any | None, retain: Any | None) -> None:
-    """Raise ValueError if `method` cannot work with these sets, or `processor` with their rows."""
+def check_data(
+    method: UnlearningMethod,
+    processor: Processor,
+    forget: Any | None,
+    retain: Any | None,
+    evaluation: Any | None = None,
+    every_row: bool = False,
+) -> None:
+    """Raise ValueError if `method` cannot work with these sets, or `processor` with their rows.
+
+    With `every_row`, all rows of the retain set and of `evaluation` (a set, or a dictionary of sets) are read. The rows of the
+    forget set are read before the first step in any case.
+    """
     name = method.name or type(method).__name__
     check_head(processor.config, processor.label_columns[0])
     if forget is None and not method.needs_column:
         raise ValueError("`forget_dataset` is missing. Pass `ForgetRequest(...).split(dataset).forget`.")
+    for argument, data in (("forget_dataset", forget), ("retain_dataset", retain)):
+        if data is not None:
+            check_kind(data, argument)
     if forget is not None and not hasattr(forget, "__len__"):
         raise ValueError("`forget_dataset` is a stream, but all rows are needed. Load it without `streaming=True`.")
     if forget is not None and len(forget) == 0:
@@ -42,6 +60,8 @@ def check_data(method: UnlearningMethod, processor: Processor, forget: Any | Non
         if data is None:
             continue
         argument, labels = f"{side}_dataset", method.reads_labels(side)
+        if not getattr(data, "column_names", None):
+            first_row(data, argument)  # its columns are looked up next
         if labels and find_label_column(data, processor.label_columns[0]) is None:
             processor.check(data, argument)
             raise ValueError(f"`{argument}` has no label column, and `method={name!r}` needs labels.")
@@ -50,6 +70,15 @@ def check_data(method: UnlearningMethod, processor: Processor, forget: Any | Non
         raise ValueError("`retain_dataset` is empty. Leave it out, or pass the rows to keep.")
     if all(hasattr(d, "select_columns") and hasattr(d, "__len__") for d in (forget, retain)):
         check_overlap(forget, retain)
+    held_out = {"eval_dataset": evaluation}
+    if isinstance(evaluation, Mapping):
+        held_out = {f"eval_dataset[{name!r}]": data for name, data in evaluation.items()}
+    for argument, data in held_out.items():
+        if hasattr(data, "__len__"):
+            processor.check(data, argument)
+    for argument, data in {"retain_dataset": retain, **held_out}.items():
+        if every_row and data is not None:
+            check_every_row(processor, data, argument)
 
 
 def check_rows(processor: Processor, data: Any, argument: str, needed: bool = False) -> None:
@@ -154,7 +183,8 @@ def find_kind(model: nn.Module, processor: Processor, forget: Any, retain: Any |
     if gone is not None:
         single = len(gone) == 1
     else:  # without labels: the model's predictions for the first rows
-        logits, _ = predict(model, forget, processor, limit=256)
+        rows = PreparedRows(forget, processor, "forget_dataset", cache_bytes=0)
+        logits, _ = predict(model, rows, processor, limit=256)
         single = logits.argmax(-1).bincount().max().item() >= 0.95 * len(logits)
     if single:
         logger.warning(

@@ -43,6 +43,24 @@ def test_a_test_split_that_cannot_be_measured_on_is_refused_before_training(tmp_
     assert "`test_split`: 6 labels in column 'label' are outside" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("split", "argument"), [("train", "retain_dataset"), ("test", "test_split")])
+def test_a_damaged_picture_that_jit_does_not_read_is_found_before_training(
+    tmp_path, words, monkeypatch, capsys, split, argument
+):
+    monkeypatch.setattr(UnlearningTrainer, "train", lambda *_, **__: pytest.fail("trained"))
+    for name in ("train", "test"):
+        stored = image_data(96).cast_column("image", datasets.Image(decode=False))
+        cells = stored["image"][:]
+        if name == split:
+            cells[92]["bytes"] = cells[92]["bytes"][:120]  # of class 0
+        data = stored.remove_columns("image").add_column("image", cells, feature=datasets.Image())
+        data.to_parquet(tmp_path / "data" / f"{name}.parquet")
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert f"`{argument}`, row " in error
+    assert "column `image`: the picture is damaged" in error
+
+
 def test_bias_arguments_are_read_checked_and_reported(tmp_path, words, capsys):
     for split, seed in (("train", 0), ("test", 9)):
         data = image_data(96, seed).add_column("pattern", ["present" if i % 3 else "absent" for i in range(96)])

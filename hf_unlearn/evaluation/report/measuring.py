@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ...data.bad_rows import check_kind
 from ...data.pairs import PreparedRows
 from ...data.sampling import draw, drawn_rows
 from ...metrics.functional.fairness import group_accuracies
@@ -51,6 +52,11 @@ def fill(
     for name, rows in (("retain", retain), ("test", test)):
         check_labels(run.processor, rows, f"{name}_dataset")
     given = {"forget": run.forget_dataset, "retain": retain, "test": test}
+    for name, rows in given.items():
+        if rows is not None:
+            check_kind(rows, f"{name}_dataset")
+            if hasattr(rows, "__len__"):
+                run.processor.check(rows, f"{name}_dataset")
     sets = {
         name: PreparedRows(draw(rows, max_rows, run.args.seed), run.processor, f"{name}_dataset", cache_bytes=2**29)
         for name, rows in given.items()
