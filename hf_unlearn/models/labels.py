@@ -41,7 +41,7 @@ def check_head(config: Any, column: str) -> None:
     else:
         return
     raise ValueError(
-        f"`model` has {what}. Unlearning here needs one class in column '{column}' for each row, and a head with two classes or more "
+        f"`model` has {what}. Unlearning here needs one class in column '{column}' for each row, and a head with two or more classes "
         "(`problem_type='single_label_classification'`)."
     )
 
