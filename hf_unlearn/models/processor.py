@@ -80,12 +80,14 @@ class Processor:
         """Return the number of a class of the model that is given by number or name."""
         if isinstance(value, str):
             if value not in self.label2id:
-                raise ValueError(f"label {value!r} in column '{column}' is not in the model's `label2id`.")
+                raise ValueError(
+                    f"a label in column '{column}' is not in the model's `label2id`."
+                )  # it may be anything
             return self.label2id[value]
         number, classes = int(value), self.config.num_labels
         if not 0 <= number < classes:
             raise ValueError(
-                f"label {number} in column '{column}' is outside the model's {classes} classes (0..{classes - 1})."
+                f"a label in column '{column}' is outside the model's {classes} classes (0..{classes - 1})."
             )
         return number
 

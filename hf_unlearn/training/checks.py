@@ -90,8 +90,8 @@ def _check_labels(labels: np.ndarray, column: str, argument: str, classes: int, 
     outside = labels[(labels < 0) | (labels >= classes)]
     if len(outside):
         raise ValueError(
-            f"`{argument}`: {len(outside)} labels in column '{column}' are outside the model's head of {classes} classes, "
-            f"such as {outside[0]}. Use the data that the model was trained for, or map its labels."
+            f"`{argument}`: {len(outside)} labels in column '{column}' are outside the model's head of {classes} classes. "
+            "Use the data that the model was trained for, or map its labels."
         )
 
 
