@@ -43,7 +43,9 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 def _check_size(text: str, what: str) -> None:
     """Raise SystemExit if the YAML in `text` is nested too deeply, or grows by aliases. Nothing of it is built."""
     depth, size, anchors = 0, len(text), dict[str, int]()
-    for event in yaml.parse(text, Loader=QUICK):
+    events: Any = yaml.parse(text, Loader=QUICK)
+    for event in events:
+        line = event.start_mark.line + 1
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEPTH:
             raise SystemExit(f"{what} holds more than {DEPTH} lists and mappings inside each other.")
@@ -52,7 +54,7 @@ def _check_size(text: str, what: str) -> None:
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor not in anchors:
                 raise SystemExit(
-                    f"{what} repeats a list or a mapping by the alias `*{event.anchor}` in line {event.start_mark.line + 1}. Write it out."
+                    f"{what} repeats a list or a mapping by the alias `*{event.anchor}` in line {line}. Write it out."
                 )
             size += anchors[event.anchor]
         if size > LIMIT:
