@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..utils.argument_checks import did_you_mean
+
 if TYPE_CHECKING:
     import datasets
 
@@ -17,7 +19,9 @@ LISTED = 50  # classes that an error lists
 def check_column(names: Iterable[str], name: str, argument: str) -> None:
     """Raise ValueError if `name`, the value of `argument`, is not one of the columns `names`."""
     if name not in names:
-        raise ValueError(f"`{argument}={name!r}` is not a column of the data set; it has {', '.join(names)}.")
+        raise ValueError(
+            f"`{argument}={name!r}` is not a column of the data set; it has {', '.join(names)}.{did_you_mean(name, names)}"
+        )
 
 
 def arrow_column(dataset: datasets.Dataset, name: str, argument: str) -> Any:
@@ -116,9 +120,9 @@ def class_ids(
             present = sorted(v for v in pc.unique(column).to_pylist() if v is not None and v == v)
         value = _value_of(one, present)
         if value is None:
-            known = names or [str(v) for v in present]
-            more = f", and {len(known) - LISTED} more" if len(known) > LISTED else ""
-            raise ValueError(f"`label={one!r}` is no class of the data set. It has: {', '.join(known[:LISTED])}{more}.")
+            raise ValueError(
+                f"`label={one!r}` is no class of the data set. {_classes(names, set(present), label_column, one)}"
+            )
         ids.append(value)
     return ids
 
@@ -150,3 +154,16 @@ def _id_of_name(label: str | int, names: Sequence[str]) -> int | None:
             f"{names[int(label)]!r}. Write 'name:{label}' or 'id:{label}'."
         )
     return number
+
+
+def _classes(names: Sequence[str], present: set[Any], label_column: str, given: object) -> str:
+    """Say which classes there are. Values of a column that does not name its classes are counted, as they may be ids of persons."""
+    if names:
+        more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
+        return f"It has: {', '.join(names[:LISTED])}{more}.{did_you_mean(str(given), names)}"
+    if present == set(range(len(present))):
+        return f"It has: 0 to {len(present) - 1}."
+    return (
+        f"Its column '{label_column}' holds {len(present)} different values, and does not name its classes. If these values are "
+        "no classes, choose another `label_column`."
+    )

@@ -64,7 +64,7 @@ def class_number(value: Any, column: str, label2id: Mapping[str, int], classes: 
             number = int(value)
         if number is None:
             raise ValueError(
-                f"label {value!r} in column '{column}' is not in the model's `label2id`. Rename the class, or set `label2id` and "
+                f"a label in column '{column}' is not in the model's `label2id`. Rename the class, or set `label2id` and "
                 "`id2label` in the model's configuration."
             )
         return number
@@ -73,12 +73,12 @@ def class_number(value: Any, column: str, label2id: Mapping[str, int], classes: 
     number = int(value)
     if number != value:
         raise ValueError(
-            f"label {value} in column '{column}' is no whole number, and labels are class numbers. Regression (`num_labels=1`) is "
+            f"a label in column '{column}' is no whole number, and labels are class numbers. Regression (`num_labels=1`) is "
             "not supported."
         )
     if not 0 <= number < classes:
         hint = " It marks a missing label: drop or label such rows." if number in MISSING else ""
         raise ValueError(
-            f"label {number} in column '{column}' is outside the model's {classes} classes (0..{classes - 1}).{hint}"
+            f"a label in column '{column}' is outside the model's {classes} classes (0..{classes - 1}).{hint}"
         )
     return number

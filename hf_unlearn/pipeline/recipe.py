@@ -43,7 +43,8 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 def _check_size(text: str, what: str) -> None:
     """Raise SystemExit if the YAML in `text` is nested too deeply, or grows by aliases. Nothing of it is built."""
     depth, size, anchors = 0, len(text), dict[str, int]()
-    for event in yaml.parse(text, Loader=QUICK):
+    events: Any = yaml.parse(text, Loader=QUICK)
+    for event in events:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEPTH:
             raise SystemExit(f"{what} holds more than {DEPTH} lists and mappings inside each other.")

@@ -120,7 +120,7 @@ def check_labels(processor: Processor, data: Any, argument: str, needed: bool = 
         row = rows[wrong.argmax()]
         what = "no whole numbers" if broken.any() else f"outside the model's head of {classes} classes"
         raise ValueError(
-            f"`{argument}`: {wrong.sum()} labels in column '{column}' are {what}, such as {labels[row]} in row {row}. "
+            f"`{argument}`: {wrong.sum()} labels in column '{column}' are {what}, the first in row {row}. "
             f"{_remedy(numbers[wrong], numbers, classes, column)}"
         )
 

@@ -34,7 +34,7 @@ def test_a_name_is_one_in_a_column_of_texts_too():
     for label in ("name:cat", "id:7"):  # what is called so goes before
         assert set(ForgetRequest(label=label).split(rows).forget["label"]) == {label}
     for label in ("name:cow", "id:cat", "id:7", 7):
-        with pytest.raises(ValueError, match=r"is no class of the data set. It has: 7, cat, dog, eel"):
+        with pytest.raises(ValueError, match=r"is no class of the data set. Its column 'pet' holds 4 different values"):
             ForgetRequest(label=label, label_column="pet").split(rows)
 
 
@@ -119,3 +119,23 @@ def test_groups_need_a_column_and_no_stream():
         read_groups(data, None)
     with pytest.raises(ValueError, match="which a stream does not allow"):
         read_groups(data.to_iterable_dataset(), "a")
+
+
+@pytest.mark.parametrize("column", ["text", "user", "number"])
+def test_values_of_a_column_that_names_no_classes_are_counted_and_not_quoted(column):
+    values = {"text": ["my secret", "yours", "his"], "user": ["u-secret", "u2", "u3"], "number": [90210, 90211, 90212]}
+    data = datasets.Dataset.from_dict(values)
+    with pytest.raises(ValueError, match=f"'{column}' holds 3 different values.*another `label_column`") as error:
+        class_ids(data, "cat", column)
+    assert not any(str(value) in str(error.value) for value in values[column])
+
+
+def test_a_misspelt_class_or_column_is_answered_with_the_nearest():
+    names = datasets.ClassLabel(names=["cat", "horse"])
+    data = datasets.Dataset.from_dict({"label": [0, 1]}, features=datasets.Features({"label": names}))
+    with pytest.raises(ValueError, match=r"It has: cat, horse. Did you mean `horse`\?"):
+        class_ids(data, "hors")
+    with pytest.raises(ValueError, match=r"it has label. Did you mean `label`\?"):
+        class_ids(data, "cat", "lable")
+    with pytest.raises(ValueError, match="It has: 0 to 1"):
+        class_ids(datasets.Dataset.from_dict({"label": [0, 1]}), 5)

@@ -214,11 +214,11 @@ def test_dictionaries_and_streams_are_refused(pets):
 def test_float_and_string_labels_without_class_names():
     named = datasets.Dataset.from_dict({"label": ["spam", "ham", "spam"]})
     assert ForgetRequest(label="spam").split(named).forget_indices.tolist() == [0, 2]
-    with pytest.raises(ValueError, match=r"`label='egg'`.*ham, spam"):
+    with pytest.raises(ValueError, match=r"`label='egg'`.*column 'label' holds 2 different values"):
         ForgetRequest(label="egg").split(named)
     plain = datasets.Dataset.from_dict({"label": [5, 7, 5]})
     assert ForgetRequest(label=7).split(plain).forget_indices.tolist() == [1]
-    with pytest.raises(ValueError, match=r"`label=6`.*5, 7"):
+    with pytest.raises(ValueError, match=r"`label=6`.*holds 2 different values"):
         ForgetRequest(label=6).split(plain)
 
 
@@ -274,8 +274,9 @@ def test_errors_name_no_value_of_a_column(pets, tmp_path):
         with pytest.raises(ValueError, match="`") as error:
             request()
         assert "7731" not in "".join(traceback.format_exception(error.value.with_traceback(None)))
-    many = datasets.Dataset.from_dict({"label": [f"n{i:03}" for i in range(300)]})
-    with pytest.raises(ValueError, match=r"n000, .*n049, and 250 more\.$") as error:
+    many = datasets.Dataset.from_dict({"label": range(300)})
+    many = many.cast_column("label", datasets.ClassLabel(names=[f"n{i:03}" for i in range(300)]))
+    with pytest.raises(ValueError, match=r"n000, .*n049, and 250 more\.") as error:
         ForgetRequest(label="n300").split(many)
     assert "n123" not in str(error.value)
 
