@@ -143,12 +143,17 @@ def classify(model: nn.Module, inputs: Mapping[str, Any], edit: Edit | None = No
     """Return the logits (B, classes) of a batch, whose continuous input first passes through `edit` if one is given."""
     if "pixel_values" in inputs:
         pixels = inputs["pixel_values"] if edit is None else edit(inputs["pixel_values"])
-        return model(**in_precision(model, {**inputs, "pixel_values": pixels})).logits
+        return _logits(model(**in_precision(model, {**inputs, "pixel_values": pixels})))
     if edit is None:
-        return model(**inputs).logits
+        return _logits(model(**inputs))
     embeddings = unwrap(model).get_input_embeddings()  # type: ignore[operator]
     handle = embeddings.register_forward_hook(lambda _m, _i, output: edit(output).to(output.dtype))
     try:
-        return model(**inputs).logits
+        return _logits(model(**inputs))
     finally:
         handle.remove()
+
+
+def _logits(output: Any) -> Tensor:
+    """Return the logits of a classifier's output. With `return_dict=False` they come first in a tuple."""
+    return output[0] if isinstance(output, tuple) else output.logits
