@@ -18,6 +18,7 @@ from ..methods.base import setting
 from ..models.pretrained import load_classifier, load_processing_class
 from ..models.processor import Processor
 from ..utils.hub_names import pinned
+from ..utils.loading_errors import loading, located
 from .option_parser import OptionParser
 from .parsers import parser_settings
 
@@ -81,12 +82,12 @@ def load_models(options: AuditArguments, rows: datasets.Dataset) -> tuple[dict[s
     sources |= {f"retrained[{i}]": source for i, source in enumerate(options.retrained or ())}
     models, pins = {}, {}
     for name, source in sources.items():
-        try:
+        source = located(source, name)
+        with loading(name, source):
             pins[name] = pinned(source)
             models[name] = load_classifier(pins[name][0], rows, pins[name][1]).to(device).eval()
-        except (OSError, ValueError) as error:
-            raise ValueError(f"`{name}`: {error}") from error
-    return models, load_processing_class(pins["original"][0], rows, pins["original"][1])
+    with loading("original", options.original):
+        return models, load_processing_class(pins["original"][0], rows, pins["original"][1])
 
 
 def main(words: Sequence[str]) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..utils.files import read_text
 from ..utils.safe_text import shown
 from .columns import arrow_column, as_list, class_ids
 
@@ -210,10 +211,10 @@ class ForgetRequest:
 
 
 def _read_ids(file: str | Path) -> list[str]:
-    path = Path(file)
+    path = Path(file).expanduser()
     if not path.is_file():
-        raise ValueError(f"`ids_file` does not exist: {path}.")
-    ids = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+        raise ValueError(f"`ids_file` {'is a folder' if path.is_dir() else 'does not exist'}: {path}.")
+    ids = [line.strip() for line in read_text(path, "ids_file").splitlines() if line.strip()]
     if not ids:
         raise ValueError(f"`ids_file` is empty: {path}.")
     return ids

@@ -144,9 +144,9 @@ def classify(model: nn.Module, inputs: Mapping[str, Any], edit: Edit | None = No
     """Return the logits (B, classes) of a batch, whose continuous input first passes through `edit` if one is given."""
     if "pixel_values" in inputs:
         pixels = inputs["pixel_values"] if edit is None else edit(inputs["pixel_values"])
-        return model(**in_precision(model, {**inputs, "pixel_values": pixels})).logits
+        return _logits(model(**in_precision(model, {**inputs, "pixel_values": pixels})))
     if edit is None:
-        return model(**inputs).logits
+        return _logits(model(**inputs))
     embeddings = unwrap(model).get_input_embeddings()  # type: ignore[operator]
     # XLNet embeds (T, B) token ids, and an edit works on (B, T, E).
     swapped = getattr(getattr(unwrap(model), "config", None), "model_type", None) == "xlnet"
@@ -159,6 +159,11 @@ def classify(model: nn.Module, inputs: Mapping[str, Any], edit: Edit | None = No
 
     handle = embeddings.register_forward_hook(edited)
     try:
-        return model(**inputs).logits
+        return _logits(model(**inputs))
     finally:
         handle.remove()
+
+
+def _logits(output: Any) -> Tensor:
+    """Return the logits of a classifier's output. With `return_dict=False` they come first in a tuple."""
+    return output[0] if isinstance(output, tuple) else output.logits

@@ -101,8 +101,8 @@ class Processor:
             ValueError: as `align_labels`.
         """
         if isinstance(dataset, Mapping):
-            aligned = {name: self.align(rows, f"{argument}[{name!r}]", quiet) for name, rows in dataset.items()}
-            return type(dataset)(aligned)  # a `DatasetDict` stays one, and is refused as such
+            kind: Any = type(dataset)  # a `DatasetDict` stays one, and is refused as such
+            return kind({name: self.align(rows, f"{argument}[{name!r}]", quiet) for name, rows in dataset.items()})
         if getattr(dataset, "features", None) is None:
             return dataset
         column = find_label_column(dataset, self.label_columns[0])

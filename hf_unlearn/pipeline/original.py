@@ -8,17 +8,19 @@ from typing import Any
 import datasets
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from ..data.class_names import names_of_classes
 from ..models import pixel_mlp  # noqa: F401  registers its architecture
-from ..models.pretrained import auto_class, save_model
+from ..models.config_checks import FRESH, check_size, read_config
+from ..models.pretrained import classifier_class, save_model
 from ..models.processor import Processor
 from ..models.text_inputs import find_text_columns
 from ..training.arguments import UnlearningArguments
 from ..training.plain_training import train_classifier
 from ..utils.distributed import wait_for_all
+from ..utils.loading_errors import loading
 from .job import Job
 from .run_arguments import RunArguments
 from .training_settings import given_settings
@@ -28,11 +30,15 @@ def train_original(run: RunArguments, args: UnlearningArguments, train: datasets
     """Train a classifier of `run.model_config` on `train` and save it as `run.model`. If several processes train, the first saves."""
     assert run.model_config is not None
     names = names_of_classes(train, run.label_column)
-    labels = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
-    config = AutoConfig.from_pretrained(run.model_config, num_labels=len(names), **labels)
+    with loading("model_config", run.model_config):
+        config = read_config(run.model_config)
+        config.id2label, config.label2id = dict(enumerate(names)), {n: i for i, n in enumerate(names)}
+        kind = classifier_class(config, train)
+        check_size(kind, config, FRESH)
     processing_class = build_processor(config, train, run.text_column)
     torch.manual_seed(args.seed)
-    model = auto_class(train).from_config(config)
+    with loading("model_config"):
+        model = kind.from_config(config)
     job = Job(run, args, train, None, model, processing_class)
     processor = Processor(model, processing_class, **job.columns)
     print(f"Training an original on {len(train)} rows → {run.model}", flush=True)

@@ -1,6 +1,7 @@
 """`RunArguments`: the keys of a recipe that are settings neither of the training nor of the method."""
 
 # ruff: noqa: RUF009  `setting` makes a dataclass field, no default that the objects share
+import os
 from dataclasses import dataclass, field
 
 from ..data.forget_request import ForgetRequest
@@ -71,6 +72,7 @@ class RunArguments:
         check_counts(self, "train_rows", "test_rows", "train_batch_size")
         check_positive(self, "train_epochs", "train_learning_rate")
         check_not_empty(self)
+        self.model, self.dataset = os.path.expanduser(self.model), os.path.expanduser(self.dataset)
 
     def request(self) -> ForgetRequest:
         """Return the request of the `forget_*` keys. Raises ValueError if they name nothing or do not go together."""

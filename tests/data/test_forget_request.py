@@ -130,6 +130,29 @@ def test_a_mask_and_fractions_are_no_row_numbers(pets, indices, match):
         ForgetRequest(indices=indices).split(pets)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_ids_file_may_be_in_any_encoding_that_its_mark_names(pets, tmp_path, encoding):
+    mark = "\ufeff" if encoding == "utf-16-le" else ""
+    (tmp_path / "ids.txt").write_bytes(f"{mark}u1\r\nu4\r\n".encode(encoding))
+    forget = ForgetRequest(column="user", ids_file=tmp_path / "ids.txt").split(pets).forget
+    assert set(forget["user"]) == {"u1", "u4"}
+
+
+@pytest.mark.parametrize("raw", ["ü1".encode("latin-1"), "u1".encode("utf-16-be"), b"\xff\xfeu"])
+def test_ids_file_in_another_encoding_is_refused(pets, tmp_path, raw):
+    (tmp_path / "ids.txt").write_bytes(raw)
+    with pytest.raises(ValueError, match=r"`ids_file`: .*Save it with the encoding UTF-8"):
+        ForgetRequest(column="user", ids_file=tmp_path / "ids.txt").split(pets)
+
+
+def test_ids_file_may_lie_in_the_home_folder_and_is_no_folder(pets, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "ids.txt").write_text("u1")
+    assert set(ForgetRequest(column="user", ids_file="~/ids.txt").split(pets).forget["user"]) == {"u1"}
+    with pytest.raises(ValueError, match="`ids_file` is a folder"):
+        ForgetRequest(column="user", ids_file=tmp_path).split(pets)
+
+
 def test_ids_file_joins_values(pets, tmp_path):
     file = tmp_path / "ids.txt"
     file.write_text("u1\n")

@@ -104,3 +104,29 @@ def test_labels_of_every_split_are_compared_with_the_model(split, labels, names,
     check_split_labels(
         named, processor, splits | {"train_split": pets([0, 1], datasets.ClassLabel(names=["ant", "dog"]))}
     )
+
+
+def test_inputs_that_are_prepared_in_one_split_only_are_refused(tmp_path):
+    text_data(8).add_column("input_ids", [[1, 2]] * 8).to_parquet(tmp_path / "train.parquet")
+    text_data(8).to_parquet(tmp_path / "test.parquet")
+    with pytest.raises(ValueError, match="`test_split='test'`: column 'input_ids' is empty"):
+        load_splits(run_on(tmp_path))
+    train, _, _ = load_splits(run_on(tmp_path, test_split=None))
+    assert train["input_ids"][0] == [1, 2]
+
+
+def test_a_single_file_has_one_split_and_says_how_to_go_without_a_test_split(tmp_path):
+    text_data(8).to_csv(tmp_path / "rows.csv")
+    with pytest.raises(ValueError, match=r"it has train\. Name one of these, or pass --test_split none"):
+        load_splits(run_on(tmp_path / "rows.csv"))
+    train, test, _ = load_splits(run_on(tmp_path / "rows.csv", test_split=None))
+    assert (len(train), test) == (8, None)
+
+
+def test_data_that_cannot_be_read_or_has_no_revisions_is_named(folder):
+    with pytest.raises(ValueError, match="`dataset_revision='v1'`: `dataset="):
+        load_splits(run_on(folder, dataset_revision="v1"))
+    (folder / "train.parquet").write_bytes(b"PAR1")
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match="`dataset`: "):
+            load_splits(run_on(folder, streaming=streaming))
