@@ -143,3 +143,35 @@ def test_a_retraining_repeats_the_settings_beside_the_original(tmp_path, words, 
     assert expected.items() <= found["run"]["retraining"].items()
     assert not found["warnings"] or "void" not in found["warnings"][0]
     assert "settings in trainer_state.json of the original: 30 epochs, learning rate 0.005" in capsys.readouterr().out
+
+
+STILL = ["--forget_fraction", "0.5", "--method", "gradient_ascent", "--max_steps", "1", "--figures", "false"]
+
+
+@pytest.fixture
+def some_rows(tmp_path):
+    """Options of a run over rows of all classes, none of which the model was trained on."""
+    folders = save_model_and_data(tmp_path)
+    image_data(800, 21).to_parquet(tmp_path / "data" / "train.parquet")
+    image_data(800, 22).to_parquet(tmp_path / "data" / "test.parquet")
+    return ["run", *run_options(folders, output_dir=tmp_path / "out", forget_class=None)]
+
+
+def test_a_run_that_moves_nothing_fails_unless_the_rows_were_unseen_anyway(tmp_path, some_rows, capsys):
+    still = [*some_rows, *STILL, "--trust_region", "1e-6"]
+    assert main(still) == 0
+    for name, text in outputs_of(tmp_path / "out", capsys).items():
+        assert "nothing to forget: the original already treats these rows as unseen ones" in text, name
+    few = ["--train_rows", "24", "--test_rows", "24", "--overwrite", "true"]  # too few to show it
+    assert main([*still, *few]) == 1
+    for name, text in outputs_of(tmp_path / "out", capsys).items():
+        assert "nothing was forgotten: the outputs on the forget set moved by" in text, name
+        assert "or `marginal_information`" in text.replace("\\", "").replace("&#39;", "'"), name
+
+
+def test_a_costly_run_is_announced(some_rows, capsys):
+    cheap = ["--train_epochs", "1", "--overwrite", "true"]
+    main([*some_rows, *STILL, *cheap, "--trust_region", "1e-6"])
+    assert "Retraining is probably cheaper" not in capsys.readouterr().out
+    main([*some_rows, *STILL, *cheap, "--trust_region", "1e-6", "--max_steps", "7"])
+    assert "this run may read 448 rows, and retraining reads 400." in capsys.readouterr().out
