@@ -1,5 +1,6 @@
 """The long steps of a run: unlearn, retrain for comparison, and measure both models."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -21,12 +22,13 @@ from ..trainer import UnlearningTrainer
 from ..training.arguments import UnlearningArguments
 from ..training.checkpoints import read_state, resumable
 from ..training.checks import check_rows
+from ..training.outcome import STILL_OUTPUTS
 from ..training.plain_training import warn_if_untrained
 from ..training.resuming import save_finished, train_or_resume
 from ..training.row_checks import check_every_row
 from .job import Job
 from .records import record_request
-from .training_settings import TrainingSettings, is_guess, trainings
+from .training_settings import TrainingSettings, given_settings, is_guess, trainings
 
 FIT = 0.05  # accuracy on the retain set by which a retrained model may stay below the original
 FITTED_ROWS = 2_000
@@ -72,6 +74,7 @@ def unlearn(
         if job.args.check_rows and rows is not None:
             check_every_row(trainer.processor, rows, argument)
     pattern = read_pattern(job.run.bias_column, job.run.bias_labels, trainer.processor, test)
+    _tell_if_retraining_is_cheaper(job, trainer)
     train_or_resume(trainer, job.run.resume)
     if keep is not None and trainer.is_world_process_zero():
         keep(trainer)
@@ -86,9 +89,39 @@ def unlearn(
         retain, test, model, retrained_seconds=seconds, relearning=job.run.relearning, pattern=pattern
     )
     report.run |= record_request(job, trainer)
+    _judge_stillness(trainer, report)
     if job.retrained_with is not None:
         report.run["retraining"] = asdict(job.retrained_with) | {"void": bool(report.void)}
     return trainer, report
+
+
+def _judge_stillness(trainer: UnlearningTrainer, report: UnlearningReport) -> None:
+    """Count a run that moved nothing as failed, unless the report shows that there was nothing to forget."""
+    assert trainer.outcome is not None
+    warnings = trainer.outcome.warnings
+    if report.nothing_to_forget and STILL_OUTPUTS in warnings:
+        warnings.remove(STILL_OUTPUTS)
+    elif report.nothing_forgotten:
+        warnings.append(report.nothing_forgotten)
+    report.outcome = trainer.outcome.as_dict()
+
+
+def _tell_if_retraining_is_cheaper(job: Job, trainer: UnlearningTrainer) -> None:
+    """Print a line before the run if it may read more rows than a retraining. Passes beyond one for each row do not count."""
+    args, method = trainer.args, trainer.method
+    if job.split is None or method.one_shot or not method.needs_forget or not hasattr(job.split.retain, "__len__"):
+        return
+    rows, kept = len(trainer.unlearning_data), len(job.split.retain)
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(rows / args.batch_rows) * args.num_train_epochs
+    sides = 1 + (args.retain_per_forget if method.needs_retain else 0)
+    ours = steps * min(rows, args.batch_rows) * args.gradient_accumulation_steps * sides
+    settings = trainings(job.run, rows + kept, kept)[0] if job.run.retrain else given_settings(job.run)
+    theirs = settings.epochs * kept
+    if ours > theirs and trainer.is_world_process_zero():
+        print(
+            f"Retraining is probably cheaper here: this run may read {ours:,.0f} rows, and retraining reads {theirs:,.0f}.",
+            flush=True,
+        )
 
 
 def retrain(job: Job, wanted: float | None = None) -> tuple[nn.Module, float]:

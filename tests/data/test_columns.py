@@ -61,14 +61,13 @@ def test_a_number_that_may_be_a_name_or_an_id_is_refused(numbered):
         (["spam", None, "spam", "ham"], ["spam"]),
     ],
 )
-def test_every_value_that_an_error_lists_is_accepted_in_that_form(labels, spellings):
+def test_every_value_is_accepted_in_each_form_and_errors_only_count_them(labels, spellings):
     rows = datasets.Dataset.from_dict({"label": labels})
     for label in spellings:
         assert ForgetRequest(label=label).split(rows).forget_indices.tolist() == [0, 2]
-    with pytest.raises(ValueError, match=r"`label='nine'` is no class of the data set. It has: ") as error:
+    with pytest.raises(ValueError, match=r"`label='nine'` is no class of the data set\. It(s| has)") as error:
         ForgetRequest(label="nine").split(rows)
-    for label in str(error.value).partition("It has: ")[2].rstrip(".").split(", "):
-        assert class_ids(rows, label)
+    assert not {"spam", "2.5", "2020"} & set(str(error.value).replace(".", " ").split())
 
 
 def test_several_labels_in_a_row_are_refused():

@@ -80,13 +80,13 @@ def test_a_class_is_given_by_number_or_name(value, expected):
 @pytest.mark.parametrize(
     ("value", "match"),
     [
-        (0.9, "label 0.9 in column 'label' is no whole number"),
+        (0.9, "a label in column 'label' is no whole number"),
         (np.float64(1.5), "is no whole number"),
-        (-1, "label -1.*outside.*marks a missing label"),
-        (-100, "label -100.*marks a missing label"),
+        (-1, "a label in column 'label' is outside.*marks a missing label"),
+        (-100, "outside.*marks a missing label"),
         (2, r"outside the model's 2 classes \(0..1\)\.$"),
-        ("cow", "'cow' in column 'label' is not in the model's `label2id`"),
-        ("2", "'2' in column 'label'"),
+        ("cow", "a label in column 'label' is not in the model's `label2id`"),
+        ("2", "a label in column 'label' is not in"),
         ([0, 1], "column 'label' holds lists"),
         (np.array([0.0, 1.0]), "multi-label"),
         (torch.tensor([1.0]), "multi-label"),

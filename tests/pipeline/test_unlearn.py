@@ -190,3 +190,35 @@ def test_a_folder_without_one_of_the_models_classes_forgets_the_class_that_was_n
     logits, labels = predict(unlearned, image_data(96, 9), Processor(unlearned, image_processor()))
     right = logits.argmax(-1) == labels
     assert [right[labels == c].float().mean() > 0.5 for c in range(4)] == [True, True, True, False]
+
+
+STILL = ["--forget_fraction", "0.5", "--method", "gradient_ascent", "--max_steps", "1", "--figures", "false"]
+
+
+@pytest.fixture
+def some_rows(tmp_path):
+    """Options of a run over rows of all classes, none of which the model was trained on."""
+    folders = save_model_and_data(tmp_path)
+    image_data(800, 21).to_parquet(tmp_path / "data" / "train.parquet")
+    image_data(800, 22).to_parquet(tmp_path / "data" / "test.parquet")
+    return ["run", *run_options(folders, output_dir=tmp_path / "out", forget_class=None)]
+
+
+def test_a_run_that_moves_nothing_fails_unless_the_rows_were_unseen_anyway(tmp_path, some_rows, capsys):
+    still = [*some_rows, *STILL, "--trust_region", "1e-6"]
+    assert main(still) == 0
+    for name, text in outputs_of(tmp_path / "out", capsys).items():
+        assert "nothing to forget: the original already treats these rows as unseen ones" in text, name
+    few = ["--train_rows", "24", "--test_rows", "24", "--overwrite", "true"]  # too few to show it
+    assert main([*still, *few]) == 1
+    for name, text in outputs_of(tmp_path / "out", capsys).items():
+        assert "nothing was forgotten: the outputs on the forget set moved by" in text, name
+        assert "or `marginal_information`" in text.replace("\\", "").replace("&#39;", "'"), name
+
+
+def test_a_costly_run_is_announced(some_rows, capsys):
+    cheap = ["--train_epochs", "1", "--overwrite", "true"]
+    main([*some_rows, *STILL, *cheap, "--trust_region", "1e-6"])
+    assert "Retraining is probably cheaper" not in capsys.readouterr().out
+    main([*some_rows, *STILL, *cheap, "--trust_region", "1e-6", "--max_steps", "7"])
+    assert "this run may read 448 rows, and retraining reads 400." in capsys.readouterr().out

@@ -201,10 +201,10 @@ def test_heads_for_several_labels_or_scores_are_refused(tmp_path, changes, match
 @pytest.mark.parametrize(
     ("labels", "match"),
     [
-        ([0.0, 0.9, 1.9, 2.0], "2 labels in column 'label' are no whole numbers, such as 0.9 in row 1"),
-        ([0, 1, -1, 2], "1 labels .* such as -1 in row 2. They mark missing labels"),
-        ([0, -100, -100, 2], "2 labels .* such as -100 in row 1. They mark missing labels"),
-        ([1, 2, 3, 4], "1 labels .* such as 4 in row 3. They are counted from 1"),
+        ([0.0, 0.9, 1.9, 2.0], "2 labels in column 'label' are no whole numbers, the first in row 1"),
+        ([0, 1, -1, 2], "1 labels .*, the first in row 2. They mark missing labels"),
+        ([0, -100, -100, 2], "2 labels .*, the first in row 1. They mark missing labels"),
+        ([1, 2, 3, 4], "1 labels .*, the first in row 3. They are counted from 1"),
         ([[1, 0], [0, 1], [1, 1], [0, 0]], "column 'label' holds lists"),
     ],
 )
