@@ -3,7 +3,7 @@
 import gc
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,8 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         optimizers: An optimizer and a learning-rate schedule. An optimizer replaces the trust region, and may hold only
             parameters that `args.update` lets move. Default: `(None, None)`, made from `args`.
         image_column: The name of the image column. Default: None, the first usual name that the rows have.
-        text_column: The name of the text column. Default: None, the first usual name that the rows have.
+        text_column: The name of the text column, or the names of two columns for pairs of texts. Default: None, the first
+            usual name, or pair of names, that the rows have.
         label_column: The name of the label column. Default: None, `label` or `labels`.
 
     Raises:
@@ -79,6 +80,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
     model: Any  # set by the base class, like the next
     is_fsdp_enabled: bool
     reference: Reference
+    guard_dataset: Any | None = None  # rows to keep that only the guard measures, for a method that may not read them
     original: Snapshot | None = None  # a copy of the weights that may move, made when training starts
 
     def __init__(
@@ -98,7 +100,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         callbacks: list[Any] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
         image_column: str | None = None,
-        text_column: str | None = None,
+        text_column: str | Sequence[str] | None = None,
         label_column: str | None = None,
     ) -> None:
         self.given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
@@ -106,7 +108,8 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         self.processor = Processor(
             model, processing_class, image_column=image_column, text_column=text_column, label_column=label_column
         )
-        self.forget_dataset, self.retain_dataset = forget_dataset, retain_dataset
+        self.forget_dataset = self.processor.align(forget_dataset, "forget_dataset")
+        self.retain_dataset = self.processor.align(retain_dataset, "retain_dataset")
         args = self._check(args, model, optimizers[0], peft_config)
         model = self._patch(args, model, peft_config)
         self._prepare_rows(args)
@@ -115,7 +118,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
             args=args,
             data_collator=PairCollator(data_collator or self.processor.collate, self.processor),
             train_dataset=self.unlearning_data,
-            eval_dataset=eval_dataset,
+            eval_dataset=self.processor.align(eval_dataset, "eval_dataset"),
             processing_class=processing_class,
             compute_metrics=compute_metrics,
             callbacks=callbacks,
@@ -149,7 +152,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         """Check model and data, and return the arguments completed with the method's values."""
         forget, retain, adapted = self.forget_dataset, self.retain_dataset, peft_config is not None
         check_patch(model, self.method, args.update, adapted)
-        check_data(self.method, self.processor, forget, retain)
+        check_data(self.method, self.processor, forget, retain, self.given["eval_dataset"], args.check_rows)
         kind = "samples" if forget is None else args.forget_kind
         if kind == "auto":
             kind = find_kind(model, self.processor, forget, retain)

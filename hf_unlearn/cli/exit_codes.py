@@ -1,6 +1,7 @@
 """Turn what a command returns or raises into a message and an exit code."""
 
 import atexit
+import io
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ def answered(work: Callable[[], int]) -> int:
     The code is 2 for bad input, 70 with a traceback for an unexpected error, 130 after Ctrl-C, and 143 after SIGTERM. If several
     processes run, this function does not return but ends the process with the code.
     """
+    _make_outputs_last()
     if int(os.environ.get("RANK", "0")):
         _be_quiet()
     try:
@@ -40,6 +42,37 @@ def answered(work: Callable[[], int]) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+class LastingOutput(io.TextIOWrapper):
+    """A stream to a terminal or a pipe. When nobody reads it any more, as after `| head`, the process goes on and writes nowhere."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            self._discard()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except BrokenPipeError:
+            self._discard()
+
+    def _discard(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+
+
+def _make_outputs_last() -> None:
+    """Replace what a terminal cannot show, and outlive it, because a run must not end, or lose its push, by a line of text."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+            if stream is getattr(sys, f"__{name}__"):
+                kept = LastingOutput(stream.buffer, stream.encoding, "replace", line_buffering=stream.line_buffering)
+                setattr(sys, name, kept)
 
 
 def _message(error: Exception) -> str | None:

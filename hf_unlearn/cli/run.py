@@ -1,23 +1,21 @@
 """`hf-unlearn run`: unlearn as a recipe and the command line say, in this process or in several."""
 
 import argparse
-import difflib
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
-from typing import get_type_hints
-
-from transformers import HfArgumentParser
 
 from ..hub.card.evaluation_card import write_card
 from ..hub.push.run_folder import push_after_run
 from ..methods import METHODS, UnlearningMethod
 from ..models.adapter_config import read_config
+from ..pipeline.folder_lock import sole_writer
 from ..pipeline.prepare import check_folders, prepare
-from ..pipeline.recipe import as_words, read_recipe
+from ..pipeline.recipe import read_recipe
 from ..pipeline.records import record_receipt
 from ..pipeline.run_arguments import RunArguments
 from ..pipeline.unlearn import unlearn
@@ -26,10 +24,19 @@ from ..training.backends import check_backend
 from ..training.checkpoints import resume_hint
 from ..training.resuming import save_finished
 from ..training.stopping import Interrupted
+from ..utils.argument_checks import did_you_mean
 from ..utils.files import clear_errors
+from ..utils.safe_text import shown
 from .exit_codes import answered
+from .option_parser import OptionParser
 from .parsers import parser_settings
 from .processes import launch, number_of_processes, shared_environment
+
+# Options that take a mapping. True: and nothing else, such as a name or the path of a file.
+MAPPINGS = {
+    **dict.fromkeys(("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs", "lr_scheduler_kwargs"), True),
+    **dict.fromkeys(("accelerator_config", "fsdp_config", "deepspeed", "peft_config", "bias_labels"), False),
+}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -46,9 +53,10 @@ def _run_shared(number: str, words: Sequence[str]) -> int:
     processes = number_of_processes(number)
     run, args, method = checked(words)
     environment = shared_environment(processes, args)
-    if run.model_config is not None and not os.path.exists(run.model):
-        prepare(run, args, method)
-    return launch([sys.executable, "-m", "hf_unlearn.cli.worker", *words], processes, environment)
+    with sole_writer(args.output_dir):
+        if run.model_config is not None and not os.path.exists(run.model):
+            prepare(run, args, method)
+        return launch([sys.executable, "-m", "hf_unlearn.cli.worker", *words], processes, environment)
 
 
 def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, UnlearningMethod]:
@@ -63,14 +71,14 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
     early, others = first.parse_known_args(list(argv))
     recipe = {} if early.config is None else read_recipe(early.config)
     key = early.method or recipe.get("method", "jit")
-    if key not in METHODS:
-        raise SystemExit(f"`method={key!r}` is unknown. Known: {', '.join(METHODS)}.")
+    if not isinstance(key, str) or key not in METHODS:
+        raise SystemExit(f"`method={key!r}` is unknown. Known: {', '.join(METHODS)}.{did_you_mean(str(key), METHODS)}")
     classes = (RunArguments, UnlearningArguments, METHODS[key])
     known = [f.name for c in classes for f in fields(c) if f.init]
     for name in recipe:
         if name not in known:
-            hint = "".join(f" Did you mean `{close}`?" for close in difflib.get_close_matches(name, known, n=1))
-            raise SystemExit(f"`{name}` in the recipe is no option of `hf-unlearn run --method {key}`.{hint}")
+            hint = did_you_mean(name, known)
+            raise SystemExit(f"`{shown(name)}` in the recipe is no option of `hf-unlearn run --method {key}`.{hint}")
     settings = parser_settings(
         "run",
         "Unlearn rows, classes or an attribute; then measure, report and save. Every option is also a key of a recipe.",
@@ -80,11 +88,9 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
         "--method counterfactual_distillation --help   (the options of another method)",
     )
     usage = "hf-unlearn run [--config RECIPE] [--num-processes N] [--KEY VALUE ...]"  # an error does not list all keys
-    parser = HfArgumentParser(classes, usage=usage, **settings, allow_abbrev=False)
-    switches = {name for c in classes for name, kind in get_type_hints(c).items() if kind in (bool, bool | None)}
-    from_recipe = [w for name, value in recipe.items() for w in as_words(name, value, name in switches)]
+    parser = OptionParser(classes, MAPPINGS, usage=usage, **settings)
     try:
-        run, args, method = parser.parse_args_into_dataclasses([*from_recipe, *others, "--method", key])
+        run, args, method = parser.read(others, {**recipe, "method": key})
     except (ValueError, TypeError) as error:
         raise SystemExit(f"{error}") from error
     if run.test_split == "none":
@@ -92,22 +98,27 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
     return run, args, method
 
 
-def run_once(argv: Sequence[str]) -> int:
+def run_once(argv: Sequence[str], holds_folder: bool = False) -> int:
     """Run once. Returns 0 if the model reached its target, 1 if not, and 2 if the push after the run failed.
 
-    If several processes run, only the first writes and knows the code; the others return 0.
+    If several processes run, only the first writes and knows the code; the others return 0. `holds_folder` says that the launcher
+    of this process keeps other runs out of the output folder.
     """
     run, args, method = checked(argv)
     folder = Path(args.output_dir)
+    locks = args.process_index == 0 and not holds_folder
     try:
-        job = prepare(run, args, method)
-        trainer, report = unlearn(job, method, keep=lambda t: save_finished(t, job.processing_class, folder / "model"))
-        if not trainer.is_world_process_zero():
-            return 0
-        with clear_errors("the report", folder):
-            report.save(folder, figures=run.figures)
-            record_receipt(job, trainer, report)
-            write_card(folder, overwrite=True)
+        with sole_writer(folder) if locks else nullcontext():
+            job = prepare(run, args, method)
+            trainer, report = unlearn(
+                job, method, keep=lambda t: save_finished(t, job.processing_class, folder / "model")
+            )
+            if not trainer.is_world_process_zero():
+                return 0
+            with clear_errors("the report", folder):
+                report.save(folder, figures=run.figures)
+                record_receipt(job, trainer, report)
+                write_card(folder, overwrite=True)
     except KeyboardInterrupt as stop:
         raise Interrupted(resume_hint(stop, folder), getattr(stop, "signum", signal.SIGINT)) from stop
     report.print()

@@ -27,7 +27,7 @@ def work() -> int:
     """Run once, with the words of the command line."""
     from .run import run_once  # takes seconds, in which an interrupt must end in its exit code too
 
-    return run_once(sys.argv[1:])
+    return run_once(sys.argv[1:], holds_folder=True)
 
 
 if __name__ == "__main__":

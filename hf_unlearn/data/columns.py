@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..utils.argument_checks import did_you_mean
+
 if TYPE_CHECKING:
     import datasets
 
@@ -17,7 +19,9 @@ LISTED = 50  # classes that an error lists
 def check_column(names: Iterable[str], name: str, argument: str) -> None:
     """Raise ValueError if `name`, the value of `argument`, is not one of the columns `names`."""
     if name not in names:
-        raise ValueError(f"`{argument}={name!r}` is not a column of the data set; it has {', '.join(names)}.")
+        raise ValueError(
+            f"`{argument}={name!r}` is not a column of the data set; it has {', '.join(names)}.{did_you_mean(name, names)}"
+        )
 
 
 def arrow_column(dataset: datasets.Dataset, name: str, argument: str) -> Any:
@@ -36,8 +40,8 @@ def find_label_column(dataset: Any, preferred: str | None = None) -> str | None:
 
 
 def as_list(labels: str | int | Sequence[str | int]) -> list[str | int]:
-    """Return one class or several as a list. An integer of NumPy is one class."""
-    return [labels] if isinstance(labels, str | int | np.integer) else list(labels)
+    """Return one class or several as a list. A number of NumPy is one class."""
+    return [labels] if isinstance(labels, str) or not isinstance(labels, Iterable) else list(labels)
 
 
 def read_labels(dataset: datasets.Dataset, label_column: str = "label") -> np.ndarray:
@@ -90,11 +94,22 @@ def class_ids(
 ) -> list[Any]:
     """Return the values in `label_column` of the classes that `label` gives by name or id.
 
+    A value counts in every form in which an error lists it: `True`, `true` and `1`, or `1.0` and `1`, are the same.
+
     Raises:
-        ValueError: a class does not exist, or a text is the name of one class and the id of another.
+        ValueError: a class does not exist, a text is the name of one class and the id of another, or the column holds lists.
     """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     names = list(getattr(dataset.features.get(label_column), "names", None) or [])
-    present = None
+    column = arrow_column(dataset, label_column, "label_column")
+    if pa.types.is_nested(column.type):
+        raise ValueError(
+            f"`label_column={label_column!r}` holds several values in each row (multi-label), and `label` names a class of a column "
+            "with one value in each row. Select the rows by `indices` or `predicate`."
+        )
+    present: list[Any] | None = None
     ids: list[Any] = []
     for one in as_list(label):
         number = _id_of_name(one, names)
@@ -102,17 +117,29 @@ def class_ids(
             ids.append(number)
             continue
         if present is None:
-            present = set(np.unique(read_labels(dataset, label_column)).tolist())
-        digits = one.removeprefix("id:") if isinstance(one, str) else ""
-        value: Any = int(digits) if digits.lstrip("-").isdecimal() and one not in present else one
-        if isinstance(one, str) and one not in present and (name := one.removeprefix("name:")) in present:
-            value = name  # The column holds texts.
-        if value not in present:
-            known = names or [str(v) for v in sorted(present)]
-            more = f", and {len(known) - LISTED} more" if len(known) > LISTED else ""
-            raise ValueError(f"`label={one!r}` is no class of the data set. It has: {', '.join(known[:LISTED])}{more}.")
+            present = sorted(v for v in pc.unique(column).to_pylist() if v is not None and v == v)
+        value = _value_of(one, present)
+        if value is None:
+            raise ValueError(
+                f"`label={one!r}` is no class of the data set. {_classes(names, set(present), label_column, one)}"
+            )
         ids.append(value)
     return ids
+
+
+def _value_of(given: Any, present: Sequence[Any]) -> Any:
+    """Return the value among `present` that `given` means, or None. Numbers and truth values may be given as texts."""
+    if not isinstance(given, str) or (present and isinstance(present[0], str)):
+        forms = (given, given.removeprefix("name:")) if isinstance(given, str) else (given,)
+        return next((v for form in forms for v in present if v == form), None)
+    text = given.removeprefix("id:")
+    spelt = {form: v for v in present for form in (str(v), str(v).lower())}
+    if text in spelt:
+        return spelt[text]
+    try:
+        return next((v for v in present if v == float(text)), None)
+    except (ValueError, TypeError):
+        return None
 
 
 def _id_of_name(label: str | int, names: Sequence[str]) -> int | None:
@@ -127,3 +154,16 @@ def _id_of_name(label: str | int, names: Sequence[str]) -> int | None:
             f"{names[int(label)]!r}. Write 'name:{label}' or 'id:{label}'."
         )
     return number
+
+
+def _classes(names: Sequence[str], present: set[Any], label_column: str, given: object) -> str:
+    """Say which classes there are. Values of a column that does not name its classes are counted, as they may be ids of persons."""
+    if names:
+        more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
+        return f"It has: {', '.join(names[:LISTED])}{more}.{did_you_mean(str(given), names)}"
+    if present == set(range(len(present))):
+        return f"It has: 0 to {len(present) - 1}."
+    return (
+        f"Its column '{label_column}' holds {len(present)} different values, and does not name its classes. If these values are "
+        "no classes, choose another `label_column`."
+    )

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..utils.files import read_text
 from ..utils.safe_text import shown
-from .columns import arrow_column, as_list, class_ids, read_labels
+from .columns import arrow_column, as_list, class_ids
 
 if TYPE_CHECKING:
     import datasets
@@ -162,7 +163,7 @@ class ForgetRequest:
         for request in self.intersection:
             mask &= request.mask(dataset)
         if self.label is not None:
-            mask &= np.isin(read_labels(dataset, self.label_column), class_ids(dataset, self.label, self.label_column))
+            mask &= self._label_mask(dataset, self.label)
         if self.column is not None:
             mask &= self._column_mask(dataset, self.column)
         elif self.ids_file is not None:
@@ -177,6 +178,14 @@ class ForgetRequest:
             mask = np.zeros(len(dataset), dtype=bool)
             mask[candidates[drawn[: round(self.fraction * len(candidates))]]] = True
         return mask
+
+    def _label_mask(self, dataset: datasets.Dataset, label: str | int | Sequence[str | int]) -> np.ndarray:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        wanted = class_ids(dataset, label, self.label_column)
+        column = arrow_column(dataset, self.label_column, "label_column")
+        return pc.is_in(column, value_set=pa.array(wanted, column.type)).to_numpy(zero_copy_only=False)
 
     def _column_mask(self, dataset: datasets.Dataset, name: str) -> np.ndarray:
         import pyarrow as pa
@@ -202,10 +211,10 @@ class ForgetRequest:
 
 
 def _read_ids(file: str | Path) -> list[str]:
-    path = Path(file)
+    path = Path(file).expanduser()
     if not path.is_file():
-        raise ValueError(f"`ids_file` does not exist: {path}.")
-    ids = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+        raise ValueError(f"`ids_file` {'is a folder' if path.is_dir() else 'does not exist'}: {path}.")
+    ids = [line.strip() for line in read_text(path, "ids_file").splitlines() if line.strip()]
     if not ids:
         raise ValueError(f"`ids_file` is empty: {path}.")
     return ids

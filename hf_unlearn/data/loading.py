@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import glob
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..utils.hub_names import split_revision
+from ..utils.loading_errors import loading, located
 
 if TYPE_CHECKING:
     import datasets
 
-READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+READERS = {
+    ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".arrow": "arrow",
+}  # fmt: skip
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+DISK_DICT, DISK_STATE = "dataset_dict.json", "state.json"  # files by which a folder of `save_to_disk` is known
 
 
 def load_digits() -> dict[str, datasets.Dataset]:
@@ -33,6 +41,76 @@ def load_digits() -> dict[str, datasets.Dataset]:
     return {"train": take(order[:cut]), "test": take(order[cut:])}
 
 
+def load_source(
+    source: str, argument: str, config: str | None = None, revision: str | None = None, streaming: bool = False
+) -> Mapping[str, Any]:
+    """Load all splits of `source`: a file, a folder of files or of `save_to_disk`, or a repository on the Hub.
+
+    A file is the split `train`. The data sets of `save_to_disk` are read as plain rows, whatever format was set before.
+
+    Args:
+        argument: name of the argument or option that holds `source`, for errors.
+        config: the configuration of the data set; default None, for data sets with one.
+        revision: a revision on the Hub; by default the newest.
+        streaming: True reads rows as they are needed; default False.
+
+    Raises:
+        ValueError: whatever goes wrong; the message names `argument`.
+    """
+    from datasets import load_dataset
+
+    source = located(source, argument)
+    with loading(argument, source):
+        if Path(source).is_file():
+            reader, settings = _reader(source, argument)
+            loaded = load_dataset(reader, data_files=_quoted(source), streaming=streaming, **settings)
+        elif any(Path(source, name).is_file() for name in (DISK_DICT, DISK_STATE)):
+            return _from_disk(source, streaming)
+        else:
+            loaded = load_dataset(source, config, revision=revision, streaming=streaming)
+    for name in () if streaming else loaded:
+        _check_separator(loaded[name].column_names, argument)
+    return loaded
+
+
+def _reader(source: str, argument: str) -> tuple[str, dict[str, Any]]:
+    """Return the reader of `datasets` for a file, and its settings."""
+    suffixes = [s.lower() for s in Path(source).suffixes]
+    if suffixes and suffixes[-1] in COMPRESSED:
+        suffixes.pop()
+    suffix = suffixes[-1] if suffixes else ""
+    if suffix not in READERS:
+        raise ValueError(
+            f"`{argument}={source!r}` is of an unknown kind. Known: {', '.join(READERS)}. Save it as one of these, or give the "
+            "folder of all files."
+        )
+    return READERS[suffix], {"sep": "\t"} if suffix == ".tsv" else {}
+
+
+def _quoted(path: str) -> str:
+    """Return a path as a pattern of `datasets` that means this one file: brackets and the like stand for themselves."""
+    return glob.escape(os.path.abspath(path))
+
+
+def _from_disk(source: str, streaming: bool) -> Mapping[str, Any]:
+    from datasets import DatasetDict, load_from_disk
+
+    loaded = load_from_disk(source)
+    splits: Any = loaded if isinstance(loaded, DatasetDict) else {str(loaded.split or "train"): loaded}
+    plain = {name: rows.with_format(None) for name, rows in splits.items()}
+    return {name: rows.to_iterable_dataset() for name, rows in plain.items()} if streaming else plain
+
+
+def _check_separator(columns: Sequence[str], argument: str) -> None:
+    """Raise ValueError if a table was read as a single column, because its columns are separated by another sign."""
+    sign = next((s for s in (";", "\t", "|") if len(columns) == 1 and s in columns[0]), None)
+    if sign is not None:
+        raise ValueError(
+            f"`{argument}`: the columns of the file are separated by {sign!r} and not by commas. Save it with commas, or as "
+            "JSON lines or Parquet."
+        )
+
+
 def load_rows(source: str, argument: str, split: str) -> datasets.Dataset:
     """Load the rows that `source` names.
 
@@ -42,18 +120,12 @@ def load_rows(source: str, argument: str, split: str) -> datasets.Dataset:
         split: the split that is loaded if `source` names none. A single split is loaded whatever its name.
 
     Raises:
-        ValueError: there is no such split, or the file has an unknown suffix.
+        ValueError: there is no such split, or the rows cannot be loaded.
     """
-    from datasets import load_dataset
-
-    if Path(source).is_file():
-        reader = READERS.get(Path(source).suffix)
-        if reader is None:
-            raise ValueError(f"`{argument}={source!r}` is of an unknown kind. Known: {', '.join(READERS)}.")
-        return load_dataset(reader, data_files=source, split="train")
-    name, _, wanted = source.partition(":") if not Path(source).exists() else (source, "", "")
+    path = os.path.expanduser(source)
+    name, _, wanted = (path, "", "") if os.path.exists(path) else path.partition(":")
     name, revision = split_revision(name, argument=argument)
-    loaded = load_dataset(name, revision=revision)
+    loaded = load_source(name, argument, revision=revision)
     chosen = wanted or (split if split in loaded else next(iter(loaded)))
     if chosen not in loaded or (not wanted and chosen != split and len(loaded) > 1):
         raise ValueError(f"`{argument}={source!r}` has no split {wanted or split!r}; it has {', '.join(loaded)}.")

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-from .sampling import READ_AT_ONCE, Key, has_transform, read_rows
+from .bad_rows import in_row, read_named
+from .sampling import READ_AT_ONCE, Key, has_transform
 
 ROW_BYTES, TENSOR_BYTES = 256, 640  # memory of a dictionary and of a tensor, without its numbers
 
@@ -64,7 +65,7 @@ class PreparedRows:
     def many(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Return several rows, read in one go: a data set reads a batch several times faster than single rows."""
         missing = sorted({i for i in indices if i not in self._cache})
-        raw = read_rows(self.rows, missing) if missing else ()
+        raw = read_named(self.rows, missing, self.name) if missing else ()
         found = {i: self._prepared(i, row) for i, row in zip(missing, raw, strict=True)}
         return [found[i] if i in found else self._cache[i] for i in indices]
 
@@ -74,7 +75,7 @@ class PreparedRows:
         try:
             row = self.prepare(raw)
         except ValueError as error:
-            raise ValueError(f"`{self.name}`, row {index}: {error}") from error
+            raise in_row(self.name, index, error) from error
         size = ROW_BYTES + sum(TENSOR_BYTES + getattr(v, "nbytes", 0) for v in row.values())
         if size <= self._room:
             self._room -= size
@@ -151,7 +152,7 @@ class UnlearningDataset:
         if self.streaming:
             k = self.retain_per_forget
             for item, (epoch, position, _) in zip(items, keys, strict=True):
-                item["retain"] = [self.prepare(row) for row in self._stream_rows(epoch, position * k, k)]
+                item["retain"] = self._prepared_stream(epoch, position * k, k)
         elif self.retain is not None:
             drawn = [[i] if self.forget is None else self._drawn(epoch, position) for epoch, position, i in keys]
             rows = iter(self.retain.many([i for draw in drawn for i in draw]))
@@ -164,6 +165,15 @@ class UnlearningDataset:
     def _drawn(self, epoch: int, position: int) -> list[int]:
         count: int = len(self.retain)  # type: ignore[arg-type]
         return [_draw(self.seed, epoch, position, k) % count for k in range(self.retain_per_forget)]
+
+    def _prepared_stream(self, epoch: int, start: int, count: int) -> list[dict[str, Any]]:
+        out: list[dict[str, Any]] = []
+        for row in self._stream_rows(epoch, start, count):
+            try:
+                out.append(self.prepare(row))
+            except ValueError as error:
+                raise in_row("retain_dataset", start + len(out), error) from error
+        return out
 
     def _stream_rows(self, epoch: int, start: int, count: int) -> list[Any]:
         """Return `count` rows of the stream in its order of `epoch`, from row `start` on. After the last row comes the first."""

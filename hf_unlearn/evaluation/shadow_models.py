@@ -59,7 +59,7 @@ class ShadowTraining:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     processing_class: Any | None = None
     image_column: str | None = None
-    text_column: str | None = None
+    text_column: str | Sequence[str] | None = None
     label_column: str | None = None
 
     def model(self, seed: int) -> nn.Module:

@@ -79,9 +79,6 @@ class MarginalInformation(PooledInformation):
         return self.conditional or (side == "retain" and self.utility == "cross_entropy")
 
     def setup(self, run: UnlearningRun) -> None:
-        classes = run.reference.logits.shape[-1]
-        if classes < 2:
-            raise ValueError(f"`method={self.name!r}` needs a head of two or more classes, got {classes}.")
         if self.conditional and run.reference.forgotten_classes:
             raise ValueError(
                 "`conditional=True` compares forget and retain rows of one class, and the retain set has none of a class that "

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers.utils import ADAPTER_CONFIG_NAME, cached_file, has_file
 
 from .adapter_config import adapter_config, kind_of
+from .config_checks import shapes_in
 from .forward import classify, eval_mode, model_inputs, on_device, unwrap
 from .structure import find_heads
 from .trainable import restrict, updated_names
@@ -81,7 +82,7 @@ class Patch:
                 torch.manual_seed(seed)
                 if isinstance(model, PeftModel):
                     self.name = next(n for i in range(1, 1000) if (n := f"patch{i}") not in model.peft_config)
-                    model.add_adapter(self.name, config)
+                    PeftModel.add_adapter(model, self.name, config)  # Its subclasses also copy the head.
                     model.set_adapter(self.name)
                 else:
                     self.name = "default"
@@ -231,6 +232,21 @@ def load_adapters(model: Any, folder: str | Path, argument: str = "resume_from_c
         set_peft_model_state_dict(model, saved, adapter_name=name)
 
 
+def whole_tensors(source: str, revision: str | None = None) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all tensors of the adapter in `source` by their names in the base, such as those of a whole head.
+
+    Raises:
+        OSError: there is no safetensors file of an adapter.
+    """
+    if Path(source, ADAPTER_FILE).with_suffix(".bin").is_file() and not Path(source, ADAPTER_FILE).is_file():
+        raise OSError(
+            f"{source} holds adapter_model.bin and no {ADAPTER_FILE}. A pickle can run any code, so it is not loaded. Load it "
+            "with PEFT where you trust it, and save it again with `save_pretrained`."
+        )
+    shapes = shapes_in(Path(str(cached_file(source, ADAPTER_FILE, revision=revision))))
+    return {n.removeprefix("base_model.model.").replace(".modules_to_save.", "."): s for n, s in shapes.items()}
+
+
 def load_patches(base: nn.Module, source: str | Path, revision: str | None = None) -> Any:
     """Return `base` with the adapter of `source` and all patches that are stacked on it there, active and frozen.
 
@@ -244,10 +260,15 @@ def load_patches(base: nn.Module, source: str | Path, revision: str | None = Non
         ValueError: a file holds other tensors than its configuration asks for.
         OSError: there is no adapter, or no safetensors file of it.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
     file = cached_file(str(source), ADAPTER_FILE, revision=revision)
-    model: Any = PeftModel.from_pretrained(base, str(source), revision=revision)
+    config = PeftConfig.from_pretrained(str(source), revision=revision)
+    task = config.task_type
+    if not config.is_prompt_learning:
+        config.task_type = None  # PEFT's class for the task would give every stacked patch a head of its own.
+    model: Any = PeftModel.from_pretrained(base, str(source), config=config, revision=revision)
+    config.task_type = task
     names = list(model.active_adapters)
     while has_file(str(source), f"{(name := f'patch{len(names)}')}/{ADAPTER_CONFIG_NAME}", revision=revision):
         cached_file(str(source), ADAPTER_FILE, revision=revision, subfolder=name)

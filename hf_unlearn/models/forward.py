@@ -116,7 +116,8 @@ def continuous_input(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Tenso
     if "pixel_values" in inputs:
         x = inputs["pixel_values"]
         return x, torch.ones((), device=x.device, dtype=x.dtype)
-    x = unwrap(model).get_input_embeddings()(inputs["input_ids"]).detach()  # type: ignore[operator]
+    x = unwrap(model).get_input_embeddings()(inputs["input_ids"])  # type: ignore[operator]
+    x = (x[0] if isinstance(x, tuple) else x).detach()  # I-BERT adds a scale
     mask = inputs.get("attention_mask")
     return x, (torch.ones(x.shape[:2], device=x.device) if mask is None else mask)[..., None].to(x.dtype)
 
@@ -143,12 +144,26 @@ def classify(model: nn.Module, inputs: Mapping[str, Any], edit: Edit | None = No
     """Return the logits (B, classes) of a batch, whose continuous input first passes through `edit` if one is given."""
     if "pixel_values" in inputs:
         pixels = inputs["pixel_values"] if edit is None else edit(inputs["pixel_values"])
-        return model(**in_precision(model, {**inputs, "pixel_values": pixels})).logits
+        return _logits(model(**in_precision(model, {**inputs, "pixel_values": pixels})))
     if edit is None:
-        return model(**inputs).logits
+        return _logits(model(**inputs))
     embeddings = unwrap(model).get_input_embeddings()  # type: ignore[operator]
-    handle = embeddings.register_forward_hook(lambda _m, _i, output: edit(output).to(output.dtype))
+    # XLNet embeds (T, B) token ids, and an edit works on (B, T, E).
+    swapped = getattr(getattr(unwrap(model), "config", None), "model_type", None) == "xlnet"
+
+    def edited(_module: Any, _inputs: Any, output: Any) -> Any:
+        found = output[0] if isinstance(output, tuple) else output
+        new = edit(found.transpose(0, 1)).transpose(0, 1) if swapped else edit(found)
+        new = new.to(found.dtype)
+        return (new, *output[1:]) if isinstance(output, tuple) else new
+
+    handle = embeddings.register_forward_hook(edited)
     try:
-        return model(**inputs).logits
+        return _logits(model(**inputs))
     finally:
         handle.remove()
+
+
+def _logits(output: Any) -> Tensor:
+    """Return the logits of a classifier's output. With `return_dict=False` they come first in a tuple."""
+    return output[0] if isinstance(output, tuple) else output.logits

@@ -1,13 +1,15 @@
 """Classifiers and their processors, from a folder or the Hub and back to a folder."""
 
 import json
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import datasets
+import torch
 from torch import nn
 from transformers import (
     AutoImageProcessor,
@@ -15,12 +17,18 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
+from transformers.utils import has_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..utils.files import clear_errors
+from ..utils.loading_errors import located
 from . import pixel_mlp  # noqa: F401  registers its architecture
-from .adapters import load_patches
+from .adapters import load_patches, whole_tensors
+from .config_checks import HELD_ELSEWHERE, check_size, held_by, raw_config, read_config, weights_file
 from .processor import IMAGE_COLUMNS
+from .structure import last_linear
+
+logger = logging.getLogger(__name__)
 
 
 def is_image_dataset(dataset: datasets.Dataset) -> bool:
@@ -29,39 +37,147 @@ def is_image_dataset(dataset: datasets.Dataset) -> bool:
     return "Image" in kinds or any(c in dataset.column_names for c in IMAGE_COLUMNS)
 
 
-def auto_class(dataset: datasets.Dataset) -> Any:
-    """Return the Auto class of a classifier for the images or texts of `dataset`."""
-    return AutoModelForImageClassification if is_image_dataset(dataset) else AutoModelForSequenceClassification
+def classifier_class(config: Any, rows: datasets.Dataset | None = None) -> Any:
+    """Return the Auto class of the classifier of images or texts that `config` describes.
+
+    Where the architecture has both, the class name in `config` decides, and then the columns of `rows`.
+
+    Raises:
+        ValueError: the architecture has no classifier of images or texts, or `config` is of a model for another task.
+    """
+    name = (getattr(config, "architectures", None) or [""])[0]
+    if "TokenClassification" in name:
+        raise ValueError(f"the model is a {name}, which has a class for each token. Use a classifier of whole texts.")
+    kinds = (AutoModelForImageClassification, AutoModelForSequenceClassification)
+    fitting = [kind for kind in kinds if type(config) in kind._model_mapping]
+    if not fitting:
+        raise ValueError(f"a model of type {config.model_type!r} is no classifier of images or texts.")
+    if len(fitting) == 1:
+        return fitting[0]
+    if name.endswith("ForSequenceClassification"):
+        return AutoModelForSequenceClassification
+    images = "ForImageClassification" in name or (rows is not None and is_image_dataset(rows))
+    return AutoModelForImageClassification if images else AutoModelForSequenceClassification
 
 
-def load_classifier(source: str, rows: datasets.Dataset, revision: str | None = None) -> nn.Module:
+def load_classifier(source: str, rows: datasets.Dataset | None = None, revision: str | None = None) -> nn.Module:
     """Return a classifier in float32, because half precision would round the small steps of a run away.
 
-    `source` is a folder or a repository on the Hub, with safetensors files; `rows` are images or texts for the classifier.
-    A source that holds adapters gives a `PeftModel` (see `load_patches`) over the base that the first adapter names.
+    Args:
+        source: a folder or a repository on the Hub, with safetensors files. If it holds adapters, the result is a `PeftModel`
+            (see `load_patches`) over the base that the first adapter names. The base may lack what the adapter holds whole,
+            such as a head.
+        rows: rows for the classifier, which tell images from texts where the architecture reads both. Default None.
+        revision: a revision on the Hub; by default the newest.
+
+    Raises:
+        ValueError: the weights are no whole classifier or do not fit config.json.
+        OSError: there are no weights, or only a pickle.
     """
+    if os.path.isfile(source):
+        raise ValueError(f"{source} is a file. Give its folder, which must also hold config.json.")
     adapter = find_adapter_config_file(source, revision=revision)
-    if adapter is not None:
-        config = json.loads(Path(adapter).read_text())
-        base = config.get("base_model_name_or_path")
-        if not base:
-            raise ValueError(f"{source} holds an adapter that names no base (`base_model_name_or_path`).")
-        return load_patches(load_classifier(base, rows, config.get("revision")), source, revision)
-    settings = {"revision": revision, "use_safetensors": True, "output_loading_info": True, "dtype": "float32"}
-    model, found = auto_class(rows).from_pretrained(source, **settings)
-    if found["missing_keys"]:
+    if adapter is None:
+        return _load_whole(source, rows, revision, {})
+    base, base_revision = _base_of(adapter, source)
+    whole = whole_tensors(source, revision)
+    return load_patches(_load_whole(base, rows, base_revision, whole), source, revision)
+
+
+def _base_of(adapter: str, source: str) -> tuple[str, str | None]:
+    """Return the base that the configuration file `adapter` names, and its revision."""
+    config = json.loads(Path(adapter).read_text("utf-8"))
+    base = config.get("base_model_name_or_path")
+    if not base:
+        raise ValueError(f"{source} holds an adapter that names no base (`base_model_name_or_path`).")
+    return located(base, "base_model_name_or_path"), config.get("revision")
+
+
+def _load_whole(
+    source: str, rows: datasets.Dataset | None, revision: str | None, elsewhere: Mapping[str, tuple[int, ...]]
+) -> nn.Module:
+    """Load a classifier that may lack the weights `elsewhere` (their shapes by name), which are zero until they are loaded."""
+    raw_config(source, revision)  # A folder without one is named before its weights are looked for.
+    held = held_by(weights_file(source, revision))
+    config = read_config(source, revision, held)
+    config.return_dict = True
+    kind = classifier_class(config, rows)
+    empty = check_size(kind, config, held)
+    head = last_linear(empty) if elsewhere else ""
+    if f"{head}.weight" in elsewhere:
+        config.num_labels = elsewhere[f"{head}.weight"][0]
+    settings = {
+        "config": config,
+        "revision": revision,
+        "use_safetensors": True,
+        "dtype": "float32",
+        "trust_remote_code": False,
+    }
+    report = logging.getLogger("transformers.modeling_utils")
+    report.disabled = True  # What it says of weights that do not fit is checked and said below.
+    try:
+        # Weights of another shape are refused below.
+        model, found = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **settings)
+    finally:
+        report.disabled = False
+    others = {name: shapes for name, *shapes in found["mismatched_keys"] if name not in elsewhere}
+    if others:
+        name = min(others)
+        in_file, by_config = (tuple(shape) for shape in others[name])
         raise ValueError(
-            f"{source} is no trained classifier: it lacks {len(found['missing_keys'])} weights, such as "
-            f"{min(found['missing_keys'])}. Save the whole model with `save_pretrained`."
+            f"{source} has weights that do not fit its config.json, such as {name}: {in_file} in the file, {by_config} by "
+            "config.json. Correct config.json (for a head: `id2label` and `label2id`), or save the whole model again."
         )
+    absent = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+    if missing := sorted(absent - set(elsewhere)):
+        raise ValueError(
+            f"{source} is no trained classifier: it lacks {len(missing)} weights, such as {missing[0]}. Save the whole model "
+            "with `save_pretrained`."
+        )
+    if found["unexpected_keys"]:
+        unread = sorted(found["unexpected_keys"])
+        logger.warning("%s holds %d weights that the model does not read, such as %s.", source, len(unread), unread[0])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in absent:
+                parameter.zero_()  # It would be random, and different in every run.
     return model
 
 
-def load_processing_class(source: str, rows: datasets.Dataset, revision: str | None = None) -> Any:
-    """Return the image processor or tokenizer beside a classifier."""
-    if is_image_dataset(rows):
-        return AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil")
-    return AutoTokenizer.from_pretrained(source, revision=revision)
+def load_processing_class(source: str, rows: datasets.Dataset | None = None, revision: str | None = None) -> Any:
+    """Return the image processor or tokenizer beside a classifier. An adapter may leave it to its base.
+
+    Raises:
+        OSError: there is none.
+    """
+    adapter, places = find_adapter_config_file(source, revision=revision), [(source, revision)]
+    if adapter is not None:
+        places.append(_base_of(adapter, source))
+    config = read_config(*places[-1], HELD_ELSEWHERE)
+    images = classifier_class(config, rows) is AutoModelForImageClassification
+    for place, at in places:
+        try:
+            return _image_processor(place, at) if images else _tokenizer(place, at)
+        except (OSError, ValueError) as error:
+            failure = error
+    what, file = ("image processor", "preprocessor_config.json") if images else ("tokenizer", "tokenizer.json")
+    raise OSError(
+        f"{source} holds no {what} ({file}) that can be loaded: {failure} Save the one of the training there with "
+        "`save_pretrained`."
+    ) from failure
+
+
+def _image_processor(source: str, revision: str | None) -> Any:
+    return AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil", trust_remote_code=False)
+
+
+def _tokenizer(source: str, revision: str | None) -> Any:
+    """Load a tokenizer. transformers makes an empty one where there is no file of a vocabulary."""
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    files = set(tokenizer.vocab_files_names.values())
+    if files and not any(has_file(source, name, revision=revision) for name in sorted({*files, "tokenizer.json"})):
+        raise OSError(f"no {', '.join(sorted(files))} is there.")
+    return tokenizer
 
 
 def save_model(

@@ -1,5 +1,6 @@
 """`Processor`: a row of a data set becomes inputs of a model, and rows become a batch."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,11 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..data.bad_rows import CellError, check_row, first_row
+from ..data.class_names import align_labels
+from ..data.columns import find_label_column
 from .forward import Batch, is_text_model, model_inputs, unwrap
+from .image_inputs import ReadableSizes, check_picture, read_picture
+from .labels import check_head, class_number, head_names, is_missing
+from .text_inputs import TextInputs
 
 IMAGE_COLUMNS = ("image", "img", "pixel_values")
-TEXT_COLUMNS = ("text", "sentence", "content", "input_ids")
-RESERVED_POSITIONS = dict.fromkeys(("roberta", "xlm-roberta", "camembert"), 2)  # their positions start at 2
+
+logger = logging.getLogger(__name__)
 
 
 class Processor:
@@ -24,7 +31,7 @@ class Processor:
         model: the classifier, for its configuration.
         processing_class: image processor or tokenizer; default None, which serves rows that are prepared already.
         image_column: column of images; by default `image` or `img`.
-        text_column: column of texts; by default `text`, `sentence` or `content`.
+        text_column: column of texts, or two columns for pairs of texts; by default the usual names (see `text_inputs`).
         label_column: column of labels; by default `label` or `labels`.
     """
 
@@ -34,95 +41,152 @@ class Processor:
         processing_class: Any | None = None,
         *,
         image_column: str | None = None,
-        text_column: str | None = None,
+        text_column: str | Sequence[str] | None = None,
         label_column: str | None = None,
     ) -> None:
         self.config: Any = unwrap(model).config
         self.text = is_text_model(model)
         self.processing_class: Any = processing_class
-        named, usual = (text_column, TEXT_COLUMNS) if self.text else (image_column, IMAGE_COLUMNS)
-        self.columns = (named,) if named else usual
+        self.sizes = ReadableSizes(model)
+        self.texts = TextInputs(model, processing_class, text_column) if self.text else None
+        image_columns = (image_column,) if image_column else IMAGE_COLUMNS
+        self.columns = self.texts.names if self.texts else image_columns  # that may be read
         self.ready = "input_ids" if self.text else "pixel_values"
         self.label_column = label_column
         self.label_columns = (label_column,) if label_column else ("label", "labels")
-        self.label2id = {str(k): int(v) for k, v in (getattr(self.config, "label2id", None) or {}).items()}
+        self.label2id = head_names(self.config)
+        self._said: set[str] = set()
 
     def check(self, dataset: Any, argument: str) -> None:
         """Raise ValueError, naming `argument`, if the first row of `dataset` cannot become an input of the model."""
-        row = next(iter(dataset), None)
-        if row is None:
-            raise ValueError(f"`{argument}` is empty.")
+        row = first_row(dataset, argument)
         if self.label_column is not None and self.label_column not in row:
             raise ValueError(f"`label_column={self.label_column!r}` is not in `{argument}`: it has {', '.join(row)}.")
         try:
-            self(row)
+            if self.texts is not None:
+                self.texts.columns(row)
         except ValueError as error:
             raise ValueError(f"`{argument}`: {error}") from error
+        try:
+            self(row)
+        except ValueError as error:
+            where = ", row 0," if isinstance(error, CellError) else ", row 0:" if self.texts else ":"
+            raise ValueError(f"`{argument}`{where} {error}") from error
+        if self.texts is not None:
+            self.texts.warn_unread(row, argument, self.label_columns)
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return a row as unpadded tensors: `pixel_values` (C, H, W) or `input_ids` (T,), and `labels` () if it has one."""
-        column = self.ready if self.ready in row else next((c for c in self.columns if c in row), None)
-        if column is None:
-            kind = "text" if self.text else "image"
-            raise ValueError(
-                f"no {kind} column among {', '.join(row)}. Name it in `{kind}_column`, or rename it `{self.columns[0]}`."
-            )
-        if column != self.ready and self.processing_class is None:
-            kind, needed = ("text", "tokenizer") if self.text else ("images", "image processor")
-            raise ValueError(f"column '{column}' holds {kind}, and `processing_class` is missing. Pass the {needed}.")
-        out = self._text(row, column) if self.text else {"pixel_values": self._image(row, column)}
+        check_row(row)
+        out = self.texts(row) if self.texts is not None else {"pixel_values": self._image(row, self._image_column(row))}
         label = next((c for c in self.label_columns if c in row), None)
-        if label is not None and row[label] is not None:
+        if label is not None and not is_missing(row[label]):
             out["labels"] = torch.tensor(self.class_id(row[label], label))
         return out
 
     def class_id(self, value: Any, column: str) -> int:
         """Return the number of a class of the model that is given by number or name."""
-        if isinstance(value, str):
-            if value not in self.label2id:
-                raise ValueError(f"label {value!r} in column '{column}' is not in the model's `label2id`.")
-            return self.label2id[value]
-        number, classes = int(value), self.config.num_labels
-        if not 0 <= number < classes:
+        return class_number(value, column, self.label2id, self.config.num_labels)
+
+    def align(self, dataset: Any, argument: str, quiet: bool = False) -> Any:
+        """Return `dataset` with the model's numbers in its label column, by the names of its classes.
+
+        What differed is logged once, unless `quiet`.
+
+        Args:
+            dataset: a data set, a stream, or a dictionary of them. Anything without class names comes back as it is.
+            argument: the name of the argument that holds `dataset`, for errors.
+
+        Raises:
+            ValueError: as `align_labels`.
+        """
+        if isinstance(dataset, Mapping):
+            kind: Any = type(dataset)  # a `DatasetDict` stays one, and is refused as such
+            return kind({name: self.align(rows, f"{argument}[{name!r}]", quiet) for name, rows in dataset.items()})
+        if getattr(dataset, "features", None) is None:
+            return dataset
+        column = find_label_column(dataset, self.label_columns[0])
+        if column is None:
+            return dataset
+        check_head(self.config, column)
+        aligned, said = align_labels(dataset, column, self.label2id, self.config.num_labels, argument)
+        if said is not None and said not in self._said and not quiet:
+            self._said.add(said)
+            logger.warning("`%s`: %s", argument, said)
+        return aligned
+
+    def _image_column(self, row: Mapping[str, Any]) -> str:
+        column = self.ready if self.ready in row else next((c for c in self.columns if c in row), None)
+        if column is None:
             raise ValueError(
-                f"label {number} in column '{column}' is outside the model's {classes} classes (0..{classes - 1})."
+                f"no image column among {', '.join(row)}. Name it in `image_column`, or rename it `{self.columns[0]}`."
             )
-        return number
+        if column != self.ready and self.processing_class is None:
+            raise ValueError(
+                f"column '{column}' holds images, and `processing_class` is missing. Pass the image processor."
+            )
+        return column
 
     def _image(self, row: Mapping[str, Any], column: str) -> Tensor:
-        value = row[column]
-        if column == "pixel_values":
-            pixels = torch.as_tensor(np.asarray(value), dtype=torch.float32)
-        else:
-            if hasattr(value, "convert") and value.mode != "RGB" and getattr(self.config, "num_channels", 3) == 3:
-                value = value.convert("RGB")
-            pixels = self.processing_class(value, return_tensors="pt")["pixel_values"][0]
-        shape, channels = tuple(pixels.shape), getattr(self.config, "num_channels", None)
+        channels = getattr(self.config, "num_channels", None)
+        pixels = (
+            self._prepared(row[column], column) if column == "pixel_values" else self._processed(row[column], column)
+        )
+        shape = tuple(pixels.shape)
         if len(shape) != 3 or (channels is not None and shape[0] != channels):
-            raise ValueError(f"an image has shape {shape}, the model expects ({channels}, height, width).")
-        # A transformer on patches has one position for each of them.
-        fixed = hasattr(self.config, "patch_size") and hasattr(self.config, "num_attention_heads")
-        size = getattr(self.config, "image_size", None)
-        if fixed and isinstance(size, int) and shape[1:] != (size, size):
-            raise ValueError(
-                f"an image has {shape[1]}×{shape[2]} pixels, the model expects {size}×{size}. Set `size` of the processor."
+            raise CellError(f"an image has shape {shape}, the model expects ({channels}, height, width).", column)
+        if shape not in self.sizes:
+            raise CellError(
+                f"an image has {shape[1]}×{shape[2]} pixels, the model expects {self.sizes}. Set `size` of the processor.",
+                column,
             )
         if not torch.isfinite(pixels).all():
-            raise ValueError("an image holds NaN or infinite pixels. Remove or repair those rows.")
+            raise CellError("an image holds NaN or infinite pixels. Remove or repair those rows.", column)
         return pixels
 
-    def _text(self, row: Mapping[str, Any], column: str) -> dict[str, Any]:
-        if column == "input_ids":
-            keys = [k for k in ("input_ids", "attention_mask", "token_type_ids") if row.get(k) is not None]
-            out = {k: torch.as_tensor(row[k]) for k in keys}
-            out.setdefault("attention_mask", torch.ones_like(out["input_ids"]))  # or padding would be attended to
-            return out
-        limit = getattr(self.config, "max_position_embeddings", None)
-        if limit:
-            limit -= RESERVED_POSITIONS.get(getattr(self.config, "model_type", ""), 0)
-        limit = min(limit or 512, getattr(self.processing_class, "model_max_length", 512))
-        encoded = self.processing_class(row[column], truncation=True, max_length=limit)
-        return {k: torch.as_tensor(v) for k, v in encoded.items()}
+    def _prepared(self, value: Any, column: str) -> Tensor:
+        """Return pixels that the model reads as they are."""
+        try:
+            return torch.as_tensor(np.asarray(value), dtype=torch.float32)
+        except (ValueError, TypeError) as error:
+            raise CellError(
+                "it holds no array of numbers (channels, height, width). Raw pictures belong in a column `image`.",
+                column,
+            ) from error
+
+    def _processed(self, value: Any, column: str) -> Tensor:
+        """Return the pixels that the image processor makes of a picture."""
+        try:
+            picture = read_picture(value, column, *self._picture_form)
+        except ValueError as error:
+            raise CellError(str(error), column) from error
+        try:
+            return self.processing_class(picture, return_tensors="pt")["pixel_values"][0]
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            raise CellError(f"`processing_class` does not read the picture: {error}", column) from error
+
+    @property
+    def _picture_form(self) -> tuple[int | None, bool]:
+        return getattr(self.config, "num_channels", None), getattr(self.processing_class, "do_rescale", True)
+
+    def check_cell(self, row: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Raise ValueError if a row cannot become an input. A raw picture is not prepared for this.
+
+        Returns width and height of such a picture, None for any other row.
+        """
+        check_row(row)
+        column = next((c for c in (self.ready, *self.columns) if c in row), None)
+        value = None if column is None else row[column]
+        prepared = self.text or column in (None, self.ready) or self.processing_class is None
+        try:
+            if not prepared:
+                return check_picture(value, str(column), *self._picture_form)
+            self(row)
+        except ValueError as error:
+            if column is not None and (value is None or (isinstance(value, float) and value != value)):
+                raise CellError("it is empty. Drop the row, or fill it in.", column) from error
+            raise error if prepared else CellError(str(error), column) from error
+        return None
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
         """Return rows, raw or prepared, as one batch; texts are padded on the tokenizer's side."""
@@ -131,6 +195,12 @@ class Processor:
         if all("labels" in r for r in ready):
             batch["labels"] = torch.stack([torch.as_tensor(r["labels"]) for r in ready])
         if not self.text:
+            shapes = sorted({tuple(r["pixel_values"].shape) for r in ready})
+            if len(shapes) > 1:
+                raise ValueError(
+                    f"pictures of one batch have the shapes {shapes[0]} and {shapes[-1]}. Let the image processor give all of "
+                    "them one size: set `size` to a height and a width, or `do_center_crop=True`."
+                )
             batch["pixel_values"] = torch.stack([r["pixel_values"] for r in ready])
             return batch
         inputs = [model_inputs(r) for r in ready]

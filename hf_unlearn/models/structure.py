@@ -33,6 +33,13 @@ def find_heads(model: nn.Module) -> list[str]:
     return [first, *(n for n in children if not f"{first}.".startswith(f"{n}."))]
 
 
+def last_linear(model: nn.Module) -> str:
+    """Return the name of the layer in the head of `model` that gives a value for each class."""
+    head = find_head(model)
+    inner = [n for n, m in unwrap(model).named_modules() if f"{n}.".startswith(f"{head}.") and _gives_classes(model, m)]
+    return inner[-1] if inner else head
+
+
 def _gives_classes(model: nn.Module, module: nn.Module) -> bool:
     """Whether `module` is a linear layer with one output per class."""
     classes = getattr(getattr(model, "config", None), "num_labels", None)

@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import datasets
-from datasets import load_dataset
 
-from ..data.loading import load_digits
+from ..data.class_names import check_numbers
+from ..data.loading import load_digits, load_source
 from ..data.streams import read_into_memory
+from ..models.processor import Processor
+from ..training.checks import check_labels
 from ..utils.hub_names import pinned
+from ..utils.loading_errors import loading, located
 from .run_arguments import RunArguments
 
 
@@ -27,19 +30,24 @@ def load_splits(
     if run.dataset == "digits":
         loaded: Mapping[str, Any] = load_digits()
     else:
-        run.dataset, run.dataset_revision = pinned(run.dataset, run.dataset_revision, "dataset")
-        loaded = load_dataset(run.dataset, run.dataset_config, revision=run.dataset_revision, streaming=run.streaming)
+        source = located(run.dataset, "dataset")
+        run.dataset, run.dataset_revision = pinned(source, run.dataset_revision, "dataset")
+        loaded = load_source(run.dataset, "dataset", run.dataset_config, run.dataset_revision, run.streaming)
     named = None if run.validation_split == "none" else run.validation_split
     asked = {"train_split": run.train_split, "test_split": run.test_split, "validation_split": named}
     for argument, split in asked.items():
         if split is not None and split not in loaded:
-            raise ValueError(f"`{argument}={split!r}` is not in the data set; it has {', '.join(loaded)}.")
+            hint = "" if argument == "train_split" else f" Name one of these, or pass --{argument} none."
+            raise ValueError(f"`{argument}={split!r}` is not in the data set; it has {', '.join(loaded)}.{hint}")
+        if split is not None and not run.streaming:
+            _check_prepared(loaded[split], f"`{argument}={split!r}`")
     train = _draw(loaded[run.train_split], run.train_rows)
     test = loaded[run.test_split] if run.test_split else None
     if test is not None:
         if run.streaming:
             rows = run.test_rows
-            test = read_into_memory(test if rows is None else test.shuffle(seed=0, buffer_size=10_000).take(rows))
+            with loading("dataset"):
+                test = read_into_memory(test if rows is None else test.shuffle(seed=0, buffer_size=10_000).take(rows))
         test = _draw(test, run.test_rows)
     if not validate or run.validation_split == "none":
         return train, test, None
@@ -49,6 +57,24 @@ def load_splits(
         return train, None, None
     shuffled, fifth = test.shuffle(seed=1), len(test) // 5
     return train, shuffled.select(range(fifth, len(test))), shuffled.select(range(fifth))
+
+
+def check_split_labels(run: RunArguments, processor: Processor, splits: Mapping[str, Any]) -> None:
+    """Raise ValueError if labels of a split, by the name of its argument, or numbers in `forget_class` do not fit the model."""
+    for argument, rows in splits.items():
+        if rows is not None:
+            aligned = processor.align(rows, argument, quiet=True)
+            check_labels(processor, aligned, argument, needed=argument != "train_split")
+    check_numbers(run.forget_class, splits["train_split"], run.label_column, processor.label2id, "forget_class")
+
+
+def _check_prepared(rows: datasets.Dataset, what: str) -> None:
+    """Raise ValueError if a column of prepared inputs is empty. It is where only another split has that column."""
+    for name in ("input_ids", "pixel_values"):
+        if name in rows.column_names and len(rows) and rows.data.column(name).null_count == len(rows):
+            raise ValueError(
+                f"{what}: column '{name}' is empty. Prepare all splits in the same way, or remove that column from the data set."
+            )
 
 
 def _draw(rows: Any, number: int | None) -> Any:

@@ -10,6 +10,7 @@ from ..data.forget_request import Split
 from ..training.arguments import UnlearningArguments
 from ..training.plain_training import warmup_steps
 from .run_arguments import RunArguments
+from .training_settings import TrainingSettings
 
 
 @dataclass
@@ -17,7 +18,7 @@ class Job:
     """The loaded parts of a run.
 
     `train` is a data set, or a stream with `streaming`. `split` is None if an attribute is unlearned. `validation` is None unless
-    the method reads held-out rows.
+    the method reads held-out rows. `retrained_with` are the settings of the retrained model, once it was trained.
     """
 
     run: RunArguments
@@ -28,20 +29,21 @@ class Job:
     processing_class: Any
     split: Split | None = None
     validation: datasets.Dataset | None = None
+    retrained_with: TrainingSettings | None = None
 
     @property
     def columns(self) -> dict[str, Any]:
         return {name: getattr(self.run, name) for name in ("image_column", "text_column", "label_column")}
 
-    @property
-    def train_arguments(self) -> dict[str, Any]:
-        """Fields of `TrainingArguments` with which the original and the retrained model are trained."""
-        run, rows = self.run, self.train if self.split is None else self.split.retain
+    def train_arguments(self, settings: TrainingSettings) -> dict[str, Any]:
+        """Return fields of `TrainingArguments` with which the original, or the retrained model, is trained."""
+        rows = self.train if self.split is None else self.split.retain
         return {
-            "num_train_epochs": run.train_epochs,
-            "learning_rate": run.train_learning_rate,
-            "per_device_train_batch_size": -(-run.train_batch_size // self.args.world_size),
+            "num_train_epochs": settings.epochs,
+            "learning_rate": settings.learning_rate,
+            "per_device_train_batch_size": -(-settings.batch_size // self.args.world_size),
+            "lr_scheduler_type": settings.lr_scheduler_type,
             "weight_decay": 0.01,
-            "warmup_steps": warmup_steps(len(rows), run.train_batch_size, run.train_epochs),
+            "warmup_steps": warmup_steps(len(rows), settings.batch_size, settings.epochs),
             **{name: getattr(self.args, name) for name in ("use_cpu", "disable_tqdm", "dataloader_pin_memory")},
         }

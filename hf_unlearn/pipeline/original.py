@@ -1,40 +1,49 @@
 """Train an original, for recipes and demos that have no trained model to start from."""
 
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from ..data.class_names import names_of_classes
 from ..models import pixel_mlp  # noqa: F401  registers its architecture
-from ..models.pretrained import auto_class, save_model
-from ..models.processor import TEXT_COLUMNS, Processor
+from ..models.config_checks import FRESH, check_size, read_config
+from ..models.pretrained import classifier_class, save_model
+from ..models.processor import Processor
+from ..models.text_inputs import find_text_columns
 from ..training.arguments import UnlearningArguments
 from ..training.plain_training import train_classifier
 from ..utils.distributed import wait_for_all
+from ..utils.loading_errors import loading
 from .job import Job
 from .run_arguments import RunArguments
+from .training_settings import given_settings
 
 
 def train_original(run: RunArguments, args: UnlearningArguments, train: datasets.Dataset) -> None:
     """Train a classifier of `run.model_config` on `train` and save it as `run.model`. If several processes train, the first saves."""
     assert run.model_config is not None
-    names = getattr(train.features.get(run.label_column), "names", None)
-    names = list(names or map(str, sorted(set(train[run.label_column]))))
-    labels = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
-    config = AutoConfig.from_pretrained(run.model_config, num_labels=len(names), **labels)
+    names = names_of_classes(train, run.label_column)
+    with loading("model_config", run.model_config):
+        config = read_config(run.model_config)
+        config.id2label, config.label2id = dict(enumerate(names)), {n: i for i, n in enumerate(names)}
+        kind = classifier_class(config, train)
+        check_size(kind, config, FRESH)
     processing_class = build_processor(config, train, run.text_column)
     torch.manual_seed(args.seed)
-    model = auto_class(train).from_config(config)
+    with loading("model_config"):
+        model = kind.from_config(config)
     job = Job(run, args, train, None, model, processing_class)
     processor = Processor(model, processing_class, **job.columns)
     print(f"Training an original on {len(train)} rows → {run.model}", flush=True)
     folder = Path(args.output_dir or ".") / "original-training"
-    train_classifier(model, train, processor, job.train_arguments, folder)
+    train_classifier(model, train, processor, job.train_arguments(given_settings(run)), folder)
     with suppress(OSError):
         folder.rmdir()  # `Trainer` makes this folder, and nothing is saved in it
     if args.process_index == 0:
@@ -55,9 +64,10 @@ def build_processor(config: Any, train: datasets.Dataset, text_column: str | Non
         size = getattr(config, "image_size", None) or 32
         mean, std = (getattr(config, name, None) or [0.5] * 3 for name in ("image_mean", "image_std"))
         return ViTImageProcessorPil(size={"height": size, "width": size}, image_mean=mean, image_std=std)
-    column = next((c for c in ([text_column] if text_column else TEXT_COLUMNS) if c in train.column_names), None)
-    if column is None:
-        raise ValueError(f"`text_column` is missing: no text column among {', '.join(train.column_names)}.")
+    try:
+        columns = find_text_columns(train.column_names, text_column)
+    except ValueError as error:
+        raise ValueError(f"`text_column` is missing: {error}") from error
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -65,8 +75,9 @@ def build_processor(config: Any, train: datasets.Dataset, text_column: str | Non
     trainer = trainers.WordPieceTrainer(
         vocab_size=config.vocab_size, special_tokens=list(special.values()), show_progress=False
     )
-    tokenizer.train_from_iterator(train[column], trainer)
+    tokenizer.train_from_iterator(chain.from_iterable(train[column] for column in columns), trainer)
     ids = [(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ids)
+    pair = {"pair": "[CLS] $A [SEP] $B:1 [SEP]:1"} if len(columns) == 2 else {}
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", **pair, special_tokens=ids)
     length = min(128, getattr(config, "max_position_embeddings", 128))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=length, **special)

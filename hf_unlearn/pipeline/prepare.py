@@ -1,5 +1,6 @@
 """Make a `Job` of the arguments of a run: check the folders, load the data and the model."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,19 @@ from torch import nn
 from ..data.columns import read_groups
 from ..data.streams import split_stream
 from ..hub.card.evaluation_card import check_readme
+from ..hub.receipt.forgotten_rows import PRIVATE_FOLDER
 from ..methods import UnlearningMethod
 from ..models.pretrained import load_classifier, load_processing_class
+from ..models.processor import Processor
 from ..training.arguments import UnlearningArguments
-from ..training.checks import check_source
+from ..training.checks import WRITTEN, check_source
+from ..utils.files import check_writable
 from ..utils.hub_names import pinned
-from .data_sets import load_splits
+from ..utils.loading_errors import loading, located
+from .data_sets import check_split_labels, load_splits
 from .job import Job
 from .original import train_original
+from .records import RUN_COVERS
 from .run_arguments import RunArguments
 
 
@@ -28,6 +34,12 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
     Raises:
         ValueError: the request names nothing, or it does not go with the method.
     """
+    if run.model_config is None:
+        run.model = located(run.model, "model")
+    elif not os.path.exists(run.model):
+        run.model_config = located(run.model_config, "model_config")
+    if os.path.exists(run.model):
+        pinned(run.model, run.model_revision)  # A folder has no revisions.
     validate = method is not None and (method.reads_held_out or (method.stops_at_target and method.needs_retain))
     train, test, validation = load_splits(run, validate)
     # A request that names nothing must fail before an original is trained.
@@ -38,24 +50,36 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
             raise ValueError("An `attribute` is unlearned on all rows: leave out `retrain` and the `forget_*` keys.")
     else:
         request = run.request()
-        split = split_stream(request, train, args.seed) if run.streaming else request.split(train)
-    if run.model_config is not None and not Path(run.model).exists():
+        if run.streaming:
+            with loading("dataset"):
+                split = split_stream(request, train, args.seed)
+        else:
+            split = request.split(train)
+    if run.model_config is not None and not os.path.exists(run.model):
         train_original(run, args, train)
     model, processing_class = load_model(run, train)
-    return Job(run, args, train, test, model, processing_class, split, validation)
+    job = Job(run, args, train, test, model, processing_class, split, validation)
+    splits = {"train_split": train, "test_split": test, "validation_split": validation}
+    check_split_labels(run, Processor(model, processing_class, **job.columns), splits)
+    return job
 
 
 def load_model(run: RunArguments, train: Any) -> tuple[nn.Module, Any]:
     """Load the original, at one commit of the Hub, and its image processor or tokenizer."""
     run.model, run.model_revision = pinned(run.model, run.model_revision)
-    model = load_classifier(run.model, train, run.model_revision)
-    return model, load_processing_class(run.model, train, run.model_revision)
+    with loading("model", run.model):
+        model = load_classifier(run.model, train, run.model_revision)
+        return model, load_processing_class(run.model, train, run.model_revision)
 
 
 def check_folders(model: str, output_dir: str, overwrite: bool) -> None:
-    """Raise ValueError if a run would overwrite its original, a model of another run, or a README.md that somebody wrote."""
+    """Raise ValueError if something is in the way of what a run writes.
+
+    That is its original, a model of another run, a README.md that somebody wrote, or a file where a folder is written.
+    """
     folder = Path(output_dir)
     check_source(Path(model), folder)
     if (folder / "model").exists() and not overwrite:
         raise ValueError(f"`output_dir={output_dir!r}` holds a model. Choose another folder or pass --overwrite true.")
+    check_writable(folder, [n for n in RUN_COVERS if "." in n], (*WRITTEN, "figures", PRIVATE_FOLDER), "output_dir")
     check_readme(folder, overwrite)

@@ -1,6 +1,7 @@
 """`RunArguments`: the keys of a recipe that are settings neither of the training nor of the method."""
 
 # ruff: noqa: RUF009  `setting` makes a dataclass field, no default that the objects share
+import os
 from dataclasses import dataclass, field
 
 from ..data.forget_request import ForgetRequest
@@ -31,7 +32,9 @@ class RunArguments:
     streaming: bool = setting(False, "Stream the training split, and store only the rows to forget and to measure on.")
     test_rows: int | None = setting(None, "Use only this many rows of the test split, drawn with seed 0.")
     image_column: str | None = setting(None, "Column of images, if it is not `image` or `img`.")
-    text_column: str | None = setting(None, "Column of texts, if it is not `text`, `sentence` or `content`.")
+    text_column: str | None = setting(
+        None, "Column of texts, or two columns for pairs of texts, if they do not have a usual name.", nargs="+"
+    )
     label_column: str = setting("label", "Column of class ids.")
     forget_class: list[str] | None = setting(None, "Classes to forget, by name or id (`name:3`, `id:3` if 3 is both).")
     forget_column: str | None = setting(None, "Column that selects the rows to forget, such as a user id.")
@@ -40,9 +43,18 @@ class RunArguments:
     forget_fraction: float | None = setting(None, "Forget a random share, between 0 and 1, of the selected rows.")
     forget_seed: int = setting(0, "Seed of `forget_fraction`. Keep it secret: seed and data together name the rows.")
     retrain: bool = setting(False, "Also train a model without the forget set, and compare with it.")
-    train_epochs: float = setting(10.0, "Epochs in which an original and the retrained model are trained.")
-    train_learning_rate: float = setting(1e-3, "Learning rate of AdamW in these trainings.")
-    train_batch_size: int = setting(64, "Batch size in these trainings, over all processes together.")
+    train_epochs: float | None = setting(
+        None,
+        "Epochs in which an original and the retrained model are trained. None: 10 for an original; for the retrained model those "
+        "that the Trainer noted beside the original, or else 10, and more if it does not fit its rows as the original does.",
+    )
+    train_learning_rate: float | None = setting(
+        None, "Learning rate of AdamW in these trainings. None: that noted beside the original, or else 0.001."
+    )
+    train_batch_size: int | None = setting(
+        None,
+        "Batch size in these trainings, over all processes together. None: that noted beside the original, or else 64.",
+    )
     peft_config: str | None = setting(
         None, 'Train only an adapter: lora, dora, ia3, or a PEFT configuration such as {"peft_type": "LORA", "r": 8}.'
     )
@@ -55,9 +67,12 @@ class RunArguments:
     figures: bool = setting(True, "Draw figures. This needs matplotlib.")
 
     def __post_init__(self) -> None:
+        if isinstance(self.text_column, list | tuple):  # the command line always gives a list
+            self.text_column = ",".join(self.text_column)
         check_counts(self, "train_rows", "test_rows", "train_batch_size")
         check_positive(self, "train_epochs", "train_learning_rate")
         check_not_empty(self)
+        self.model, self.dataset = os.path.expanduser(self.model), os.path.expanduser(self.dataset)
 
     def request(self) -> ForgetRequest:
         """Return the request of the `forget_*` keys. Raises ValueError if they name nothing or do not go together."""

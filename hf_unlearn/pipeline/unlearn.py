@@ -1,23 +1,37 @@
 """The long steps of a run: unlearn, retrain for comparison, and measure both models."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from ..data.pairs import PreparedRows
+from ..data.sampling import draw
 from ..evaluation.report.bias_pattern import read_pattern
 from ..evaluation.report.report import UnlearningReport
 from ..methods import Retrain, UnlearningMethod
 from ..models.adapters import base_classifier
+from ..models.prediction import predict
+from ..models.processor import Processor
 from ..models.snapshot import fingerprints
 from ..trainer import UnlearningTrainer
 from ..training.arguments import UnlearningArguments
+from ..training.checkpoints import read_state, resumable
 from ..training.checks import check_rows
+from ..training.outcome import STILL_OUTPUTS
 from ..training.plain_training import warn_if_untrained
 from ..training.resuming import save_finished, train_or_resume
+from ..training.row_checks import check_every_row
 from .job import Job
 from .records import record_request
+from .training_settings import TrainingSettings, given_settings, is_guess, trainings
+
+FIT = 0.05  # accuracy on the retain set by which a retrained model may stay below the original
+FITTED_ROWS = 2_000
 
 
 def unlearn(
@@ -49,31 +63,118 @@ def unlearn(
         peft_config=job.run.peft_config,
         **job.columns,
     )
-    if job.test is not None:
-        check_rows(trainer.processor, job.test, "test_split")
-    pattern = read_pattern(job.run.bias_column, job.run.bias_labels, trainer.processor, job.test)
+    if not method.needs_retain:  # such a method must not train on these rows, and its damage to them must be seen
+        retain = trainer.processor.align(retain, "train_split")
+        check_rows(trainer.processor, retain, "train_split")
+        trainer.guard_dataset = retain
+    test = trainer.processor.align(job.test, "test_split")
+    if test is not None:
+        check_rows(trainer.processor, test, "test_split", needed=True)
+    for rows, argument in ((retain, "retain_dataset"), (test, "test_split")):
+        if job.args.check_rows and rows is not None:
+            check_every_row(trainer.processor, rows, argument)
+    pattern = read_pattern(job.run.bias_column, job.run.bias_labels, trainer.processor, test)
+    _tell_if_retraining_is_cheaper(job, trainer)
     train_or_resume(trainer, job.run.resume)
     if keep is not None and trainer.is_world_process_zero():
         keep(trainer)
     if retrained is None and job.run.retrain:
-        retrained = retrain(job)
+        with trainer.original_weights() as original:
+            wanted = kept_accuracy(job, original) if is_guess(job.run) else None
+        retrained = retrain(job, wanted)
     if not trainer.is_world_process_zero():
         return trainer, UnlearningReport(models={})
     model, seconds = retrained or (None, None)
     report = trainer.report(
-        retain, job.test, model, retrained_seconds=seconds, relearning=job.run.relearning, pattern=pattern
+        retain, test, model, retrained_seconds=seconds, relearning=job.run.relearning, pattern=pattern
     )
     report.run |= record_request(job, trainer)
+    _judge_stillness(trainer, report)
+    if job.retrained_with is not None:
+        report.run["retraining"] = asdict(job.retrained_with) | {"void": bool(report.void)}
     return trainer, report
 
 
-def retrain(job: Job) -> tuple[nn.Module, float]:
-    """Train a fresh model like the original, without the forget set, and save it as `retrained`. Returns it and the seconds."""
+def _judge_stillness(trainer: UnlearningTrainer, report: UnlearningReport) -> None:
+    """Count a run that moved nothing as failed, unless the report shows that there was nothing to forget."""
+    assert trainer.outcome is not None
+    warnings = trainer.outcome.warnings
+    if report.nothing_to_forget and STILL_OUTPUTS in warnings:
+        warnings.remove(STILL_OUTPUTS)
+    elif report.nothing_forgotten:
+        warnings.append(report.nothing_forgotten)
+    report.outcome = trainer.outcome.as_dict()
+
+
+def _tell_if_retraining_is_cheaper(job: Job, trainer: UnlearningTrainer) -> None:
+    """Print a line before the run if it may read more rows than a retraining. Passes beyond one for each row do not count."""
+    args, method = trainer.args, trainer.method
+    if job.split is None or method.one_shot or not method.needs_forget or not hasattr(job.split.retain, "__len__"):
+        return
+    rows, kept = len(trainer.unlearning_data), len(job.split.retain)
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(rows / args.batch_rows) * args.num_train_epochs
+    sides = 1 + (args.retain_per_forget if method.needs_retain else 0)
+    ours = steps * min(rows, args.batch_rows) * args.gradient_accumulation_steps * sides
+    settings = trainings(job.run, rows + kept, kept)[0] if job.run.retrain else given_settings(job.run)
+    theirs = settings.epochs * kept
+    if ours > theirs and trainer.is_world_process_zero():
+        print(
+            f"Retraining is probably cheaper here: this run may read {ours:,.0f} rows, and retraining reads {theirs:,.0f}.",
+            flush=True,
+        )
+
+
+def retrain(job: Job, wanted: float | None = None) -> tuple[nn.Module, float]:
+    """Train a fresh model like the original, without the forget set, and save it as `retrained`. Returns it and the seconds.
+
+    A training whose settings are a guess is repeated with more epochs until the model fits the retain set.
+
+    Args:
+        wanted: accuracy of the original on the retain set, in [0, 1]. Default: None, `job.model` is the original.
+    """
     assert job.split is not None
-    print(f"Retraining without the {len(job.split.forget)} rows to forget, for comparison", flush=True)
-    folder, original = Path(job.args.output_dir or ".") / "retrained", base_classifier(job.model)
+    split, folder = job.split, Path(job.args.output_dir or ".") / "retrained"
+    print(f"Retraining without the {len(split.forget)} rows to forget, for comparison", flush=True)
+    settings = trainings(job.run, len(split.forget) + len(split.retain), len(split.retain))
+    if wanted is None and len(settings) > 1:
+        wanted = kept_accuracy(job, job.model)
+    if job.run.resume:
+        settings = settings[_finished(folder, settings) :]
+    for number, tried in enumerate(settings):
+        if tried.source not in ("defaults", "recipe"):
+            told = (
+                "settings of more epochs" if tried.source == "search" else f"settings in {tried.source} of the original"
+            )
+            rate, size = f"learning rate {tried.learning_rate:g}", f"batch size {tried.batch_size}"
+            print(f"Retraining with {told}: {tried.epochs:g} epochs, {rate}, {size}", flush=True)
+        trainer = _train_fresh(job, tried, folder, job.run.resume and number == 0)
+        if number + 1 == len(settings) or wanted is None:
+            break
+        reached = kept_accuracy(job, trainer.model)
+        if reached is None or reached >= wanted - FIT:
+            break
+        print(f"It fits {reached:.1%} of the retain set, the original {wanted:.1%}: it is trained again.", flush=True)
+    job.retrained_with = tried
+    if trainer.is_world_process_zero():  # `hf-unlearn audit` reads it
+        save_finished(trainer, job.processing_class, folder)
+    return trainer.model, trainer.seconds
+
+
+def kept_accuracy(job: Job, model: nn.Module) -> float | None:
+    """Return the accuracy of `model`, in [0, 1], on at most `FITTED_ROWS` rows of the retain set; None without labels."""
+    assert job.split is not None
+    processor = Processor(model, job.processing_class, **job.columns)
+    rows = PreparedRows(draw(job.split.retain, FITTED_ROWS, job.args.seed), processor, "retain_dataset")
+    logits, labels = predict(model, rows, processor, job.args.eval_batch_size)
+    return None if labels is None else (logits.argmax(-1) == labels).float().mean().item()
+
+
+def _train_fresh(job: Job, settings: TrainingSettings, folder: Path, resume: bool) -> UnlearningTrainer:
+    """Train a model from fresh weights on the retain set, in `folder`."""
+    assert job.split is not None
+    original = base_classifier(job.model)
     arguments = {
-        **job.train_arguments,
+        **job.train_arguments(settings),
         "save_strategy": "epoch" if job.args.save_strategy == "best" else job.args.save_strategy,
         "save_steps": job.args.save_steps,
         "save_total_limit": 1,
@@ -89,8 +190,16 @@ def retrain(job: Job) -> tuple[nn.Module, float]:
         processing_class=job.processing_class,
         **job.columns,
     )
-    train_or_resume(trainer, job.run.resume)
+    train_or_resume(trainer, resume)
     warn_if_untrained(fingerprints(trainer.fresh_model()), trainer.model, "retrained model")
-    if trainer.is_world_process_zero():  # `hf-unlearn audit` reads it
-        save_finished(trainer, job.processing_class, folder)
-    return trainer.model, trainer.seconds
+    return trainer
+
+
+def _finished(folder: Path, settings: Sequence[TrainingSettings]) -> int:
+    """Return the position of the training that an earlier run ended with in `folder`, or began there; 0 if there is none."""
+    for place in resumable(folder):
+        with suppress(ValueError, KeyError, TypeError):
+            saved = read_state(place)["settings"]
+            known = [(s.epochs, s.learning_rate) for s in settings]
+            return known.index((saved["num_train_epochs"], saved["learning_rate"]))
+    return 0

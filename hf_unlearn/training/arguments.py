@@ -65,6 +65,11 @@ class UnlearningArguments(TrainingArguments):
     )
     probe_size: int = setting(256, "Rows of the forget set, and of the retained rows, that each check reads.")
     retain_per_forget: int | None = setting(None, "Retain rows drawn for each forget row.")
+    check_rows: bool = setting(
+        True,
+        "Read every row of the retain, evaluation and test sets before the first step, so that a damaged one ends no run "
+        "later. False: only their first rows.",
+    )
     overwrite: bool = setting(False, "Allow an output folder that already holds a model or checkpoints.")
     momentum: float = setting(0.0, "Momentum, in [0, 1], of `optim='sgd'`.")
 

@@ -1,6 +1,7 @@
 """The checks of data, output folder and adapters that a trainer makes before it changes the model."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,25 +9,44 @@ import numpy as np
 from torch import nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..data.bad_rows import check_kind, first_row
 from ..data.columns import find_label_column, read_labels
 from ..data.overlap import check_overlap
+from ..data.pairs import PreparedRows
 from ..methods import METHODS, UnlearningMethod
 from ..models.adapters import UPDATE_ADAPTER, base_classifier, is_adapted
+from ..models.labels import MISSING, check_head, is_missing
 from ..models.prediction import predict
 from ..models.processor import Processor
 from ..models.snapshot import joint_digest
 from .checkpoints import CHECKPOINT_NAME, STAGING, is_checkpoint
+from .row_checks import check_every_row
 
 logger = logging.getLogger(__name__)
 
 WRITTEN = ("model", "retrained", "original-training", STAGING)  # folders that a run makes, beside checkpoints
 
 
-def check_data(method: UnlearningMethod, processor: Processor, forget: Any | None, retain: Any | None) -> None:
-    """Raise ValueError if `method` cannot work with these sets, or `processor` with their rows."""
+def check_data(
+    method: UnlearningMethod,
+    processor: Processor,
+    forget: Any | None,
+    retain: Any | None,
+    evaluation: Any | None = None,
+    every_row: bool = False,
+) -> None:
+    """Raise ValueError if `method` cannot work with these sets, or `processor` with their rows.
+
+    With `every_row`, all rows of the retain set and of `evaluation` (a set, or a dictionary of sets) are read. The rows of the
+    forget set are read before the first step in any case.
+    """
     name = method.name or type(method).__name__
+    check_head(processor.config, processor.label_columns[0])
     if forget is None and not method.needs_column:
         raise ValueError("`forget_dataset` is missing. Pass `ForgetRequest(...).split(dataset).forget`.")
+    for argument, data in (("forget_dataset", forget), ("retain_dataset", retain)):
+        if data is not None:
+            check_kind(data, argument)
     if forget is not None and not hasattr(forget, "__len__"):
         raise ValueError("`forget_dataset` is a stream, but all rows are needed. Load it without `streaming=True`.")
     if forget is not None and len(forget) == 0:
@@ -40,6 +60,8 @@ def check_data(method: UnlearningMethod, processor: Processor, forget: Any | Non
         if data is None:
             continue
         argument, labels = f"{side}_dataset", method.reads_labels(side)
+        if not getattr(data, "column_names", None):
+            first_row(data, argument)  # its columns are looked up next
         if labels and find_label_column(data, processor.label_columns[0]) is None:
             processor.check(data, argument)
             raise ValueError(f"`{argument}` has no label column, and `method={name!r}` needs labels.")
@@ -48,51 +70,70 @@ def check_data(method: UnlearningMethod, processor: Processor, forget: Any | Non
         raise ValueError("`retain_dataset` is empty. Leave it out, or pass the rows to keep.")
     if all(hasattr(d, "select_columns") and hasattr(d, "__len__") for d in (forget, retain)):
         check_overlap(forget, retain)
+    held_out = {"eval_dataset": evaluation}
+    if isinstance(evaluation, Mapping):
+        held_out = {f"eval_dataset[{name!r}]": data for name, data in evaluation.items()}
+    for argument, data in held_out.items():
+        if hasattr(data, "__len__"):
+            processor.check(data, argument)
+    for argument, data in {"retain_dataset": retain, **held_out}.items():
+        if every_row and data is not None:
+            check_every_row(processor, data, argument)
 
 
 def check_rows(processor: Processor, data: Any, argument: str, needed: bool = False) -> None:
-    """Raise ValueError if the model cannot read the first row of `data`, or if labels do not fit its classes."""
+    """Raise ValueError if the model cannot read the first row of `data`, or if labels do not fit its classes.
+
+    Class names are not compared here: `Processor.align` does that before.
+    """
+    check_head(processor.config, processor.label_columns[0])
+    check_labels(processor, data, argument, needed)
     processor.check(data, argument)
-    column = find_label_column(data, processor.label_columns[0])
-    if column is None:
-        return
-    names = getattr((getattr(data, "features", None) or {}).get(column), "names", None) or []
-    wrong = [n for i, n in enumerate(names) if processor.label2id.get(n) != i]
-    if wrong and set(names) == set(processor.label2id):
-        raise ValueError(
-            f"`{argument}`: column '{column}' and the model's `label2id` number the classes differently: '{wrong[0]}' is "
-            f"{names.index(wrong[0])} there and {processor.label2id[wrong[0]]} here. Align them: "
-            f"`dataset.align_labels_with_mapping(model.config.label2id, '{column}')`."
-        )
-    if hasattr(data, "features") and hasattr(data, "__len__"):
-        _check_labels(read_labels(data, column), column, argument, processor.config.num_labels, needed)
 
 
-def _check_labels(labels: np.ndarray, column: str, argument: str, classes: int, needed: bool) -> None:
-    """Raise ValueError for class ids outside a head of `classes`, and for missing labels if they are `needed`.
+def check_labels(processor: Processor, data: Any, argument: str, needed: bool = False) -> None:
+    """Raise ValueError for labels of `data` that are no class ids of the head, and for missing labels if they are `needed`.
 
     Class names are not checked here: they are looked up row by row.
     """
-    listed = labels.tolist() if labels.dtype.kind in "fO" else []
-    known = [v for v in listed if v is not None and v == v]
-    missing = len(listed) - len(known)
-    if missing and needed:
-        raise ValueError(
-            f"`{argument}`: {missing} of {len(labels)} labels in column '{column}' are missing, and the method reads them. "
-            "Drop or label those rows."
-        )
-    if missing:
-        labels = np.array(known)
-    if labels.dtype.kind == "f" and not (labels % 1).any():
-        labels = labels.astype(np.int64)
-    if not np.issubdtype(labels.dtype, np.integer):
+    stored = hasattr(data, "features") and hasattr(data, "__len__")
+    column = find_label_column(data, processor.label_columns[0]) if stored else None
+    if column is None:
         return
-    outside = labels[(labels < 0) | (labels >= classes)]
-    if len(outside):
+    labels, classes = read_labels(data, column), processor.config.num_labels
+    missing = np.isnan(labels) if labels.dtype.kind == "f" else np.zeros(len(labels), bool)
+    if labels.dtype.kind == "O":  # `None` among numbers or texts
+        missing = np.array([is_missing(v) for v in labels.tolist()])
+    if missing.any():
+        first = f"the first in row {missing.argmax()}"
+        absent = f"`{argument}`: {missing.sum()} of {len(labels)} labels in column '{column}' are missing, {first}"
+        if needed:
+            raise ValueError(f"{absent}, and they are read. Drop or label those rows.")
+        logger.warning("%s. Figures that need all labels of this set are left out.", absent)
+    rows = np.flatnonzero(~missing)
+    if not len(rows) or isinstance(labels[rows[0]], str):
+        return
+    numbers = labels[rows].astype(np.float64)
+    broken, outside = numbers % 1 != 0, (numbers < 0) | (numbers >= classes)
+    wrong = broken if broken.any() else outside
+    if wrong.any():
+        row = rows[wrong.argmax()]
+        what = "no whole numbers" if broken.any() else f"outside the model's head of {classes} classes"
         raise ValueError(
-            f"`{argument}`: {len(outside)} labels in column '{column}' are outside the model's head of {classes} classes, "
-            f"such as {outside[0]}. Use the data that the model was trained for, or map its labels."
+            f"`{argument}`: {wrong.sum()} labels in column '{column}' are {what}, the first in row {row}. "
+            f"{_remedy(numbers[wrong], numbers, classes, column)}"
         )
+
+
+def _remedy(wrong: np.ndarray, numbers: np.ndarray, classes: int, column: str) -> str:
+    """Say what to do about labels that are no class ids."""
+    if (wrong % 1 != 0).any():
+        return "A label is the number of a class; regression (`num_labels=1`) is not supported."
+    if np.isin(wrong, MISSING).all():
+        return f"They mark missing labels. Drop those rows: `dataset.filter(lambda r: r['{column}'] >= 0)`."
+    if numbers.min() == 1 and numbers.max() == classes:
+        return f"They are counted from 1: `dataset.map(lambda r: {{'{column}': r['{column}'] - 1}})`."
+    return "Use the data that the model was trained for, or map its labels."
 
 
 def check_output(model: nn.Module, output_dir: str, overwrite: bool) -> None:
@@ -142,7 +183,8 @@ def find_kind(model: nn.Module, processor: Processor, forget: Any, retain: Any |
     if gone is not None:
         single = len(gone) == 1
     else:  # without labels: the model's predictions for the first rows
-        logits, _ = predict(model, forget, processor, limit=256)
+        rows = PreparedRows(forget, processor, "forget_dataset", cache_bytes=0)
+        logits, _ = predict(model, rows, processor, limit=256)
         single = logits.argmax(-1).bincount().max().item() >= 0.95 * len(logits)
     if single:
         logger.warning(

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from ..data.columns import find_label_column, read_labels
 from ..data.pairs import PreparedRows
-from ..data.sampling import DrawnRows, draw, drawn_rows
+from ..data.sampling import DrawnRows, draw, drawn_rows, has_transform
 from ..models.prediction import predict
 from ..models.reference import SAMPLES_FLOOR
 from ..utils.distributed import in_any_process, joined_outputs, own_part, processes, share_statistics
 from ..utils.large_tensors import chunks
+from .original_check import find_doubts
 from .protocols import TrainingRun
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Monitor:
     Attributes:
         target: Share of the forget set that may still be answered as before; None for no target.
         guards_kept: True if lost accuracy on retained rows counts as damage.
+        doubts: What the original's answers say against the labels, in sentences.
     """
 
     def __init__(self, run: TrainingRun) -> None:
@@ -59,6 +61,7 @@ class Monitor:
         self._kept: PreparedRows | None = None  # labelled rows
         self._logits: tuple[int, Tensor] | None = (0, run.reference.logits)  # step and logits of the last full pass
         self._build_kept_probe()
+        self.doubts = find_doubts(run, self._kept_answers())
         self.target = self._find_target()
 
     def model_changed(self) -> None:
@@ -91,6 +94,17 @@ class Monitor:
             return math.nan
         return (logits.argmax(-1) == labels).float().mean().item()
 
+    def _kept_answers(self) -> tuple[Tensor, Tensor] | None:
+        """Return predictions (n,) and labels (n,) on the probe of retained rows; None without labelled rows.
+
+        None also for rows with a transform of the user, because reading them may move the random numbers of the run.
+        """
+        if self._kept is None or has_transform(self._kept.rows):
+            return None
+        logits, labels = self._predict(self._kept)
+        assert labels is not None
+        return logits.argmax(-1), labels
+
     def _predict(self, rows: Any) -> tuple[Tensor, Tensor | None]:
         """Return the logits (n, classes) and labels (n,) of all `rows`. Each process reads its part."""
         part, run, folder = own_part(len(rows)), self.run, self.run.args.output_dir
@@ -104,7 +118,8 @@ class Monitor:
     def _build_kept_probe(self) -> None:
         """Choose the rows that show damage: held-out rows if single rows are forgotten, otherwise retain rows."""
         run, held_out = self.run, self._validation_set()
-        source = run.retain_dataset if held_out is None or run.reference.forgotten_classes else held_out
+        retain = run.guard_dataset if run.retain_dataset is None else run.retain_dataset
+        source = retain if held_out is None or run.reference.forgotten_classes else held_out
         if source is None:
             return
         drawn = draw(source, run.args.probe_size, run.args.seed)

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+STILL_OUTPUTS = "the outputs on the forget set did not move"
+
 
 class StrayChange(RuntimeError):
     """A run changed parameters that it was not allowed to change."""

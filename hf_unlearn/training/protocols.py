@@ -15,6 +15,7 @@ class RunMonitor(OutputMonitor, Protocol):
     """The monitor, for stopping and verification; see `monitor.Monitor`."""
 
     guards_kept: bool
+    doubts: list[str]
 
     def share_remembered(self, limit: int | None = None) -> float:
         """Return the share of the forget set (or of `limit` rows of it) that is still answered as before."""
@@ -34,6 +35,7 @@ class TrainingRun(UnlearningRun, Protocol):
     """A trainer while it trains. Attributes without a description are those of the HF Trainer.
 
     Attributes:
+        guard_dataset: Rows to keep for a method that may not read them. They are measured, and nothing is trained on them.
         updated: Names of the parameters that may move.
         sampler: The order of the training samples.
         original_fingerprints: Digests of the original's tensors.
@@ -42,6 +44,7 @@ class TrainingRun(UnlearningRun, Protocol):
     """
 
     method: UnlearningMethod
+    guard_dataset: Any
     updated: list[str]
     sampler: EpochSampler
     eval_dataset: Any
@@ -78,6 +81,7 @@ class FinishedRun(Protocol):
         outcome: What the run did, verified.
         seconds: Duration of the run, in all its parts.
         started: When the run began, on the clock of `time.perf_counter`.
+        given: The arguments of the trainer, with the data sets as they were given.
     """
 
     model: Any
@@ -92,6 +96,7 @@ class FinishedRun(Protocol):
     outcome: Outcome | None
     seconds: float
     started: float
+    given: dict[str, Any]
 
     def original_weights(self) -> AbstractContextManager[nn.Module]:
         """Inside the context, the model has its original weights."""

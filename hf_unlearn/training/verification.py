@@ -8,7 +8,7 @@ from torch import Tensor
 from ..models.adapters import norms_to_hold
 from ..models.snapshot import fingerprints
 from ..utils.large_tensors import chunks
-from .outcome import Outcome, StrayChange
+from .outcome import STILL_OUTPUTS, Outcome, StrayChange
 from .protocols import TrainingRun
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def verify(run: TrainingRun) -> Outcome:
     if not changed and not method.one_shot:
         out.warnings.append("no parameter changed: the model is the original")
     elif out.outputs_moved < 1e-4:
-        out.warnings.append("the outputs on the forget set did not move")
+        out.warnings.append(STILL_OUTPUTS)
     if target is not None and out.forget_start <= target:
         out.warnings.append(
             f"the target, {target:.1%} of the forget set, was met before the first step: nothing to forget"
@@ -68,6 +68,7 @@ def verify(run: TrainingRun) -> Outcome:
         drop = out.retain_start - out.retain_end
         if not drop <= run.args.max_retain_drop:
             out.warnings.append(f"kept data collapsed: accuracy fell by {100 * drop:.1f} points")
+    out.warnings[:0] = run.monitor.doubts  # the other findings may follow from them
     for warning in out.warnings:
         logger.warning(warning)
     return out

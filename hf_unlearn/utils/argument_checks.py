@@ -1,6 +1,7 @@
 """Checks of numbers and texts that would otherwise switch something off silently, or fail late in a run."""
 
-from collections.abc import Callable, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -28,3 +29,9 @@ def check_not_empty(arguments: Any) -> None:
     for name in (f.name for f in fields(arguments)):
         if getattr(arguments, name) == "":
             raise ValueError(f"`{name}` is empty. Give it a value, or leave it out for its default.")
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """Return " Did you mean `…`?" with the nearest of the `known` names, or "" if none is near."""
+    near = difflib.get_close_matches(given, list(known), n=1)
+    return f" Did you mean `{near[0]}`?" if near else ""

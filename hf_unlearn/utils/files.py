@@ -1,18 +1,28 @@
 """Files that appear whole or not at all, errors that name what could not be written, and small readers of JSON and markdown."""
 
+import codecs
 import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 from safetensors import SafetensorError
+
+# Byte-order marks. That of UTF-32 begins with that of UTF-16.
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
 class WriteError(OSError):
@@ -99,6 +109,45 @@ def read_object(path: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} must hold a JSON object.")
     return content
+
+
+def read_text(path: Path, argument: str) -> str:
+    """Return the text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte-order mark, as Excel and Notepad write it.
+
+    Raises:
+        ValueError: the file is in another encoding. The message names `argument`.
+    """
+    raw = path.read_bytes()
+    encoding = next((name for mark, name in MARKS if raw.startswith(mark)), "utf-8")
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise ValueError(f"`{argument}`: {path} is no text in UTF-8. Save it with the encoding UTF-8.") from None
+    return text
+
+
+def check_writable(folder: str | Path, files: Sequence[str], folders: Sequence[str], argument: str) -> None:
+    """Raise ValueError, naming `argument`, if something is in the way of `files` and `folders` that are written into `folder`."""
+    folder = Path(folder)
+    nearest = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
+    for path in (nearest, *(folder / name for name in (*files, *folders))):
+        kind = "file" if path != nearest and path.name in files else "folder"
+        if not os.path.lexists(path):
+            continue
+        if not path.exists():
+            found = "a link to something that does not exist"
+        elif path.is_dir() != (kind == "folder"):
+            found = "a folder" if path.is_dir() else "a file"
+        elif kind == "folder" and not os.access(path, os.W_OK):
+            found = "write-protected"
+        else:
+            continue
+        raise ValueError(
+            f"`{argument}={str(folder)!r}`: {path} is {found}, and the run writes a {kind} there. Remove it, or choose another "
+            "folder."
+        )
 
 
 FRONT_MATTER = re.compile(r"\s*---[\r\n]+(.*?)[\r\n]+---[ \t]*([\r\n]|$)", re.DOTALL)

@@ -1,6 +1,7 @@
 """Names of models and data sets: a folder, `org/name` or `org/name@revision`, pinned to a commit of the Hub."""
 
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def split_revision(source: str, revision: str | None = None, argument: str = "mo
     Raises:
         ValueError: the two revisions differ, or a side of the `@` is empty.
     """
-    if "@" not in source or Path(source).exists():
+    if "@" not in source or os.path.exists(source):
         return source, revision
     name, _, named = source.rpartition("@")
     if not name or not named:
@@ -29,15 +30,22 @@ def split_revision(source: str, revision: str | None = None, argument: str = "mo
 def pinned(source: str, revision: str | None = None, argument: str = "model") -> tuple[str, str | None]:
     """Return the name in `source` and the commit of its revision now, so that every later load reads the same commit.
 
-    A folder is not pinned. A name that the Hub does not answer for is not pinned either: loading reports why, or finds the name
+    A folder is not pinned, and has no revisions. A name that the Hub does not answer for is not pinned either: loading reports why, or finds the name
     in the cache. `argument` is `model` or `dataset`.
+
+    Raises:
+        ValueError: as in `split_revision`, or a folder or file is given with a revision.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
     name, revision = split_revision(source, revision, argument)
-    if Path(name).exists():
-        return name, revision
+    if os.path.exists(name):
+        if revision is not None:
+            raise ValueError(
+                f"`{argument}_revision={revision!r}`: `{argument}={name!r}` is on this machine and has no revisions. Leave it out."
+            )
+        return name, None
     try:
         return name, HfApi().repo_info(name, revision=revision, repo_type=argument, timeout=TIMEOUT).sha
     except (HTTPError, OfflineModeIsEnabled, ValueError) as error:
@@ -54,4 +62,4 @@ def snapshots(name: str) -> Path:
 
 def is_local(source: str) -> bool:
     """Check whether `source` is a folder, or cannot be a Hub id."""
-    return not HUB_ID.fullmatch(source) or Path(source).expanduser().exists()
+    return not HUB_ID.fullmatch(source) or os.path.exists(os.path.expanduser(source))

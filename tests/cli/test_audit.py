@@ -26,7 +26,7 @@ def test_classes_and_values_divide_the_rows_into_forget_and_retain_set(folders):
 
 
 def test_a_model_that_cannot_be_loaded_is_named(folders, tmp_path):
-    with pytest.raises(ValueError, match=r"`retrained\[1\]`: "):
+    with pytest.raises(ValueError, match=r"`retrained\[1\]=.*missing'`: there is no such file or folder"):
         load_models(
             options(folders, use_cpu=True, retrained=[str(folders / "original"), str(tmp_path / "missing")]),
             image_data(4),

@@ -1,7 +1,10 @@
 """Exit codes: bad input is 2 with a message, what nobody foresaw 70 with a traceback, an interrupt 130 or 143."""
 
+import io
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ import torch
 from hf_unlearn import UnlearningTrainer
 from hf_unlearn.cli import main
 from hf_unlearn.cli.exit_codes import answered
+from tests.cli.support import complete, environment, run_command
 from tests.support.recipes import run_options, save_model_and_data
 
 
@@ -114,3 +118,72 @@ def test_what_is_raised_while_a_command_is_imported_has_its_code_too(monkeypatch
     monkeypatch.setattr("hf_unlearn.cli.import_module", fail)
     assert main(["push"]) == code
     assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_what_a_terminal_cannot_show_is_replaced(monkeypatch, encoding):
+    written, errors = io.BytesIO(), io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(errors, encoding=encoding))
+
+    def work():
+        print("from 猫 on")
+        raise ValueError("no 猫")
+
+    assert answered(work) == 2
+    sys.stdout.flush()
+    sys.stderr.flush()
+    assert (written.getvalue(), errors.getvalue()) == (b"from ? on\n", b"Error: no ?\n")
+
+
+PRINT = """
+import sys
+from hf_unlearn.cli.exit_codes import answered
+sys.stdin.read()
+
+def work():
+    for _ in range(3):
+        {how}("x " * 1_000)
+        sys.stdout.flush()
+    print("and a push", file=sys.stderr)
+    return 1
+
+sys.exit(answered(work))
+"""
+
+
+@pytest.mark.parametrize("how", ["print", "__import__('rich').print"])
+def test_a_process_goes_on_when_nobody_reads_its_output(how):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PRINT.format(how=how)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    process.stdin.close()
+    error = process.stderr.read()
+    assert (process.wait(timeout=60), error) == (1, b"and a push\n")
+    process.stderr.close()
+
+
+@pytest.mark.slow
+def test_a_run_in_a_terminal_that_is_not_utf8_ends_well(folders, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = complete(run_command(folders, tmp_path / "out", figures="false"))
+    assert done.returncode == 0, done.stderr
+    assert "Model in" in done.stdout
+    assert done.stdout.isascii()
+
+
+@pytest.mark.slow
+def test_a_run_whose_output_nobody_reads_ends_well(folders, tmp_path):
+    process = subprocess.Popen(
+        run_command(folders, tmp_path / "out", figures="false"),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    process.stdout.close()
+    assert process.wait(timeout=300) == 0
+    assert (tmp_path / "out" / "report.json").is_file()

@@ -67,7 +67,7 @@ def test_the_same_error_in_all_processes_is_printed_once(capfd):
         (["--num_processes=many"], "`--num-processes many`"),
         (["--num-processes", "2", "--method", "nonsense"], "`method='nonsense'`"),
         (["--num-processes", "2", "--sigma", "-1"], "`sigma`"),
-        (["--num-processes", "2", "--forget_clas", "3"], "forget_clas"),
+        (["--num-processes", "2", "--forget_clas", "3"], "`--forget_clas`"),
     ],
 )
 def test_bad_arguments_are_named_once_and_no_process_starts(monkeypatch, tmp_path, capsys, words, message):

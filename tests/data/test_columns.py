@@ -1,9 +1,11 @@
+from datetime import date
+
 import datasets
 import numpy as np
 import pytest
 
 from hf_unlearn import ForgetRequest
-from hf_unlearn.data.columns import arrow_column, find_label_column, read_groups, read_labels, read_strata
+from hf_unlearn.data.columns import arrow_column, class_ids, find_label_column, read_groups, read_labels, read_strata
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def test_a_name_is_one_in_a_column_of_texts_too():
     for label in ("name:cat", "id:7"):  # what is called so goes before
         assert set(ForgetRequest(label=label).split(rows).forget["label"]) == {label}
     for label in ("name:cow", "id:cat", "id:7", 7):
-        with pytest.raises(ValueError, match=r"is no class of the data set. It has: 7, cat, dog, eel"):
+        with pytest.raises(ValueError, match=r"is no class of the data set. Its column 'pet' holds 4 different values"):
             ForgetRequest(label=label, label_column="pet").split(rows)
 
 
@@ -43,6 +45,35 @@ def test_a_number_that_may_be_a_name_or_an_id_is_refused(numbered):
         ForgetRequest(label="3").split(numbered)
     same = numbered.cast_column("label", datasets.ClassLabel(names=["0", "1", "2", "3"]))
     assert set(ForgetRequest(label=["3", 1]).split(same).forget["label"]) == {1, 3}
+
+
+@pytest.mark.parametrize(
+    ("labels", "spellings"),
+    [
+        ([True, False, True, False], [True, "True", "true", "1", 1]),
+        ([1.0, 0.0, 1.0, 0.0], [1.0, "1.0", "1", 1, "id:1", np.float32(1)]),
+        ([1, 0, 1, 0], [1, "1", "1.0", 1.0, "id:1", np.int8(1)]),
+        (["1", "b", "1", "b"], ["1", "name:1"]),
+        ([1.0, None, 1.0, float("nan")], ["1.0", 1]),
+        ([2.5, 0.0, 2.5, 0.0], ["2.5", 2.5]),
+        ([-1, 0, -1, 0], ["-1", -1]),
+        ([date(2020, month, 1) for month in (2, 1, 2, 1)], ["2020-02-01"]),
+        (["spam", None, "spam", "ham"], ["spam"]),
+    ],
+)
+def test_every_value_is_accepted_in_each_form_and_errors_only_count_them(labels, spellings):
+    rows = datasets.Dataset.from_dict({"label": labels})
+    for label in spellings:
+        assert ForgetRequest(label=label).split(rows).forget_indices.tolist() == [0, 2]
+    with pytest.raises(ValueError, match=r"`label='nine'` is no class of the data set\. It(s| has)") as error:
+        ForgetRequest(label="nine").split(rows)
+    assert not {"spam", "2.5", "2020"} & set(str(error.value).replace(".", " ").split())
+
+
+def test_several_labels_in_a_row_are_refused():
+    rows = datasets.Dataset.from_dict({"tags": [[0, 1], [1, 0]]})
+    with pytest.raises(ValueError, match=r"`label_column='tags'` holds several values in each row \(multi-label\)"):
+        ForgetRequest(label=1, label_column="tags").split(rows)
 
 
 def test_labels_and_columns_follow_the_index_mapping():
@@ -87,3 +118,23 @@ def test_groups_need_a_column_and_no_stream():
         read_groups(data, None)
     with pytest.raises(ValueError, match="which a stream does not allow"):
         read_groups(data.to_iterable_dataset(), "a")
+
+
+@pytest.mark.parametrize("column", ["text", "user", "number"])
+def test_values_of_a_column_that_names_no_classes_are_counted_and_not_quoted(column):
+    values = {"text": ["my secret", "yours", "his"], "user": ["u-secret", "u2", "u3"], "number": [90210, 90211, 90212]}
+    data = datasets.Dataset.from_dict(values)
+    with pytest.raises(ValueError, match=f"'{column}' holds 3 different values.*another `label_column`") as error:
+        class_ids(data, "cat", column)
+    assert not any(str(value) in str(error.value) for value in values[column])
+
+
+def test_a_misspelt_class_or_column_is_answered_with_the_nearest():
+    names = datasets.ClassLabel(names=["cat", "horse"])
+    data = datasets.Dataset.from_dict({"label": [0, 1]}, features=datasets.Features({"label": names}))
+    with pytest.raises(ValueError, match=r"It has: cat, horse. Did you mean `horse`\?"):
+        class_ids(data, "hors")
+    with pytest.raises(ValueError, match=r"it has label. Did you mean `label`\?"):
+        class_ids(data, "cat", "lable")
+    with pytest.raises(ValueError, match="It has: 0 to 1"):
+        class_ids(datasets.Dataset.from_dict({"label": [0, 1]}), 5)

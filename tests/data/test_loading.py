@@ -1,9 +1,11 @@
+import gzip
+
 import datasets
 import numpy as np
 import pytest
 import sklearn.datasets
 
-from hf_unlearn.data.loading import load_digits, load_rows
+from hf_unlearn.data.loading import load_digits, load_rows, load_source
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def test_files_are_read_by_their_suffix(rows, tmp_path, suffix):
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "rows.txt").write_text("a")
     with pytest.raises(
-        ValueError, match=r"`rows=.*rows.txt'` is of an unknown kind. Known: .json, .jsonl, .csv, .parquet"
+        ValueError, match=r"`rows=.*rows.txt'` is of an unknown kind. Known: .json, .jsonl, .ndjson, .csv, "
     ):
         load_rows(str(tmp_path / "rows.txt"), "rows", "train")
 
@@ -53,3 +55,66 @@ def test_digits_are_all_of_scikit_learn_in_two_disjoint_splits():
     known = sklearn.datasets.load_digits()
     scaled = (known.images * 255 / 16).astype(np.uint8).reshape(-1, 64)
     assert served == sorted((int(label), *image) for label, image in zip(known.target, scaled.tolist(), strict=True))
+
+
+# --- every kind of source ---------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_the_split_train_whatever_its_name(rows, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rows.to_csv(tmp_path / "my [rows] ?.CSV", index=False)
+    plain = (tmp_path / "my [rows] ?.CSV").read_bytes()
+    (tmp_path / "rows.tsv").write_bytes(plain.replace(b",", b"\t"))
+    (tmp_path / "bom.csv").write_bytes(b"\xef\xbb\xbf" + plain.replace(b"\n", b"\r\n"))
+    (tmp_path / "rows.csv.gz").write_bytes(gzip.compress(plain))
+    for name in ("my [rows] ?.CSV", "rows.tsv", "bom.csv", "rows.csv.gz"):
+        loaded = load_source(f"~/{name}", "dataset")
+        assert {split: part.to_dict() for split, part in loaded.items()} == {"train": rows.to_dict()}, name
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_folders_of_save_to_disk_keep_their_splits_apart(rows, tmp_path, streaming):
+    both = datasets.DatasetDict(train=rows.with_format("torch"), test=rows.select([2]))
+    both.save_to_disk(tmp_path / "both")
+    rows.save_to_disk(tmp_path / "one")
+    loaded = load_source(str(tmp_path / "both"), "dataset", streaming=streaming)
+    assert {name: list(part) for name, part in loaded.items()} == {"train": list(rows), "test": list(rows)[2:]}
+    alone = load_source(str(tmp_path / "one"), "dataset", streaming=streaming)
+    assert {name: list(part) for name, part in alone.items()} == {"train": list(rows)}
+
+
+def spoil(folder, name, content):
+    folder.mkdir()
+    (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train.csv", "text,label\nü,1\n".encode("latin-1"), "`dataset`: a file cannot be read .*Save it as UTF-8"),
+        ("train.csv", b"text;label\na;1\n", "`dataset`: the columns of the file are separated by ';'"),
+        ("train.csv", b"", "`dataset`: "),
+        ("train.json", b'{"text": ', "`dataset`: a file cannot be read"),
+        ("train.json", b"[" * 100_000, "`dataset`: "),
+        ("train.parquet", b"PAR1", "`dataset`: "),
+        ("data.py", b"import datasets\n", "`dataset`: "),
+        ("train.xlsx", b"PK", "`dataset`: "),
+        ("dataset_dict.json", b"{}", "`dataset`: KeyError"),
+        ("state.json", b"{", "`dataset`: "),
+    ],
+)
+def test_whatever_is_wrong_with_files_names_the_argument(tmp_path, name, content, message):
+    with pytest.raises(ValueError, match=message):
+        load_source(str(spoil(tmp_path / "data", name, content)), "dataset")
+
+
+def test_an_empty_folder_a_missing_configuration_and_a_typo_name_the_argument(rows, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="`dataset`: "):
+        load_source(str(tmp_path / "empty"), "dataset")
+    rows.to_parquet(tmp_path / "data" / "train.parquet")
+    with pytest.raises(ValueError, match="`dataset`: BuilderConfig 'de' not found"):
+        load_source(str(tmp_path / "data"), "dataset", config="de")
+    with pytest.raises(ValueError, match=r"`rows=.*dat'`: there is no such file or folder\. Did you mean .*data'\?"):
+        load_rows(str(tmp_path / "dat"), "rows", "train")

@@ -1,25 +1,42 @@
 """Classifiers and stacks of adapters in folders, loaded, saved, pushed and named on the command line."""
 
-import datasets
+import json
+
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    PerceiverConfig,
+    WhisperConfig,
+)
 
 from hf_unlearn.cli import main
 from hf_unlearn.hub.card.command_lines import snippet
 from hf_unlearn.hub.push.staging import prepare_folder
 from hf_unlearn.models.adapters import Patch
 from hf_unlearn.models.pretrained import (
-    auto_class,
+    classifier_class,
     is_image_dataset,
     load_classifier,
     load_processing_class,
     save_model,
 )
 from tests.models.support import logits, perturb
-from tests.support.data import data_for, image_data, image_processor, pixel_data, text_data, tokenizer
+from tests.support.data import (
+    CLASSES,
+    TEXT,
+    data_for,
+    image_data,
+    image_processor,
+    pixel_data,
+    processing_class,
+    text_data,
+    tokenizer,
+)
 from tests.support.models import build, changed, state, trained
 
 # --- stacks of patches in folders -------------------------------------------------------------------------------------
@@ -165,6 +182,145 @@ def test_an_adapter_that_names_no_base_is_refused(tmp_path):
 
 def test_columns_say_whether_rows_are_images():
     assert [is_image_dataset(d) for d in (image_data(2), pixel_data(2), text_data(2))] == [True, True, False]
-    photos = image_data(2).rename_column("image", "photo")
-    assert auto_class(photos) is AutoModelForImageClassification
-    assert auto_class(datasets.Dataset.from_dict({"review": ["a"]})) is AutoModelForSequenceClassification
+    assert is_image_dataset(image_data(2).rename_column("image", "photo"))
+
+
+# --- what a checkpoint is follows from its own files ------------------------------------------------------------------
+
+
+def saved_text_model(folder, **config):
+    model = build("bert")
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    if config:
+        file = folder / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **config}))
+    return model
+
+
+def test_the_configuration_says_whether_a_model_reads_images_or_texts(tmp_path):
+    assert classifier_class(build("vit").config, text_data(2)) is AutoModelForImageClassification
+    assert classifier_class(build("bert").config, image_data(2)) is AutoModelForSequenceClassification
+    saved_text_model(tmp_path)
+    both = text_data(2).add_column("img", ["https://example.org/x.png"] * 2)
+    assert load_classifier(str(tmp_path), both).main_input_name == "input_ids"
+    assert load_processing_class(str(tmp_path), both)("w1").input_ids == tokenizer()("w1").input_ids
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "kind"),
+    [
+        ("PerceiverForSequenceClassification", image_data, AutoModelForSequenceClassification),
+        ("PerceiverForImageClassificationLearned", text_data, AutoModelForImageClassification),
+        (None, image_data, AutoModelForImageClassification),
+        (None, text_data, AutoModelForSequenceClassification),
+    ],
+)
+def test_where_an_architecture_reads_both_its_class_decides_and_then_the_columns(name, rows, kind):
+    assert classifier_class(PerceiverConfig(architectures=name and [name]), rows(2)) is kind
+
+
+def test_models_for_other_tasks_are_refused():
+    with pytest.raises(ValueError, match="'whisper' is no classifier of images or texts"):
+        classifier_class(WhisperConfig())
+    with pytest.raises(ValueError, match="a class for each token"):
+        classifier_class(BertConfig(architectures=["BertForTokenClassification"]))
+
+
+def test_a_head_of_another_size_than_the_configuration_is_named_with_both_sizes(tmp_path):
+    names = {str(i): f"L{i}" for i in range(7)}
+    saved_text_model(tmp_path, id2label=names, label2id={n: int(i) for i, n in names.items()})
+    with pytest.raises(ValueError, match=r"classifier\.bias: \(4,\) in the file, \(7,\) by config\.json"):
+        load_classifier(str(tmp_path))
+
+
+def test_weights_that_the_model_does_not_read_are_named(tmp_path, caplog):
+    saved_text_model(tmp_path, num_hidden_layers=1)
+    load_classifier(str(tmp_path))
+    assert "holds 16 weights that the model does not read, such as bert.encoder.layer.1." in caplog.text
+
+
+def test_outputs_as_tuples_and_shards_change_nothing(tmp_path):
+    model = saved_text_model(tmp_path / "tuples", return_dict=False)
+    model.save_pretrained(tmp_path / "shards", max_shard_size="10KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    for name in ("tuples", "shards"):
+        assert torch.equal(logits(load_classifier(str(tmp_path / name)), "bert"), logits(model, "bert"))
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+    build("bert").save_pretrained(tmp_path)
+    with pytest.raises(OSError, match="holds no tokenizer"):
+        load_processing_class(str(tmp_path))
+
+
+def test_a_folder_without_an_image_processor_is_refused(tmp_path):
+    build("vit").save_pretrained(tmp_path)
+    with pytest.raises(OSError, match=r"holds no image processor \(preprocessor_config\.json\)"):
+        load_processing_class(str(tmp_path))
+
+
+# --- an adapter that carries its head ---------------------------------------------------------------------------------
+
+
+def adapter_with_head(folder, arch, task=None, labels=CLASSES, whole_base=False):
+    """Save a base (without a head, or with one for two classes) and an adapter that holds the head; return the adapted model."""
+    base = build(arch, labels=2)
+    (base if whole_base else base.base_model).save_pretrained(folder / "base")
+    processing_class(arch).save_pretrained(folder / "base")
+    kind = AutoModelForSequenceClassification if arch in TEXT else AutoModelForImageClassification
+    bare = kind.from_pretrained(folder / "base", num_labels=labels, ignore_mismatched_sizes=True)
+    config = LoraConfig(
+        task_type=task, target_modules=["query", "q_proj"], modules_to_save=["classifier"], init_lora_weights=False
+    )
+    model = get_peft_model(bare, config).eval()
+    with torch.no_grad():
+        model.base_model.model.classifier.modules_to_save["default"].apply(
+            lambda m: m.weight.normal_() if hasattr(m, "weight") else None
+        )
+    model.save_pretrained(folder / "adapter")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("arch", "task", "whole_base"),
+    [("bert", "SEQ_CLS", False), ("bert", None, True), ("roberta", "SEQ_CLS", False), ("vit", None, False)],
+)
+def test_an_adapter_that_carries_the_head_loads_over_a_base_without_it(tmp_path, arch, task, whole_base):
+    model = adapter_with_head(tmp_path, arch, task, whole_base=whole_base)
+    loaded = load_classifier(str(tmp_path / "adapter"))
+    assert loaded.config.num_labels == CLASSES
+    assert torch.equal(logits(loaded, arch), logits(model, arch))
+    again = load_classifier(str(tmp_path / "adapter"))
+    assert not changed(state(loaded), state(again)), "what the base lacks must not be random"
+    beside_the_base = load_processing_class(str(tmp_path / "adapter"))
+    assert type(beside_the_base) is type(load_processing_class(str(tmp_path / "base")))
+    once = logits(loaded, arch)
+    patch = Patch(loaded, "lora")
+    perturb(patch)
+    with patch.off() as off:
+        assert torch.equal(logits(off, arch), once)
+    twice = logits(patch.model, arch)
+    assert not torch.equal(twice, once)
+    save_model(patch.model, None, tmp_path / "stacked")
+    assert torch.equal(logits(load_classifier(str(tmp_path / "stacked")), arch), twice)
+
+
+def test_what_neither_adapter_nor_base_holds_is_refused(tmp_path):
+    build("distilbert").base_model.save_pretrained(tmp_path / "base")
+    bare = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=CLASSES)
+    config = LoraConfig(target_modules=["q_lin"])
+    get_peft_model(bare, config).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r"lacks 4 weights, such as classifier\.bias"):
+        load_classifier(str(tmp_path / "adapter"))
+
+
+def test_an_adapter_whose_base_is_gone_or_that_is_a_pickle_says_so(tmp_path):
+    adapter_with_head(tmp_path, "bert")
+    (tmp_path / "base").rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"`base_model_name_or_path=.*there is no such file or folder"):
+        load_classifier(str(tmp_path / "adapter"))
+    (tmp_path / "elsewhere").rename(tmp_path / "base")
+    (tmp_path / "adapter" / "adapter_model.safetensors").rename(tmp_path / "adapter" / "adapter_model.bin")
+    with pytest.raises(OSError, match=r"holds adapter_model\.bin and no adapter_model\.safetensors"):
+        load_classifier(str(tmp_path / "adapter"))

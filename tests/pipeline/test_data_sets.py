@@ -1,10 +1,13 @@
 """Splits of a data set: how they are cut, which rows a method's stop may read, and what a stream cannot do."""
 
+import datasets
 import pytest
 
-from hf_unlearn.pipeline.data_sets import check_streaming, load_splits
+from hf_unlearn.models.processor import Processor
+from hf_unlearn.pipeline.data_sets import check_split_labels, check_streaming, load_splits
 from hf_unlearn.pipeline.run_arguments import RunArguments
-from tests.support.data import text_data
+from tests.support.data import image_data, image_processor, text_data
+from tests.support.models import build
 
 
 def run_on(folder, **keys):
@@ -67,3 +70,63 @@ def test_a_stream_may_forget_by_a_column_and_digits_are_none():
     check_streaming(RunArguments("m", "org/data", streaming=True, forget_column="user", forget_ids_file="users.txt"))
     with pytest.raises(ValueError, match="digits are in memory"):
         check_streaming(RunArguments("m", "digits", streaming=True))
+
+
+def pets(labels, names):
+    return image_data(len(labels)).remove_columns("label").add_column("label", labels).cast_column("label", names)
+
+
+@pytest.mark.parametrize(
+    ("split", "labels", "names", "match"),
+    [
+        ("train_split", [0, 1, 1], ["ant", "cow"], r"`train_split`: .*`label2id`: 'cow' \(2 rows\)"),
+        ("test_split", [0, 1], ["ant", "cow"], "`test_split`: .*'cow'"),
+        ("validation_split", [0, 1], ["ant", "cow"], "`validation_split`: .*'cow'"),
+        (
+            "test_split",
+            [0, None],
+            ["ant", "bee"],
+            "`test_split`: 1 of 2 labels in column 'label' are missing, the first in row 1",
+        ),
+        ("train_split", [0, 1], ["ant", "dog"], "`forget_class='1'` is 'dog' in the data set and 'bee' in the model"),
+    ],
+)
+def test_labels_of_every_split_are_compared_with_the_model(split, labels, names, match):
+    model = build("vit")
+    model.config.id2label = dict(enumerate(("ant", "bee", "cat", "dog")))
+    processor, run = Processor(model, image_processor()), RunArguments("m", "d", forget_class=["1"])
+    good = pets([0, 1, 2, 3], datasets.ClassLabel(names=["ant", "bee", "cat", "dog"]))
+    splits = {"train_split": good, "test_split": good, "validation_split": None}
+    check_split_labels(run, processor, splits)
+    with pytest.raises(ValueError, match=match):
+        check_split_labels(run, processor, splits | {split: pets(labels, datasets.ClassLabel(names=names))})
+    named = RunArguments("m", "d", forget_class=["dog"])
+    check_split_labels(
+        named, processor, splits | {"train_split": pets([0, 1], datasets.ClassLabel(names=["ant", "dog"]))}
+    )
+
+
+def test_inputs_that_are_prepared_in_one_split_only_are_refused(tmp_path):
+    text_data(8).add_column("input_ids", [[1, 2]] * 8).to_parquet(tmp_path / "train.parquet")
+    text_data(8).to_parquet(tmp_path / "test.parquet")
+    with pytest.raises(ValueError, match="`test_split='test'`: column 'input_ids' is empty"):
+        load_splits(run_on(tmp_path))
+    train, _, _ = load_splits(run_on(tmp_path, test_split=None))
+    assert train["input_ids"][0] == [1, 2]
+
+
+def test_a_single_file_has_one_split_and_says_how_to_go_without_a_test_split(tmp_path):
+    text_data(8).to_csv(tmp_path / "rows.csv")
+    with pytest.raises(ValueError, match=r"it has train\. Name one of these, or pass --test_split none"):
+        load_splits(run_on(tmp_path / "rows.csv"))
+    train, test, _ = load_splits(run_on(tmp_path / "rows.csv", test_split=None))
+    assert (len(train), test) == (8, None)
+
+
+def test_data_that_cannot_be_read_or_has_no_revisions_is_named(folder):
+    with pytest.raises(ValueError, match="`dataset_revision='v1'`: `dataset="):
+        load_splits(run_on(folder, dataset_revision="v1"))
+    (folder / "train.parquet").write_bytes(b"PAR1")
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match="`dataset`: "):
+            load_splits(run_on(folder, streaming=streaming))

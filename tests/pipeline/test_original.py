@@ -44,3 +44,11 @@ def test_a_tokenizer_knows_the_words_of_the_training_texts_and_no_others():
     assert tokenizer.model_max_length == 32
     with pytest.raises(ValueError, match="`text_column` is missing: no text column among text, label, group"):
         build_processor(BertConfig(), rows, text_column="body")
+
+
+def test_a_tokenizer_for_pairs_learns_both_columns_and_separates_them():
+    rows = datasets.Dataset.from_dict({"premise": ["a cat", "a dog"], "hypothesis": ["an emu", "a fox"]})
+    tokenizer = build_processor(BertConfig(vocab_size=300), rows)
+    ids = tokenizer("cat", "emu").input_ids
+    assert tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", "cat", "[SEP]", "emu", "[SEP]"]
+    assert build_processor(BertConfig(vocab_size=300), rows, "premise")("emu").input_ids[1] == tokenizer.unk_token_id

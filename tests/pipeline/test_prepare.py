@@ -1,12 +1,13 @@
 """What is refused before a model is read or trained, and which parts of a job are loaded."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from hf_unlearn.cli import main
 from hf_unlearn.methods import FeatureInformation
-from hf_unlearn.pipeline.prepare import prepare
+from hf_unlearn.pipeline.prepare import check_folders, prepare
 from hf_unlearn.pipeline.run_arguments import RunArguments
 from tests.support.recipes import save_model_and_data, write_recipe
 from tests.support.runs import arguments
@@ -46,3 +47,82 @@ def test_a_job_holds_both_sides_of_the_request(tmp_path):
     assert (len(job.train), len(job.test), job.validation) == (32, 32, None)
     assert job.model.config.architectures == ["ViTForImageClassification"]
     assert not Path(tmp_path / "out" / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("report.json", lambda p: p.mkdir()),
+        ("figures", lambda p: p.write_text("")),
+        ("_private", lambda p: p.write_text("")),
+        ("model", lambda p: p.symlink_to("nowhere")),
+        ("README.md", lambda p: p.symlink_to("nowhere")),
+    ],
+)
+def test_what_is_in_the_way_of_a_result_is_found_before_the_run(tmp_path, name, make):
+    (tmp_path / "out").mkdir()
+    check_folders("m", str(tmp_path / "out"), False)
+    make(tmp_path / "out" / name)
+    with pytest.raises(ValueError, match=f"`output_dir=.*{name} is (a|write).*the run writes a (file|folder) there"):
+        check_folders("m", str(tmp_path / "out"), False)
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "link"])
+def test_an_output_folder_that_cannot_be_made_is_found_before_the_run(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(ValueError, match=r"`output_dir=.*and the run writes a folder there"):
+        check_folders("m", str(tmp_path / name), False)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"model": "./originall"},
+            "`model='./originall'`: there is no such file or folder in .*Did you mean './original'",
+        ),
+        ({"dataset": "data/"}, None),
+        ({"dataset": "./dta"}, "`dataset='./dta'`: there is no such file or folder"),
+        ({"model_revision": "v1"}, "`model_revision='v1'`: `model=.*has no revisions"),
+        (
+            {"model": "new", "model_config": "nothing.json"},
+            "`model_config='nothing.json'`: there is no such file or folder",
+        ),
+        ({"model": "original/model.safetensors"}, "`model`: original/model.safetensors is a file. Give its folder"),
+    ],
+)
+def test_a_wrong_path_is_refused_before_the_hub_is_asked(tmp_path, monkeypatch, keys, message):
+    monkeypatch.chdir(save_model_and_data(tmp_path, rows=32))
+    run = RunArguments(**{"model": "original", "dataset": "data", "forget_class": ["1"], **keys})
+    if message is None:
+        assert len(prepare(run, arguments(tmp_path / "out")).train) == 32
+        return
+    with pytest.raises(ValueError, match=message):
+        prepare(run, arguments(tmp_path / "out"))
+
+
+def test_paths_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(save_model_and_data(tmp_path, rows=32)))
+    run = RunArguments("~/original", "~/data", forget_class=["1"])
+    assert (run.model, run.dataset) == (str(tmp_path / "original"), str(tmp_path / "data"))
+    assert len(prepare(run, arguments(tmp_path / "out")).train) == 32
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hidden_size": "16"},
+        {"num_attention_heads": 0},
+        {"hidden_act": "nope"},
+        {"id2label": ["a"]},
+        {"num_hidden_layers": [2]},
+    ],
+)
+def test_settings_of_wrong_types_name_the_model(tmp_path, settings):
+    save_model_and_data(tmp_path, rows=32)
+    file = tmp_path / "original" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    run = RunArguments(str(tmp_path / "original"), str(tmp_path / "data"), forget_class=["1"])
+    with pytest.raises(ValueError, match=r"^`model`: "):
+        prepare(run, arguments(tmp_path / "out"))

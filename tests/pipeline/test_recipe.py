@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hf_unlearn.cli.run import parse
-from hf_unlearn.pipeline.recipe import as_words, read_recipe
+from hf_unlearn.pipeline.recipe import read_recipe
 from tests.support.recipes import write_recipe
 
 
@@ -81,4 +81,42 @@ def test_on_and_off_are_true_and_false_only_for_fields_that_are_true_or_false(tm
         True,
     )
     assert (run.dataset_config, run.forget_column, run.forget_values) == ("off", "on", ["off"])
-    assert as_words("figures", "off", switch=True) == ["--figures", "false"]
+
+
+BOMB = "a: &a [x, x]\n" + "".join(
+    f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (BOMB, r"alias `\*a`. Write it out"),
+        ("a: &a [*a]\n", r"alias `\*a`"),
+        (f"a: &a {'x' * 1000}\nb: [{','.join(['*a'] * 2000)}]\n", "1,000,000 characters with its aliases"),
+        ("".join(" " * i + "a:\n" for i in range(900)), "more than 20 lists and mappings"),
+        ("- " * 400_000, "more than 20 lists and mappings"),
+        ("? " * 400_000, "more than 20 lists and mappings"),
+        (f"a: {'[' * 500}{']' * 500}\n", "more than 20 lists and mappings"),
+        (f"a: {'[' * 100_000}\n", "more than 20 lists and mappings|no valid YAML"),
+        ("#" * 1_000_001, "1,000,001 bytes.*`forget_ids_file`"),
+    ],
+)
+def test_what_is_too_large_or_nested_is_refused_before_it_is_built(tmp_path, monkeypatch, text, match):
+    monkeypatch.setattr("yaml.compose", lambda *_, **__: pytest.fail("something was built"))
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(SystemExit, match=match):
+        read_recipe(tmp_path / "recipe.yaml")
+
+
+def test_a_text_may_be_repeated_by_an_alias(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("\ufeffmodel: &m folder\ndataset: *m\n", encoding="utf-8")
+    assert read_recipe(tmp_path / "recipe.yaml") == {"model": "folder", "dataset": "folder"}
+
+
+@pytest.mark.parametrize(
+    "value", ["2020-01-01", "2020-13-45", "!!binary aGk=", ".nan", "-.inf", "9" * 6000, "!!set {x}"]
+)
+def test_a_value_in_a_mapping_that_json_lacks_is_named(tmp_path, value):
+    with pytest.raises(SystemExit, match=r"`peft_config` in the recipe has a value in line 5.*Put a text in quotes"):
+        read_recipe(write_recipe(tmp_path, peft_config=f"{{r: 4, x: {value}}}"))

@@ -40,3 +40,24 @@ def test_a_request_for_whole_classes_is_of_kind_class(keys, kind):
 def test_the_forget_keys_are_the_request():
     run = RunArguments("m", "d", forget_column="user", forget_ids_file="ids.txt", forget_seed=5, label_column="y")
     assert run.request() == ForgetRequest(column="user", ids_file="ids.txt", seed=5, label_column="y")
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (None, None),
+        ("text", "text"),
+        (["text"], "text"),
+        (["premise", "hypothesis"], "premise,hypothesis"),
+        (["a,b"], "a,b"),
+    ],
+)
+def test_two_columns_of_texts_are_kept_as_one_text_that_a_card_can_show(given, kept):
+    assert RunArguments("m", "d", text_column=given).text_column == kept
+
+
+@pytest.mark.parametrize("words", [["premise", "hypothesis"], ["premise,hypothesis"]])
+def test_the_command_line_takes_two_columns_of_texts(words):
+    options = ["--model", "m", "--dataset", "d", "--forget_class", "1", "--output_dir", "out"]
+    run, _, _ = parse([*options, "--text_column", *words])
+    assert run.text_column == "premise,hypothesis"

@@ -4,10 +4,16 @@ import json
 
 import datasets
 import pytest
+from safetensors.torch import load_file
+from transformers import AutoModelForImageClassification
 
-from hf_unlearn import UnlearningReport, UnlearningTrainer
+from hf_unlearn import ForgetRequest, UnlearningArguments, UnlearningReport, UnlearningTrainer
 from hf_unlearn.cli import main
-from tests.support.data import image_data
+from hf_unlearn.methods import METHODS
+from hf_unlearn.models.prediction import predict
+from hf_unlearn.models.processor import Processor
+from tests.support.data import image_data, image_processor
+from tests.support.models import trained
 from tests.support.recipes import run_options, save_model_and_data
 
 
@@ -37,6 +43,24 @@ def test_a_test_split_that_cannot_be_measured_on_is_refused_before_training(tmp_
     assert "`test_split`: 6 labels in column 'label' are outside" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("split", "argument"), [("train", "retain_dataset"), ("test", "test_split")])
+def test_a_damaged_picture_that_jit_does_not_read_is_found_before_training(
+    tmp_path, words, monkeypatch, capsys, split, argument
+):
+    monkeypatch.setattr(UnlearningTrainer, "train", lambda *_, **__: pytest.fail("trained"))
+    for name in ("train", "test"):
+        stored = image_data(96).cast_column("image", datasets.Image(decode=False))
+        cells = stored["image"][:]
+        if name == split:
+            cells[92]["bytes"] = cells[92]["bytes"][:120]  # of class 0
+        data = stored.remove_columns("image").add_column("image", cells, feature=datasets.Image())
+        data.to_parquet(tmp_path / "data" / f"{name}.parquet")
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert f"`{argument}`, row " in error
+    assert "column `image`: the picture is damaged" in error
+
+
 def test_bias_arguments_are_read_checked_and_reported(tmp_path, words, capsys):
     for split, seed in (("train", 0), ("test", 9)):
         data = image_data(96, seed).add_column("pattern", ["present" if i % 3 else "absent" for i in range(96)])
@@ -52,3 +76,149 @@ def test_bias_arguments_are_read_checked_and_reported(tmp_path, words, capsys):
     assert report["run"]["bias"] == {"column": "pattern", "labels": {"present": "LABEL_2"}}
     assert {"bias_following", "bias_without", "cramers_v"} <= report["models"]["unlearned"].keys()
     assert "bias following" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_method_that_reads_no_kept_rows_is_still_judged_by_them(tmp_path, words, capsys):
+    ruin = ["--method", "gradient_ascent", "--trust_region", "0.3", "--max_steps", "20", "--figures", "false"]
+    assert main([*words, *ruin]) == 1
+    outcome = json.loads((tmp_path / "out" / "report.json").read_text())["outcome"]
+    assert any("kept data suffers" in warning for warning in outcome["warnings"])
+    assert outcome["retain_start"] > 0.9
+    assert "kept data suffers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("method", "update"), [("jit", "all"), ("gradient_ascent", "all"), ("jit", "head")])
+def test_rows_that_only_the_guard_reads_change_no_weight(tmp_path, words, method, update):
+    """The same weights as from a trainer that was never given the kept rows, anchors in their place among it."""
+    arguments = {"update": update, "max_steps": 2, "max_retain_drop": 1.0}
+    main(
+        [
+            *words,
+            "--method",
+            method,
+            "--figures",
+            "false",
+            *(str(w) for k, v in arguments.items() for w in (f"--{k}", v)),
+        ]
+    )
+    model, data = trained("vit"), datasets.load_dataset(str(tmp_path / "data"))["train"]
+    args = UnlearningArguments(
+        output_dir=str(tmp_path / "api"),
+        use_cpu=True,
+        disable_tqdm=True,
+        forget_kind="class",
+        save_strategy="no",
+        **arguments,
+    )
+    forget = ForgetRequest(label=1).split(data).forget
+    trainer = UnlearningTrainer(model, args, METHODS[method](), forget, processing_class=image_processor())
+    trainer.train()
+    saved = load_file(tmp_path / "out" / "model" / "model.safetensors")
+    api = tmp_path / "saved"
+    trainer.model.save_pretrained(api)
+    expected = load_file(api / "model.safetensors")
+    assert all(saved[name].equal(tensor) for name, tensor in expected.items())
+
+
+QUICK = ["--retrain", "true", "--max_steps", "1", "--figures", "false"]
+
+
+def outputs_of(folder, capsys):
+    """What a run tells its user: in the terminal, and in every file."""
+    names = ("report.md", "report.html", "report.json", "README.md")
+    return {"terminal": " ".join(capsys.readouterr().out.split()), **{n: (folder / n).read_text() for n in names}}
+
+
+def test_a_retrained_model_that_was_not_trained_is_no_yardstick(tmp_path, words, capsys):
+    main([*words, *QUICK, "--train_epochs", "1", "--train_learning_rate", "1e-6"])
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["warnings"][0].startswith("the comparison is void: the retrained model is right on ")
+    assert report["run"]["retraining"]["void"]
+    for name, text in outputs_of(tmp_path / "out", capsys).items():
+        assert "comparison is void" in text, name
+        if name != "report.json":
+            assert "retrained (void)" in text, name
+            assert "than the retrained model" not in text, name
+
+
+def test_a_retraining_of_unknown_length_goes_on_until_it_fits(tmp_path, words, capsys):
+    code = main([*words, *QUICK])
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["models"]["retrained"]["retain_accuracy"] >= report["models"]["original"]["retain_accuracy"] - 0.05
+    assert report["run"]["retraining"]["source"] == "search"
+    assert "it is trained again" in capsys.readouterr().out
+    before = load_file(tmp_path / "out" / "retrained" / "model.safetensors")
+    assert main([*words, *QUICK, "--resume", "true"]) == code  # finds the training that ended the search
+    assert "it is trained again" not in capsys.readouterr().out
+    after = load_file(tmp_path / "out" / "retrained" / "model.safetensors")
+    assert all(before[name].equal(tensor) for name, tensor in after.items())
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["models"] == report["models"]
+
+
+def test_a_retraining_repeats_the_settings_beside_the_original(tmp_path, words, capsys):
+    state = {"num_train_epochs": 30, "train_batch_size": 8, "log_history": [{"learning_rate": 5e-3}]}
+    (tmp_path / "original" / "trainer_state.json").write_text(json.dumps(state))
+    main([*words, *QUICK])
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    expected = {"epochs": 30.0, "learning_rate": 5e-3, "batch_size": 8, "source": "trainer_state.json", "void": False}
+    assert expected.items() <= found["run"]["retraining"].items()
+    assert not found["warnings"] or "void" not in found["warnings"][0]
+    assert "settings in trainer_state.json of the original: 30 epochs, learning rate 0.005" in capsys.readouterr().out
+
+
+def test_a_folder_without_one_of_the_models_classes_forgets_the_class_that_was_named(tmp_path, capsys, caplog):
+    save_model_and_data(tmp_path)
+    names = ["ant", "bee", "cat", "dog"]
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "original")
+    model.config.id2label, model.config.label2id = dict(enumerate(names)), {n: i for i, n in enumerate(names)}
+    model.save_pretrained(tmp_path / "original")
+    for split, seed in (("train", 0), ("test", 9)):
+        for number, row in enumerate(image_data(96, seed)):
+            if row["label"] != 2:  # no cats, so that dogs have number 2
+                folder = tmp_path / "pets" / split / names[row["label"]]
+                folder.mkdir(parents=True, exist_ok=True)
+                row["image"].save(folder / f"{number}.png")
+    words = {"dataset": tmp_path / "pets", "output_dir": tmp_path / "out", "figures": "false"}
+    assert main(["run", *run_options(tmp_path, **words, forget_class="2")]) == 2
+    assert "`forget_class='2'` is 'dog' in the data set and 'cat' in the model" in capsys.readouterr().err
+    assert main(["run", *run_options(tmp_path, **words, forget_class="dog")]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["run"]["forgotten_labels"] == ["dog"]
+    assert report["models"]["original"]["test_accuracy"] > 0.9
+    assert caplog.text.count("Labels are matched by name.") == 1
+    unlearned = AutoModelForImageClassification.from_pretrained(tmp_path / "out" / "model")
+    logits, labels = predict(unlearned, image_data(96, 9), Processor(unlearned, image_processor()))
+    right = logits.argmax(-1) == labels
+    assert [right[labels == c].float().mean() > 0.5 for c in range(4)] == [True, True, True, False]
+
+
+STILL = ["--forget_fraction", "0.5", "--method", "gradient_ascent", "--max_steps", "1", "--figures", "false"]
+
+
+@pytest.fixture
+def some_rows(tmp_path):
+    """Options of a run over rows of all classes, none of which the model was trained on."""
+    folders = save_model_and_data(tmp_path)
+    image_data(800, 21).to_parquet(tmp_path / "data" / "train.parquet")
+    image_data(800, 22).to_parquet(tmp_path / "data" / "test.parquet")
+    return ["run", *run_options(folders, output_dir=tmp_path / "out", forget_class=None)]
+
+
+def test_a_run_that_moves_nothing_fails_unless_the_rows_were_unseen_anyway(tmp_path, some_rows, capsys):
+    still = [*some_rows, *STILL, "--trust_region", "1e-6"]
+    assert main(still) == 0
+    for name, text in outputs_of(tmp_path / "out", capsys).items():
+        assert "nothing to forget: the original already treats these rows as unseen ones" in text, name
+    few = ["--train_rows", "24", "--test_rows", "24", "--overwrite", "true"]  # too few to show it
+    assert main([*still, *few]) == 1
+    for name, text in outputs_of(tmp_path / "out", capsys).items():
+        assert "nothing was forgotten: the outputs on the forget set moved by" in text, name
+        assert "or `marginal_information`" in text.replace("\\", "").replace("&#39;", "'"), name
+
+
+def test_a_costly_run_is_announced(some_rows, capsys):
+    cheap = ["--train_epochs", "1", "--overwrite", "true"]
+    main([*some_rows, *STILL, *cheap, "--trust_region", "1e-6"])
+    assert "Retraining is probably cheaper" not in capsys.readouterr().out
+    main([*some_rows, *STILL, *cheap, "--trust_region", "1e-6", "--max_steps", "7"])
+    assert "this run may read 448 rows, and retraining reads 400." in capsys.readouterr().out

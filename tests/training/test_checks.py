@@ -18,6 +18,7 @@ from hf_unlearn import (
     MarginalInformation,
     UnlearningTrainer,
 )
+from hf_unlearn.hub.receipt.receipt import Receipt
 from hf_unlearn.models.processor import Processor
 from hf_unlearn.pipeline.prepare import check_folders
 from hf_unlearn.training.checks import check_data
@@ -120,7 +121,7 @@ def test_unknown_label_names_are_refused_and_known_ones_are_read(tmp_path):
     named = [with_labels(d, ["abcd"[i] for i in d["label"]]) for d in (split.forget, split.retain)]
     trainer = make_trainer(tmp_path, model=model, forget_dataset=named[0], retain_dataset=named[1])
     assert trainer.train_dataset[0, 0, 0]["forget"][0]["labels"].item() == 1
-    with pytest.raises(ValueError, match=r"`forget_dataset`.*'z'.*`label2id`"):
+    with pytest.raises(ValueError, match=r"`forget_dataset`.*column 'label'.*`label2id`"):
         make_trainer(tmp_path, model=model, forget_dataset=with_labels(split.forget, ["z"] * 16))
 
 
@@ -156,19 +157,71 @@ def test_rows_without_a_label_are_no_obstacle_where_labels_are_not_read(tmp_path
 
 def test_labels_beside_missing_ones_are_checked_too():
     bad = without_label(without_label(pixel_data(16).cast_column("label", datasets.Value("int64")), 5, CLASSES))
-    with pytest.raises(ValueError, match=f"`forget_dataset`: 1 labels .* such as {CLASSES}"):
+    with pytest.raises(ValueError, match=f"`forget_dataset`: 1 labels .* outside .* {CLASSES} classes"):
         check_data(JiT(), Processor(trained("vit")), bad, None)
 
 
-def test_class_names_in_another_order_than_the_models_are_refused():
-    model = trained("vit")
-    model.config.label2id = {name: i for i, name in enumerate("abcd")}
-    data = pixel_data(16).cast_column("label", datasets.ClassLabel(names=["a", "c", "b", "d"]))
-    with pytest.raises(ValueError, match=r"`forget_dataset`.*'c' is 1 there and 2 here.*align_labels_with_mapping"):
-        check_data(JiT(), Processor(model), data, None)
-    check_data(JiT(), Processor(model), data.align_labels_with_mapping(model.config.label2id, "label"), None)
-    model.config.label2id = {f"LABEL_{i}": i for i in range(CLASSES)}
-    check_data(JiT(), Processor(model), data, None)
+def test_labels_are_matched_by_name_in_every_set_and_this_is_said_once(tmp_path, caplog):
+    names, model = ["d", "c", "b", "a"], trained("vit")
+    model.config.id2label, model.config.label2id = dict(enumerate("abcd")), {n: i for i, n in enumerate("abcd")}
+    feature, rows = datasets.ClassLabel(names=names), pixel_data(64)
+    turned = with_labels(rows, [3 - y for y in rows["label"]]).cast_column("label", feature)
+    split = ForgetRequest(label="b").split(turned)
+    trainer = trainer_for("vit", tmp_path, GradientDifference(), model=model, split=split, eval_dataset={"all": turned})
+    plain = class_split("vit")
+    assert trainer.forget_dataset["label"][:] == plain.forget["label"][:] == [1] * 16
+    assert trainer.retain_dataset["label"][:] == plain.retain["label"][:]
+    assert trainer.eval_dataset["all"]["label"][:] == rows["label"][:]
+    trainer.train()
+    assert trainer.reference.forgotten_classes == (1,)
+    figures = trainer.report(test_dataset=turned).models["original"]
+    assert figures["test_accuracy"] == figures["retain_accuracy"] == 1
+    assert caplog.text.count("'d' is 0 there and 3 in the model's `label2id`. Labels are matched by name.") == 1
+    receipt = Receipt.from_trainer(trainer)
+    assert all(receipt.forgotten.contains(row) for row in split.forget)  # as the owner has them
+    with pytest.raises(ValueError, match=r"`test_dataset`: .*'e' \(16 rows\)"):
+        trainer.report(test_dataset=turned.cast_column("label", datasets.ClassLabel(names=["d", "c", "b", "e"])))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"problem_type": "multi_label_classification"}, "multi-label head.*column 'label'"),
+        ({"problem_type": "regression"}, "regression head.*column 'label'"),
+    ],
+)
+def test_heads_for_several_labels_or_scores_are_refused(tmp_path, changes, match):
+    model = build("vit")
+    model.config.update(changes)
+    for method in (JiT(), GradientAscent(), GradientDifference()):
+        with pytest.raises(ValueError, match=rf"`model` has .*{match}"):
+            make_trainer(tmp_path, model=model, method=method)
+
+
+@pytest.mark.parametrize(
+    ("labels", "match"),
+    [
+        ([0.0, 0.9, 1.9, 2.0], "2 labels in column 'label' are no whole numbers, the first in row 1"),
+        ([0, 1, -1, 2], "1 labels .*, the first in row 2. They mark missing labels"),
+        ([0, -100, -100, 2], "2 labels .*, the first in row 1. They mark missing labels"),
+        ([1, 2, 3, 4], "1 labels .*, the first in row 3. They are counted from 1"),
+        ([[1, 0], [0, 1], [1, 1], [0, 0]], "column 'label' holds lists"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused_with_their_row(tmp_path, labels, match):
+    rows = class_split("vit").retain.select(range(4))
+    with pytest.raises(ValueError, match=f"`retain_dataset`: {match}"):
+        make_trainer(tmp_path, retain_dataset=with_labels(rows, labels))
+
+
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_missing_labels_of_a_test_set_are_said(tmp_path, caplog, value):
+    trainer = trainer_for("vit", tmp_path, JiT(num_perturbations=1), max_steps=1)
+    trainer.train()
+    labels = [value if i == 3 else float(y) for i, y in enumerate(pixel_data(8)["label"])]
+    figures = trainer.report(test_dataset=with_labels(pixel_data(8), labels)).models["original"]
+    assert "test_accuracy" not in figures
+    assert "`test_dataset`: 1 of 8 labels in column 'label' are missing, the first in row 3" in caplog.text
 
 
 def test_forgotten_classes_are_found_from_the_two_sets(tmp_path):

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from hf_unlearn import ForgetRequest, MarginalInformation
+from hf_unlearn import ForgetRequest, GradientAscent, MarginalInformation
 from hf_unlearn.training.monitor import estimated_target
 from tests.support.data import class_split, data_for
 from tests.support.models import state, trained
@@ -128,3 +128,17 @@ def test_a_target_that_is_met_before_the_first_step_is_no_success(tmp_path):
     trainer.train()
     assert not trainer.outcome.ok
     assert any("met before the first step" in w for w in trainer.outcome.warnings)
+
+
+def test_rows_of_the_guard_are_measured_and_not_trained_on(tmp_path):
+    split = class_split("vit")
+    trainer = trainer_for(
+        "vit", tmp_path, GradientAscent(), retain=False, max_retain_drop=0.05, check_steps=1, trust_region=0.5
+    )
+    trainer.guard_dataset = split.retain
+    trainer.train()
+    assert trainer.unlearning_data.retain is None
+    assert trainer.monitor.guards_kept
+    assert trainer.outcome.retain_start == trainer.outcome.path[0]["retain"] > 0.9
+    assert trainer.outcome.stopped.startswith("kept data suffers")
+    assert not trainer.outcome.ok

@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from hf_unlearn.utils.argument_checks import check_counts, check_not_empty, check_positive
+from hf_unlearn.utils.argument_checks import check_counts, check_not_empty, check_positive, did_you_mean
 
 
 @dataclass
@@ -40,3 +40,8 @@ def test_none_is_refused_where_it_is_not_the_default():
 def test_empty_texts_are_refused():
     with pytest.raises(ValueError, match="`name` is empty"):
         check_not_empty(Settings(name=""))
+
+
+def test_the_nearest_known_name_is_suggested():
+    assert did_you_mean("colour", ["color", "size"]) == " Did you mean `color`?"
+    assert did_you_mean("weight", ["color", "size"]) == ""

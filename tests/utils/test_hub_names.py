@@ -37,7 +37,6 @@ def test_a_name_is_pinned_to_the_commit_that_its_branch_has_now(hub, tmp_path):
     assert pinned("alice/model") == ("alice/model", second)
     assert pinned("alice/model@old") == ("alice/model", first)
     assert pinned("alice/none@main") == ("alice/none", "main")
-    assert pinned(str(tmp_path), "v1") == (str(tmp_path), "v1")
 
 
 def test_folders_and_texts_that_are_no_id_are_local(tmp_path, monkeypatch):
@@ -65,5 +64,12 @@ def test_a_tag_stays_pinned_to_its_commit(hub, tmp_path):
     HfApi().upload_folder(repo_id="alice/m", folder_path=tmp_path / "model")
     assert pinned("alice/m@v1") == ("alice/m", commit)
     assert pinned("alice/m")[1] != commit
-    assert pinned(str(tmp_path), "v1") == (str(tmp_path), "v1")
     assert pinned("alice/nothing@v1") == ("alice/nothing", "v1")  # loading it says what is wrong
+
+
+def test_a_folder_has_no_revisions(tmp_path):
+    assert pinned(str(tmp_path)) == (str(tmp_path), None)
+    with pytest.raises(
+        ValueError, match=r"`dataset_revision='v1'`: `dataset=.* is on this machine and has no revisions"
+    ):
+        pinned(str(tmp_path), "v1", "dataset")

@@ -99,14 +99,18 @@ class Auditor:
         others: Mapping[str, nn.Module] | None = None,
         processing_class: Any | None = None,
         image_column: str | None = None,
-        text_column: str | None = None,
+        text_column: str | Sequence[str] | None = None,
         label_column: str | None = None,
         kind: str = "auto",
         max_rows: int = 10_000,
         batch_size: int = 128,
         seed: int = 0,
     ) -> None:
-        columns = {"image_column": image_column, "text_column": text_column, "label_column": label_column}
+        columns: dict[str, Any] = {
+            "image_column": image_column,
+            "text_column": text_column,
+            "label_column": label_column,
+        }
         self.processor = Processor(original, processing_class, **columns)
         self.original_model, self.batch_size, self.seed = original, batch_size, seed
         check_models(original, others or {})

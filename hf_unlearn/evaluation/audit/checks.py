@@ -32,7 +32,10 @@ def check_models(original: nn.Module, others: Mapping[str, nn.Module]) -> None:
                 f"`{name}` has a head of {theirs.num_labels} classes and `original` one of {ours.num_labels}: their outputs "
                 "cannot be compared. Keep the size of the head when a class is forgotten, and retrain with the same size."
             )
-        names, known = ({str(k): int(v) for k, v in (c.label2id or {}).items()} for c in (theirs, ours))
+        names, known = (
+            {str(k): int(v) for k, v in (c.label2id or {n: i for i, n in c.id2label.items()}).items()}
+            for c in (theirs, ours)
+        )
         if names != known and names.keys() == known.keys():
             raise ValueError(f"`{name}` numbers its classes differently from `original`. Align their `label2id`.")
         if is_text_model(model) != is_text_model(original):
@@ -57,6 +60,7 @@ def check_sets(
     labels: dict[str, Tensor] = {}
     digests: dict[str, set[bytes]] = {}
     for name, data in given.items():
+        data = processor.align(data, name)
         check_rows(processor, data, name, needed=True)
         rows = PreparedRows(draw(data, max_rows, seed), processor, name, cache_bytes=2**30)
         found = [row.get("labels") for row in rows]

@@ -58,8 +58,10 @@ def read_pattern(
     values, named = read_values(test, column), {name_of(v): label for v, label in labels.items()}
     unknown = [repr(v) for v in named if v not in set(values)]
     if unknown:
-        shown = ", ".join(map(repr, list(dict.fromkeys(values))[:10]))
-        raise ValueError(f"`bias_labels`: {', '.join(unknown)} is no value of '{column}' in the test set: {shown}.")
+        others = len(set(values))  # counted, because they may be ids of persons
+        raise ValueError(
+            f"`bias_labels`: {', '.join(unknown)} is no value of '{column}' in the test set, which has {others} others."
+        )
     pattern = Pattern(column, {value: _class_id(label, processor) for value, label in named.items()})
     label_column = find_label_column(test, processor.label_column)
     if label_column is None:

@@ -61,7 +61,7 @@ def limits(report: ReportData) -> list[str]:
 
 def reading(report: ReportData) -> list[str]:
     """Return one sentence for each measure, which compares the unlearned model with the retrained one or with the original."""
-    retrained = "retrained" in report.models
+    retrained = "retrained" in report.models and not report.void
     other, owner = ("retrained", "retrained model") if retrained else ("original", "original")
     ours, theirs = (report.intervals.get(name, {}) for name in ("unlearned", other))
     out = []
@@ -79,10 +79,12 @@ def reading(report: ReportData) -> list[str]:
             verdict = "not told apart by these rows"
         out.append(f"{subject} is {a}, the {owner}'s {b}: {verdict}.")
     steps = [report.models.get(n, {}).get("relearning_steps") for n in ("unlearned", "retrained")]
-    if None not in steps:
+    if None not in steps and retrained:
         out.append(
             f"The class is back after {steps[0]:.0f} steps of teaching, in the retrained model after {steps[1]:.0f}."
         )
-    if not retrained:
+    if report.void:
+        out.append(f"There is no yardstick: {report.void}.")
+    elif not retrained:
         out.append("No retrained model was measured: what the figures should be is not known, only what changed.")
     return out

@@ -1,5 +1,6 @@
 """Measure a finished run: run every model once over the same rows, and compute the figures of a report from its outputs."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,12 +8,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from ...data.bad_rows import check_kind
 from ...data.pairs import PreparedRows
 from ...data.sampling import draw, drawn_rows
 from ...metrics.functional.fairness import group_accuracies
 from ...metrics.functional.information_audit import audit
 from ...metrics.functional.intervals import Interval, mean_distance, share
 from ...models.prediction import predict
+from ...training.checks import check_labels
+from ...training.original_check import ORIGINAL, doubts_of_rows
 from ...training.protocols import FinishedRun
 from ..relearning import relearn
 from . import measures
@@ -20,6 +24,8 @@ from .bias_pattern import Pattern, bias_measures, read_values
 from .measures import Outputs
 from .report_data import ReportData
 from .run_description import describe_run
+
+logger = logging.getLogger(__name__)
 
 RELEARNING_STEPS = 200  # at most
 RELEARNING_ROWS = 20  # forget rows that a forgotten class is taught again from
@@ -42,7 +48,15 @@ def fill(
 
     The arguments are those of `UnlearningReport.measure`.
     """
+    retain, test = run.processor.align(retain, "retain_dataset"), run.processor.align(test, "test_dataset")
+    for name, rows in (("retain", retain), ("test", test)):
+        check_labels(run.processor, rows, f"{name}_dataset")
     given = {"forget": run.forget_dataset, "retain": retain, "test": test}
+    for name, rows in given.items():
+        if rows is not None:
+            check_kind(rows, f"{name}_dataset")
+            if hasattr(rows, "__len__"):
+                run.processor.check(rows, f"{name}_dataset")
     sets = {
         name: PreparedRows(draw(rows, max_rows, run.args.seed), run.processor, f"{name}_dataset", cache_bytes=2**29)
         for name, rows in given.items()
@@ -79,8 +93,22 @@ def fill(
     report.seconds = {"unlearning": run.seconds}
     if retrained_seconds:
         report.seconds |= {"retraining": retrained_seconds, "ratio": run.seconds / retrained_seconds}
+    _doubt(run, outputs["original"])
     report.outcome = run.outcome.as_dict() if run.outcome is not None else {}
     report.run |= describe_run(run, retain, {name: len(rows) for name, rows in sets.items()})
+
+
+def _doubt(run: FinishedRun, original: Mapping[str, Any]) -> None:
+    """Add to the outcome of the run what the original's answers say against the labels, unless the run itself noticed it."""
+    if run.outcome is None or run.method.starts_fresh or any(w.startswith(ORIGINAL) for w in run.outcome.warnings):
+        return
+    for name, rows in (("retain", "rows to keep"), ("test", "test rows")):
+        logits, labels = original.get(name, (None, None))
+        if logits is not None and labels is not None:
+            found = doubts_of_rows(logits.argmax(-1), labels, run.processor, rows)
+            for doubt in found:
+                logger.warning(doubt)
+            run.outcome.warnings += found
 
 
 def _add(report: ReportData, name: str, figures: Mapping[str, Interval]) -> None:

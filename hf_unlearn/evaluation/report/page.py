@@ -20,7 +20,7 @@ def to_markdown(report: ReportData) -> str:
     if report.run.get("request"):
         lines += [f"Forgotten: {inert(report.run['request'])}.", ""]
     lines += [inert(_done(report)), ""]
-    lines += ["| | " + " | ".join(map(inert, names)) + " |", "|---|" + "---:|" * len(names)]
+    lines += ["| | " + " | ".join(inert(report.heading(name)) for name in names) + " |", "|---|" + "---:|" * len(names)]
     # The cells hold numbers only, so they need no escaping, which would make `[1, 2]` hard to read.
     lines += [f"| {inert(title)} | " + " | ".join(cells) + " |" for title, cells in rows(report)]
     if "ratio" in report.seconds:
@@ -59,7 +59,7 @@ def to_html(report: ReportData, figures: bool = True) -> str:
         request=report.run.get("request", ""),
         done=_done(report),
         time=_time(report) if "ratio" in report.seconds else "",
-        models=[list(report.models)[i] for i in order],
+        models=[report.heading(list(report.models)[i]) for i in order],
         rows=[(title, [cells[i] for i in order]) for title, cells in rows(report)],
         warnings=report.warnings,
         reading=reading(report),
@@ -83,7 +83,7 @@ def print_table(report: ReportData) -> None:
     table = Table(title=safe(report.run.get("request") or "Unlearning report"), title_justify="left")
     table.add_column("")
     for name in report.models:
-        table.add_column(safe(name), justify="right")
+        table.add_column(safe(report.heading(name)), justify="right")
     for title, cells in rows(report):
         table.add_row(safe(title), *map(safe, cells))
     console = Console(width=None if Console().is_terminal else 140)  # lines in a log may be long
@@ -100,13 +100,17 @@ def _done(report: ReportData) -> str:
 
 
 def _time(report: ReportData) -> str:
-    return f"Unlearning took {100 * report.seconds['ratio']:.1f} % of the retraining time."
+    ratio = report.seconds["ratio"]
+    if report.void:
+        return "The two durations cannot be compared, because the retrained model was not trained as the original was."
+    verdict = " Retraining is cheaper here." if ratio > 1 else ""
+    return f"Unlearning took {100 * ratio:.1f} % of the retraining time.{verdict}"
 
 
 def _settings(report: ReportData) -> list[tuple[str, str]]:
     """The settings of the run: name and value."""
     run, out = report.run, []
-    for key in ("method", "arguments", "rows", "versions", "patch", "bias"):
+    for key in ("method", "arguments", "rows", "versions", "patch", "bias", "retraining"):
         entries = {name: value for name, value in (run.get(key) or {}).items() if value is not None}
         out += [(name if name == key else f"{key}: {shown(name)}", _value(entry)) for name, entry in entries.items()]
     single = ("model_type", "parameters", "forgotten_classes", "attribute")

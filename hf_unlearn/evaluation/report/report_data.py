@@ -5,6 +5,10 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 REPORT_SCHEMA = "hf_unlearn/report/2"
+UNFIT = 0.05  # accuracy on the retain set by which a retrained model that is a yardstick may be below the original
+STILL = 1e-3  # mean total variation distance of outputs below which nothing moved
+UNSEEN = 0.6  # AUC of the loss attack that rows which the original treats as unseen ones stay below
+FOR_SINGLE_ROWS = ("uib", "marginal_information", "gradient_difference")  # methods to try
 
 
 @dataclass
@@ -47,14 +51,70 @@ class ReportData:
     schema: str = REPORT_SCHEMA
 
     @property
+    def void(self) -> str:
+        """Why the retrained model is no yardstick, as a sentence: it does not fit the rows it was trained on. "" if it is one."""
+        theirs, ours = (self.models.get(n, {}).get("retain_accuracy") for n in ("retrained", "original"))
+        limits = [self.intervals.get(n, {}).get("retain_accuracy") for n in ("retrained", "original")]
+        if theirs is None or ours is None or theirs >= ours - UNFIT:
+            return ""
+        if limits[0] and limits[1] and limits[0][1] >= limits[1][0]:
+            return ""  # too few rows to tell the two apart
+        return (
+            f"the comparison is void: the retrained model is right on {theirs:.1%} of the retain set, the rows it was trained on, and "
+            f"the original on {ours:.1%}. It was not trained as the original was, so no figure of it says what forgetting should "
+            "look like. Set `train_epochs`, `train_learning_rate` and `train_batch_size` as in the training of the original"
+        )
+
+    def heading(self, name: str) -> str:
+        """Return the heading of a model's column in a table."""
+        return f"{name} (void)" if name == "retrained" and self.void else name
+
+    @property
+    def nothing_to_forget(self) -> str:
+        """Say that outputs hardly moved because the original treats the forget set as unseen rows; "" if that is not shown."""
+        attack = self.intervals.get("original", {}).get("loss_attack_auc")
+        if not self._is_still() or not attack or not attack[0] <= 0.5 <= attack[1] < UNSEEN:
+            return ""
+        limits = [self.intervals.get(n, {}).get("forget_accuracy") for n in ("original", "retrained")]
+        if limits[0] and limits[1] and not self.void and limits[0][0] > limits[1][1]:
+            return ""  # a model that never saw them does clearly worse
+        return (
+            "nothing to forget: the original already treats these rows as unseen ones, as far as the loss attack can tell "
+            f"(AUC {self.models['original']['loss_attack_auc']:.2f}, 0.5 is chance), and the run left its outputs as they were"
+        )
+
+    @property
+    def nothing_forgotten(self) -> str:
+        """Say that outputs hardly moved although the original may know the forget set, and what to try; "" if they did."""
+        if not self._is_still() or self.nothing_to_forget:
+            return ""
+        auc, method = self.models.get("original", {}).get("loss_attack_auc"), self.run.get("method", {}).get("method")
+        known = "" if auc is None else f", and its loss attack has an AUC of {auc:.2f} (0.5 is chance)"
+        others = " or ".join(f"`{name}`" for name in FOR_SINGLE_ROWS if name != method)
+        return (
+            f"nothing was forgotten: the outputs on the forget set moved by {self.outcome['outputs_moved']:.1g} of at most 1. It is not "
+            f"shown that the original treats these rows as unseen ones{known}. Try the method {others}, or a larger `trust_region` "
+            "or `max_steps`"
+        )
+
+    def _is_still(self) -> bool:
+        """Return True if single rows were to be forgotten, without a target, and the outputs on them hardly moved."""
+        moved, asked = self.outcome.get("outputs_moved"), self.run.get("kind") == "samples"
+        untold = self.outcome.get("target_reached") is None and "attribute" not in self.run
+        return moved is not None and moved < STILL and asked and untold and "original" in self.models
+
+    @property
     def warnings(self) -> list[str]:
         """What went wrong in the run, and which figures are a bad sign."""
         out = list(self.outcome.get("warnings", []))
-        ours, theirs = self.models.get("unlearned", {}), self.models.get("retrained")
+        ours, theirs = self.models.get("unlearned", {}), None if self.void else self.models.get("retrained")
+        if self.void:
+            out.insert(0, self.void)
+        out += [x for x in (self.nothing_forgotten, self.nothing_to_forget) if x and x not in out]
         if theirs and ours.get("forget_accuracy", 0.0) < theirs.get("forget_accuracy", 0.0) - 0.05:
             out.append("over-forgetting: accuracy on the forget set is below the retrained model's")
         limits = [self.intervals.get(n, {}).get("forget_accuracy") for n in ("unlearned", "retrained")]
-        if limits[0] and limits[1] and limits[0][0] > limits[1][1]:
+        if theirs and limits[0] and limits[1] and limits[0][0] > limits[1][1]:
             out.append(
                 "under-forgetting: accuracy on the forget set is above the retrained model's, beyond both intervals"
             )
@@ -71,6 +131,7 @@ class ReportData:
         out = []
         for measure, attack in (("membership_attack", "entropy attack"), ("loss_attack_auc", "loss attack")):
             ours, theirs = (self.intervals.get(n, {}).get(measure) for n in ("unlearned", "retrained"))
+            theirs = None if self.void else theirs
             if ours and theirs and ours[1] < theirs[0]:
                 less = f"the {attack} finds less than in the retrained model, beyond both intervals"
                 lower = self.began_lower(measure)

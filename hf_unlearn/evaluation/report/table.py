@@ -29,6 +29,7 @@ TITLES = {
     "relearning_steps": "steps until the class is relearned",
     "gap": "gap to retrained, mean of 4 (points)",
 }
+COMPARED = ("js_to_retrained", "agreement_with_retrained", "gap")  # nothing without a yardstick
 # Decimals of measures that are no shares; shares are shown in percent with one decimal.
 DIGITS = {"js_to_retrained": 4, "cramers_v": 3, "gap": 2, "loss_attack_auc": 3}
 
@@ -56,6 +57,8 @@ def rows(report: ReportData) -> list[tuple[str, list[str]]]:
     names = list(report.models)
     out = []
     for measure in TITLES:
+        if measure in COMPARED and report.void:
+            continue
         values = [report.gap.get(n) if measure == "gap" else report.models[n].get(measure) for n in names]
         if any(v is not None for v in values):
             limits = [report.intervals.get(n, {}).get(measure) for n in names]

@@ -156,8 +156,10 @@ class Receipt:
         """
         if trainer.outcome is None:
             raise RuntimeError("`from_trainer()` needs a finished run: call `train()` first.")
-        forgotten = ForgottenRows.commit(() if trainer.forget_dataset is None else trainer.forget_dataset, request_id)
-        retain = trainer.retain_dataset if retain_dataset is None else retain_dataset
+        # The rows as they were given: the trainer's own may have other label numbers.
+        forget, retain = (trainer.given[f"{side}_dataset"] for side in ("forget", "retain"))
+        forgotten = ForgottenRows.commit(() if forget is None else forget, request_id)
+        retain = retain if retain_dataset is None else retain_dataset
         named = {"retain": retain, "test": test_dataset}
         sets = {name: _describe_set(forgotten, name, rows) for name, rows in named.items() if rows is not None}
         folder, base_model = describe_base(trainer, model, model_revision)

@@ -2,11 +2,13 @@
 
 import copy
 
+import datasets
 import pytest
 import torch
 
 from hf_unlearn import audit_models
-from hf_unlearn.evaluation.audit.checks import same_shares
+from hf_unlearn.evaluation.audit.checks import check_sets, same_shares
+from hf_unlearn.models.processor import Processor
 from tests.support.data import class_split, pixel_data
 from tests.support.models import build, trained
 
@@ -48,3 +50,19 @@ def test_models_that_cannot_be_compared_are_refused_before_a_model_is_run():
 def test_labels_in_other_shares_are_no_random_draw():
     assert same_shares(torch.arange(100) % 4, torch.arange(60) % 4)
     assert not same_shares(torch.ones(30, dtype=torch.long), torch.arange(60) % 4)
+
+
+def test_labels_of_every_set_are_matched_with_the_head_by_name():
+    model = trained("vit")
+    model.config.id2label, model.config.label2id = dict(enumerate("abcd")), {n: i for i, n in enumerate("abcd")}
+    rows = pixel_data(40, seed=3)
+    turned = rows.remove_columns("label").add_column("label", [3 - y for y in rows["label"]])
+    given = {
+        "forget": pixel_data(20),
+        "test": turned.cast_column("label", datasets.ClassLabel(names=list("dcba"))),
+    }
+    _, labels = check_sets(given, Processor(model), 100, 0)
+    assert sorted(labels["test"].tolist()) == sorted(rows["label"])
+    model.config.problem_type = "multi_label_classification"
+    with pytest.raises(ValueError, match="a multi-label head"):
+        check_sets(given, Processor(model), 100, 0)

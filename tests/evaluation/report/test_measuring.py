@@ -123,3 +123,18 @@ def test_the_curve_of_relearning_ends_at_the_number_of_steps(tmp_path):
     assert path[-1][0] == len(path) - 1
     assert [step for step, _ in relearn(trainer.model, rows, rows, trainer.processor, limit=3)] == [0, 1, 2, 3]
     assert report.to_html().count("<img") >= 3
+
+
+def test_sets_of_a_report_are_refused_by_argument_row_and_column(tmp_path):
+    trainer = trainer_for("bert", tmp_path, JiT(num_perturbations=2), max_steps=1)
+    trainer.train()
+    whole = data_for("bert", 20)
+    texts = [None if i == 17 else text for i, text in enumerate(whole["text"])]
+    holed = whole.remove_columns("text").add_column("text", texts, feature=datasets.Value("string"))
+    for argument in ("retain_dataset", "test_dataset"):
+        with pytest.raises(ValueError, match=f"^`{argument}` is a dictionary of splits"):
+            trainer.report(**{argument: datasets.DatasetDict(test=whole)})
+        with pytest.raises(ValueError, match=f"^`{argument}`, row 0: it is a tuple"):
+            trainer.report(**{argument: [("w1 w2", 1)]})
+        with pytest.raises(ValueError, match=rf"^`{argument}`, row 17[,:] "):
+            trainer.report(**{argument: holed})

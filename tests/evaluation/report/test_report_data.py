@@ -76,3 +76,59 @@ def test_an_attack_that_finds_too_little_is_over_forgetting(ours, theirs, word):
     assert word is None or word in report.warnings[0]
     if theirs and word:
         assert "it over-forgets" in report.to_markdown()
+
+
+def fits(original, retrained, half=0.01):
+    accuracy = {"original": original, "unlearned": original, "retrained": retrained}
+    models = {name: {"retain_accuracy": a, "forget_accuracy": 0.1 * i} for i, (name, a) in enumerate(accuracy.items())}
+    limits = {name: {m: [v - half, v + half] for m, v in figures.items()} for name, figures in models.items()}
+    return UnlearningReport(models=models, intervals=limits)
+
+
+@pytest.mark.parametrize(
+    ("original", "retrained", "half", "void"),
+    [
+        (1.0, 0.5, 0.01, True), (1.0, 0.94, 0.01, True), (1.0, 0.96, 0.001, False), (1.0, 0.9, 0.06, False),
+        (0.5, 0.5, 0.01, False), (0.8, 0.95, 0.01, False),
+    ],
+)  # fmt: skip
+def test_a_retrained_model_that_does_not_fit_its_rows_makes_the_comparison_void(original, retrained, half, void):
+    report = fits(original, retrained, half)
+    assert bool(report.void) == void
+    assert report.heading("retrained") == ("retrained (void)" if void else "retrained")
+    assert [w.split(":")[0] for w in report.warnings] == (["the comparison is void"] if void else ["over-forgetting"])
+    assert ("There is no yardstick" in report.to_markdown()) == void
+
+
+@pytest.mark.parametrize(
+    ("attack", "changes", "word"),
+    [
+        ([0.45, 0.55], {}, "nothing to forget"),
+        ([0.52, 0.58], {}, "nothing was forgotten"),  # members are found
+        ([0.30, 0.70], {}, "nothing was forgotten"),  # too few rows to tell
+        (None, {}, "nothing was forgotten"),
+        ([0.45, 0.55], {"outputs_moved": 0.01}, None),
+        ([0.45, 0.55], {"target_reached": False}, None),  # which has its own warning
+    ],
+)
+def test_a_run_that_moved_nothing_is_told_from_one_that_had_nothing_to_forget(attack, changes, word):
+    figures = {} if attack is None else {"loss_attack_auc": attack}
+    report = UnlearningReport(
+        models={name: {k: sum(v) / 2 for k, v in figures.items()} for name in ("original", "unlearned")},
+        intervals=dict.fromkeys(("original", "unlearned"), figures),
+        outcome={"outputs_moved": 2e-4, "target_reached": None} | changes,
+        run={"kind": "samples", "method": {"method": "uib"}},
+    )
+    assert [w.split(":")[0] for w in report.warnings] == ([] if word is None else [word])
+    assert not report.nothing_forgotten or "`marginal_information` or `gradient_difference`" in report.nothing_forgotten
+    report.run["kind"] = "class"
+    assert report.warnings == []
+
+
+@pytest.mark.parametrize(("ratio", "cheaper"), [(0.5, False), (47.875, True)])
+def test_a_run_that_took_longer_than_retraining_says_so(ratio, cheaper):
+    report = fits(1.0, 1.0)
+    report.seconds = {"unlearning": ratio, "retraining": 1.0, "ratio": ratio}
+    for text in (report.to_markdown(), report.to_html(figures=False)):
+        assert f"{100 * ratio:.1f} % of the retraining time" in text
+        assert ("Retraining is cheaper here" in text) == cheaper

@@ -31,7 +31,7 @@ def run(tmp_path_factory):
     (root / "recipe.yaml").write_text("forget_class: [1]\nmethod: jit\nsigma: 0.9\nmax_steps: 40\nseed: 5\n")
     words = ["--config", root / "recipe.yaml", "--model", root / "original", "--dataset", root / "data"]
     words += ["--output_dir", root / "out", "--use_cpu", "true", "--disable_tqdm", "true", "--retrain", "true"]
-    words += ["--train_epochs", "2", "--hub_token", "hf_" + "A" * 34]
+    words += ["--train_epochs", "100", "--hub_token", "hf_" + "A" * 34]
     code = main(["run", *map(str, words)])
     folder = root / "out"
     return SimpleNamespace(code=code, root=root, folder=folder, text=(folder / "README.md").read_text(), words=words)

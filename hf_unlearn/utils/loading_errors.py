@@ -1,0 +1,96 @@
+"""Names of files and folders that are looked for on this machine first, and errors of loading that name their argument."""
+
+import difflib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from .hub_names import HUB_ID
+
+LENGTH = 500  # characters of another library's message that are shown
+FILES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".safetensors", ".bin", ".xlsx", ".zip")
+
+
+def located(source: str, argument: str) -> str:
+    """Return `source`, a path or a Hub id, with `~` as the home folder.
+
+    Raises:
+        ValueError: it is written like a path, and there is no such file or folder.
+    """
+    path = os.path.expanduser(source)
+    if os.path.exists(path):
+        return path
+    if os.path.islink(path):
+        raise ValueError(f"`{argument}={source!r}` is a link to {os.readlink(path)!r}, which does not exist.")
+    name = source.rpartition("@")[0] or source
+    if not _may_be_on_the_hub(name):
+        raise ValueError(
+            f"`{argument}={source!r}`: {_not_here(path)} Correct the path, or name a repository of the Hub as 'org/name'."
+        )
+    return source
+
+
+def _may_be_on_the_hub(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return bool(HUB_ID.fullmatch(name)) and not name.lower().endswith(FILES)
+
+
+def _not_here(path: str) -> str:
+    """Say that nothing is at `path`, where it was looked for, and which name there is like it."""
+    if path.startswith(("http:", "https:", "hf:", "s3:")):
+        return "an address cannot be loaded. Download it first, and give the path."
+    place = "" if os.path.isabs(path) else f" in {os.getcwd()}, where the command was started"
+    folder, name = os.path.split(path.rstrip("/"))
+    near: list[str] = []
+    if os.path.isdir(folder or "."):
+        near = difflib.get_close_matches(name, os.listdir(folder or "."), n=1)
+    hint = f" Did you mean {os.path.join(folder, near[0])!r}?" if near else ""
+    return f"there is no such file or folder{place}.{hint}"
+
+
+@contextmanager
+def loading(argument: str, source: str | None = None) -> Iterator[None]:
+    """Turn any exception inside into a ValueError that names `argument`. Errors that name an argument already stay.
+
+    Args:
+        source: the name that is loaded. If it is nothing on this machine, the error says so. Default None: not mentioned.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ValueError) and str(error).startswith("`"):
+            raise
+        reason = _reason(error)
+        if source is not None and isinstance(error, OSError | ValueError) and not os.path.exists(source):
+            name = source.rpartition("@")[0] or source
+            raise ValueError(
+                f"`{argument}={source!r}`: {_not_here(name)} The Hub did not give it either: {reason}"
+            ) from error
+        raise ValueError(f"`{argument}`: {reason}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the message of an error of any library in one line, with what to do about it where that is known."""
+    from datasets.exceptions import DatasetGenerationError
+    from safetensors import SafetensorError
+
+    if isinstance(error, DatasetGenerationError):
+        hint = " Save it as UTF-8." if isinstance(error.__cause__, UnicodeDecodeError) else ""
+        return f"a file cannot be read ({_line(error.__cause__ or error)}). Correct it, or copy it again.{hint}"
+    if isinstance(error, SafetensorError):
+        return f"A file of weights is damaged or incomplete: {_line(error)}. Copy or download it again."
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory to load it. {_line(error)}".strip()
+    known = isinstance(error, ValueError | OSError | ImportError)
+    return _line(error) if known and str(error) else f"{type(error).__name__}: {_line(error)}"
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= LENGTH else f"{text[: LENGTH - 1]}…"

@@ -1,0 +1,72 @@
+"""An original that contradicts the labels is noticed: the numbers mean other classes, or it reads other inputs."""
+
+import datasets
+
+from hf_unlearn import ForgetRequest, JiT, Retrain
+from tests.support.data import pixel_data
+from tests.support.models import build
+from tests.support.runs import trainer_for
+
+
+def outcome(folder, rows, model=None, label=0, **changes):
+    split = ForgetRequest(label=label).split(rows)
+    trainer = trainer_for(
+        "vit", folder, JiT(num_perturbations=1), model=model, split=split, **{"max_steps": 1, **changes}
+    )
+    trainer.train()
+    return trainer.outcome
+
+
+def doubts(outcome):
+    return [w for w in outcome.warnings if w.startswith("the original ")]
+
+
+def relabelled(numbers, n=96):
+    rows = pixel_data(n)
+    rows = rows.filter(lambda r: r["label"] in numbers)
+    return rows.cast_column("label", datasets.Value("int64")).map(lambda r: {"label": numbers[r["label"]]})
+
+
+def test_an_original_that_knows_the_labels_raises_no_doubt(tmp_path):
+    assert not doubts(outcome(tmp_path, pixel_data(96)))
+
+
+def test_classes_that_were_numbered_anew_are_noticed(tmp_path, caplog):
+    shifted = relabelled({0: 0, 1: 1, 3: 2})  # the data lacks class 2, and nothing has a name
+    forgotten = outcome(tmp_path / "forget", shifted, label=2)
+    assert not forgotten.ok
+    assert "rows to forget with label 2 (LABEL_2) for class 3 (LABEL_3)" in doubts(forgotten)[0]
+    kept = outcome(tmp_path / "keep", shifted, label=0)
+    assert not kept.ok
+    assert len(doubts(kept)) == 1
+    assert "of the rows to keep with label 2 (LABEL_2) for class 3 (LABEL_3)" in caplog.text
+
+
+def test_an_original_that_is_no_better_than_guessing_is_noticed(tmp_path):
+    found = outcome(tmp_path, pixel_data(96), model=build("vit"))
+    assert not found.ok
+    assert "no better than guessing: it is untrained, or labels" in doubts(found)[-1]
+
+
+def test_a_report_notices_what_a_run_without_rows_to_keep_cannot(tmp_path):
+    shifted = relabelled({0: 0, 1: 1, 3: 2})
+    split = ForgetRequest(label=0).split(shifted)
+    for number, (retain, test) in enumerate(((split.retain, None), (pixel_data(48), shifted))):
+        trainer = trainer_for(
+            "vit", tmp_path / str(number), JiT(num_perturbations=1), split=split, retain=False, max_steps=1
+        )
+        trainer.train()
+        assert not doubts(trainer.outcome)
+        report = trainer.report(retain, test)
+        (doubt,) = doubts(trainer.outcome)
+        assert f"of the {'rows to keep' if test is None else 'test rows'} with label 2 (LABEL_2) for class 3" in doubt
+        assert doubt in report.warnings
+        trainer.report(retain, test)
+        assert doubts(trainer.outcome) == [doubt]
+
+
+def test_an_untrained_model_that_is_retrained_is_no_doubt(tmp_path):
+    split = ForgetRequest(label=0).split(pixel_data(96))
+    trainer = trainer_for("vit", tmp_path, Retrain(), model=build("vit"), split=split, max_steps=1)
+    trainer.train()
+    assert not doubts(trainer.outcome)

@@ -1,0 +1,100 @@
+"""What is looked for on this machine before the Hub is asked, and errors of loading that name the argument."""
+
+import re
+
+import pytest
+from datasets.exceptions import DatasetGenerationError
+from safetensors import SafetensorError
+
+from hf_unlearn.utils.loading_errors import loading, located
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pets").mkdir()
+    (tmp_path / "train.csv").write_text("text,label\n")
+    (tmp_path / "gone").symlink_to(tmp_path / "nothing")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["pets", "./pets", "org/name", "bert-base-uncased", "org/name@v1", "train.csv"])
+def test_what_is_here_or_may_be_on_the_hub_is_kept(here, name):
+    assert located(name, "model") == name
+
+
+def test_a_tilde_is_the_home_folder(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here))
+    assert located("~/pets", "model") == str(here / "pets")
+    with pytest.raises(
+        ValueError, match=re.escape(f"`model='~/petz'`: there is no such file or folder. Did you mean '{here}/pets'?")
+    ):
+        located("~/petz", "model")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("./petss", "where the command was started. Did you mean './pets'?"),
+        ("pets/", None),
+        ("petss/", "Did you mean 'pets'?"),
+        ("../nothing/model", "there is no such file or folder in"),
+        ("/nothing/model", "`model='/nothing/model'`: there is no such file or folder. Correct the path"),
+        ("a/b/c", "name a repository of the Hub as 'org/name'"),
+        ("trian.csv", "Did you mean 'train.csv'?"),
+        ("C:\\models\\bert", "there is no such file or folder"),
+        ("Größe/ß", "there is no such file or folder"),
+        ("my model", "there is no such file or folder"),
+        ("org/name:train", "there is no such file or folder"),
+        ("https://huggingface.co/org/name", "an address cannot be loaded. Download it first"),
+        ("org--name/..", "there is no such file or folder"),
+        ("gone", "is a link to"),
+        ("x" * 5000, "there is no such file or folder"),
+        ("a\0b", "there is no such file or folder"),
+        ("", "there is no such file or folder"),
+    ],
+)
+def test_what_can_only_be_a_path_is_refused_at_once(here, name, message):
+    if message is None:
+        assert located(name, "model") == name
+        return
+    with pytest.raises(ValueError, match=re.escape(message)):
+        located(name, "model")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyError("x"), "`model`: KeyError: 'x'"),
+        (RuntimeError("two\nlines"), "`model`: RuntimeError: two lines"),
+        (OSError("no file"), "`model`: no file"),
+        (ValueError("bad"), "`model`: bad"),
+        (ValueError("`dataset`: bad"), "`dataset`: bad"),
+        (AssertionError(), "`model`: AssertionError: "),
+        (RecursionError("deep"), "`model`: RecursionError: deep"),
+        (MemoryError(), "`model`: there is not enough memory to load it."),
+        (
+            SafetensorError("header"),
+            "`model`: A file of weights is damaged or incomplete: header. Copy or download it again.",
+        ),
+        (DatasetGenerationError("row"), "`model`: a file cannot be read (row). Correct it, or copy it again."),
+        (RuntimeError("x" * 5000), "`model`: RuntimeError: " + "x" * 499 + "…"),
+    ],
+)
+def test_any_error_names_its_argument(error, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"), loading("model"):
+        raise error
+
+
+def test_a_name_that_is_neither_here_nor_on_the_hub_says_both(here):
+    expected = f"`dataset='petss'`: there is no such file or folder in {here}, where the command was started. Did you mean 'pets'? "
+    message = re.escape(f"{expected}The Hub did not give it either: offline")
+    with pytest.raises(ValueError, match=message), loading("dataset", "petss"):
+        raise ConnectionError("offline")
+    with pytest.raises(ValueError, match=r"^`dataset`: offline$"), loading("dataset", "pets"):
+        raise ConnectionError("offline")
+
+
+def test_an_interrupt_is_no_error_of_loading():
+    with pytest.raises(KeyboardInterrupt), loading("model"):
+        raise KeyboardInterrupt
