@@ -110,6 +110,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         )
         self.forget_dataset = self.processor.align(forget_dataset, "forget_dataset")
         self.retain_dataset = self.processor.align(retain_dataset, "retain_dataset")
+        eval_dataset = self.eval_dataset = self.processor.align(eval_dataset, "eval_dataset")
         args = self._check(args, model, optimizers[0], peft_config)
         model = self._patch(args, model, peft_config)
         self._prepare_rows(args)
@@ -118,7 +119,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
             args=args,
             data_collator=PairCollator(data_collator or self.processor.collate, self.processor),
             train_dataset=self.unlearning_data,
-            eval_dataset=self.processor.align(eval_dataset, "eval_dataset"),
+            eval_dataset=eval_dataset,
             processing_class=processing_class,
             compute_metrics=compute_metrics,
             callbacks=callbacks,
@@ -152,7 +153,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         """Check model and data, and return the arguments completed with the method's values."""
         forget, retain, adapted = self.forget_dataset, self.retain_dataset, peft_config is not None
         check_patch(model, self.method, args.update, adapted)
-        check_data(self.method, self.processor, forget, retain, self.given["eval_dataset"], args.check_rows)
+        check_data(self.method, self.processor, forget, retain, self.eval_dataset, args.check_rows)
         kind = "samples" if forget is None else args.forget_kind
         if kind == "auto":
             kind = find_kind(model, self.processor, forget, retain)
@@ -394,6 +395,6 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         """
         if self.outcome is None:
             raise RuntimeError("`report()` needs a finished run: call `train()` first.")
-        retain = retain_dataset if retain_dataset is not None else self.retain_dataset
-        self.measured = UnlearningReport.measure(self, retain, test_dataset, retrained, **settings)
+        retain_dataset = self.retain_dataset if retain_dataset is None else retain_dataset
+        self.measured = UnlearningReport.measure(self, retain_dataset, test_dataset, retrained, **settings)
         return self.measured
