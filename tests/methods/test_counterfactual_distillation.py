@@ -13,6 +13,7 @@ from hf_unlearn.models.reference import Reference, forgotten_classes
 from tests.support.data import CLASSES, class_split, pixel_data
 from tests.support.models import build, changed, state, trained
 from tests.support.runs import arguments, forget_batch, trainer_for
+from tests.support.slow_cases import slow
 
 
 def test_struck_out_belief_is_the_rest_renormalised():
@@ -114,7 +115,7 @@ def test_single_samples_are_refused_with_advice(tmp_path):
         trainer.train()
 
 
-@pytest.mark.parametrize("arch", ["vit", "resnet", "bert"])
+@pytest.mark.parametrize("arch", ["vit", *slow("resnet", "bert")])
 def test_distillation_forgets_the_class_and_keeps_the_others(tmp_path, arch):
     split = class_split(arch, 128)
     trainer = trainer_for(

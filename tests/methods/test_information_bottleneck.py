@@ -408,8 +408,12 @@ def test_a_second_request_adds_its_displacement_to_the_prior_of_the_first(tmp_pa
 
 @pytest.mark.parametrize(
     ("settings", "killed_at"),
-    [({}, 5), ({"refresh": 2}, 5), ({"refresh": 3}, 5), ({"refresh": 3, "base": "marginal_information"}, 7)],
-    ids=["once", "refresh at a checkpoint", "refresh between checkpoints", "with a base"],
+    [
+        pytest.param({"refresh": 3}, 5, id="refresh between checkpoints"),
+        pytest.param({}, 5, id="once", marks=pytest.mark.slow),
+        pytest.param({"refresh": 2}, 5, id="refresh at a checkpoint", marks=pytest.mark.slow),
+        pytest.param({"refresh": 3, "base": "marginal_information"}, 7, id="with a base", marks=pytest.mark.slow),
+    ],
 )
 def test_resumed_run_has_the_same_prior_and_weights(tmp_path, settings, killed_at):
     def run(folder, *callbacks, resume=None):

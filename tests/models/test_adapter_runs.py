@@ -18,6 +18,7 @@ from tests.support.data import class_split, data_for, processing_class
 from tests.support.methods import GRADIENT, make
 from tests.support.models import changed, state, trained
 from tests.support.runs import SGD, arguments, trainer_for, whole_and_resumed
+from tests.support.slow_cases import slow
 
 pytestmark = pytest.mark.usefixtures("few_anchors")
 
@@ -95,10 +96,8 @@ def test_an_adapter_is_not_retrained(tmp_path):
     ("name", "arch", "config"),
     [
         ("jit", "vit", "lora"),
-        ("jit", "resnet", "dora"),
-        ("marginal_information", "bert", "lora"),
-        ("uib", "vit", "lora"),
         ("fine_tune", "resnet", "ia3"),
+        *slow(("jit", "resnet", "dora"), ("marginal_information", "bert", "lora"), ("uib", "vit", "lora")),
     ],
 )
 def test_a_resumed_patch_equals_the_uninterrupted_one_bit_for_bit(tmp_path, name, arch, config):

@@ -25,11 +25,12 @@ from tests.support.data import class_split, processing_class
 from tests.support.methods import make
 from tests.support.models import build, changed, state, trained
 from tests.support.runs import SGD, trainer_for
+from tests.support.slow_cases import slow
 
 KINDS = ("lora", "dora", "ia3")
 
 
-ARCHES = ("vit", "resnet", "convnext", "swin", "bert", "distilbert", "roberta")
+ARCHES = ("vit", "resnet", "bert", *slow("convnext", "swin", "distilbert", "roberta"))
 
 
 # --- switched on and off ----------------------------------------------------------------------------------------------
@@ -154,7 +155,7 @@ def test_a_model_in_half_precision_is_patched(tmp_path):
 
 
 @pytest.mark.parametrize("config", [*KINDS, LoraConfig(r=2, modules_to_save=["classifier"])])
-@pytest.mark.parametrize("arch", ["vit", "bert", "resnet"])
+@pytest.mark.parametrize("arch", ["vit", *slow("bert", "resnet")])
 def test_a_saved_patch_is_loaded_switched_off_and_merged(tmp_path, arch, config):
     trainer = patched(arch, tmp_path / "run", config=config)
     trainer.train()

@@ -28,6 +28,7 @@ def check_in_a_process_of_two(rank, meeting_point):
     assert not whole(model.weight).any()
 
 
+@pytest.mark.slow
 def test_parts_of_two_processes_are_read_and_written_as_a_whole(tmp_path, fork_server):
     log, meeting_point = tmp_path / "log", tmp_path / "meeting-point"
     processes = [start(check_in_a_process_of_two, rank, meeting_point, log=log) for rank in range(2)]

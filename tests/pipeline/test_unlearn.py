@@ -15,6 +15,7 @@ from hf_unlearn.models.processor import Processor
 from tests.support.data import image_data, image_processor
 from tests.support.models import trained
 from tests.support.recipes import run_options, save_model_and_data
+from tests.support.slow_cases import slow
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_a_method_that_reads_no_kept_rows_is_still_judged_by_them(tmp_path, word
 
 
 @pytest.mark.usefixtures("few_anchors")
-@pytest.mark.parametrize(("method", "update"), [("jit", "all"), ("gradient_ascent", "all"), ("jit", "head")])
+@pytest.mark.parametrize(("method", "update"), [("gradient_ascent", "all"), *slow(("jit", "all"), ("jit", "head"))])
 def test_rows_that_only_the_guard_reads_change_no_weight(tmp_path, words, method, update):
     """The same weights as from a trainer that was never given the kept rows, anchors in their place among it."""
     arguments = {"update": update, "max_steps": 2, "max_retain_drop": 1.0}
@@ -142,6 +143,7 @@ def test_a_retrained_model_that_was_not_trained_is_no_yardstick(tmp_path, words,
             assert "than the retrained model" not in text, name
 
 
+@pytest.mark.slow
 def test_a_retraining_of_unknown_length_goes_on_until_it_fits(tmp_path, words, capsys):
     code = main([*words, *QUICK])
     report = json.loads((tmp_path / "out" / "report.json").read_text())

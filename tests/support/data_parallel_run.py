@@ -1,4 +1,4 @@
-"""Run every method once, alone or under torchrun. Arguments: the folder for the results, and `zero` for ZeRO-2.
+"""Run every method once, alone or in two processes. Arguments: the folder for the results, and `zero` for ZeRO-2.
 
 A step has the same rows in both. Alone it is one batch; two processes share it, and if `parts` is 2 each takes its half in two
 micro-batches. No set divides evenly: the 17 forget rows end with a batch of one row, so one process has none.
@@ -225,14 +225,19 @@ def zero_cases(folder, results):
     killed_and_resumed(zero_trainer_of, "gradient_difference", "zero: gradient_difference", results, folder)
 
 
-if __name__ == "__main__":
-    where, found = Path(sys.argv[1]), {}
-    if "zero" in sys.argv:
-        zero_cases(where, found)
+def run_all(folder, *words):
+    """Run the cases, and save their results."""
+    found = {}
+    if "zero" in words:
+        zero_cases(folder, found)
     else:
-        every_case(where, found)
+        every_case(folder, found)
         if "RANK" in os.environ:
-            sharded_cases(where, found)
-    torch.save(found, where / f"results-{os.environ.get('RANK', '0')}.pt")
+            sharded_cases(folder, found)
+    torch.save(found, folder / f"results-{os.environ.get('RANK', '0')}.pt")
+
+
+if __name__ == "__main__":
+    run_all(Path(sys.argv[1]), *sys.argv[2:])
     sys.stdout.flush()
     os._exit(0)  # gloo's threads sometimes abort an interpreter that shuts down in the normal way

@@ -7,6 +7,7 @@ that are made for several processes, such as tqdm's: if it is killed while it ho
 import multiprocessing
 import os
 import random
+import socket
 import sys
 import time
 import traceback
@@ -59,6 +60,19 @@ def start(work, *args, log=os.devnull, environment=None):
     process = CONTEXT.Process(target=_run, args=(work, args, str(log), environment))
     process.start()
     return process
+
+
+def start_together(work, *args, log=os.devnull, processes=2):
+    """Start `work(*args)` in processes that find each other as those of a launcher do. The first writes to `log`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free.getsockname()[1], "WORLD_SIZE": processes}
+    children = []
+    for rank in range(processes):
+        numbers = {**where, "RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": 1}
+        environment = {name: str(value) for name, value in numbers.items()}
+        children.append(start(work, *args, log=os.devnull if rank else log, environment=environment))
+    return children
 
 
 def _run(work, args, log, environment):

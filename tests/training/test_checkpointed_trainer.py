@@ -20,6 +20,7 @@ from tests.support.data import class_split, data_for, text_data, tokenizer
 from tests.support.fresh_processes import exit_codes, start
 from tests.support.models import build, changed, state, trained
 from tests.support.runs import KillAt, Killed, arguments, trainer_for, whole_and_resumed
+from tests.support.slow_cases import slow
 from tests.training.support import ADAMW, EVERY, Count, ascent, evaluated, flip, make_trainer, names
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -234,7 +235,7 @@ def test_evaluation_best_model_and_resume_together(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "arch", ["vit", "swin", "deit", "dinov2", "convnext", "resnet", "bert", "distilbert", "roberta"]
+    "arch", ["vit", "resnet", "bert", *slow("swin", "deit", "dinov2", "convnext", "distilbert", "roberta")]
 )
 @pytest.mark.parametrize("average", [0.0, 0.5])
 def test_the_best_model_of_every_architecture_is_the_checkpoint(tmp_path, arch, average):

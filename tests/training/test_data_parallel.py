@@ -1,8 +1,6 @@
 """Two processes give the results of one process with the same rows in each step, for every method."""
 
 import importlib.util
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,11 +9,11 @@ import torch
 
 from hf_unlearn import METHODS
 from hf_unlearn.cli.processes import launch
-from tests.support.data_parallel_run import CASES, RESUMED, SHARDED, ZERO
+from tests.support.data_parallel_run import CASES, RESUMED, SHARDED, ZERO, run_all
+from tests.support.fresh_processes import exit_codes, start, start_together
 from tests.support.models import state, trained
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ["-m", "tests.support.data_parallel_run"]
 STOPS = {"jit: head, until the target", "gradient_ascent: lands on its target"}
 NAMES = [
     *CASES,
@@ -25,23 +23,15 @@ NAMES = [
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("data parallel")]
 
 
-def in_two(folder, *words):
-    """The results of each of two processes."""
-    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    assert launch([sys.executable, *SCRIPT, str(folder), *words], 2, environment) == 0
-    return [torch.load(folder / f"results-{rank}.pt") for rank in (0, 1)]
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """The results of one process, and of two. They are made once, because imports take longer than all runs."""
-    folder = tmp_path_factory.mktemp("alone")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with (folder / "log").open("w") as log:
-        single = subprocess.Popen([sys.executable, *SCRIPT, str(folder)], env=environment, stdout=log, stderr=log)
-        two = in_two(tmp_path_factory.mktemp("two"))
-    assert single.wait(timeout=600) == 0, (folder / "log").read_text()[-6000:]
-    return [torch.load(folder / "results-0.pt")], two
+    """The results of one process, and of two. They are made once, because each run of all cases takes long."""
+    alone, two = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("two")
+    processes = [start(run_all, alone, log=alone / "log"), *start_together(run_all, two, log=two / "log")]
+    assert exit_codes(processes, 500) == [0, 0, 0], (alone / "log").read_text()[-3000:] + (two / "log").read_text()[
+        -3000:
+    ]
+    return [torch.load(alone / "results-0.pt")], [torch.load(two / f"results-{rank}.pt") for rank in (0, 1)]
 
 
 def flat(weights):
@@ -95,7 +85,10 @@ def test_two_processes_end_at_the_weights_of_one(results, name):
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs deepspeed")
 def test_two_processes_under_zero_2_end_at_the_weights_of_one(results, tmp_path):
-    two, other = in_two(tmp_path, "zero")
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    command = [sys.executable, "-m", "tests.support.data_parallel_run", str(tmp_path), "zero"]
+    assert launch(command, 2, environment) == 0
+    two, other = (torch.load(tmp_path / f"results-{rank}.pt") for rank in (0, 1))
     for name in ZERO:
         check(f"zero: {name}", alone(results, name), two[f"zero: {name}"], other[f"zero: {name}"])
     name = "zero: gradient_difference"

@@ -14,6 +14,7 @@ from hf_unlearn.models.processor import Processor
 from tests.methods.support import distance
 from tests.support.data import data_for, processing_class
 from tests.support.models import changed, state, trained
+from tests.support.slow_cases import slow
 
 
 class Logistic(nn.Module):
@@ -103,7 +104,7 @@ def test_displacement_leads_to_the_retrained_solution(solved, curvature, left):
     assert not changed(before, state(model))
 
 
-@pytest.mark.parametrize("arch", ["vit", "swin", "convnext", "resnet", "bert", "distilbert", "roberta"])
+@pytest.mark.parametrize("arch", ["vit", "resnet", "bert", *slow("swin", "convnext", "distilbert", "roberta")])
 def test_many_samples_at_once_work_on_every_architecture(arch, caplog):
     with caplog.at_level(logging.WARNING):
         gradients_of(arch, 0.0)
