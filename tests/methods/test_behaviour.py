@@ -17,7 +17,7 @@ from tests.support.methods import FROM_RETAIN, GRADIENT, TRAINED, make
 from tests.support.models import build, changed, state, trained
 from tests.support.runs import SGD as PLAIN_STEPS
 from tests.support.runs import KillAt, Killed, trainer_for, whole_and_resumed
-from tests.support.slow_cases import slow
+from tests.support.tables import WHOLE, in_turn, slow
 
 SGD = {**PLAIN_STEPS, "weight_average": 0.0}
 UPDATES = ["all", "head", "last:1", r"layernorm|LayerNorm|layer_norm"]
@@ -40,9 +40,10 @@ def test_table_is_consistent():
 @pytest.mark.parametrize(
     ("name", "update", "arch"),
     [
-        (name, update, ("vit", "bert")[(i + j) % 2])
+        (name, update, arch)
         for i, name in enumerate(m for m in GRADIENT if m != "retrain")
         for j, update in enumerate(UPDATES)
+        for arch in in_turn(i + j)
     ],
 )
 def test_loss_is_finite_and_only_allowed_parameters_move(tmp_path, name, arch, update):
@@ -64,7 +65,7 @@ def test_loss_is_finite_and_only_allowed_parameters_move(tmp_path, name, arch, u
     ("anchors", "name"),
     [
         *(("plain", m) for m in GRADIENT if m not in FROM_RETAIN),
-        *(("anchors", m) for m in TRAINED if m not in FROM_RETAIN),
+        *(("anchors", m) for m in (GRADIENT if WHOLE else TRAINED) if m not in FROM_RETAIN),
     ],
 )
 def test_batch_norm_statistics_stay_and_modes_are_restored(tmp_path, name, anchors):
@@ -118,7 +119,7 @@ SUMS = [
 @pytest.mark.parametrize(
     ("name", "settings", "arch"),
     [
-        *((m, {}, ("vit", "bert")[i % 2]) for i, m in enumerate(GRADIENT)),
+        *((m, {}, arch) for i, m in enumerate(GRADIENT) for arch in in_turn(i)),
         *((m, settings, arch) for m, settings in SUMS for arch in ("vit", "bert")),
     ],
     ids=lambda v: v if isinstance(v, str) else "-".join(v) or "defaults",

@@ -13,7 +13,7 @@ from hf_unlearn.models.reference import Reference, forgotten_classes
 from tests.support.data import CLASSES, class_split, pixel_data
 from tests.support.models import build, changed, state, trained
 from tests.support.runs import arguments, forget_batch, trainer_for
-from tests.support.slow_cases import slow
+from tests.support.tables import slow
 
 
 def test_struck_out_belief_is_the_rest_renormalised():

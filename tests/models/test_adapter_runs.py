@@ -18,7 +18,7 @@ from tests.support.data import class_split, data_for, processing_class
 from tests.support.methods import GRADIENT, make
 from tests.support.models import changed, state, trained
 from tests.support.runs import SGD, arguments, trainer_for, whole_and_resumed
-from tests.support.slow_cases import slow
+from tests.support.tables import in_turn, slow
 
 pytestmark = pytest.mark.usefixtures("few_anchors")
 
@@ -34,7 +34,7 @@ def base_state(model):
 
 # Every method on an architecture, in turn.
 @pytest.mark.parametrize(
-    ("name", "arch"), [(m, ("vit", "bert")[i % 2]) for i, m in enumerate(m for m in GRADIENT if m != "retrain")]
+    ("name", "arch"), [(m, arch) for i, m in enumerate(m for m in GRADIENT if m != "retrain") for arch in in_turn(i)]
 )
 def test_only_the_adapter_moves_and_the_original_is_there_when_it_is_off(tmp_path, name, arch):
     original = trained(arch)

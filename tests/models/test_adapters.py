@@ -25,7 +25,7 @@ from tests.support.data import class_split, processing_class
 from tests.support.methods import make
 from tests.support.models import build, changed, state, trained
 from tests.support.runs import SGD, trainer_for
-from tests.support.slow_cases import slow
+from tests.support.tables import slow
 
 KINDS = ("lora", "dora", "ia3")
 

@@ -15,7 +15,7 @@ from hf_unlearn.models.processor import Processor
 from tests.support.data import image_data, image_processor
 from tests.support.models import trained
 from tests.support.recipes import run_options, save_model_and_data
-from tests.support.slow_cases import slow
+from tests.support.tables import slow
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tests.support.data import class_split, data_for, text_data, tokenizer
 from tests.support.fresh_processes import exit_codes, start
 from tests.support.models import build, changed, state, trained
 from tests.support.runs import KillAt, Killed, arguments, trainer_for, whole_and_resumed
-from tests.support.slow_cases import slow
+from tests.support.tables import slow
 from tests.training.support import ADAMW, EVERY, Count, ascent, evaluated, flip, make_trainer, names
 
 # --- writing ----------------------------------------------------------------------------------------------------------

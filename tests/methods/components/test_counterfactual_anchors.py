@@ -14,7 +14,7 @@ from hf_unlearn.models.reference import build_reference
 from tests.support.data import CLASSES, class_split, processing_class
 from tests.support.models import changed, state, trained
 from tests.support.runs import trainer_for
-from tests.support.slow_cases import slow
+from tests.support.tables import slow
 
 
 def build_anchors(arch, **settings):

@@ -14,7 +14,7 @@ from hf_unlearn.models.processor import Processor
 from tests.methods.support import distance
 from tests.support.data import data_for, processing_class
 from tests.support.models import changed, state, trained
-from tests.support.slow_cases import slow
+from tests.support.tables import slow
 
 
 class Logistic(nn.Module):
