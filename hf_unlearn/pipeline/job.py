@@ -7,6 +7,7 @@ import datasets
 from torch import nn
 
 from ..data.forget_request import Split
+from ..models.base import Base
 from ..training.arguments import UnlearningArguments
 from ..training.plain_training import warmup_steps
 from .run_arguments import RunArguments
@@ -18,7 +19,8 @@ class Job:
     """The loaded parts of a run.
 
     `train` is a data set, or a stream with `streaming`. `split` is None if an attribute is unlearned. `validation` is None unless
-    the method reads held-out rows. `retrained_with` are the settings of the retrained model, once it was trained.
+    the method reads held-out rows. `base` is what the original was fine-tuned from, None if that is not known or not needed.
+    `retrained_with` are the settings of the retrained model, once it was trained.
     """
 
     run: RunArguments
@@ -29,6 +31,7 @@ class Job:
     processing_class: Any
     split: Split | None = None
     validation: datasets.Dataset | None = None
+    base: Base | None = None
     retrained_with: TrainingSettings | None = None
 
     @property

@@ -11,6 +11,7 @@ from ..data.streams import split_stream
 from ..hub.card.evaluation_card import check_readme
 from ..hub.receipt.forgotten_rows import PRIVATE_FOLDER
 from ..methods import UnlearningMethod
+from ..models.base import Base, check_tokenizer, find_base, given_base
 from ..models.pretrained import load_classifier, load_processing_class
 from ..models.processor import Processor
 from ..training.arguments import UnlearningArguments
@@ -58,7 +59,9 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
     if run.model_config is not None and not os.path.exists(run.model):
         train_original(run, args, train)
     model, processing_class = load_model(run, train)
-    job = Job(run, args, train, test, model, processing_class, split, validation)
+    job = Job(
+        run, args, train, test, model, processing_class, split, validation, load_base(run, model, processing_class)
+    )
     splits = {"train_split": train, "test_split": test, "validation_split": validation}
     check_split_labels(run, Processor(model, processing_class, **job.columns), splits)
     return job
@@ -70,6 +73,30 @@ def load_model(run: RunArguments, train: Any) -> tuple[nn.Module, Any]:
     with loading("model", run.model):
         model = load_classifier(run.model, train, run.model_revision)
         return model, load_processing_class(run.model, train, run.model_revision)
+
+
+def load_base(run: RunArguments, model: nn.Module, processing_class: Any) -> Base | None:
+    """Return what the original was fine-tuned from, once it is certain that it fits; None if it is not known or not needed.
+
+    Raises:
+        ValueError: the base that `run.base` names does not fit. One that was found beside the original is then left out.
+    """
+    if run.base == "none" or run.model_config is not None or not (run.base or run.retrain):
+        return None
+    with loading("base", run.base):
+        base = find_base(run.model, run.model_revision) if run.base is None else given_base(run.base)
+    if base is None:
+        return None
+    try:
+        with loading("base", base.source):
+            check_tokenizer(base, processing_class)
+            base.load(model)
+    except ValueError as error:
+        if run.base is not None:
+            raise
+        print(f"{base.named_by} names a base that cannot be used. {error}", flush=True)
+        return None
+    return base
 
 
 def check_folders(model: str, output_dir: str, overwrite: bool) -> None:

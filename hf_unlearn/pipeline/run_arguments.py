@@ -19,6 +19,11 @@ class RunArguments:
     model: str = field(metadata={"help": MODEL})
     dataset: str = field(metadata={"help": DATASET})
     model_revision: str | None = setting(None, "Branch, tag or commit of the model on the Hub.")
+    base: str | None = setting(
+        None,
+        "Pretrained model that `model` was fine-tuned from (`org/name@revision` or a folder): retraining starts from it. None: the one "
+        "that the adapter, the card or the configuration of `model` names. 'none': the training started from random weights.",
+    )
     model_config: str | None = setting(None, "A config.json: if `model` is missing, such a model is trained and saved.")
     dataset_config: str | None = setting(None, "Configuration of the data set, if it has several.")
     dataset_revision: str | None = setting(None, "Branch, tag or commit of the data set on the Hub.")
