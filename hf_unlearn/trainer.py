@@ -21,7 +21,7 @@ from .evaluation.report.report import UnlearningReport
 from .hub.push.trainer_mixin import Publishing
 from .methods import METHODS, UnlearningMethod
 from .models.adapters import UPDATE_ADAPTER, Patch, adapter_names, is_adapted, norms_to_hold
-from .models.forward import in_precision, lone_values_normalized
+from .models.forward import in_precision, logits_of, lone_values_normalized
 from .models.processor import Processor
 from .models.reference import Reference, build_reference, forgotten_classes
 from .models.snapshot import Snapshot, fingerprints
@@ -235,7 +235,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
             loss, outputs = super().compute_loss(model, in_precision(model, inputs), return_outputs=True)
             rows = len(inputs["labels"])
             if 0 < (real := real_rows(rows, self.accelerator.gradient_state)) < rows:
-                loss = F.cross_entropy(outputs["logits"][:real].float(), inputs["labels"][:real])
+                loss = F.cross_entropy(logits_of(outputs)[:real].float(), inputs["labels"][:real])
             return (loss, outputs) if return_outputs else loss
         for norm in self.held_norms:
             norm.eval()

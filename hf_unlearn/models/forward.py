@@ -177,9 +177,9 @@ def classify(model: nn.Module, inputs: Mapping[str, Any], edit: Edit | None = No
     """Return the logits (B, classes) of a batch, whose continuous input first passes through `edit` if one is given."""
     if "pixel_values" in inputs:
         pixels = inputs["pixel_values"] if edit is None else edit(inputs["pixel_values"])
-        return _logits(model(**in_precision(model, {**inputs, "pixel_values": pixels})))
+        return logits_of(model(**in_precision(model, {**inputs, "pixel_values": pixels})))
     if edit is None:
-        return _logits(model(**inputs))
+        return logits_of(model(**inputs))
     embeddings = unwrap(model).get_input_embeddings()  # type: ignore[operator]
     # XLNet embeds (T, B) token ids, and an edit works on (B, T, E).
     swapped = getattr(getattr(unwrap(model), "config", None), "model_type", None) == "xlnet"
@@ -192,11 +192,11 @@ def classify(model: nn.Module, inputs: Mapping[str, Any], edit: Edit | None = No
 
     handle = embeddings.register_forward_hook(edited)
     try:
-        return _logits(model(**inputs))
+        return logits_of(model(**inputs))
     finally:
         handle.remove()
 
 
-def _logits(output: Any) -> Tensor:
-    """Return the logits of a classifier's output. With `return_dict=False` they come first in a tuple."""
-    return output[0] if isinstance(output, tuple) else output.logits
+def logits_of(output: Any) -> Tensor:
+    """Return the logits of a classifier's output. With `return_dict=False` they are in a tuple, alone or behind the loss."""
+    return next(part for part in output if part.ndim) if isinstance(output, tuple) else output.logits

@@ -15,6 +15,7 @@ from hf_unlearn.models.forward import (
     classify,
     continuous_input,
     eval_mode,
+    logits_of,
     lone_values_normalized,
     model_inputs,
     repeat_inputs,
@@ -55,6 +56,15 @@ def test_identity_edit_gives_the_same_logits_and_leaves_no_hook(arch):
         with pytest.raises(ArithmeticError):
             classify(model, inputs, fail)
         assert not model.get_input_embeddings()._forward_hooks
+
+
+def test_logits_are_found_in_every_form_of_an_output():
+    model, batch = trained("bert"), batch_of("bert")
+    with torch.no_grad():
+        wanted = model(**batch).logits
+        for inputs in (batch, model_inputs(batch)):
+            assert torch.equal(logits_of(model(**inputs)), wanted)
+            assert torch.equal(logits_of(model(**inputs, return_dict=False)), wanted)
 
 
 @pytest.mark.parametrize("arch", TEXT)
