@@ -19,7 +19,7 @@ demo: install
 	$(BIN)/hf-unlearn demo --output demo-output
 
 test: install
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # The same with the newest versions of everything but torch, in an environment made anew.
 test-newest:
@@ -28,7 +28,7 @@ test-newest:
 	grep '^torch==' constraints.txt > $(NEWEST)/constraints.txt
 	$(NEWEST)/bin/python -m pip install --quiet -c $(NEWEST)/constraints.txt torch
 	$(NEWEST)/bin/python -m pip install --quiet -c $(NEWEST)/constraints.txt -e '.[dev]'
-	$(NEWEST)/bin/python -m pytest -n 2
+	$(NEWEST)/bin/python -m pytest -n 2 --dist loadgroup
 
 # And with the lowest versions that pyproject.toml admits.
 test-lowest:
@@ -36,10 +36,10 @@ test-lowest:
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet -c constraints-lowest.txt torch
 	$(LOWEST)/bin/python -m pip install --quiet -c constraints-lowest.txt -e '.[test]'
-	$(LOWEST)/bin/python -m pytest -n 2
+	$(LOWEST)/bin/python -m pytest -n 2 --dist loadgroup
 
 quick: install
-	$(BIN)/python -m pytest -n 2 -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow'
 
 lint: install
 	$(BIN)/ruff check .

@@ -2,14 +2,23 @@
 
 import os
 import socket
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
 from huggingface_hub.utils import disable_progress_bars
 
-from tests.support import fresh_processes
+from tests.support import fresh_processes, methods
 from tests.support.loopback_hub import LoopbackHub
+
+
+def pytest_configure(config):
+    """Make a folder in which all processes of the tests share the models that they train."""
+    if "TAUGHT" not in os.environ:
+        shelf = TemporaryDirectory(prefix="taught-")
+        os.environ["TAUGHT"] = shelf.name
+        config.add_cleanup(lambda: (os.environ.pop("TAUGHT"), shelf.cleanup()))
 
 
 def pytest_collection_modifyitems(items):
@@ -25,6 +34,12 @@ def pytest_collection_modifyitems(items):
 def fixed_seed():
     torch.manual_seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture
+def few_anchors():
+    with methods.few_anchors():
+        yield
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from hf_unlearn.cli.run import parse
-from tests.cli.support import ROOT, complete, environment, run_command
+from tests.cli.support import ROOT, complete, environment, forked, run_command
 from tests.support.data import image_data, pixel_data, text_data, tokenizer
 from tests.support.hub_runs import digests
 from tests.support.models import trained
@@ -99,7 +99,7 @@ def test_a_run_forgets_reports_and_leaves_the_original_alone(folders, tmp_path):
 
 @pytest.mark.slow
 def test_a_target_that_is_missed_exits_with_1_and_says_so(folders, tmp_path):
-    done = complete(run_command(folders, tmp_path / "out", max_steps=1, trust_region=0.001))
+    done = forked(run_command(folders, tmp_path / "out", max_steps=1, trust_region=0.001))
     assert done.returncode == 1
     assert "target was not reached" in done.stdout + done.stderr
 
@@ -113,7 +113,7 @@ def test_nan_in_the_data_exits_with_2_and_writes_no_model(folders, tmp_path):
     data = datasets.Dataset.from_dict({"pixel_values": pixels, **columns}, features=pixel_data(8).features)
     (tmp_path / "data").mkdir()
     data.to_parquet(tmp_path / "data" / "train.parquet")
-    done = complete(run_command(folders, tmp_path / "out", dataset=tmp_path / "data", test_split="none"))
+    done = forked(run_command(folders, tmp_path / "out", dataset=tmp_path / "data", test_split="none"))
     assert done.returncode == 2, done.stderr
     assert "NaN" in done.stderr
     assert not (tmp_path / "out" / "model").exists()
@@ -143,7 +143,7 @@ def test_a_killed_run_resumes_in_a_fresh_process_to_the_same_weights(folders, tm
         "method": "gradient_ascent", "update": "all", "forget_target": -1, "save_strategy": "steps", "save_steps": 5,
         "max_steps": 60, "learning_rate": 1e-6, "check_steps": 5, "per_device_train_batch_size": 4, "figures": "false",
     }  # fmt: skip
-    whole = complete(run_command(folders, tmp_path / "whole", **settings))
+    whole = forked(run_command(folders, tmp_path / "whole", **settings))
     assert whole.returncode in (0, 1), whole.stderr
     words = run_command(folders, tmp_path / "killed", **settings)
     process = subprocess.Popen(words, env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -166,7 +166,7 @@ def test_a_killed_run_resumes_in_a_fresh_process_to_the_same_weights(folders, tm
 @pytest.mark.slow
 def test_an_attribute_from_the_command_line(folders, tmp_path):
     keys = {"attribute": "side", "forget_class": None}
-    done = complete(run_command(folders, tmp_path / "out", method="wasserstein_barycenter", **keys))
+    done = forked(run_command(folders, tmp_path / "out", method="wasserstein_barycenter", **keys))
     assert done.returncode == 2
     assert "`side`" in done.stderr or "'side'" in done.stderr
     data = image_data(96, 0).add_column("side", ["left" if i % 8 < 4 else "right" for i in range(96)])
@@ -174,21 +174,21 @@ def test_an_attribute_from_the_command_line(folders, tmp_path):
     for split in ("train", "test"):
         data.to_parquet(tmp_path / "data" / f"{split}.parquet")
     keys["dataset"] = tmp_path / "data"
-    done = complete(run_command(folders, tmp_path / "out", method="wasserstein_barycenter", **keys))
+    done = forked(run_command(folders, tmp_path / "out", method="wasserstein_barycenter", **keys))
     assert done.returncode == 0, done.stderr
     written = {p.name for p in (tmp_path / "out" / "model").iterdir()}
     assert {"model.safetensors", "barycenter.safetensors", "barycenter.json"} <= written
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert set(report["groups"]["unlearned"]) == {"left", "right"}
     assert report["information"]["unlearned"]["conditional"]
-    features = complete(run_command(folders, tmp_path / "other", method="feature_information", max_steps=3, **keys))
+    features = forked(run_command(folders, tmp_path / "other", method="feature_information", max_steps=3, **keys))
     assert features.returncode == 0, features.stderr
 
 
 @pytest.mark.slow
 def test_samples_of_a_class_with_marginal_information(folders, tmp_path):
     settings = {"method": "marginal_information", "forget_fraction": 0.6, "max_steps": 20}
-    done = complete(run_command(folders, tmp_path / "out", retrain="true", train_epochs=2, **settings))
+    done = forked(run_command(folders, tmp_path / "out", retrain="true", train_epochs=2, **settings))
     assert done.returncode in (0, 1), done.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert 0 < report["outcome"]["forget_target"] <= 1

@@ -3,10 +3,6 @@
 import functools
 import os
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +22,7 @@ from hf_unlearn.models.processor import Processor
 from hf_unlearn.pipeline.original import build_processor
 from hf_unlearn.training.plain_training import train_classifier
 from tests.support.data import processing_class, text_data
+from tests.support.fresh_processes import exit_codes, start, until
 
 pytestmark = pytest.mark.slow  # the quick subset leaves it out; continuous integration runs it
 
@@ -154,42 +151,39 @@ def test_shadows_of_texts(tmp_path):
     np.testing.assert_array_equal(shadows.labels, np.arange(40) % 4)
 
 
-RUN = """
-import sys
-from pathlib import Path
-from tests.evaluation.test_shadow_models import digits, half_splits, train_shadows
-train_shadows(digits(epochs=30.0), half_splits(160, 8, never=40), Path(sys.argv[1]), workers=int(sys.argv[2]))
-"""
+def train_eight(folder, workers):
+    """The run that is killed, with the processes that it starts itself."""
+    os.setsid()
+    train_shadows(digits(epochs=10.0), half_splits(160, 8, never=40), folder, workers=workers)
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_killed_run_goes_on_without_repeating_finished_models(tmp_path, workers):
-    def start():
-        command = [sys.executable, "-c", RUN, str(tmp_path / "killed"), str(workers)]
-        path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-        return subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory):
+    """The same run, undisturbed."""
+    return train(digits(epochs=10.0), half_splits(160, 8, never=40), tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.xdist_group("killed shadow models")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_run_goes_on_without_repeating_finished_models(tmp_path, eight, workers):
+    folder, log = tmp_path / "killed", tmp_path / "log"
 
     def finished():
-        return {p.name: p.stat().st_mtime_ns for p in (tmp_path / "killed").glob("*.safetensors")}
+        return {p.name: p.stat().st_mtime_ns for p in folder.glob("*.safetensors")}
 
-    run, deadline = start(), time.monotonic() + 120
-    while len(finished()) < 2 and run.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+    run = start(train_eight, folder, workers)
+    until(lambda: len(finished()) >= 2, run)
     os.killpg(run.pid, signal.SIGKILL)
-    run.communicate(timeout=30)
+    exit_codes([run])
     kept = finished()
     assert 2 <= len(kept) < 8
-    again = start()
-    _, log = again.communicate(timeout=240)
-    assert again.returncode == 0, log
-    assert "Shadow models" in log
-    assert "<00:00" in log  # the bar says how long it will take
+    assert exit_codes([start(train_eight, folder, workers, log=log)]) == [0], log.read_text()
+    assert "Shadow models" in log.read_text()
+    assert "<00:00" in log.read_text()  # the bar says how long it will take
     assert kept.items() <= finished().items()
     assert len(finished()) == 8
-    whole = train(digits(epochs=30.0), half_splits(160, 8, never=40), tmp_path / "whole")
-    for file in whole.files:
-        assert file.read_bytes() == (tmp_path / "killed" / file.name).read_bytes()
+    for file in eight.files:
+        assert file.read_bytes() == (folder / file.name).read_bytes()
 
 
 # --- unlearning -------------------------------------------------------------------------------------------------------
@@ -231,17 +225,17 @@ def test_pairs_differ_in_the_forget_set_alone_and_retrained_models_are_shared(tm
 @pytest.mark.slow
 def test_attacks_find_members_and_models_that_did_not_forget(tmp_path):
     """An over-fitted model of few rows with wrong labels among them: they are remembered only by those who saw them."""
-    training = digits(rows=240, never=100, epochs=60.0, rate=1e-2, width=64)
+    training = digits(rows=240, never=100, epochs=25.0, rate=2e-2, width=64)
     wrong = np.arange(40)
     labels = np.array(training.dataset["label"])
     labels[wrong] = (labels[wrong] + 1) % 10
     data = training.dataset.remove_columns("label").add_column("label", labels.tolist())
     training = ShadowTraining(**{**vars(training), "dataset": data})
-    shadows = train(training, half_splits(240, 16, never=100), tmp_path, workers=2)
+    shadows = train(training, half_splits(240, 10, never=100), tmp_path)
     scores, members = shadows.scores(slice(240)), shadows.members[:, :240]
     everyone, mislabelled = [], []
-    for i in range(16):
-        others = attackers(i, 16)
+    for i in range(10):
+        others = attackers(i, 10)
         found, member = lira(scores[i], scores[others], members[others]), members[i]
         everyone.append(roc(found[member], found[~member]).auc)
         mislabelled.append(roc(found[wrong][member[wrong]], found[wrong][~member[wrong]]).auc)
@@ -249,7 +243,7 @@ def test_attacks_find_members_and_models_that_did_not_forget(tmp_path):
     assert np.mean(mislabelled) > 0.85
 
     def pair(unlearn, name):
-        sides = unlearn_shadows(training, wrong, unlearn, name, tmp_path, models=8, never=100, progress=False)
+        sides = unlearn_shadows(training, wrong, unlearn, name, tmp_path, models=6, never=100, progress=False)
         return [side.scores(wrong) for side in sides]
 
     unlearned, retrained = pair(nothing, "nothing")
@@ -258,7 +252,7 @@ def test_attacks_find_members_and_models_that_did_not_forget(tmp_path):
 
     def tune(model, split, seed):
         args = UnlearningArguments(
-            str(tmp_path / "tuned"), overwrite=True, seed=seed, max_steps=60, learning_rate=1e-2, disable_tqdm=True,
+            str(tmp_path / "tuned"), overwrite=True, seed=seed, max_steps=30, learning_rate=1e-2, disable_tqdm=True,
             save_strategy="no", forget_target=-1.0, forget_kind="samples", max_retain_drop=1.0, **CPU,
         )  # fmt: skip
         trainer = UnlearningTrainer(

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 import random
 import re
 import secrets
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.slow
 
 
 USERS = 12
+REQUESTS = int(os.environ.get("HF_UNLEARN_REQUESTS", "10"))  # one of each kind; 50 for a thorough look
 
 
 def marked(arch, n=48):
@@ -100,19 +102,18 @@ def leaks(folder, needles, *said):
     return [needle[:40] for needle in needles if needle in blob]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["vit", "bert"])
-def test_a_hundred_requests_write_and_print_nothing_of_their_rows(arch, tmp_path, capfd, caplog):
+def test_requests_of_every_kind_write_and_print_nothing_of_their_rows(arch, tmp_path, capfd, caplog):
     rows, test = marked(arch), data_for(arch, 24, 7)
     (tmp_path / "asked").mkdir()
-    for number, request in enumerate(requests(rows, tmp_path / "asked", 50)):
+    for number, request in enumerate(requests(rows, tmp_path / "asked", REQUESTS)):
         split, out = request.split(rows.data), tmp_path / str(number)
         settings = {"max_steps": 1, "forget_kind": "auto", "trust_region": 0.01}
         trainer = trainer_for(arch, tmp_path / "runs", GradientAscent(), split=split, overwrite=True, **settings)
         trainer.train()
         report = trainer.report(test_dataset=test)
         report.run["request"] = request.describe(class_names(trainer.model.config))
-        report.save(out, figures=number % 25 == 0)
+        report.save(out, figures=number == 0)
         report.print()
         write_card(out)
         print(request, split.request)

@@ -16,9 +16,11 @@ from tests.support.data import class_split, data_for
 from tests.support.methods import FROM_RETAIN, GRADIENT, make
 from tests.support.models import build, changed, state, trained
 from tests.support.runs import SGD as PLAIN_STEPS
-from tests.support.runs import KillAt, Killed, trainer_for
+from tests.support.runs import KillAt, Killed, trainer_for, whole_and_resumed
 
 SGD = {**PLAIN_STEPS, "weight_average": 0.0}
+UPDATES = ["all", "head", "last:1", r"layernorm|LayerNorm|layer_norm"]
+pytestmark = pytest.mark.usefixtures("few_anchors")
 
 
 def test_table_is_consistent():
@@ -33,9 +35,15 @@ def test_table_is_consistent():
         assert set(method.arguments) <= {f.name for f in fields(UnlearningArguments)}
 
 
-@pytest.mark.parametrize("update", ["all", "head", "last:1", r"layernorm|LayerNorm|layer_norm"])
-@pytest.mark.parametrize("arch", ["vit", "bert"])
-@pytest.mark.parametrize("name", [m for m in GRADIENT if m != "retrain"])
+# Every method with every `update` and both architectures; each method has each `update` on one of the two.
+@pytest.mark.parametrize(
+    ("name", "update", "arch"),
+    [
+        (name, update, ("vit", "bert")[(i + j) % 2])
+        for i, name in enumerate(m for m in GRADIENT if m != "retrain")
+        for j, update in enumerate(UPDATES)
+    ],
+)
 def test_loss_is_finite_and_only_allowed_parameters_move(tmp_path, name, arch, update):
     trainer = trainer_for(arch, tmp_path, make(name), update=update, **SGD)
     before = state(trainer.model)
@@ -182,10 +190,7 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, name, ar
         trainer.train(resume_from_checkpoint=resume)
         return trainer
 
-    whole = run("whole")
-    with pytest.raises(Killed):
-        run("killed", KillAt(5))
-    resumed = run("killed", resume=True)
+    whole, resumed = whole_and_resumed(run, 5)
     assert resumed.state.global_step == whole.state.global_step == 7
     assert not changed(state(whole.model), state(resumed.model))
     assert [p["step"] for p in resumed.outcome.path] == [p["step"] for p in whole.outcome.path]
@@ -255,10 +260,7 @@ def test_resume_restores_the_state_of_the_optimizer(tmp_path, optim):
         trainer.train(resume_from_checkpoint=resume)
         return state(trainer.model)
 
-    whole = run("whole")
-    with pytest.raises(Killed):
-        run("killed", KillAt(3))
-    assert not changed(whole, run("killed", resume=True))
+    assert not changed(*whole_and_resumed(run, 3))
 
 
 def test_resume_with_a_retain_stream_and_accumulation(tmp_path):
@@ -287,10 +289,7 @@ def test_resume_with_a_retain_stream_and_accumulation(tmp_path):
         trainer.train(resume_from_checkpoint=resume)
         return state(trainer.model)
 
-    whole = run("whole")
-    with pytest.raises(Killed):
-        run("killed", KillAt(5))
-    assert not changed(whole, run("killed", resume=True))
+    assert not changed(*whole_and_resumed(run, 5))
 
 
 def test_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):

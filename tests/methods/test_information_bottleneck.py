@@ -17,7 +17,7 @@ from hf_unlearn.models.structure import layer_groups
 from tests.methods.support import distance
 from tests.support.data import class_split, data_for, processing_class
 from tests.support.models import changed, state, trained
-from tests.support.runs import SGD, KillAt, Killed, trainer_for
+from tests.support.runs import SGD, trainer_for, whole_and_resumed
 
 # --- the prior, the start at it, and the pull towards it --------------------------------------------------------------
 
@@ -349,6 +349,7 @@ def test_what_the_base_needs_is_needed():
 BASES = [n for n, m in METHODS.items() if not m.one_shot and n not in ("uib", "retrain")]
 
 
+@pytest.mark.usefixtures("few_anchors")
 @pytest.mark.parametrize("name", BASES)
 def test_every_gradient_method_can_carry_the_prior(tmp_path, name):
     settings = {"attribute": "group"} if name == "feature_information" else {}
@@ -428,10 +429,7 @@ def test_resumed_run_has_the_same_prior_and_weights(tmp_path, settings, killed_a
         trainer.train(resume_from_checkpoint=resume)
         return trainer
 
-    whole = run("whole")
-    with pytest.raises(Killed):
-        run("killed", KillAt(killed_at))
-    resumed = run("killed", resume=True)
+    whole, resumed = whole_and_resumed(run, killed_at)
     assert not changed(state(whole.model), state(resumed.model))
     assert not changed(whole.method._mean, resumed.method._mean)
     assert not changed(whole.method._precision, resumed.method._precision)

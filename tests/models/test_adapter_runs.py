@@ -17,7 +17,9 @@ from tests.models.support import adapted, logits, patched
 from tests.support.data import class_split, data_for, processing_class
 from tests.support.methods import GRADIENT, make
 from tests.support.models import changed, state, trained
-from tests.support.runs import SGD, KillAt, Killed, arguments, trainer_for
+from tests.support.runs import SGD, arguments, trainer_for, whole_and_resumed
+
+pytestmark = pytest.mark.usefixtures("few_anchors")
 
 
 def base_state(model):
@@ -29,8 +31,10 @@ def base_state(model):
     }
 
 
-@pytest.mark.parametrize("arch", ["vit", "bert"])
-@pytest.mark.parametrize("name", [m for m in GRADIENT if m != "retrain"])
+# Every method on an architecture, in turn.
+@pytest.mark.parametrize(
+    ("name", "arch"), [(m, ("vit", "bert")[i % 2]) for i, m in enumerate(m for m in GRADIENT if m != "retrain")]
+)
 def test_only_the_adapter_moves_and_the_original_is_there_when_it_is_off(tmp_path, name, arch):
     original = trained(arch)
     trainer = patched(arch, tmp_path, make(name), **{**SGD, "learning_rate": 0.2})
@@ -106,10 +110,7 @@ def test_a_resumed_patch_equals_the_uninterrupted_one_bit_for_bit(tmp_path, name
         trainer.train(resume_from_checkpoint=resume)
         return trainer
 
-    whole = run("whole")
-    with pytest.raises(Killed):
-        run("killed", KillAt(3))
-    resumed = run("killed", resume=True)
+    whole, resumed = whole_and_resumed(run, 3)
     assert not changed(state(whole.model), state(resumed.model))
     assert resumed.outcome.path == whole.outcome.path
     held = {f.name for f in (tmp_path / "killed" / "checkpoint-4").iterdir()}
@@ -127,18 +128,16 @@ def test_a_stacked_patch_is_resumed_and_a_foreign_one_refused(tmp_path):
         model = Patch(base, "lora").model
         model.load_state_dict(held)
         trainer = patched(
-            "vit", folder, model=model, callbacks=list(callbacks), max_steps=4, save_strategy="steps", save_steps=2
-        )
+            "vit", tmp_path / folder, model=model, callbacks=list(callbacks), max_steps=4, save_strategy="steps",
+            save_steps=2,
+        )  # fmt: skip
         trainer.train(resume_from_checkpoint=resume)
-        return trainer
+        return state(trainer.model)
 
-    whole = second(tmp_path / "whole")
-    with pytest.raises(Killed):
-        second(tmp_path / "2", KillAt(3))
-    assert not changed(state(whole.model), state(second(tmp_path / "2", resume=True).model))
+    assert not changed(*whole_and_resumed(second, 3))
     other = patched("vit", tmp_path / "3", config={"peft_type": "LORA", "r": 2})
     with pytest.raises(ValueError, match="of another adapter"):
-        other._load_from_checkpoint(str(tmp_path / "2" / "checkpoint-2"))
+        other._load_from_checkpoint(str(tmp_path / "killed" / "checkpoint-2"))
     with pytest.raises(ValueError, match="holds no adapter 'default'"):
         other._load_from_checkpoint(str(tmp_path))
 

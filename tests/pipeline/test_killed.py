@@ -25,6 +25,7 @@ from hf_unlearn.pipeline.unlearn import unlearn
 from hf_unlearn.training.resuming import save_finished
 from tests.support.data import class_split, data_for, processing_class
 from tests.support.fresh_processes import DEADLINE, exit_codes, start, until
+from tests.support.methods import few_anchors
 from tests.support.models import trained
 from tests.support.recipes import run_options, save_model_and_data
 from tests.support.runs import arguments
@@ -68,7 +69,7 @@ def job(name, folder):
     )
     settings = {
         "update": "all",
-        "max_steps": 12,
+        "max_steps": 8,
         "save_strategy": "steps",
         "save_steps": 1,
         "check_steps": 4,
@@ -84,7 +85,10 @@ def job(name, folder):
 def complete(name, folder):
     """As `hf-unlearn run` does it."""
     parts, method = job(name, folder)
-    trainer, report = unlearn(parts, method, keep=lambda t: save_finished(t, parts.processing_class, folder / "model"))
+    with few_anchors():
+        trainer, report = unlearn(
+            parts, method, keep=lambda t: save_finished(t, parts.processing_class, folder / "model")
+        )
     if trainer.is_world_process_zero():
         report.save(folder, figures=False)
 
@@ -178,6 +182,7 @@ def uninterrupted(tmp_path_factory):
     return find
 
 
+@pytest.mark.xdist_group("killed runs")
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_killed_at_random_moments_ends_as_if_nothing_had_happened(tmp_path, uninterrupted, name):
     (whole, seconds), rng = uninterrupted(name), random.Random(name)
@@ -197,6 +202,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_nothing_had_happened(tmp_path
     print(f"{name}: {steps_taken(whole)} steps in {seconds:.1f} s, killed while writing: {', '.join(moments)}")
 
 
+@pytest.mark.xdist_group("killed runs")
 def test_all_processes_stop_after_the_same_step_when_one_is_asked_to(tmp_path, uninterrupted):
     name, folder = "jit in two processes", tmp_path / "stopped"
     whole, _ = uninterrupted(name)
@@ -237,6 +243,7 @@ def given(words, limit):
     return main(words)
 
 
+@pytest.mark.xdist_group("killed commands")
 def test_sigterm_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path, words):
     command, whole = words
     every = ["--save_strategy", "steps", "--save_steps", "2"]
@@ -252,6 +259,7 @@ def test_sigterm_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path, words):
     check(tmp_path / "out", 0, whole)
 
 
+@pytest.mark.xdist_group("killed commands")
 def test_ctrl_c_and_kills_after_the_unlearning_do_not_undo_it(tmp_path, words):
     """Without any checkpoint: in the retraining, which goes on where it was, and in the report."""
     command, whole = words
@@ -274,6 +282,7 @@ def test_ctrl_c_and_kills_after_the_unlearning_do_not_undo_it(tmp_path, words):
     check(folder, 0, whole)
 
 
+@pytest.mark.xdist_group("killed commands")
 def test_no_room_for_the_model_is_exit_code_2_and_the_run_can_be_given_again(tmp_path, words):
     """Files may not grow beyond half the model: a real error of the system, of which safetensors makes its own."""
     command, whole = words
@@ -291,6 +300,7 @@ def test_no_room_for_the_model_is_exit_code_2_and_the_run_can_be_given_again(tmp
     check(folder, 0, whole)
 
 
+@pytest.mark.xdist_group("killed commands")
 @pytest.mark.parametrize("after", ["model", "retrained"])
 def test_a_disk_that_fills_up_during_the_report_costs_the_report_alone(tmp_path, words, after):
     command, whole = words

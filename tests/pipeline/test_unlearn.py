@@ -88,6 +88,7 @@ def test_a_method_that_reads_no_kept_rows_is_still_judged_by_them(tmp_path, word
     assert "kept data suffers" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("few_anchors")
 @pytest.mark.parametrize(("method", "update"), [("jit", "all"), ("gradient_ascent", "all"), ("jit", "head")])
 def test_rows_that_only_the_guard_reads_change_no_weight(tmp_path, words, method, update):
     """The same weights as from a trainer that was never given the kept rows, anchors in their place among it."""

@@ -11,10 +11,8 @@ import sys
 import time
 import traceback
 from contextlib import contextmanager
-from functools import lru_cache
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
@@ -57,16 +55,10 @@ def changed_environment(**values):
 def start(work, *args, log=os.devnull, environment=None):
     """Start `work(*args)`, a function of a module, in a new process. It writes to `log`, and its exit code is what `work` returns."""
     start_server()
-    environment = {"TAUGHT": shelf().name, **(environment or {})}
+    environment = {"TAUGHT": os.environ["TAUGHT"], **(environment or {})}  # the server may be older than this value
     process = CONTEXT.Process(target=_run, args=(work, args, str(log), environment))
     process.start()
     return process
-
-
-@lru_cache
-def shelf():
-    """A folder in which the processes share the models that they have trained."""
-    return TemporaryDirectory(prefix="taught-")
 
 
 def _run(work, args, log, environment):

@@ -1,6 +1,11 @@
 """The methods that train, and how a test makes one that is quick."""
 
+from functools import partial
+from unittest.mock import patch
+
 from hf_unlearn import METHODS
+from hf_unlearn.methods import base
+from hf_unlearn.methods.components.counterfactual_anchors import CounterfactualAnchors
 
 FROM_RETAIN = ("retrain", "fine_tune")
 TRAINED = [name for name, method in METHODS.items() if not method.one_shot]
@@ -18,3 +23,8 @@ def make(name, **settings):
     if name == "feature_information":
         settings = {"attribute": "group", **settings}
     return METHODS[name](**settings)
+
+
+def few_anchors():
+    """A context in which methods make 32 anchors and not 256, which takes much of a short run."""
+    return patch.object(base, "CounterfactualAnchors", partial(CounterfactualAnchors, count=32))

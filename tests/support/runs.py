@@ -1,5 +1,6 @@
 """Arguments and trainers of short runs."""
 
+import pytest
 import torch
 import transformers
 
@@ -77,6 +78,14 @@ def trainer_for(
         callbacks=callbacks,
         peft_config=peft_config,
     )
+
+
+def whole_and_resumed(run, step):
+    """Return what `run(folder, *callbacks, resume=None)` returns in one go, and after it was killed at the end of `step`."""
+    whole = run("whole")
+    with pytest.raises(Killed):
+        run("killed", KillAt(step))
+    return whole, run("killed", resume=True)
 
 
 def forget_batch(arch, n=8, seed=0, dtype=None):

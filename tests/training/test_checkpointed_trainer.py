@@ -19,7 +19,7 @@ from hf_unlearn.utils.files import WriteError
 from tests.support.data import class_split, data_for, text_data, tokenizer
 from tests.support.fresh_processes import exit_codes, start
 from tests.support.models import build, changed, state, trained
-from tests.support.runs import KillAt, Killed, arguments, trainer_for
+from tests.support.runs import KillAt, Killed, arguments, trainer_for, whole_and_resumed
 from tests.training.support import ADAMW, EVERY, Count, ascent, evaluated, flip, make_trainer, names
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -272,10 +272,8 @@ def test_the_best_and_the_last_adapter_are_restored(tmp_path):
         trainer.train(resume_from_checkpoint=resume)
         return trainer
 
-    whole = run("whole")
-    with pytest.raises(Killed):
-        run("killed", KillAt(5))
-    assert not changed(state(whole.model), state(run("killed", resume=True).model))
+    whole, resumed = whole_and_resumed(run, 5)
+    assert not changed(state(whole.model), state(resumed.model))
     best = run("best", best=True)
     losses = [e["eval_loss"] for e in best.state.log_history if "eval_loss" in e]
     assert best.evaluate()["eval_loss"] == pytest.approx(min(losses), rel=1e-6) != pytest.approx(losses[-1], rel=1e-6)
@@ -323,11 +321,8 @@ def test_a_resumed_run_is_stopped_early_where_the_undisturbed_one_is(tmp_path, b
         trainer.train(resume_from_checkpoint=resume)
         return trainer
 
-    whole = run("whole")
+    whole, resumed = whole_and_resumed(run, 3)
     assert whole.outcome.steps == 4
-    with pytest.raises(Killed):
-        run("killed", KillAt(3))
-    resumed = run("killed", resume=True)
     assert resumed.outcome == whole.outcome
     assert not changed(state(whole.model), state(resumed.model))
 

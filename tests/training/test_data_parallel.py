@@ -22,7 +22,7 @@ NAMES = [
     *(f"fsdp: {name}" for name in SHARDED),
     *(f"resumed: {name}" for name in (*RESUMED, "fsdp: trust region", "fsdp: gradient_ascent: lands on its target")),
 ]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("data parallel")]
 
 
 def in_two(folder, *words):

@@ -18,7 +18,7 @@ from tests.support.data import class_split, data_for, processing_class
 from tests.support.models import changed, state, trained
 from tests.support.runs import arguments, trainer_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_anchors")]
 
 FAMILIES = {
     "jit": lambda: JiT(num_perturbations=2),

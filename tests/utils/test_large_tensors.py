@@ -49,6 +49,7 @@ def test_large_tables_are_files_without_a_name(small_memory, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_anchors")
 @pytest.mark.parametrize("method", [JiT, CounterfactualDistillation, UIB], ids=lambda m: m.name)
 def test_a_run_is_the_same_with_its_outputs_on_disk(tmp_path, monkeypatch, method):
     split = class_split("vit", n=64)

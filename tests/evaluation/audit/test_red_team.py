@@ -14,7 +14,8 @@ from hf_unlearn.models.processor import Processor
 from tests.support.data import image_processor, tokenizer
 from tests.support.models import build
 
-pytestmark = pytest.mark.slow  # the quick subset leaves it out; continuous integration runs it
+# The quick subset leaves it out; continuous integration runs it, in one process, because the models are trained in each.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("red team")]
 
 SETTINGS = ("vision-class", "vision-samples", "text-class")
 YARDSTICKS, CANDIDATES = 3, 2  # retrained models to compare with, and to audit
