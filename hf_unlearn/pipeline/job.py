@@ -1,6 +1,6 @@
 """`Job`: the loaded parts of a run, which recipes, the demo and benchmarks share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
@@ -19,6 +19,7 @@ class Job:
 
     `train` is a data set, or a stream with `streaming`. `split` is None if an attribute is unlearned. `validation` is None unless
     the method reads held-out rows. `retrained_with` are the settings of the retrained model, once it was trained.
+    `dropped` are the numbers of the entries that were taken out of the tokenizer.
     """
 
     run: RunArguments
@@ -30,6 +31,7 @@ class Job:
     split: Split | None = None
     validation: datasets.Dataset | None = None
     retrained_with: TrainingSettings | None = None
+    dropped: list[int] = field(default_factory=list)
 
     @property
     def columns(self) -> dict[str, Any]:
