@@ -1,6 +1,6 @@
 """`Job`: the loaded parts of a run, which recipes, the demo and benchmarks share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
@@ -20,7 +20,7 @@ class Job:
 
     `train` is a data set, or a stream with `streaming`. `split` is None if an attribute is unlearned. `validation` is None unless
     the method reads held-out rows. `base` is what the original was fine-tuned from, None if that is not known or not needed.
-    `retrained_with` are the settings of the retrained model, once it was trained.
+    `retrained_with` are the settings of the retrained model, once it was trained. `dropped` are the numbers of the entries that were taken out of the tokenizer.
     """
 
     run: RunArguments
@@ -33,6 +33,7 @@ class Job:
     validation: datasets.Dataset | None = None
     base: Base | None = None
     retrained_with: TrainingSettings | None = None
+    dropped: list[int] = field(default_factory=list)
 
     @property
     def columns(self) -> dict[str, Any]:

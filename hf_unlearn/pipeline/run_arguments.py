@@ -47,6 +47,9 @@ class RunArguments:
     forget_ids_file: str | None = setting(None, "File with a value of `forget_column`, or a row number, on each line.")
     forget_fraction: float | None = setting(None, "Forget a random share, between 0 and 1, of the selected rows.")
     forget_seed: int = setting(0, "Seed of `forget_fraction`. Keep it secret: seed and data together name the rows.")
+    drop_forgotten_words: bool = setting(
+        False, "Take words that only rows to forget hold out of the tokenizer, and clear their embeddings."
+    )
     retrain: bool = setting(False, "Also train a model without the forget set, and compare with it.")
     train_epochs: float | None = setting(
         None,

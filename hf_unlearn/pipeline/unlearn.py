@@ -18,6 +18,7 @@ from ..models.adapters import base_classifier
 from ..models.prediction import predict
 from ..models.processor import Processor
 from ..models.snapshot import fingerprints
+from ..models.vocabulary import blank_rows
 from ..trainer import UnlearningTrainer
 from ..training.arguments import UnlearningArguments
 from ..training.checkpoints import read_state, resumable
@@ -76,6 +77,8 @@ def unlearn(
     pattern = read_pattern(job.run.bias_column, job.run.bias_labels, trainer.processor, test)
     _tell_if_retraining_is_cheaper(job, trainer)
     train_or_resume(trainer, job.run.resume)
+    if job.dropped:
+        blank_rows(trainer.model, job.dropped, getattr(job.processing_class, "unk_token_id", None))
     if keep is not None and trainer.is_world_process_zero():
         keep(trainer)
     if retrained is None and job.run.retrain:
