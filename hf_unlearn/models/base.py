@@ -31,12 +31,12 @@ class Base:
     Attributes:
         source: a folder or a repository on the Hub.
         revision: its commit on the Hub. None for a folder, or where the Hub did not answer.
-        named_by: what named it, for messages: `base`, or the file beside the original that it was found in.
+        named_by: what named it, for messages: `base_model`, or the file beside the original that it was found in.
     """
 
     source: str
     revision: str | None = None
-    named_by: str = "base"
+    named_by: str = "base_model"
 
     def describe(self) -> dict[str, Any]:
         """Return what a report may say: the name and commit on the Hub, or that it is a folder, whose name stays here."""
@@ -62,7 +62,7 @@ class Base:
         own = read_config(self.source, self.revision, HELD_ELSEWHERE)
         if own.model_type != config.model_type:
             raise ValueError(
-                f"`base={self.source!r}` is a {own.model_type}, and the original a {config.model_type}. {REMEDY}"
+                f"`base_model={self.source!r}` is a {own.model_type}, and the original a {config.model_type}. {REMEDY}"
             )
         model, found = from_pretrained_quietly(type(classifier), self.source, config, self.revision)
         heads = prefixes(find_heads(model))
@@ -71,7 +71,7 @@ class Base:
         self._check(model, found, heads)
         if not head & fresh and own.id2label == config.id2label:
             raise ValueError(
-                f"`base={self.source!r}` is a trained classifier of the same classes, so it may have seen the rows to forget. {REMEDY}"
+                f"`base_model={self.source!r}` is a trained classifier of the same classes, so it may have seen the rows to forget. {REMEDY}"
             )
         torch.manual_seed(seed)
         drawn = dict(type(classifier)(config).named_parameters())
@@ -86,7 +86,7 @@ class Base:
         for name, theirs, ours in found["mismatched_keys"]:
             if not name.startswith(heads):
                 raise ValueError(
-                    f"`base={self.source!r}` does not fit the original: {name} is {tuple(theirs)} there and {tuple(ours)} in the "
+                    f"`base_model={self.source!r}` does not fit the original: {name} is {tuple(theirs)} there and {tuple(ours)} in the "
                     f"original. {REMEDY}"
                 )
         names = [name for name, _ in model.named_parameters()]
@@ -94,7 +94,7 @@ class Base:
         lacking = [name for name in names if name in found["missing_keys"] and name not in behind]
         if lacking := [name for name in lacking if not name.startswith(heads)]:
             raise ValueError(
-                f"`base={self.source!r}` lacks {len(lacking)} weights of the original, such as {lacking[0]}. {REMEDY}"
+                f"`base_model={self.source!r}` lacks {len(lacking)} weights of the original, such as {lacking[0]}. {REMEDY}"
             )
 
 
@@ -120,7 +120,7 @@ def given_base(name: str, revision: str | None = None) -> Base:
     Raises:
         ValueError: there is no such folder, or a folder is given with a revision.
     """
-    return Base(*pinned(located(name, "base"), revision, "base"))
+    return Base(*pinned(located(name, "base_model"), revision, "base_model"))
 
 
 def check_tokenizer(base: Base, tokenizer: Any) -> None:
@@ -134,7 +134,7 @@ def check_tokenizer(base: Base, tokenizer: Any) -> None:
     ours = tokenizer.get_vocab()
     if other := [word for word, number in theirs.get_vocab().items() if ours.get(word) != number]:
         raise ValueError(
-            f"`base={base.source!r}` has another tokenizer than the original: {len(other):,} of its entries have other numbers "
+            f"`base_model={base.source!r}` has another tokenizer than the original: {len(other):,} of its entries have other numbers "
             f"there. {REMEDY}"
         )
 

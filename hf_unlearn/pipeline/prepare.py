@@ -113,20 +113,20 @@ def load_base(run: RunArguments, model: nn.Module, processing_class: Any) -> Bas
     """Return what the original was fine-tuned from, once it is certain that it fits; None if it is not known or not needed.
 
     Raises:
-        ValueError: the base that `run.base` names does not fit. One that was found beside the original is then left out.
+        ValueError: the base that `run.base_model` names does not fit. One that was found beside the original is then left out.
     """
-    if run.base == "none" or run.model_config is not None or not (run.base or run.retrain):
+    if run.base_model == "none" or run.model_config is not None or not (run.base_model or run.retrain):
         return None
-    with loading("base", run.base):
-        base = find_base(run.model, run.model_revision) if run.base is None else given_base(run.base)
+    with loading("base_model", run.base_model):
+        base = find_base(run.model, run.model_revision) if run.base_model is None else given_base(run.base_model)
     if base is None:
         return None
     try:
-        with loading("base", base.source):
+        with loading("base_model", base.source):
             check_tokenizer(base, processing_class)
             base.load(model)
     except ValueError as error:
-        if run.base is not None:
+        if run.base_model is not None:
             raise
         print(f"{base.named_by} names a base that cannot be used. {error}", flush=True)
         return None

@@ -21,7 +21,7 @@ class RunArguments:
     model: str = field(metadata={"help": MODEL, "aliases": ["--model_name_or_path", "--model-name-or-path"]})
     dataset: str = field(metadata={"help": DATASET, "aliases": ["--dataset_name", "--dataset-name"]})
     model_revision: str | None = setting(None, "Branch, tag or commit of the model on the Hub.")
-    base: str | None = setting(
+    base_model: str | None = setting(
         None,
         "Pretrained model that `model` was fine-tuned from (`org/name@revision` or a folder): retraining starts from it. None: the one "
         "that the adapter, the card or the configuration of `model` names. 'none': the training started from random weights.",

@@ -31,7 +31,7 @@ def pinned(source: str, revision: str | None = None, argument: str = "model") ->
     """Return the name in `source` and the commit of its revision now, so that every later load reads the same commit.
 
     A folder is not pinned, and has no revisions. A name that the Hub does not answer for is not pinned either: loading reports why, or finds the name
-    in the cache. `argument` is `model`, `base` or `dataset`.
+    in the cache. `argument` is `model`, `base_model` or `dataset`.
 
     Raises:
         ValueError: as in `split_revision`, or a folder or file is given with a revision.

@@ -182,7 +182,7 @@ def test_a_retraining_starts_from_the_base_that_the_card_names(tmp_path, words, 
     pairs = [(t, retrained[f"vit.{n}"]) for n, t in body.items() if f"vit.{n}" in retrained]
     assert len(pairs) > 20
     assert all(torch.allclose(before, after, atol=1e-6) for before, after in pairs)
-    main([*still, "--base", "none"])
+    main([*still, "--base_model", "none"])
     assert "for comparison, from random weights: no base is known" in capsys.readouterr().out
     (tmp_path / "original" / "README.md").write_text(f"---\nbase_model: {tmp_path / 'gone'}\n---\n")
     main(still)
@@ -194,9 +194,9 @@ def test_a_retraining_starts_from_the_base_that_the_card_names(tmp_path, words, 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"base": "./gone"}, "`base='./gone'`: there is no such file or folder"),
-        ({"base": "original"}, "is a trained classifier of the same classes"),
-        ({"base": "empty"}, "`base`: "),
+        ({"base_model": "./gone"}, "`base_model='./gone'`: there is no such file or folder"),
+        ({"base_model": "original"}, "is a trained classifier of the same classes"),
+        ({"base_model": "empty"}, "`base_model`: "),
     ],
 )
 def test_a_base_that_cannot_be_one_is_refused_before_training(tmp_path, words, monkeypatch, capsys, keys, message):
