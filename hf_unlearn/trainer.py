@@ -21,7 +21,7 @@ from .evaluation.report.report import UnlearningReport
 from .hub.push.trainer_mixin import Publishing
 from .methods import METHODS, UnlearningMethod
 from .models.adapters import UPDATE_ADAPTER, Patch, adapter_names, is_adapted, norms_to_hold
-from .models.forward import in_precision
+from .models.forward import in_precision, logits_of, lone_values_normalized
 from .models.processor import Processor
 from .models.reference import Reference, build_reference, forgotten_classes
 from .models.snapshot import Snapshot, fingerprints
@@ -236,7 +236,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
             loss, outputs = super().compute_loss(model, in_precision(model, inputs), return_outputs=True)
             rows = len(inputs["labels"])
             if 0 < (real := real_rows(rows, self.accelerator.gradient_state)) < rows:
-                loss = F.cross_entropy(outputs["logits"][:real].float(), inputs["labels"][:real])
+                loss = F.cross_entropy(logits_of(outputs)[:real].float(), inputs["labels"][:real])
             return (loss, outputs) if return_outputs else loss
         for norm in self.held_norms:
             norm.eval()
@@ -327,7 +327,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
             return TrainOutput(self.state.global_step, 0.0, {})
         try:
             gc.freeze()  # the base class collects garbage before the first step, which would visit every loaded module
-            with graceful_interrupt(self), sharded_while_training(self):
+            with graceful_interrupt(self), sharded_while_training(self), lone_values_normalized(self.model):
                 output = super().train(None if folder is None else str(folder), **kwargs)
         except BaseException:
             self.outcome = Outcome(stopped="failed", warnings=["the run failed; the model is in an undefined state"])

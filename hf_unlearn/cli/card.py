@@ -7,13 +7,13 @@ from pathlib import Path
 from ..hub.card import write_card
 from ..hub.layout import RECEIPT
 from ..hub.receipt.signing import signature_file
-from .parsers import parser_settings
+from .parsers import CommandParser, parser_settings
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     about = "Write the model card of a run again, with an audit that was saved into its folder since."
     settings = parser_settings("card", about, "out", "out --repo my-org/classifier")
-    parser = argparse.ArgumentParser(**settings, allow_abbrev=False)
+    parser = CommandParser(**settings)
     parser.add_argument("folder", metavar="RUN_FOLDER", help="Output folder of a run. It must hold report.json.")
     parser.add_argument("--repo", help="Hub id that the card names as the place of the model.")
     parser.add_argument("--overwrite", action="store_true", help="Replace a README.md that somebody wrote or edited.")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .parsers import parser_settings
+from .parsers import CommandParser, parser_settings
 
 VISION_CONFIG: dict[str, Any] = {
     "model_type": "vit", "image_size": 16, "patch_size": 4, "hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -77,7 +77,7 @@ def main(words: Sequence[str]) -> int:
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     about = "Train a small classifier, forget one class and a random tenth of the rows, and compare with retraining."
     examples = ("", "--task text --dataset FOLDER_OR_HUB_ID --forget-class sports")
-    parser = argparse.ArgumentParser(**parser_settings("demo", about, *examples))
+    parser = CommandParser(**parser_settings("demo", about, *examples))
     add = parser.add_argument
     add("--task", choices=("vision", "text"), default="vision", help="Kind of classifier.")
     add("--dataset", help="Folder or Hub id. Images default to scikit-learn's digits; a text task needs a data set.")

@@ -3,17 +3,24 @@
 import argparse
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import Field
 from typing import Any
 
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from ..utils.argument_checks import did_you_mean
 from ..utils.safe_text import shown
+from .parsers import CommandParser
 
 JSON_LIMIT, JSON_DEPTH = 100_000, 20  # characters of a mapping, and lists and mappings inside each other
+METAVARS = {str: "TEXT", int: "N", float: "X", string_to_bool: "true|false"}
 SWITCH_WORDS = {"on": "true", "off": "false"}  # YAML writes true and false in this way too
+
+
+def names_of(field: Field[Any]) -> list[str]:
+    """Return the name of an option and its aliases, as keys of a recipe."""
+    return [field.name, *(alias.lstrip("-") for alias in field.metadata.get("aliases", ()))]
 
 
 class Gathered(argparse.Action):
@@ -24,21 +31,48 @@ class Gathered(argparse.Action):
         setattr(namespace, self.dest, [*([] if before is self.default else before), *values])
 
 
-class OptionParser(HfArgumentParser):
+class OptionParser(CommandParser, HfArgumentParser):
     """Read fields of dataclasses from words of a command line, and from a recipe, whose values are never read as options."""
 
-    def __init__(self, classes: Any, mappings: Mapping[str, bool] | None = None, **settings: Any) -> None:
-        """`mappings` has the names of options that take a mapping as JSON: true for those that take nothing else."""
-        self.options: dict[str, argparse.Action] = {}
-        self.mappings = mappings or {}
-        super().__init__(classes, **settings, allow_abbrev=False)
+    def __init__(
+        self,
+        classes: Any,
+        mappings: Mapping[str, bool] | None = None,
+        groups: Mapping[str, str] | None = None,
+        shown: Container[str] | None = None,
+        **settings: Any,
+    ) -> None:
+        """Add an option for each field of `classes`.
+
+        Args:
+            mappings: names of options that take a mapping as JSON: true for those that take nothing else. Default None: none.
+            groups: the title under which `--help` shows an option, by its name, in the order of the titles. Default None: no titles.
+            shown: names of the options that `--help` shows. Default None: all.
+        """
+        self.mappings, self.groups, self.shown = mappings or {}, groups or {}, shown
+        self.titled: dict[str, Any] = {}
+        super().__init__(classes, **settings)
 
     def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
+        name = settings.get("dest", names[0].lstrip("-"))
+        settings.pop("group", None)  # of a field's metadata
         if settings.get("nargs") == "+":
             settings["action"] = Gathered
-        action = super().add_argument(*names, **settings)
-        self.options |= dict.fromkeys(names, action)
-        return action
+        if "action" not in settings or settings["action"] is Gathered:
+            metavar = "JSON" if self.mappings.get(name) else METAVARS.get(settings.get("type", str))
+            settings = {"metavar": metavar, **settings}
+        hidden = self.shown is not None and (name not in self.shown or settings.get("action") == "store_false")
+        if hidden and name in self.groups:
+            settings["help"] = argparse.SUPPRESS
+        return self._group(name).add_argument(*names, **settings)
+
+    def _group(self, name: str) -> Any:
+        """Return the place of an option on the help page. All places are made with the first option, in the order of their titles."""
+        if name not in self.groups:
+            return super()
+        if not self.titled:
+            self.titled = {title: self.add_argument_group(title) for title in dict.fromkeys(self.groups.values())}
+        return self.titled[self.groups[name]]
 
     def read(self, words: Sequence[str], recipe: Mapping[str, Any] | None = None) -> tuple[Any, ...]:
         """Return the dataclasses, filled from `words`, from `recipe` for the fields that `words` do not name, and from defaults.
@@ -46,15 +80,13 @@ class OptionParser(HfArgumentParser):
         Raises:
             SystemExit: a word is no option, a value has the wrong type, or one is missing; the message names it.
         """
+        named: dict[str, str] = {}
         for name, given in (recipe or {}).items():
-            action = self.options[f"--{name}"]
+            action = self._option_string_actions[f"--{name}"]
+            if named.setdefault(action.dest, name) != name:
+                raise SystemExit(f"`{name}` and `{named[action.dest]}` in the recipe are the same option. Keep one.")
             action.default, action.required = self._converted(action, name, given), False
-        *parts, unknown = self.parse_args_into_dataclasses(
-            list(words), return_remaining_strings=True, look_for_args_file=False
-        )
-        if unknown:
-            raise SystemExit(self._unknown(unknown[0]))
-        return tuple(parts)
+        return tuple(self.parse_args_into_dataclasses(list(words), look_for_args_file=False))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, unknown = super().parse_known_args(args, namespace)
@@ -85,15 +117,6 @@ class OptionParser(HfArgumentParser):
                 str(argparse.ArgumentError(action, f"invalid choice: {shown(values[0])!r} (choose from {known})"))
             )
         return converted if action.nargs == "+" else converted[0]
-
-    def _unknown(self, word: str) -> str:
-        name = word.partition("=")[0]
-        if not name.startswith("--"):
-            return (
-                f"`{shown(word)}` belongs to no option of `{self.prog}`. Put a value with spaces in quotes, and write a value that "
-                "begins with `-` as `--option=-value`."
-            )
-        return f"`{shown(name)}` is no option of `{self.prog}`.{did_you_mean(name, self.options)}"
 
 
 def check_json(text: str, what: str) -> None:

@@ -11,13 +11,13 @@ from ..hub.push.run_folder import describe, push_run
 from ..hub.push.staging import inventory, prepare_folder
 from ..hub.push.target_names import check_key, check_targets
 from ..utils.safe_text import visible
-from .parsers import parser_settings
+from .parsers import CommandParser, parser_settings
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     about = "Publish an unlearned model with its card, report, figures and receipt, as one commit."
     examples = ("out --repo my-org/classifier --dry-run", "out --repo my-org/classifier --sign-key key.pem --tag v2")
-    parser = argparse.ArgumentParser(**parser_settings("push", about, *examples), allow_abbrev=False)
+    parser = CommandParser(**parser_settings("push", about, *examples))
     add = parser.add_argument
     add("run_folder", help="Output folder of a run, or folder of a model.")
     add("--repo", dest="repo_id", required=True, help="Repository, as org/name. A missing one is made, privately.")

@@ -15,7 +15,7 @@ from ..hub.receipt.sealing import read_receipt, seal, verify_folder, verify_rece
 from ..hub.receipt.signing import generate_key, read_public_key, sign, signature_file
 from ..utils.files import write_atomically
 from ..utils.hub_names import TIMEOUT
-from .parsers import parser_settings
+from .parsers import CommandParser, parser_settings
 
 NAMED = 10  # a message names at most so many rows
 
@@ -36,11 +36,11 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         "keygen --output key.pem",
         "sign --receipt published/unlearning_receipt.json --key key.pem",
     )
-    parser = argparse.ArgumentParser(**settings, allow_abbrev=False)
+    parser = CommandParser(**settings)
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(work: Callable[[argparse.Namespace], int], name: str, help: str) -> Callable[..., argparse.Action]:
-        subparser = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+        subparser = commands.add_parser(name, help=help, description=help)
         subparser.set_defaults(work=work)
         return subparser.add_argument
 

@@ -28,7 +28,8 @@ from ..utils.argument_checks import did_you_mean
 from ..utils.files import clear_errors
 from ..utils.safe_text import shown
 from .exit_codes import answered
-from .option_parser import OptionParser
+from .option_groups import OTHERS, option_groups
+from .option_parser import OptionParser, names_of
 from .parsers import parser_settings
 from .processes import launch, number_of_processes, shared_environment
 
@@ -38,11 +39,16 @@ MAPPINGS = {
     **dict.fromkeys(("accelerator_config", "fsdp_config", "deepspeed", "peft_config", "bias_labels"), False),
 }
 
+EARLY = {  # options that are read before the others
+    "--config": ("RECIPE", "A YAML file whose keys are options. The command line wins over it."),
+    "--num-processes": ("N", "Processes of this machine that share the run. (default: 1)"),
+}
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """`hf-unlearn run`: 0 if the model reached its target, 1 if it did not; other codes as in `exit_codes`."""
     parser = argparse.ArgumentParser(prog="hf-unlearn run", add_help=False, allow_abbrev=False)
-    parser.add_argument("--num-processes", "--num_processes", default="1", metavar="N")
+    parser.add_argument("--num-processes", "--num_processes", nargs="?", default="1", const="")
     known, others = parser.parse_known_args(list(sys.argv[1:] if words is None else words))
     number = known.num_processes
     return answered(lambda: run_once(others) if number == "1" else _run_shared(number, others))
@@ -67,28 +73,34 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", nargs="?", const="")
-    first.add_argument("--method")
+    first.add_argument("--method", nargs="?", const="")
     early, others = first.parse_known_args(list(argv))
     recipe = {} if early.config is None else read_recipe(early.config)
-    key = early.method or recipe.get("method", "jit")
+    key = recipe.get("method", "jit") if early.method is None else early.method
     if not isinstance(key, str) or key not in METHODS:
         raise SystemExit(f"`method={key!r}` is unknown. Known: {', '.join(METHODS)}.{did_you_mean(str(key), METHODS)}")
     classes = (RunArguments, UnlearningArguments, METHODS[key])
-    known = [f.name for c in classes for f in fields(c) if f.init]
+    known = [name for c in classes for f in fields(c) if f.init for name in names_of(f)]
     for name in recipe:
         if name not in known:
             hint = did_you_mean(name, known)
             raise SystemExit(f"`{shown(name)}` in the recipe is no option of `hf-unlearn run --method {key}`.{hint}")
     settings = parser_settings(
         "run",
-        "Unlearn rows, classes or an attribute; then measure, report and save. Every option is also a key of a recipe.",
+        "Unlearn rows, classes or an attribute; then measure, report and save. Every option is also a key of a recipe, and can be written "
+        "with hyphens.",
         "--config recipes/digits-vit/jit.yaml",
         "--config recipes/digits-vit/jit.yaml --num-processes 2   (two processes, each with a GPU or half of the cores)",
         "--model my-org/classifier --dataset my-org/data --forget_column user_id --forget_values u123 --output_dir out",
         "--method counterfactual_distillation --help   (the options of another method)",
     )
     usage = "hf-unlearn run [--config RECIPE] [--num-processes N] [--KEY VALUE ...]"  # an error does not list all keys
-    parser = OptionParser(classes, MAPPINGS, usage=usage, **settings)
+    groups = option_groups(*classes)
+    page = None if "--help-all" in argv else groups.keys() - OTHERS
+    parser = OptionParser(classes, MAPPINGS, groups, page, usage=usage, **settings)
+    for name, (metavar, about) in EARLY.items():
+        parser.add_argument(name, default=argparse.SUPPRESS, metavar=metavar, help=about)
+    parser.add_argument("--help-all", action="help", help="Show also all options of the HF Trainer.")
     try:
         run, args, method = parser.read(others, {**recipe, "method": key})
     except (ValueError, TypeError) as error:

@@ -6,12 +6,13 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..utils.files import file_digest
 from .sampling import drawn_rows
 
 if TYPE_CHECKING:
@@ -50,6 +51,45 @@ def check_overlap(forget: datasets.Dataset, retain: datasets.Dataset, limit: int
         "%s rows to forget have an identical copy in `retain_dataset`. What the model learns from the copies stays.",
         number,
     )
+
+
+def seen_rows(rows: Any, trained: Any, columns: Sequence[str], limit: int = ROWS) -> tuple[int, bool]:
+    """Count the rows that have the same content in `columns` as a row of `trained`. Pictures are compared by their files' bytes.
+
+    Returns:
+        The number, and whether it is exact: of large sets at most `limit` rows (50,000 by default), or 512 MiB, are read. The
+        number is 0 for sets that are no `datasets.Dataset`, or that lack a column.
+    """
+    sets = (rows, trained)
+    if not all(
+        hasattr(s, "select_columns") and hasattr(s, "__len__") and set(columns) <= {*s.column_names} for s in sets
+    ):
+        return 0, False
+    chosen = [s.select_columns(list(columns)) for s in sets]
+    sides = [(s, _drawn(s, limit, number)) for number, s in enumerate(chosen, 1)]
+    pictures = all(hasattr(f, "decode") for s in chosen for f in s.features.values())
+    keys = [list(map(_content, _rows(*side))) if pictures else list(_rows(*side)) for side in sides]
+    common = {*keys[0]} & {*keys[1]}
+    if any(isinstance(cell, _Size) for key in common for cell in key):  # files of one size may differ
+        again = [zip(_rows(*side), own, strict=True) for side, own in zip(sides, keys, strict=True)]
+        keys = [[_content(row, True) if key in common else key for row, key in side] for side in again]
+        common = {*keys[0]} & {*keys[1]}
+    found = sum(key in common for key in keys[0])
+    shares = [len(drawn) / max(1, len(s)) for s, drawn in sides]
+    return min(len(rows), round(found / max(1e-9, shares[0] * shares[1]))), shares == [1, 1]
+
+
+class _Size(int):
+    """The size of a file, which stands for its content."""
+
+
+def _content(row: tuple[Any, ...], read: bool = False) -> tuple[Any, ...]:
+    """Return pictures or sounds, given as bytes and path, as bytes alone, or as a file's size or, if `read`, its digest."""
+    pairs = zip(row[::2], row[1::2], strict=True)
+    return tuple(
+        data if data is not None or not os.path.isfile(path or "")
+        else file_digest(path) if read else _Size(os.path.getsize(path)) for data, path in pairs
+    )  # fmt: skip
 
 
 def fingerprint(dataset: Any) -> str | None:

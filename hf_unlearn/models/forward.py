@@ -65,6 +65,39 @@ def eval_mode(model: nn.Module, recompute: bool = True) -> Iterator[None]:
                 state["training"] = True
 
 
+@contextmanager
+def lone_values_normalized(model: nn.Module) -> Iterator[None]:
+    """Inside, a BatchNorm in training mode normalizes a single value per channel by its running statistics.
+
+    One value has no variance, and torch refuses it. It is what one row gives where pictures have shrunk to one pixel, as
+    in the last batch of an epoch. Such a call leaves the statistics as they are. All other calls are as usual.
+    """
+    held: set[nn.Module] = set()
+
+    def before(layer: Any, args: tuple[Tensor, ...]) -> None:
+        if args and layer.training and layer.running_mean is not None and args[0].numel() == args[0].shape[1]:
+            layer.training = False
+            held.add(layer)
+
+    def after(layer: nn.Module, *_: Any) -> None:
+        if layer in held:
+            layer.training = True
+            held.remove(layer)
+
+    # SyncBatchNorm counts the values of all processes, which must not take different ways.
+    norms = [
+        m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and type(m) is not nn.SyncBatchNorm
+    ]
+    handles = [m.register_forward_pre_hook(before) for m in norms]
+    # Recomputation under activation checkpointing may leave a layer by an exception.
+    handles += [m.register_forward_hook(after, always_call=True) for m in norms]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _checkpointing_layers(model: nn.Module) -> list[Any]:
     """The layers with activation checkpointing switched on; of nested layers, the outermost."""
     found: dict[str, Any] = {}
@@ -144,9 +177,9 @@ def classify(model: nn.Module, inputs: Mapping[str, Any], edit: Edit | None = No
     """Return the logits (B, classes) of a batch, whose continuous input first passes through `edit` if one is given."""
     if "pixel_values" in inputs:
         pixels = inputs["pixel_values"] if edit is None else edit(inputs["pixel_values"])
-        return _logits(model(**in_precision(model, {**inputs, "pixel_values": pixels})))
+        return logits_of(model(**in_precision(model, {**inputs, "pixel_values": pixels})))
     if edit is None:
-        return _logits(model(**inputs))
+        return logits_of(model(**inputs))
     embeddings = unwrap(model).get_input_embeddings()  # type: ignore[operator]
     # XLNet embeds (T, B) token ids, and an edit works on (B, T, E).
     swapped = getattr(getattr(unwrap(model), "config", None), "model_type", None) == "xlnet"
@@ -159,11 +192,11 @@ def classify(model: nn.Module, inputs: Mapping[str, Any], edit: Edit | None = No
 
     handle = embeddings.register_forward_hook(edited)
     try:
-        return _logits(model(**inputs))
+        return logits_of(model(**inputs))
     finally:
         handle.remove()
 
 
-def _logits(output: Any) -> Tensor:
-    """Return the logits of a classifier's output. With `return_dict=False` they come first in a tuple."""
-    return output[0] if isinstance(output, tuple) else output.logits
+def logits_of(output: Any) -> Tensor:
+    """Return the logits of a classifier's output. With `return_dict=False` they are in a tuple, alone or behind the loss."""
+    return next(part for part in output if part.ndim) if isinstance(output, tuple) else output.logits

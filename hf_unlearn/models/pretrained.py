@@ -79,12 +79,12 @@ def load_classifier(source: str, rows: datasets.Dataset | None = None, revision:
     adapter = find_adapter_config_file(source, revision=revision)
     if adapter is None:
         return _load_whole(source, rows, revision, {})
-    base, base_revision = _base_of(adapter, source)
+    base, base_revision = base_of_adapter(adapter, source)
     whole = whole_tensors(source, revision)
     return load_patches(_load_whole(base, rows, base_revision, whole), source, revision)
 
 
-def _base_of(adapter: str, source: str) -> tuple[str, str | None]:
+def base_of_adapter(adapter: str, source: str) -> tuple[str, str | None]:
     """Return the base that the configuration file `adapter` names, and its revision."""
     config = json.loads(Path(adapter).read_text("utf-8"))
     base = config.get("base_model_name_or_path")
@@ -106,20 +106,7 @@ def _load_whole(
     head = last_linear(empty) if elsewhere else ""
     if f"{head}.weight" in elsewhere:
         config.num_labels = elsewhere[f"{head}.weight"][0]
-    settings = {
-        "config": config,
-        "revision": revision,
-        "use_safetensors": True,
-        "dtype": "float32",
-        "trust_remote_code": False,
-    }
-    report = logging.getLogger("transformers.modeling_utils")
-    report.disabled = True  # What it says of weights that do not fit is checked and said below.
-    try:
-        # Weights of another shape are refused below.
-        model, found = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **settings)
-    finally:
-        report.disabled = False
+    model, found = from_pretrained_quietly(kind, source, config, revision)
     others = {name: shapes for name, *shapes in found["mismatched_keys"] if name not in elsewhere}
     if others:
         name = min(others)
@@ -144,6 +131,31 @@ def _load_whole(
     return model
 
 
+def from_pretrained_quietly(
+    kind: Any, source: str, config: Any, revision: str | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """Load a model of the class `kind` in float32, from safetensors alone, and what transformers found out about its weights.
+
+    Weights that do not fit are no error here and nothing is printed about them: the caller checks `missing_keys`,
+    `mismatched_keys` and `unexpected_keys`.
+    """
+    report = logging.getLogger("transformers.modeling_utils")
+    report.disabled = True
+    try:
+        return kind.from_pretrained(
+            source,
+            config=config,
+            revision=revision,
+            use_safetensors=True,
+            dtype="float32",
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    finally:
+        report.disabled = False
+
+
 def load_processing_class(source: str, rows: datasets.Dataset | None = None, revision: str | None = None) -> Any:
     """Return the image processor or tokenizer beside a classifier. An adapter may leave it to its base.
 
@@ -152,7 +164,7 @@ def load_processing_class(source: str, rows: datasets.Dataset | None = None, rev
     """
     adapter, places = find_adapter_config_file(source, revision=revision), [(source, revision)]
     if adapter is not None:
-        places.append(_base_of(adapter, source))
+        places.append(base_of_adapter(adapter, source))
     config = read_config(*places[-1], HELD_ELSEWHERE)
     images = classifier_class(config, rows) is AutoModelForImageClassification
     for place, at in places:

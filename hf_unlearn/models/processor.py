@@ -115,6 +115,15 @@ class Processor:
             logger.warning("`%s`: %s", argument, said)
         return aligned
 
+    def inputs_among(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return which of these columns the model reads, none if it finds no input there."""
+        if self.texts is None:
+            return next(((c,) for c in (self.ready, *self.columns) if c in names), ())
+        try:
+            return self.texts.columns(names)
+        except ValueError:
+            return ()
+
     def _image_column(self, row: Mapping[str, Any]) -> str:
         column = self.ready if self.ready in row else next((c for c in self.columns if c in row), None)
         if column is None:

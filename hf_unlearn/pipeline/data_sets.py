@@ -1,5 +1,6 @@
 """Load the data sets of a run: as tables, or as streams of which only the rows to forget and to measure on are stored."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,12 +8,15 @@ import datasets
 
 from ..data.class_names import check_numbers
 from ..data.loading import load_digits, load_source
+from ..data.overlap import seen_rows
 from ..data.streams import read_into_memory
 from ..models.processor import Processor
 from ..training.checks import check_labels
 from ..utils.hub_names import pinned
 from ..utils.loading_errors import loading, located
 from .run_arguments import RunArguments
+
+logger = logging.getLogger(__name__)
 
 
 def load_splits(
@@ -36,6 +40,8 @@ def load_splits(
     named = None if run.validation_split == "none" else run.validation_split
     asked = {"train_split": run.train_split, "test_split": run.test_split, "validation_split": named}
     for argument, split in asked.items():
+        if argument != "train_split" and split == run.train_split:
+            raise ValueError(_no_unseen_rows(argument, split, "is the training split"))
         if split is not None and split not in loaded:
             hint = "" if argument == "train_split" else f" Name one of these, or pass --{argument} none."
             raise ValueError(f"`{argument}={split!r}` is not in the data set; it has {', '.join(loaded)}.{hint}")
@@ -66,6 +72,32 @@ def check_split_labels(run: RunArguments, processor: Processor, splits: Mapping[
             aligned = processor.align(rows, argument, quiet=True)
             check_labels(processor, aligned, argument, needed=argument != "train_split")
     check_numbers(run.forget_class, splits["train_split"], run.label_column, processor.label2id, "forget_class")
+
+
+def check_unseen(run: RunArguments, processor: Processor, trained: Any, splits: Mapping[str, Any]) -> None:
+    """Warn about rows of a split, by the name of its argument, that are also in `trained`, the rows of the training split.
+
+    Raises:
+        ValueError: all rows of a split are.
+    """
+    for argument, rows in splits.items():
+        columns = () if rows is None else processor.inputs_among(rows.column_names)
+        count, exact = seen_rows(rows, trained, columns) if columns and len(rows) else (0, True)
+        name = str(getattr(run, argument) or run.test_split)
+        if count == len(rows or ()) > 0 and exact:
+            raise ValueError(
+                _no_unseen_rows(argument, name, f"holds {count:,} rows, and all are in the training split")
+            )
+        if count:
+            share = f"{'' if exact else 'about '}{count:,} of {len(rows):,}"
+            logger.warning("`%s=%r`: %s rows have an identical copy in the training split.", argument, name, share)
+
+
+def _no_unseen_rows(argument: str, split: str, what: str) -> str:
+    return (
+        f"`{argument}={split!r}` {what}. It must hold rows that the model has not seen, because targets, test accuracy and attacks "
+        f"compare with them. Name another split, or pass --{argument} none."
+    )
 
 
 def _check_prepared(rows: datasets.Dataset, what: str) -> None:

@@ -1,12 +1,13 @@
 """`Job`: the loaded parts of a run, which recipes, the demo and benchmarks share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
 from torch import nn
 
 from ..data.forget_request import Split
+from ..models.base import Base
 from ..training.arguments import UnlearningArguments
 from ..training.plain_training import warmup_steps
 from .run_arguments import RunArguments
@@ -18,7 +19,9 @@ class Job:
     """The loaded parts of a run.
 
     `train` is a data set, or a stream with `streaming`. `split` is None if an attribute is unlearned. `validation` is None unless
-    the method reads held-out rows. `retrained_with` are the settings of the retrained model, once it was trained.
+    the method reads held-out rows. `base` is what the original was fine-tuned from, None if that is not known or not needed.
+    `retrained_with` are the settings of the retrained model, once it was trained. `dropped` are the numbers of the entries that
+    were taken out of the tokenizer.
     """
 
     run: RunArguments
@@ -29,7 +32,9 @@ class Job:
     processing_class: Any
     split: Split | None = None
     validation: datasets.Dataset | None = None
+    base: Base | None = None
     retrained_with: TrainingSettings | None = None
+    dropped: list[int] = field(default_factory=list)
 
     @property
     def columns(self) -> dict[str, Any]:

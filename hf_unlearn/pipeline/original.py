@@ -26,8 +26,14 @@ from .run_arguments import RunArguments
 from .training_settings import given_settings
 
 
-def train_original(run: RunArguments, args: UnlearningArguments, train: datasets.Dataset) -> None:
-    """Train a classifier of `run.model_config` on `train` and save it as `run.model`. If several processes train, the first saves."""
+def train_original(
+    run: RunArguments, args: UnlearningArguments, train: datasets.Dataset, kept: datasets.Dataset | None = None
+) -> None:
+    """Train a classifier of `run.model_config` on `train` and save it as `run.model`. If several processes train, the first saves.
+
+    The tokenizer of a text model is made of the words of `kept`, the rows that will not be forgotten (default: all of them),
+    because no unlearning takes a word out of a tokenizer.
+    """
     assert run.model_config is not None
     names = names_of_classes(train, run.label_column)
     with loading("model_config", run.model_config):
@@ -35,7 +41,7 @@ def train_original(run: RunArguments, args: UnlearningArguments, train: datasets
         config.id2label, config.label2id = dict(enumerate(names)), {n: i for i, n in enumerate(names)}
         kind = classifier_class(config, train)
         check_size(kind, config, FRESH)
-    processing_class = build_processor(config, train, run.text_column)
+    processing_class = build_processor(config, train if kept is None else kept, run.text_column)
     torch.manual_seed(args.seed)
     with loading("model_config"):
         model = kind.from_config(config)
@@ -51,11 +57,11 @@ def train_original(run: RunArguments, args: UnlearningArguments, train: datasets
     wait_for_all()
 
 
-def build_processor(config: Any, train: datasets.Dataset, text_column: str | None = None) -> Any:
+def build_processor(config: Any, rows: datasets.Dataset, text_column: str | None = None) -> Any:
     """Return a processor for the model that `config` describes.
 
     Images get an image processor with the configuration's `image_size`, `image_mean` and `image_std`. Texts get a WordPiece
-    tokenizer that is trained on `train`.
+    tokenizer that is trained on `rows`.
 
     Raises:
         ValueError: there is no text column.
@@ -65,7 +71,7 @@ def build_processor(config: Any, train: datasets.Dataset, text_column: str | Non
         mean, std = (getattr(config, name, None) or [0.5] * 3 for name in ("image_mean", "image_std"))
         return ViTImageProcessorPil(size={"height": size, "width": size}, image_mean=mean, image_std=std)
     try:
-        columns = find_text_columns(train.column_names, text_column)
+        columns = find_text_columns(rows.column_names, text_column)
     except ValueError as error:
         raise ValueError(f"`text_column` is missing: {error}") from error
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
@@ -75,7 +81,7 @@ def build_processor(config: Any, train: datasets.Dataset, text_column: str | Non
     trainer = trainers.WordPieceTrainer(
         vocab_size=config.vocab_size, special_tokens=list(special.values()), show_progress=False
     )
-    tokenizer.train_from_iterator(chain.from_iterable(train[column] for column in columns), trainer)
+    tokenizer.train_from_iterator(chain.from_iterable(rows[column] for column in columns), trainer)
     ids = [(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")]
     pair = {"pair": "[CLS] $A [SEP] $B:1 [SEP]:1"} if len(columns) == 2 else {}
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", **pair, special_tokens=ids)

@@ -1,5 +1,6 @@
 """Make a `Job` of the arguments of a run: check the folders, load the data and the model."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -7,22 +8,28 @@ from typing import Any
 from torch import nn
 
 from ..data.columns import read_groups
+from ..data.forget_request import Split
 from ..data.streams import split_stream
 from ..hub.card.evaluation_card import check_readme
 from ..hub.receipt.forgotten_rows import PRIVATE_FOLDER
 from ..methods import UnlearningMethod
+from ..models.adapters import is_adapted
+from ..models.base import Base, check_tokenizer, find_base, given_base
 from ..models.pretrained import load_classifier, load_processing_class
 from ..models.processor import Processor
+from ..models.vocabulary import forgotten_words, without_words
 from ..training.arguments import UnlearningArguments
 from ..training.checks import WRITTEN, check_source
 from ..utils.files import check_writable
 from ..utils.hub_names import pinned
 from ..utils.loading_errors import loading, located
-from .data_sets import check_split_labels, load_splits
+from .data_sets import check_split_labels, check_unseen, load_splits
 from .job import Job
 from .original import train_original
 from .records import RUN_COVERS
 from .run_arguments import RunArguments
+
+logger = logging.getLogger(__name__)
 
 
 def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMethod | None = None) -> Job:
@@ -56,12 +63,42 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
         else:
             split = request.split(train)
     if run.model_config is not None and not os.path.exists(run.model):
-        train_original(run, args, train)
+        train_original(run, args, train, train if split is None else split.retain)
     model, processing_class = load_model(run, train)
-    job = Job(run, args, train, test, model, processing_class, split, validation)
+    job = Job(
+        run, args, train, test, model, processing_class, split, validation, load_base(run, model, processing_class)
+    )
     splits = {"train_split": train, "test_split": test, "validation_split": validation}
-    check_split_labels(run, Processor(model, processing_class, **job.columns), splits)
+    processor = Processor(model, processing_class, **job.columns)
+    check_split_labels(run, processor, splits)
+    trained = split.forget if run.streaming and split is not None else train
+    check_unseen(run, processor, trained, {name: rows for name, rows in splits.items() if name != "train_split"})
+    if split is not None and (args.check_rows or run.drop_forgotten_words):
+        _settle_words(job, processor, split)
     return job
+
+
+def _settle_words(job: Job, processor: Processor, split: Split) -> None:
+    """Say that the tokenizer spells words of the rows to forget, or take these words out of it.
+
+    They go before the run, so that all models are trained and measured on what the published tokenizer makes of the rows.
+    """
+    words = forgotten_words(processor, split.forget, split.retain)
+    if not job.run.drop_forgotten_words:
+        if words is not None and words.warning:
+            logger.warning("%s%s.", words.warning[0].upper(), words.warning[1:])
+        return
+    if words is None:
+        raise ValueError(
+            "`drop_forgotten_words` needs a tokenizer, and texts of rows to forget and of rows to keep that are no stream. Leave it out."
+        )
+    if job.run.peft_config is not None or is_adapted(job.model):
+        raise ValueError(
+            "`drop_forgotten_words`: an adapter leaves its base as it is, with the base's tokenizer, so nothing would be gone. Leave "
+            "`drop_forgotten_words` out, or update the weights themselves."
+        )
+    job.processing_class, job.dropped = without_words(processor, words, split.retain)
+    print(f"Taken out of the tokenizer: {len(job.dropped):,} of {len(words.ids):,} entries", flush=True)
 
 
 def load_model(run: RunArguments, train: Any) -> tuple[nn.Module, Any]:
@@ -70,6 +107,30 @@ def load_model(run: RunArguments, train: Any) -> tuple[nn.Module, Any]:
     with loading("model", run.model):
         model = load_classifier(run.model, train, run.model_revision)
         return model, load_processing_class(run.model, train, run.model_revision)
+
+
+def load_base(run: RunArguments, model: nn.Module, processing_class: Any) -> Base | None:
+    """Return what the original was fine-tuned from, once it is certain that it fits; None if it is not known or not needed.
+
+    Raises:
+        ValueError: the base that `run.base_model` names does not fit. One that was found beside the original is then left out.
+    """
+    if run.base_model == "none" or run.model_config is not None or not (run.base_model or run.retrain):
+        return None
+    with loading("base_model", run.base_model):
+        base = find_base(run.model, run.model_revision) if run.base_model is None else given_base(run.base_model)
+    if base is None:
+        return None
+    try:
+        with loading("base_model", base.source):
+            check_tokenizer(base, processing_class)
+            base.load(model)
+    except ValueError as error:
+        if run.base_model is not None:
+            raise
+        print(f"{base.named_by} names a base that cannot be used. {error}", flush=True)
+        return None
+    return base
 
 
 def check_folders(model: str, output_dir: str, overwrite: bool) -> None:

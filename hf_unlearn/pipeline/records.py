@@ -21,7 +21,7 @@ RUN_COVERS = ["README.md", "figures", "model", "report.html", "report.json", "re
 # values could identify rows, people or machines.
 RUN_KEYS = (
     "dataset_config", "train_split", "test_split", "validation_split", "train_rows", "test_rows", "image_column", "text_column",
-    "label_column", "forget_column", "forget_fraction", "retrain", "train_epochs", "train_learning_rate", "train_batch_size",
+    "label_column", "forget_column", "forget_fraction", "drop_forgotten_words", "retrain", "train_epochs", "train_learning_rate", "train_batch_size",
     "peft_config", "bias_column", "relearning",
 )  # fmt: skip
 ARGUMENT_KEYS = (
@@ -78,6 +78,7 @@ def record_request(job: Job, trainer: UnlearningTrainer) -> dict[str, Any]:
         "request": run.request().describe(labels) if job.split else f"the influence of '{shown(attribute)}'",
         "splits": {k: shown(v) for k, v in splits.items() if v},
         "recipe": {k: v for k, v in recipe.items() if v is not None},
+        **({"words_dropped": len(job.dropped)} if job.dropped else {}),
         "left_out": [name for name in given if name not in recipe and name not in WITHOUT_EFFECT],
     }
 

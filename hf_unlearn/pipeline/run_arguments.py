@@ -8,6 +8,8 @@ from ..data.forget_request import ForgetRequest
 from ..methods.base import setting
 from ..utils.argument_checks import check_counts, check_not_empty, check_positive
 
+DATA, FORGET, UPDATE, REPORT = "model and data", "what to forget", "what may move", "run and report"
+"""Titles of the help page. A field may name one as its `group`, which holds for the fields below it too."""
 MODEL = "Classifier to start from, as a folder or a Hub id (`org/name@revision`). It is never overwritten."
 DATASET = "Data set that the model was trained on, as a folder or a Hub id (`org/name@revision`), or 'digits' for scikit-learn's."
 
@@ -16,9 +18,14 @@ DATASET = "Data set that the model was trained on, as a folder or a Hub id (`org
 class RunArguments:
     """The model, the data, the rows to forget, and what to measure. The texts below are those of `hf-unlearn run --help`."""
 
-    model: str = field(metadata={"help": MODEL})
-    dataset: str = field(metadata={"help": DATASET})
+    model: str = field(metadata={"help": MODEL, "aliases": ["--model_name_or_path", "--model-name-or-path"]})
+    dataset: str = field(metadata={"help": DATASET, "aliases": ["--dataset_name", "--dataset-name"]})
     model_revision: str | None = setting(None, "Branch, tag or commit of the model on the Hub.")
+    base_model: str | None = setting(
+        None,
+        "Pretrained model that `model` was fine-tuned from (`org/name@revision` or a folder): retraining starts from it. None: the one "
+        "that the adapter, the card or the configuration of `model` names. 'none': the training started from random weights.",
+    )
     model_config: str | None = setting(None, "A config.json: if `model` is missing, such a model is trained and saved.")
     dataset_config: str | None = setting(None, "Configuration of the data set, if it has several.")
     dataset_revision: str | None = setting(None, "Branch, tag or commit of the data set on the Hub.")
@@ -36,13 +43,18 @@ class RunArguments:
         None, "Column of texts, or two columns for pairs of texts, if they do not have a usual name.", nargs="+"
     )
     label_column: str = setting("label", "Column of class ids.")
-    forget_class: list[str] | None = setting(None, "Classes to forget, by name or id (`name:3`, `id:3` if 3 is both).")
+    forget_class: list[str] | None = setting(
+        None, "Classes to forget, by name or id (`name:3`, `id:3` if 3 is both).", group=FORGET
+    )
     forget_column: str | None = setting(None, "Column that selects the rows to forget, such as a user id.")
     forget_values: list[str] | None = setting(None, "Forget the rows with these values in `forget_column`.")
     forget_ids_file: str | None = setting(None, "File with a value of `forget_column`, or a row number, on each line.")
     forget_fraction: float | None = setting(None, "Forget a random share, between 0 and 1, of the selected rows.")
     forget_seed: int = setting(0, "Seed of `forget_fraction`. Keep it secret: seed and data together name the rows.")
-    retrain: bool = setting(False, "Also train a model without the forget set, and compare with it.")
+    drop_forgotten_words: bool = setting(
+        False, "Take words that only rows to forget hold out of the tokenizer, and clear their embeddings."
+    )
+    retrain: bool = setting(False, "Also train a model without the forget set, and compare with it.", group=REPORT)
     train_epochs: float | None = setting(
         None,
         "Epochs in which an original and the retrained model are trained. None: 10 for an original; for the retrained model those "
@@ -56,9 +68,13 @@ class RunArguments:
         "Batch size in these trainings, over all processes together. None: that noted beside the original, or else 64.",
     )
     peft_config: str | None = setting(
-        None, 'Train only an adapter: lora, dora, ia3, or a PEFT configuration such as {"peft_type": "LORA", "r": 8}.'
+        None,
+        'Train only an adapter: lora, dora, ia3, or a PEFT configuration such as {"peft_type": "LORA", "r": 8}.',
+        group=UPDATE,
     )
-    bias_column: str | None = setting(None, "Column of the test split that shows a pattern to measure bias by.")
+    bias_column: str | None = setting(
+        None, "Column of the test split that shows a pattern to measure bias by.", group=REPORT
+    )
     bias_labels: list[str] | None = setting(
         None, "Label that each value of `bias_column` points to, such as `present=3`."
     )

@@ -40,6 +40,10 @@ class TrainingSettings:
         return math.ceil(rows / self.batch_size) * self.epochs
 
 
+# The defaults of transformers' `TrainingArguments`, which most models were fine-tuned with.
+FINE_TUNING = TrainingSettings(epochs=3.0, learning_rate=5e-5, batch_size=8)
+
+
 def given_settings(run: RunArguments, base: TrainingSettings | None = None) -> TrainingSettings:
     """Return `base`, by default the defaults, with what the recipe names in its place."""
     names = {"epochs": "train_epochs", "learning_rate": "train_learning_rate", "batch_size": "train_batch_size"}
@@ -53,7 +57,7 @@ def is_guess(run: RunArguments) -> bool:
     return run.model_config is None and run.train_epochs is None
 
 
-def trainings(run: RunArguments, rows: int, retained: int) -> list[TrainingSettings]:
+def trainings(run: RunArguments, rows: int, retained: int, from_base: bool = False) -> list[TrainingSettings]:
     """Return the trainings to try one after another until the retrained model fits its rows.
 
     A recipe that names the epochs, or that also trains the original, is followed. Otherwise the length of the training is a
@@ -62,20 +66,24 @@ def trainings(run: RunArguments, rows: int, retained: int) -> list[TrainingSetti
     Args:
         rows: number of rows that the original was trained on.
         retained: number of rows to retrain on.
+        from_base: True if the training starts from a pretrained base, where a high learning rate would undo what it knows.
     """
     if run.model_config is not None:
         return [given_settings(run)]
-    first = given_settings(run, recorded_settings(run, rows))
+    usual = FINE_TUNING if from_base else None
+    first = given_settings(run, recorded_settings(run, rows, usual) or usual)
     if not is_guess(run):
         return [first]
-    rate = first.learning_rate if run.train_learning_rate is not None else TrainingSettings.learning_rate
+    keeps_rate = from_base or run.train_learning_rate is not None
+    rate = first.learning_rate if keeps_rate else TrainingSettings.learning_rate
     longer = [replace(first, epochs=times * first.epochs, learning_rate=rate, source="search") for times in MORE]
     return [first, *(settings for settings in longer if settings.steps(retained) <= MOST_STEPS)]
 
 
-def recorded_settings(run: RunArguments, rows: int) -> TrainingSettings | None:
+def recorded_settings(run: RunArguments, rows: int, usual: TrainingSettings | None = None) -> TrainingSettings | None:
     """Return the settings in the Trainer's card and `trainer_state.json` beside the original, None if neither tells the epochs.
 
+    What they do not tell is as in `usual`, by default the defaults.
     `training_args.bin` would tell all of them, but it is a pickle, which can run code, and is not read.
     """
     found: dict[str, Any] = {}
@@ -90,7 +98,7 @@ def recorded_settings(run: RunArguments, rows: int) -> TrainingSettings | None:
     if "epochs" not in found and {"steps", "batch_size"} <= found.keys():
         found["epochs"] = found["steps"] * found["batch_size"] / rows
     found.pop("steps", None)
-    return TrainingSettings(**found) if 0 < found.get("epochs", 0) <= LONGEST else None
+    return replace(usual or TrainingSettings(), **found) if 0 < found.get("epochs", 0) <= LONGEST else None
 
 
 def _beside(run: RunArguments, name: str) -> Path | None:

@@ -18,6 +18,7 @@ from ..models.adapters import base_classifier
 from ..models.prediction import predict
 from ..models.processor import Processor
 from ..models.snapshot import fingerprints
+from ..models.vocabulary import blank_rows
 from ..trainer import UnlearningTrainer
 from ..training.arguments import UnlearningArguments
 from ..training.checkpoints import read_state, resumable
@@ -76,6 +77,8 @@ def unlearn(
     pattern = read_pattern(job.run.bias_column, job.run.bias_labels, trainer.processor, test)
     _tell_if_retraining_is_cheaper(job, trainer)
     train_or_resume(trainer, job.run.resume)
+    if job.dropped:
+        blank_rows(trainer.model, job.dropped, getattr(job.processing_class, "unk_token_id", None))
     if keep is not None and trainer.is_world_process_zero():
         keep(trainer)
     if retrained is None and job.run.retrain:
@@ -91,7 +94,8 @@ def unlearn(
     report.run |= record_request(job, trainer)
     _judge_stillness(trainer, report)
     if job.retrained_with is not None:
-        report.run["retraining"] = asdict(job.retrained_with) | {"void": bool(report.void)}
+        start = None if job.base is None else job.base.describe()
+        report.run["retraining"] = asdict(job.retrained_with) | {"base": start, "void": bool(report.void)}
     return trainer, report
 
 
@@ -115,7 +119,9 @@ def _tell_if_retraining_is_cheaper(job: Job, trainer: UnlearningTrainer) -> None
     steps = args.max_steps if args.max_steps > 0 else math.ceil(rows / args.batch_rows) * args.num_train_epochs
     sides = 1 + (args.retain_per_forget if method.needs_retain else 0)
     ours = steps * min(rows, args.batch_rows) * args.gradient_accumulation_steps * sides
-    settings = trainings(job.run, rows + kept, kept)[0] if job.run.retrain else given_settings(job.run)
+    settings = (
+        trainings(job.run, rows + kept, kept, job.base is not None)[0] if job.run.retrain else given_settings(job.run)
+    )
     theirs = settings.epochs * kept
     if ours > theirs and trainer.is_world_process_zero():
         print(
@@ -134,8 +140,9 @@ def retrain(job: Job, wanted: float | None = None) -> tuple[nn.Module, float]:
     """
     assert job.split is not None
     split, folder = job.split, Path(job.args.output_dir or ".") / "retrained"
-    print(f"Retraining without the {len(split.forget)} rows to forget, for comparison", flush=True)
-    settings = trainings(job.run, len(split.forget) + len(split.retain), len(split.retain))
+    start = "random weights: no base is known" if job.base is None else f"the base {job.base.source}"
+    print(f"Retraining without the {len(split.forget)} rows to forget, for comparison, from {start}", flush=True)
+    settings = trainings(job.run, len(split.forget) + len(split.retain), len(split.retain), job.base is not None)
     if wanted is None and len(settings) > 1:
         wanted = kept_accuracy(job, job.model)
     if job.run.resume:
@@ -170,9 +177,9 @@ def kept_accuracy(job: Job, model: nn.Module) -> float | None:
 
 
 def _train_fresh(job: Job, settings: TrainingSettings, folder: Path, resume: bool) -> UnlearningTrainer:
-    """Train a model from fresh weights on the retain set, in `folder`."""
+    """Train a model on the retain set, in `folder`, from the base or, if there is none, from random weights."""
     assert job.split is not None
-    original = base_classifier(job.model)
+    original, seed = base_classifier(job.model), job.args.seed + 1
     arguments = {
         **job.train_arguments(settings),
         "save_strategy": "epoch" if job.args.save_strategy == "best" else job.args.save_strategy,
@@ -182,8 +189,8 @@ def _train_fresh(job: Job, settings: TrainingSettings, folder: Path, resume: boo
         "logging_strategy": "no",
     }
     trainer = UnlearningTrainer(
-        model_init=lambda: type(original)(original.config),
-        args=UnlearningArguments(output_dir=str(folder), seed=job.args.seed + 1, overwrite=True, **arguments),
+        model_init=lambda: job.base.load(original, seed) if job.base else type(original)(original.config),
+        args=UnlearningArguments(output_dir=str(folder), seed=seed, overwrite=True, **arguments),
         method=Retrain(),
         forget_dataset=job.split.forget,
         retain_dataset=job.split.retain,

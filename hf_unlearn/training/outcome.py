@@ -24,6 +24,7 @@ class Outcome:
         tensors_changed: Number of parameters and buffers that changed.
         target_reached: None without a target.
         warnings: What went wrong.
+        cautions: What a reader must know, although the run did what was asked.
         path: The checks during the run; see `stopping.ForgettingControl`.
     """
 
@@ -38,6 +39,7 @@ class Outcome:
     tensors_changed: int = 0
     target_reached: bool | None = None
     warnings: list[str] = field(default_factory=list)
+    cautions: list[str] = field(default_factory=list)
     path: list[dict[str, float]] = field(default_factory=list)
 
     @property

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from ..data.pairs import PreparedRows
+from ..models.forward import lone_values_normalized
 from ..models.processor import Processor
 from ..models.snapshot import fingerprints
 
@@ -27,7 +28,8 @@ def train_classifier(
     args = TrainingArguments(output_dir=str(output_dir), **fixed, **arguments)
     rows = PreparedRows(train, processor, cache_bytes=2**30)
     start, started = fingerprints(model), time.perf_counter()
-    Trainer(model=model, args=args, data_collator=processor.collate, train_dataset=rows).train()
+    with lone_values_normalized(model):
+        Trainer(model=model, args=args, data_collator=processor.collate, train_dataset=rows).train()
     seconds = time.perf_counter() - started
     warn_if_untrained(start, model, "original")
     return seconds

@@ -31,7 +31,7 @@ def pinned(source: str, revision: str | None = None, argument: str = "model") ->
     """Return the name in `source` and the commit of its revision now, so that every later load reads the same commit.
 
     A folder is not pinned, and has no revisions. A name that the Hub does not answer for is not pinned either: loading reports why, or finds the name
-    in the cache. `argument` is `model` or `dataset`.
+    in the cache. `argument` is `model`, `base_model` or `dataset`.
 
     Raises:
         ValueError: as in `split_revision`, or a folder or file is given with a revision.
@@ -40,6 +40,7 @@ def pinned(source: str, revision: str | None = None, argument: str = "model") ->
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
     name, revision = split_revision(source, revision, argument)
+    kind = "dataset" if argument == "dataset" else "model"
     if os.path.exists(name):
         if revision is not None:
             raise ValueError(
@@ -47,7 +48,7 @@ def pinned(source: str, revision: str | None = None, argument: str = "model") ->
             )
         return name, None
     try:
-        return name, HfApi().repo_info(name, revision=revision, repo_type=argument, timeout=TIMEOUT).sha
+        return name, HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=TIMEOUT).sha
     except (HTTPError, OfflineModeIsEnabled, ValueError) as error:
         logger.info("`%s=%r` is not pinned to a commit: %s", argument, name, type(error).__name__)
         return name, revision

@@ -13,16 +13,18 @@ WORDS = [
     *COMMANDS,
     *(f"receipt {c}" for c in ("verify", "prove", "seal", "keygen", "sign")),
     *(f"run --method {m}" for m in METHODS),
+    "run --help-all",
+    "run --method uib --help-all",
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("words", WORDS)
 def test_every_command_explains_itself(words, capsys):
     assert main([*words.split(), "--help"]) == 0
     shown = capsys.readouterr()
     assert shown.out.startswith(f"usage: hf-unlearn {' '.join(words.split()[: 1 if 'run' in words else 2])}")
     assert not shown.err
+    assert "examples:" in shown.out or words.startswith("receipt ")
 
 
 @pytest.mark.parametrize("arguments", [RunArguments, AuditArguments])

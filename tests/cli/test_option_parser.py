@@ -70,6 +70,7 @@ def test_the_command_line_replaces_a_list_and_gathers_one_that_stands_twice():
         (["--step", "2"], {}, "`--step` is no option of `walk`. Did you mean `--steps`?"),
         (["--stesp=2"], {}, "`--stesp` is no option of `walk`. Did you mean `--steps`?"),
         (["--unlike", "2"], {}, "`--unlike` is no option of `walk`."),
+        (["--unlike", "2"], {}, "`walk --help` explains every option"),
         (["far"], {}, "`far` belongs to no option of `walk`"),
         (["--names", "u1", "-u7"], {}, "`-u7` belongs to no option.*`--option=-value`"),
         ([], {"steps": ["1", "2"]}, "`steps` in the recipe takes one value, and there is a list of 2"),
@@ -78,6 +79,13 @@ def test_the_command_line_replaces_a_list_and_gathers_one_that_stands_twice():
 def test_what_is_no_option_is_named(words, recipe, message):
     with pytest.raises(SystemExit, match=message.replace("?", r"\?")):
         read("--to", "x", *words, **recipe)
+
+
+def test_a_misspelt_option_is_named_before_a_missing_one():
+    with pytest.raises(SystemExit, match=r"`--too` is no option of `walk`. Did you mean `--to`\?"):
+        OptionParser(Walk, prog="walk").read(["--too", "x"])
+    with pytest.raises(SystemExit, match=r"`--to` is missing. `walk --help` explains"):
+        OptionParser(Walk, prog="walk").read(["--steps", "3"])
 
 
 @pytest.mark.parametrize(
@@ -100,6 +108,24 @@ def test_a_wrong_choice_in_a_recipe_is_named(tmp_path, capsys):
         parse(["--config", write_recipe(tmp_path, lr_scheduler_type="lineal")])
     assert "--lr_scheduler_type" in (error := capsys.readouterr().err)
     assert "'linear'" in error
+
+
+def test_options_have_the_names_that_they_have_in_other_trainers_too(tmp_path):
+    names = {"model_name_or_path": "m", "dataset_name": "digits"}
+    words = [word for name, value in names.items() for word in (f"--{name}", value)]
+    hyphens = [word.replace("_", "-") for word in words]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("".join(f"{name}: {value}\n" for name, value in names.items()))
+    for start in (words, hyphens, ["--config", str(recipe)]):
+        run, _, _ = parse([*start, "--forget_class", "3", "--output_dir", "out"])
+        assert (run.model, run.dataset) == ("m", "digits")
+    run, _, _ = parse(["--config", str(recipe), "--model", "other", "--forget_class", "3"])
+    assert run.model == "other"
+
+
+def test_two_names_of_one_option_in_a_recipe_are_refused(tmp_path):
+    with pytest.raises(SystemExit, match="`dataset_name` and `dataset` in the recipe are the same option"):
+        parse(["--config", write_recipe(tmp_path, dataset_name="digits")])
 
 
 def test_no_options_come_from_a_file_beside_the_command(tmp_path, monkeypatch):

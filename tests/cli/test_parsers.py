@@ -2,7 +2,10 @@
 
 import argparse
 
-from hf_unlearn.cli.parsers import parser_settings
+import pytest
+
+from hf_unlearn.cli import main
+from hf_unlearn.cli.parsers import CommandParser, parser_settings
 
 
 def test_defaults_are_shown_where_an_option_has_one(capsys):
@@ -17,3 +20,36 @@ def test_defaults_are_shown_where_an_option_has_one(capsys):
     assert [line.strip() for line in text.splitlines() if "(default" in line] == [
         "--steps STEPS  The number of steps. (default: 7)"
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("card out --rep a/b", "`--rep` is no option of `hf-unlearn card`. Did you mean `--repo`?"),
+        ("push out --rep a/b", "`--rep` is no option of `hf-unlearn push`. Did you mean `--repo`?"),
+        ("push out", "`--repo` is missing. `hf-unlearn push --help` explains every option."),
+        ("push --repo a/b", "`run_folder` is missing."),
+        (
+            "receipt sign --receipt r --kye k",
+            "`--kye` is no option of `hf-unlearn receipt sign`. Did you mean `--key`?",
+        ),
+        ("receipt keygen", "`--output` is missing. `hf-unlearn receipt keygen --help`"),
+        ("receipt", "`verify|prove|seal|keygen|sign` is missing."),
+        ("receipt verfy", "invalid choice: 'verfy' (choose from "),
+        ("demo --forget 3", "`--forget` is no option of `hf-unlearn demo`. Did you mean `--forget-class`?"),
+        ("demo --seed x", "argument --seed: invalid int value: 'x'. `hf-unlearn demo --help` explains every option."),
+        ("card out --repo", "expected one argument, and one that begins with `-` is written as `--option=-value`."),
+    ],
+)
+def test_an_error_names_what_was_typed_and_a_remedy(capsys, words, message):
+    assert main(words.split()) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_option_with_underscores_is_listed_once_with_its_values():
+    parser = CommandParser(**parser_settings("walk", "Walk somewhere."))
+    parser.add_argument("--far_away", "--far-away", "--remote", nargs="+", help="Places.")
+    parser.add_argument("--dry-run", action="store_true", help="Stay.")
+    text = parser.format_help()
+    assert "  --far_away, --remote FAR_AWAY [FAR_AWAY ...]\n" in text
+    assert "  --dry-run " in text

@@ -43,7 +43,8 @@ def test_a_wrong_type_is_named(tmp_path, capsys):
         parse(["--config", write_recipe(tmp_path, learning_rate="fast")])
     usage, error = capsys.readouterr().err.splitlines()  # not all keys
     assert usage.startswith("usage: hf-unlearn run ")
-    assert error == "hf-unlearn run: error: argument --learning_rate/--learning-rate: invalid float value: 'fast'"
+    start = "hf-unlearn run: error: argument --learning_rate/--learning-rate: invalid float value: 'fast'. "
+    assert error == f"{start}`hf-unlearn run --help` explains every option."
 
 
 @pytest.mark.parametrize("words", [["--method", "fine_tune"], ["--method=fine_tune"]])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hf_unlearn.data import overlap
-from hf_unlearn.data.overlap import check_overlap
+from hf_unlearn.data.overlap import check_overlap, seen_rows
 from tests.support.data import image_data, pixel_data, text_data
 
 
@@ -101,3 +101,25 @@ def test_heavy_rows_are_read_by_their_bytes(monkeypatch):
     with pytest.raises(ValueError, match="overlap: about"):
         check_overlap(data, data)
     assert 0 < sum(read) < 2 * 2**23 / 8_000
+
+
+def test_pictures_in_files_and_in_tables_are_compared_by_their_bytes(tmp_path):
+    stored = image_data(12).cast_column("image", datasets.Image(decode=False))
+    data = [row["image"]["bytes"] for row in stored]
+    for place, numbers in (("seen", range(6)), ("new", range(4, 10))):
+        for number in numbers:
+            (tmp_path / place).mkdir(exist_ok=True)
+            (tmp_path / place / f"{place}-{number}.png").write_bytes(data[number])
+    sides = [datasets.load_dataset("imagefolder", data_dir=tmp_path / p, split="train") for p in ("new", "seen")]
+    assert seen_rows(*sides, ["image"]) == (2, True)
+    files = [f"x{number}.png" for number in range(6)]
+    named = stored.select(range(6)).map(lambda row, i: {"image": {**row["image"], "path": files[i]}}, with_indices=True)
+    assert seen_rows(named, stored, ["image"]) == (6, True)
+
+
+def test_of_large_sets_a_part_is_read_and_the_number_is_an_estimate():
+    rows = datasets.Dataset.from_dict({"text": [str(i) for i in range(4000)]})
+    found, exact = seen_rows(rows.select(range(1000, 3000)), rows, ["text"], limit=1500)
+    assert not exact
+    assert 1700 < found <= 2000
+    assert seen_rows(rows, rows, ["other"]) == seen_rows([{"text": "1"}], rows, ["text"]) == (0, False)

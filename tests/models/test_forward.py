@@ -15,6 +15,8 @@ from hf_unlearn.models.forward import (
     classify,
     continuous_input,
     eval_mode,
+    logits_of,
+    lone_values_normalized,
     model_inputs,
     repeat_inputs,
     replace_by,
@@ -32,7 +34,7 @@ from tests.support.data import (
     text_data,
     tokenizer,
 )
-from tests.support.models import build, trained
+from tests.support.models import build, changed, trained
 
 # --- forward passes ---------------------------------------------------------------------------------------------------
 
@@ -54,6 +56,15 @@ def test_identity_edit_gives_the_same_logits_and_leaves_no_hook(arch):
         with pytest.raises(ArithmeticError):
             classify(model, inputs, fail)
         assert not model.get_input_embeddings()._forward_hooks
+
+
+def test_logits_are_found_in_every_form_of_an_output():
+    model, batch = trained("bert"), batch_of("bert")
+    with torch.no_grad():
+        wanted = model(**batch).logits
+        for inputs in (batch, model_inputs(batch)):
+            assert torch.equal(logits_of(model(**inputs)), wanted)
+            assert torch.equal(logits_of(model(**inputs, return_dict=False)), wanted)
 
 
 @pytest.mark.parametrize("arch", TEXT)
@@ -244,3 +255,51 @@ def test_statistics_of_batches_do_not_move_in_a_recomputed_layer():
     loss.backward()
     assert torch.equal(model.layer.norm.running_mean, before)
     assert model.layer.norm.weight.grad is not None
+
+
+# --- BatchNorm over a single value ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "lone", "usual"),
+    [
+        (torch.nn.BatchNorm1d, (1, 3), (2, 3)),
+        (torch.nn.BatchNorm1d, (1, 3, 1), (1, 3, 2)),
+        (torch.nn.BatchNorm2d, (1, 3, 1, 1), (1, 3, 2, 1)),
+        (torch.nn.BatchNorm3d, (1, 3, 1, 1, 1), (4, 3, 1, 1, 1)),
+    ],
+)
+def test_a_lone_value_is_normalized_by_the_running_statistics_and_all_else_is_as_usual(kind, lone, usual):
+    norm = kind(3)
+    norm(torch.randn(5, *usual[1:]) * 3 + 2)
+    plain, x, one = copy.deepcopy(norm), torch.randn(usual), torch.randn(lone)
+    mean, deviation = (
+        b.clone().view(1, 3, *[1] * (len(lone) - 2)) for b in (norm.running_mean, norm.running_var.sqrt())
+    )
+    with pytest.raises(ValueError, match="more than 1 value"):
+        copy.deepcopy(norm)(one)
+    with lone_values_normalized(norm):
+        assert torch.allclose(norm(one), (one - mean) / deviation, atol=1e-4)
+        assert norm.training
+        assert torch.equal(norm(x), plain(x))
+        assert not changed(plain.state_dict(), norm.state_dict())  # only the usual call moved the statistics
+        with eval_mode(norm):
+            norm(one)
+        with pytest.raises(RuntimeError):
+            norm(one.long())  # an error inside the layer
+        assert norm.training
+    assert not norm._forward_hooks
+    assert not norm._forward_pre_hooks
+
+
+def test_a_recomputed_layer_with_a_lone_value_gives_the_same_gradients():
+    layer = torch.nn.Sequential(
+        torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.ReLU(), torch.nn.BatchNorm1d(4)
+    )
+    x, found = torch.randn(1, 4, requires_grad=True), []
+    for recompute in (True, False):
+        with lone_values_normalized(layer):
+            y = checkpoint(layer, x, use_reentrant=False) if recompute else layer(x)
+            found.append(torch.autograd.grad(y.square().sum(), [x, *layer.parameters()]))
+        assert all(m.training for m in layer.modules())
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

@@ -4,9 +4,9 @@ import datasets
 import pytest
 
 from hf_unlearn.models.processor import Processor
-from hf_unlearn.pipeline.data_sets import check_split_labels, check_streaming, load_splits
+from hf_unlearn.pipeline.data_sets import check_split_labels, check_streaming, check_unseen, load_splits
 from hf_unlearn.pipeline.run_arguments import RunArguments
-from tests.support.data import image_data, image_processor, text_data
+from tests.support.data import WORDS, image_data, image_processor, text_data, tokenizer
 from tests.support.models import build
 
 
@@ -130,3 +130,26 @@ def test_data_that_cannot_be_read_or_has_no_revisions_is_named(folder):
     for streaming in (False, True):
         with pytest.raises(ValueError, match="`dataset`: "):
             load_splits(run_on(folder, streaming=streaming))
+
+
+@pytest.mark.parametrize("key", ["test_split", "validation_split"])
+def test_the_training_split_is_no_split_of_unseen_rows(folder, key):
+    message = f"`{key}='train'` is the training split.*or pass --{key} none"
+    with pytest.raises(ValueError, match=message):
+        load_splits(run_on(folder, **{key: "train"}), validate=True)
+
+
+def test_rows_that_were_trained_on_are_refused_or_counted(folder, caplog):
+    train, run = text_data(50), run_on(folder, validation_split="validation")
+    texts = Processor(build("bert"), tokenizer())
+    copy = train.shuffle(seed=3).select(range(20)).remove_columns("group")
+    with pytest.raises(ValueError, match="`validation_split='validation'` holds 20 rows, and all are in the training"):
+        check_unseen(run, texts, train, {"test_split": None, "validation_split": copy})
+    with pytest.raises(ValueError, match="`test_split='test'` holds 20 rows"):
+        check_unseen(run, texts, train, {"test_split": copy})
+    train = train.map(lambda _, i: {"text": f"{WORDS[i % 24]} " * (2 + i)}, with_indices=True)
+    fresh = train.map(lambda row: {"text": row["text"] + WORDS[0] + WORDS[1]})
+    mixed = datasets.concatenate_datasets([fresh.select(range(15)), train.select(range(5))])
+    check_unseen(run, texts, train, {"test_split": mixed, "validation_split": fresh})
+    assert "`test_split='test'`: 5 of 20 rows have an identical copy in the training split." in caplog.text
+    assert "validation" not in caplog.text

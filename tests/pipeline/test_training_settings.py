@@ -88,3 +88,15 @@ def test_a_guess_is_followed_by_longer_trainings_that_end(tmp_path):
     assert [s.learning_rate for s in trainings(run_from(tmp_path), 100, 90)] == [2e-5, 1e-3, 1e-3, 1e-3]
     fixed = trainings(run_from(tmp_path, train_learning_rate=1e-2), 100, 90)
     assert {s.learning_rate for s in fixed} == {1e-2}
+
+
+def test_a_training_from_a_base_is_a_fine_tuning(tmp_path):
+    run = run_from(tmp_path)
+    first, *longer = trainings(run, 100, 80, from_base=True)
+    assert (first.epochs, first.learning_rate, first.batch_size) == (3, 5e-5, 8)  # as in TrainingArguments
+    assert [(s.epochs, s.learning_rate, s.source) for s in longer] == [(3 * m, 5e-5, "search") for m in (4, 16, 64)]
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"num_train_epochs": 5}))
+    assert trainings(run, 100, 80, from_base=True)[0] == TrainingSettings(5, 5e-5, 8, "linear", "trainer_state.json")
+    assert trainings(run, 100, 80)[0] == TrainingSettings(5, 1e-3, 64, "linear", "trainer_state.json")
+    told = run_from(tmp_path, train_epochs=2, train_learning_rate=1e-4)
+    assert trainings(told, 100, 80, from_base=True) == [TrainingSettings(2, 1e-4, 8, "linear", "trainer_state.json")]

@@ -4,8 +4,9 @@ import json
 
 import datasets
 import pytest
+import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForImageClassification
+from transformers import AutoModel, AutoModelForImageClassification
 
 from hf_unlearn import ForgetRequest, UnlearningArguments, UnlearningReport, UnlearningTrainer
 from hf_unlearn.cli import main
@@ -167,6 +168,45 @@ def test_a_retraining_repeats_the_settings_beside_the_original(tmp_path, words, 
     assert expected.items() <= found["run"]["retraining"].items()
     assert not found["warnings"] or "void" not in found["warnings"][0]
     assert "settings in trainer_state.json of the original: 30 epochs, learning rate 0.005" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_retraining_starts_from_the_base_that_the_card_names(tmp_path, words, capsys):
+    torch.manual_seed(7)
+    AutoModel.from_config(trained("vit").config).save_pretrained(tmp_path / "base")
+    (tmp_path / "original" / "README.md").write_text(f"---\nbase_model: {tmp_path / 'base'}\n---\n")
+    still = [*words, *QUICK, "--train_epochs", "0.1", "--train_learning_rate", "1e-9", "--overwrite", "true"]
+    main(still)
+    found = json.loads((tmp_path / "out" / "report.json").read_text())["run"]["retraining"]["base"]
+    assert found == {"id": None, "revision": None, "named_by": "the model's card"}  # a path stays on this machine
+    assert f"for comparison, from the base {tmp_path / 'base'}" in capsys.readouterr().out
+    body, retrained = (load_file(tmp_path / n / "model.safetensors") for n in ("base", "out/retrained"))
+    pairs = [(t, retrained[f"vit.{n}"]) for n, t in body.items() if f"vit.{n}" in retrained]
+    assert len(pairs) > 20
+    assert all(torch.allclose(before, after, atol=1e-6) for before, after in pairs)
+    main([*still, "--base_model", "none"])
+    assert "for comparison, from random weights: no base is known" in capsys.readouterr().out
+    (tmp_path / "original" / "README.md").write_text(f"---\nbase_model: {tmp_path / 'gone'}\n---\n")
+    main(still)
+    said = capsys.readouterr().out
+    assert "the model's card names a base that cannot be used." in said
+    assert "from random weights" in said
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"base_model": "./gone"}, "`base_model='./gone'`: there is no such file or folder"),
+        ({"base_model": "original"}, "is a trained classifier of the same classes"),
+        ({"base_model": "empty"}, "`base_model`: "),
+    ],
+)
+def test_a_base_that_cannot_be_one_is_refused_before_training(tmp_path, words, monkeypatch, capsys, keys, message):
+    monkeypatch.setattr(UnlearningTrainer, "train", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert main([*words, *(str(w) for k, v in keys.items() for w in (f"--{k}", v))]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_folder_without_one_of_the_models_classes_forgets_the_class_that_was_named(tmp_path, capsys, caplog):

@@ -1,8 +1,11 @@
 """An original that contradicts the labels is noticed: the numbers mean other classes, or it reads other inputs."""
 
 import datasets
+import torch
 
 from hf_unlearn import ForgetRequest, JiT, Retrain
+from hf_unlearn.models.processor import Processor
+from hf_unlearn.training.original_check import doubts_of_rows
 from tests.support.data import pixel_data
 from tests.support.models import build
 from tests.support.runs import trainer_for
@@ -70,3 +73,20 @@ def test_an_untrained_model_that_is_retrained_is_no_doubt(tmp_path):
     trainer = trainer_for("vit", tmp_path, Retrain(), model=build("vit"), split=split, max_steps=1)
     trainer.train()
     assert not doubts(trainer.outcome)
+
+
+def test_a_class_that_is_mistaken_for_a_well_known_one_is_hard_and_not_renumbered():
+    processor = Processor(build("vit"))
+    labels = torch.tensor([0] * 20 + [1] * 60 + [2] * 60 + [3] * 60)
+    rare = torch.tensor([1] * 20 + [1] * 60 + [2] * 60 + [3] * 60)
+    assert not doubts_of_rows(rare, labels, processor, "rows")  # all of class 0 is taken for 1, as is class 1 itself
+    swapped = torch.tensor([1] * 20 + [0] * 60 + [2] * 60 + [3] * 60)
+    assert len(doubts_of_rows(swapped, labels, processor, "rows")) == 2
+
+
+def test_a_class_to_forget_that_was_never_learned_is_no_other_number(tmp_path):
+    rows = pixel_data(96)
+    learned = rows.filter(lambda r: r["label"] == 1).select(range(8)).cast_column("label", datasets.Value("int64"))
+    mistaken = learned.map(lambda r: {"label": 0})  # rows that the original takes for class 1, as it takes class 1
+    others = rows.filter(lambda r: r["label"] != 0).cast_column("label", datasets.Value("int64"))
+    assert not doubts(outcome(tmp_path, datasets.concatenate_datasets([mistaken, others])))

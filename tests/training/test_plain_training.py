@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import ResNetConfig, ResNetForImageClassification
 
 from hf_unlearn import UnlearningArguments
 from hf_unlearn.models.pretrained import save_model
@@ -10,7 +11,7 @@ from hf_unlearn.pipeline.prepare import load_model, prepare
 from hf_unlearn.pipeline.run_arguments import RunArguments
 from hf_unlearn.pipeline.unlearn import retrain
 from hf_unlearn.training.plain_training import train_classifier, warmup_steps
-from tests.support.data import image_data, image_processor
+from tests.support.data import image_data, image_processor, pixel_data
 from tests.support.models import build
 
 
@@ -26,9 +27,9 @@ def few_rows(tmp_path):
     """A run over few rows with an untrained model."""
     model = build("vit")
     save_model(model, image_processor(), tmp_path / "original")
-    for split in ("train", "test"):
+    for split, seed in (("train", 0), ("test", 9)):
         (tmp_path / "data").mkdir(exist_ok=True)
-        image_data(40).to_parquet(tmp_path / "data" / f"{split}.parquet")
+        image_data(40, seed).to_parquet(tmp_path / "data" / f"{split}.parquet")
     args = UnlearningArguments(output_dir=str(tmp_path / "out"), use_cpu=True, disable_tqdm=True)
     run = {"model": str(tmp_path / "original"), "dataset": str(tmp_path / "data"), "forget_class": ["1"]}
     return run, args
@@ -56,3 +57,14 @@ def test_a_model_that_training_did_not_change_gives_a_warning(few_rows, tmp_path
         model, job.train, processor, {"learning_rate": 0.0, "use_cpu": True, "max_steps": 1}, tmp_path / "x"
     )
     assert "The original did not change in its training" in caplog.text
+
+
+def test_a_last_batch_of_one_row_trains_a_model_with_batch_norm(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 8, 8], "depths": [1, 1, 1]}  # ends with one pixel
+    model = ResNetForImageClassification(ResNetConfig(layer_type="basic", num_labels=4, **sizes))
+    arguments = {"per_device_train_batch_size": 4, "num_train_epochs": 1, "use_cpu": True, "disable_tqdm": True}
+    train_classifier(model, pixel_data(9), Processor(model, None), arguments, tmp_path)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    counts = {int(b) for n, b in model.named_buffers() if n.endswith("num_batches_tracked")}
+    assert counts == {2, 3}  # the layers before the last pixel see several values in all three batches

@@ -21,6 +21,7 @@ from ...training.protocols import FinishedRun
 from ..relearning import relearn
 from . import measures
 from .bias_pattern import Pattern, bias_measures, read_values
+from .cautions import cautions
 from .measures import Outputs
 from .report_data import ReportData
 from .run_description import describe_run
@@ -94,6 +95,9 @@ def fill(
     if retrained_seconds:
         report.seconds |= {"retraining": retrained_seconds, "ratio": run.seconds / retrained_seconds}
     _doubt(run, outputs["original"])
+    if run.outcome is not None:
+        found = cautions(run, retain, test, outputs["original"])
+        run.outcome.cautions += [c for c in found if c not in run.outcome.cautions]
     report.outcome = run.outcome.as_dict() if run.outcome is not None else {}
     report.run |= describe_run(run, retain, {name: len(rows) for name, rows in sets.items()})
 

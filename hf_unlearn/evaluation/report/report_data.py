@@ -105,7 +105,7 @@ class ReportData:
 
     @property
     def warnings(self) -> list[str]:
-        """What went wrong in the run, and which figures are a bad sign."""
+        """What went wrong in the run, which figures are a bad sign, and what else a reader must know."""
         out = list(self.outcome.get("warnings", []))
         ours, theirs = self.models.get("unlearned", {}), None if self.void else self.models.get("retrained")
         if self.void:
@@ -124,7 +124,7 @@ class ReportData:
                 f"shallow: the class is back after {ours['relearning_steps']:.0f} relearning steps, the retrained model takes "
                 f"{theirs['relearning_steps']:.0f}; outputs look right, weights still know it"
             )
-        return out
+        return out + list(self.outcome.get("cautions", []))
 
     def _warnings_of_attacks(self) -> list[str]:
         """Warnings of attacks that find less in the unlearned model than in the retrained one, or less than chance."""

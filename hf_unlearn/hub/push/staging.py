@@ -111,6 +111,8 @@ def prepare_folder(
             original = (base_model, None)
         _write_card(folder, run_folder, original[0], note, card or {}, repo_id, license_there)
         check_private(folder, inventory(folder)[0], run_folder)
+        for caution in _part(_read(folder / REPORT), "outcome", REPORT).get("cautions") or ():
+            logger.warning("%s.", visible(str(caution)))
         if RECEIPT in evidence:
             _seal(folder, run_folder, sign_key)
         elif sign_key is not None:

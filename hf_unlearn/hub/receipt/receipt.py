@@ -167,7 +167,7 @@ class Receipt:
             previous = file_digest(folder / RECEIPT)
         # A resumed run counts from its first start, without the pause. Warnings are left out, because they may quote names.
         started = datetime.now(UTC) - timedelta(seconds=time.perf_counter() - trainer.started)
-        outcome = {k: v for k, v in trainer.outcome.as_dict().items() if k not in ("warnings", "path")}
+        outcome = {k: v for k, v in trainer.outcome.as_dict().items() if k not in ("warnings", "cautions", "path")}
         public = build_receipt(
             forgotten,
             request=describe_request(trainer, request),

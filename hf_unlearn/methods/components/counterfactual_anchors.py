@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ...data.pairs import PreparedRows
-from ...models.forward import Edit, classify, continuous_input, eval_mode, model_inputs, replace_by
+from ...models.forward import Edit, classify, continuous_input, eval_mode, model_inputs, on_device, replace_by
 from ...models.processor import Processor
 from ...models.reference import Reference
 from ...utils.distributed import own_part, together
@@ -81,7 +81,7 @@ class CounterfactualAnchors:
             with eval_mode(model):
                 for at in tqdm(batches[own.start : own.stop], "Counterfactual anchors", disable=not progress):
                     rows = forget.many(starts[at : at + BATCH_SIZE])
-                    batch = {k: v.to(device) for k, v in processor.collate(rows).items()}
+                    batch = on_device(model, processor.collate(rows))
                     inputs, goal = model_inputs(batch), goals[at : at + BATCH_SIZE]
                     moved, logits = self._move(model, inputs, goal, reference)
                     arrived = (logits.argmax(-1) == goal).nonzero().flatten().tolist()
@@ -148,7 +148,7 @@ class CounterfactualAnchors:
     def loss(self, model: nn.Module, seeds: Tensor) -> Tensor:
         """Return the mean KL divergence from the kept outputs, in nats, on one anchor per seed."""
         chosen = [int(s % len(self.rows)) for s in seeds.tolist()]
-        inputs = {k: v.to(seeds.device) for k, v in self.processor.collate([self.rows[i] for i in chosen]).items()}
+        inputs = on_device(model, self.processor.collate([self.rows[i] for i in chosen]))
         edit: Edit | None = None
         if self.inputs:
             mask = inputs["attention_mask"] > 0

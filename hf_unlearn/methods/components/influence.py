@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from ...data.sampling import drawn_rows
-from ...models.forward import classify, eval_mode, in_precision, model_inputs, unwrap
+from ...models.forward import classify, eval_mode, in_precision, logits_of, model_inputs, unwrap
 from ...utils.distributed import in_parallel, processes, sum_over_processes
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class SampleGradients:
     """Gradients of the cross-entropy of single samples, in eval mode (no dropout, BatchNorm statistics fixed).
 
     Args:
-        model: a classifier whose outputs have `logits`.
+        model: a classifier.
         names: names of the parameters to differentiate; tied ones count once, under their first name.
         vectorise: take many samples at once by `torch.func.vmap`. If a model does not allow that, they are taken one by one.
     """
@@ -106,7 +106,7 @@ class SampleGradients:
         def single(parameters: dict[str, Tensor], row: dict[str, Tensor]) -> Tensor:
             batch = {k: v[None] for k, v in row.items()}
             inputs = in_precision(self.model, model_inputs(batch))
-            logits = functional_call(self.model, parameters, (), inputs).logits
+            logits = logits_of(functional_call(self.model, parameters, (), inputs))
             return F.cross_entropy(logits.float(), batch["labels"], reduction="sum")
 
         own = {n: p.detach() for n, p in self.parameters.items()}

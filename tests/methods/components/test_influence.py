@@ -154,6 +154,17 @@ def test_gradients_without_vectorising_are_the_same_and_the_log_says_why(caplog)
     assert "one after another" in caplog.text
 
 
+def test_gradients_of_a_model_that_returns_tuples_are_the_same(caplog):
+    model = trained("bert")
+    processor = Processor(model, processing_class("bert"))
+    batch, found = processor.collate([processor(row) for row in data_for("bert", 6)]), []
+    for returned in (True, False):
+        model.config.return_dict = returned
+        found += SampleGradients(model, ["classifier.weight", "bert.pooler.dense.weight"])(batch)
+    assert not changed(*found)
+    assert "one after another" not in caplog.text
+
+
 def test_gradients_of_a_causal_model_with_padding():
     """Its mask must not be replaced by one that lets words see what follows."""
     config = transformers.GPT2Config(

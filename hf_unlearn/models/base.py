@@ -1,0 +1,157 @@
+"""The base: the pretrained model that an original was fine-tuned from, which never saw the rows to forget."""
+
+import copy
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
+from torch import nn
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from ..utils.files import front_matter
+from ..utils.hub_names import is_local, pinned
+from ..utils.loading_errors import located
+from .adapters import base_classifier
+from .config_checks import HELD_ELSEWHERE, raw_config, read_config, weights_file
+from .pretrained import base_of_adapter, from_pretrained_quietly, load_processing_class
+from .structure import find_heads, layer_groups, prefixes
+
+REMEDY = "Name the model that the training started from, or `none` if it started from random weights."
+
+
+@dataclass(frozen=True)
+class Base:
+    """The pretrained model behind an original. It is loaded when it is asked for, because most runs do not need it.
+
+    Attributes:
+        source: a folder or a repository on the Hub.
+        revision: its commit on the Hub. None for a folder, or where the Hub did not answer.
+        named_by: what named it, for messages: `base_model`, or the file beside the original that it was found in.
+    """
+
+    source: str
+    revision: str | None = None
+    named_by: str = "base_model"
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a report may say: the name and commit on the Hub, or that it is a folder, whose name stays here."""
+        return {
+            "id": None if is_local(self.source) else self.source,
+            "revision": self.revision,
+            "named_by": self.named_by,
+        }
+
+    def load(self, original: nn.Module, seed: int = 0) -> nn.Module:
+        """Return a classifier like `original` with the weights of this base and a head of random weights, drawn with `seed`.
+
+        Layers behind the last block that the base lacks, such as a pooler, are random too.
+
+        Raises:
+            ValueError: the base has another architecture or other shapes, lacks weights, or is a classifier of the same classes,
+                such as the original itself.
+            OSError: there are no weights, or only a pickle.
+        """
+        classifier: Any = base_classifier(original)
+        weights_file(self.source, self.revision)
+        config = copy.deepcopy(classifier.config)
+        own = read_config(self.source, self.revision, HELD_ELSEWHERE)
+        if own.model_type != config.model_type:
+            raise ValueError(
+                f"`base_model={self.source!r}` is a {own.model_type}, and the original a {config.model_type}. {REMEDY}"
+            )
+        model, found = from_pretrained_quietly(type(classifier), self.source, config, self.revision)
+        heads = prefixes(find_heads(model))
+        head = {name for name, _ in model.named_parameters() if name.startswith(heads)}
+        fresh = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+        self._check(model, found, heads)
+        if not head & fresh and own.id2label == config.id2label:
+            raise ValueError(
+                f"`base_model={self.source!r}` is a trained classifier of the same classes, so it may have seen the rows to forget. {REMEDY}"
+            )
+        torch.manual_seed(seed)
+        drawn = dict(type(classifier)(config).named_parameters())
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name in fresh | head:
+                    parameter.copy_(drawn[name])
+        return model
+
+    def _check(self, model: nn.Module, found: dict[str, Any], heads: tuple[str, ...]) -> None:
+        """Raise ValueError if weights in front of the head are missing or have other shapes."""
+        for name, theirs, ours in found["mismatched_keys"]:
+            if not name.startswith(heads):
+                raise ValueError(
+                    f"`base_model={self.source!r}` does not fit the original: {name} is {tuple(theirs)} there and {tuple(ours)} in the "
+                    f"original. {REMEDY}"
+                )
+        names = [name for name, _ in model.named_parameters()]
+        behind = layer_groups(model, names).get("head", [])
+        lacking = [name for name in names if name in found["missing_keys"] and name not in behind]
+        if lacking := [name for name in lacking if not name.startswith(heads)]:
+            raise ValueError(
+                f"`base_model={self.source!r}` lacks {len(lacking)} weights of the original, such as {lacking[0]}. {REMEDY}"
+            )
+
+
+def find_base(source: str, revision: str | None = None) -> Base | None:
+    """Return the base that is named beside the original at `source`; None if nothing there names one.
+
+    Places are looked at in this order: the configuration of an adapter, whose base the original is an addition to; `base_model`
+    in the model's card; `_name_or_path` in its config.json, which transformers wrote before version 5.
+    """
+    if adapter := find_adapter_config_file(source, revision=revision):
+        return Base(*base_of_adapter(adapter, source), named_by="the adapter's configuration")
+    card = front_matter(_card(source, revision)).get("base_model")
+    named = card[0] if isinstance(card, list) and len(card) == 1 else card
+    for given, place in ((named, "the model's card"), (_former_name(source, revision), "config.json")):
+        if isinstance(given, str) and given and not _same(given, source):
+            return Base(*pinned(given), named_by=place)
+    return None
+
+
+def given_base(name: str, revision: str | None = None) -> Base:
+    """Return the base that the user named, pinned to a commit if it is on the Hub.
+
+    Raises:
+        ValueError: there is no such folder, or a folder is given with a revision.
+    """
+    return Base(*pinned(located(name, "base_model"), revision, "base_model"))
+
+
+def check_tokenizer(base: Base, tokenizer: Any) -> None:
+    """Raise ValueError if the base has a tokenizer that gives other ids than `tokenizer`, that of the original."""
+    try:
+        theirs = load_processing_class(base.source, None, base.revision)
+    except (OSError, ValueError):  # many bases of images have no processor, and a tokenizer may be kept elsewhere
+        return
+    if not (hasattr(theirs, "get_vocab") and hasattr(tokenizer, "get_vocab")):
+        return
+    ours = tokenizer.get_vocab()
+    if other := [word for word, number in theirs.get_vocab().items() if ours.get(word) != number]:
+        raise ValueError(
+            f"`base_model={base.source!r}` has another tokenizer than the original: {len(other):,} of its entries have other numbers "
+            f"there. {REMEDY}"
+        )
+
+
+def _card(source: str, revision: str | None) -> Path:
+    """Return the path of the model's card, which may not exist."""
+    if not is_local(source):
+        with suppress(HfHubHTTPError, OSError, ValueError):
+            return Path(hf_hub_download(source, "README.md", revision=revision))
+    return Path(source, "README.md")
+
+
+def _former_name(source: str, revision: str | None) -> Any:
+    with suppress(OSError, ValueError):
+        return raw_config(source, revision).get("_name_or_path")
+    return None
+
+
+def _same(name: str, source: str) -> bool:
+    return name == source or (os.path.exists(name) and os.path.exists(source) and os.path.samefile(name, source))
