@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from hf_unlearn.cli import main
-from tests.cli.support import forked
+from tests.cli.support import complete
 from tests.support.data import text_data
 
 
@@ -16,7 +16,7 @@ def test_demo_on_a_folder_of_texts(tmp_path):
     for split, seed in (("train", 0), ("test", 9)):
         text_data(400 if split == "train" else 96, seed).to_json(tmp_path / "data" / f"{split}.jsonl")
     words = ["demo", "--task", "text", "--dataset", str(tmp_path / "data"), "--output", str(tmp_path / "out")]
-    done = forked([sys.executable, "-m", "hf_unlearn.cli", *words])
+    done = complete([sys.executable, "-m", "hf_unlearn.cli", *words])
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     for name in ("class-jit", "random-jit"):
         report = json.loads((tmp_path / "out" / name / "report.json").read_text())
