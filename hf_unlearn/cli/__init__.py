@@ -1,5 +1,6 @@
 """The commands `hf-unlearn demo | run | audit | card | push | receipt`: each takes words and returns an exit code."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -22,8 +23,22 @@ USAGE = """usage: hf-unlearn {demo,run,audit,card,push,receipt} ...
 """
 
 
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # how threads of OpenMP wait for each other
+
+
+def _let_waiting_threads_sleep() -> None:
+    """Tell OpenMP, which reads this when torch is loaded, that a thread sleeps while it waits, unless the user chose how it waits.
+
+    By default it spins, and so takes its core from the very thread that it waits for if another process is busy too: a small
+    model on two cores then trains ten times slower, and more. The number of threads stays, and with it every result.
+    """
+    if not any(name in os.environ for name in WAITING):
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (see `exit_codes`). `argv` defaults to the words on the command line."""
+    _let_waiting_threads_sleep()
     words = list(sys.argv[1:] if argv is None else argv)
     command = words[0] if words else "--help"
     if command in COMMANDS:
