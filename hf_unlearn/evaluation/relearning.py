@@ -13,6 +13,8 @@ from ..models.forward import classify, eval_mode, model_inputs, on_device
 from ..models.prediction import predict
 from ..models.processor import Processor
 
+RELEARNING_ROWS = 20  # forget rows that a forgotten class is taught again from
+RELEARNED = 0.9  # share of the original's accuracy at which a class counts as relearned
 NO_LABELS = "`forget_rows` and `probe_rows` need labels: relearning teaches the class again."
 
 

@@ -23,7 +23,6 @@ from ..trainer import UnlearningTrainer
 from ..training.arguments import UnlearningArguments
 from ..training.checkpoints import read_state, resumable
 from ..training.checks import check_rows
-from ..training.outcome import STILL_OUTPUTS
 from ..training.plain_training import warn_if_untrained
 from ..training.resuming import save_finished, train_or_resume
 from ..training.row_checks import check_every_row
@@ -92,22 +91,10 @@ def unlearn(
         retain, test, model, retrained_seconds=seconds, relearning=job.run.relearning, pattern=pattern
     )
     report.run |= record_request(job, trainer)
-    _judge_stillness(trainer, report)
     if job.retrained_with is not None:
         start = None if job.base is None else job.base.describe()
         report.run["retraining"] = asdict(job.retrained_with) | {"base": start, "void": bool(report.void)}
     return trainer, report
-
-
-def _judge_stillness(trainer: UnlearningTrainer, report: UnlearningReport) -> None:
-    """Count a run that moved nothing as failed, unless the report shows that there was nothing to forget."""
-    assert trainer.outcome is not None
-    warnings = trainer.outcome.warnings
-    if report.nothing_to_forget and STILL_OUTPUTS in warnings:
-        warnings.remove(STILL_OUTPUTS)
-    elif report.nothing_forgotten:
-        warnings.append(report.nothing_forgotten)
-    report.outcome = trainer.outcome.as_dict()
 
 
 def _tell_if_retraining_is_cheaper(job: Job, trainer: UnlearningTrainer) -> None:

@@ -78,6 +78,7 @@ class FinishedRun(Protocol):
     """A trainer after `train()`, for report, receipt and push. `UnlearningRun` and `TrainingRun` describe the other attributes.
 
     Attributes:
+        updated: Names of the parameters that were allowed to move.
         outcome: What the run did, verified.
         seconds: Duration of the run, in all its parts.
         started: When the run began, on the clock of `time.perf_counter`.
@@ -93,6 +94,7 @@ class FinishedRun(Protocol):
     forget_dataset: Any
     retain_dataset: Any
     original_fingerprints: dict[str, str]
+    updated: list[str]
     outcome: Outcome | None
     seconds: float
     started: float

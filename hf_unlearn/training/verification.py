@@ -61,7 +61,9 @@ def verify(run: TrainingRun) -> Outcome:
             f"the target, {target:.1%} of the forget set, was met before the first step: nothing to forget"
         )
     if out.target_reached is False:
-        out.warnings.append(f"the target was not reached: {remembered:.1%} of the forget set, wanted {target:.1%}")
+        out.warnings.append(
+            f"the target was not reached: {remembered:.1%} of the forget set is still answered as by the original, and {target:.1%} is wanted"
+        )
     if out.stopped.startswith(("diverged", "kept data")):
         out.warnings.append(f"stopped early, last good state restored: {out.stopped}")
     if out.retain_start is not None and out.retain_end is not None and run.monitor.guards_kept:

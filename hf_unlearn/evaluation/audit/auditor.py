@@ -14,7 +14,7 @@ from torch import nn
 from ...data.sampling import drawn_rows
 from ...models.processor import Processor
 from ...models.snapshot import weights_digest
-from ..relearning import relearn
+from ..relearning import RELEARNED, RELEARNING_ROWS, relearn
 from .audit import Audit
 from .checks import check_models, check_sets, find_classes, same_shares
 from .evidence import Evidence, compare, settle
@@ -23,10 +23,8 @@ from .model_outputs import Measured, Outputs, adapter_layers, adapters_off, quan
 from .probing import feature_similarity
 from .verdicts import SPECS, decide, describe, limits
 
-RELEARNING_ROWS = 20  # forget rows that a forgotten class is taught again from
 RELEARNING_DRAWS = 3  # repetitions, each from other rows
 RELEARNING_STEPS = 100  # at most
-RELEARNED = 0.9  # share of the original's accuracy at which a class counts as relearned
 PROBE_ROWS = 100  # test rows of the forgotten classes, on which relearning is measured
 
 

@@ -1,5 +1,8 @@
 """Say in plain words what the figures of a report mean, how to read them, and what they do not prove."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from .report_data import ReportData
 from .table import cell
 
@@ -13,6 +16,7 @@ SENTENCES = {
     "loss_attack_auc": ("The AUC of the loss attack", "it still remembers", "it over-forgets"),
     "bias_following": ("The share that follows the pattern", "the bias is still there", "it avoids the pattern"),
 }
+YARDSTICK = "Read every figure against the retrained model: distance to it is what counts, in either direction."
 INTERVALS = (
     "Brackets hold 95 % intervals over the rows measured: exact for shares, DeLong's for the AUC, bootstrap for F1, divergence and "
     "information. Where all rows agree a bootstrap has no width. No interval says what another seed would have given."
@@ -34,19 +38,29 @@ LIMITS = [
     "Equal averages do not mean that every single row was forgotten.",
     "Whoever also holds the original can compare the two models on rows of their own, and find that some of them were probably "
     "forgotten (Chen et al., arXiv 2005.02205). Figures of a small forget set narrow such a guess further.",
-    "One retrained model is one draw: models that are retrained with other seeds differ among themselves.",
 ]
+ONE_DRAW = "One retrained model is one draw: models that are retrained with other seeds differ among themselves."
 PATCH_LIMIT = (
     "The update is a patch: an adapter beside its base. The base is unchanged and still knows everything. Whoever has both has the "
     "original, so publishing a patch is no erasure. To erase, merge the patch into the weights and do not publish the base."
 )
 
 
+def request_of(run: Mapping[str, Any]) -> str:
+    """Return what was to be forgotten, in words: as it was recorded, or by the classes or the attribute of the run."""
+    if run.get("request"):
+        return str(run["request"])
+    if run.get("attribute"):
+        return f"the influence of '{run['attribute']}'"
+    names = run.get("forgotten_labels") or run.get("forgotten_classes") or []
+    return f"{'class' if len(names) == 1 else 'classes'} {', '.join(map(str, names))}" if names else ""
+
+
 def notes(report: ReportData) -> list[str]:
     """Return sentences that say how to read the figures of this report."""
     attacked = any("loss_attack_auc" in measured for measured in report.models.values())
     return [
-        "Read every figure against the retrained model: distance to it is what counts, in either direction.",
+        *([YARDSTICK] if "retrained" in report.models and not report.void else []),
         INTERVALS,
         *([INFORMATION] if report.information else []),
         *([LOSS_ATTACK] if attacked else []),
@@ -56,7 +70,8 @@ def notes(report: ReportData) -> list[str]:
 
 def limits(report: ReportData) -> list[str]:
     """Return sentences that say what the figures of this report do not prove."""
-    return [PATCH_LIMIT, *LIMITS] if report.run.get("patch") or report.run.get("adapter") else LIMITS
+    patch = report.run.get("patch") or report.run.get("adapter")
+    return [*([PATCH_LIMIT] if patch else []), *LIMITS, *([ONE_DRAW] if "retrained" in report.models else [])]
 
 
 def reading(report: ReportData) -> list[str]:
@@ -78,11 +93,12 @@ def reading(report: ReportData) -> list[str]:
         else:
             verdict = "not told apart by these rows"
         out.append(f"{subject} is {a}, the {owner}'s {b}: {verdict}.")
-    steps = [report.models.get(n, {}).get("relearning_steps") for n in ("unlearned", "retrained")]
-    if None not in steps and retrained:
-        out.append(
-            f"The class is back after {steps[0]:.0f} steps of teaching, in the retrained model after {steps[1]:.0f}."
-        )
+    steps = {n: report.relearned(n) for n in ("unlearned", other) if "relearning_steps" in report.models.get(n, {})}
+    if len(steps) == 2:
+        theirs_after = f", in the retrained model after {steps[other]}" if retrained else ""
+        ours_after = f"back after {steps['unlearned']} steps of teaching"
+        still = "still there, before any teaching"
+        out.append(f"The class is {still if steps['unlearned'] == '0' else ours_after}{theirs_after}.")
     if report.void:
         out.append(f"There is no yardstick: {report.void}.")
     elif not retrained:

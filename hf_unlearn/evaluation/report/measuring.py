@@ -17,8 +17,9 @@ from ...metrics.functional.intervals import Interval, mean_distance, share
 from ...models.prediction import predict
 from ...training.checks import check_labels
 from ...training.original_check import ORIGINAL, doubts_of_rows
+from ...training.outcome import STILL_OUTPUTS, Outcome
 from ...training.protocols import FinishedRun
-from ..relearning import relearn
+from ..relearning import RELEARNED, RELEARNING_ROWS, relearn
 from . import measures
 from .bias_pattern import Pattern, bias_measures, read_values
 from .cautions import cautions
@@ -29,8 +30,6 @@ from .run_description import describe_run
 logger = logging.getLogger(__name__)
 
 RELEARNING_STEPS = 200  # at most
-RELEARNING_ROWS = 20  # forget rows that a forgotten class is taught again from
-RELEARNED = 0.9  # share of the original's accuracy at which a class counts as relearned
 GAP_MEASURES = ("forget_accuracy", "retain_accuracy", "test_accuracy", "membership_attack")
 
 
@@ -94,17 +93,20 @@ def fill(
     report.seconds = {"unlearning": run.seconds}
     if retrained_seconds:
         report.seconds |= {"retraining": retrained_seconds, "ratio": run.seconds / retrained_seconds}
-    _doubt(run, outputs["original"])
+    report.run |= describe_run(run, retain, test, {name: len(rows) for name, rows in sets.items()})
     if run.outcome is not None:
+        _doubt(run, outputs["original"])
         found = cautions(run, retain, test, outputs["original"])
         run.outcome.cautions += [c for c in found if c not in run.outcome.cautions]
-    report.outcome = run.outcome.as_dict() if run.outcome is not None else {}
-    report.run |= describe_run(run, retain, {name: len(rows) for name, rows in sets.items()})
+        report.outcome = run.outcome.as_dict()
+        _judge_stillness(run.outcome, report)
+        report.outcome = run.outcome.as_dict()
 
 
 def _doubt(run: FinishedRun, original: Mapping[str, Any]) -> None:
     """Add to the outcome of the run what the original's answers say against the labels, unless the run itself noticed it."""
-    if run.outcome is None or run.method.starts_fresh or any(w.startswith(ORIGINAL) for w in run.outcome.warnings):
+    assert run.outcome is not None
+    if run.method.starts_fresh or any(w.startswith(ORIGINAL) for w in run.outcome.warnings):
         return
     for name, rows in (("retain", "rows to keep"), ("test", "test rows")):
         logits, labels = original.get(name, (None, None))
@@ -112,7 +114,15 @@ def _doubt(run: FinishedRun, original: Mapping[str, Any]) -> None:
             found = doubts_of_rows(logits.argmax(-1), labels, run.processor, rows)
             for doubt in found:
                 logger.warning(doubt)
-            run.outcome.warnings += found
+            run.outcome.warnings[:0] = found  # the other findings may follow from them
+
+
+def _judge_stillness(outcome: Outcome, report: ReportData) -> None:
+    """Count a run that moved nothing as failed, unless the report shows that there was nothing to forget."""
+    if report.nothing_to_forget and STILL_OUTPUTS in outcome.warnings:
+        outcome.warnings.remove(STILL_OUTPUTS)
+    elif report.nothing_forgotten and report.nothing_forgotten not in outcome.warnings:
+        outcome.warnings.append(report.nothing_forgotten)
 
 
 def _add(report: ReportData, name: str, figures: Mapping[str, Interval]) -> None:
@@ -153,7 +163,10 @@ def _relearn(
     sets: Mapping[str, PreparedRows],
     original: Outputs,
 ) -> None:
-    """Measure test accuracy on the forgotten classes while these are taught again, until most of the original's is back."""
+    """Measure test accuracy on the forgotten classes while these are taught again, until most of the original's is back.
+
+    The original needs no teaching, so it has no curve.
+    """
     logits, labels = original["test"]
     if labels is None:
         return
@@ -161,9 +174,16 @@ def _relearn(
     if not forgotten.any():
         return  # no test row shows whether the class is relearned
     wanted = RELEARNED * (logits.argmax(-1) == labels)[forgotten].float().mean().item()
+    if not wanted:
+        return  # the original does not know the classes, so there is nothing to come back
+    taught = min(RELEARNING_ROWS, len(sets["forget"]))
+    if name == "original":
+        report.run["relearning"] = {"rows": taught, "wanted": wanted}
+        report.models.setdefault(name, {})["relearning_steps"] = 0
+        return
     probe = [row for row, keep in zip(sets["test"], forgotten.tolist(), strict=True) if keep]
-    taught = [sets["forget"][i] for i in range(min(RELEARNING_ROWS, len(sets["forget"])))]
-    curve = relearn(model, taught, probe, run.processor, stop=wanted, limit=RELEARNING_STEPS - 1)
+    rows = [sets["forget"][i] for i in range(taught)]
+    curve = relearn(model, rows, probe, run.processor, stop=wanted, limit=RELEARNING_STEPS - 1)
     report.relearning[name] = accuracies = [accuracy for _, accuracy in curve]
     steps = len(accuracies) - 1 if accuracies[-1] >= wanted else RELEARNING_STEPS
     report.models.setdefault(name, {})["relearning_steps"] = steps

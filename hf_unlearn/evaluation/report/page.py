@@ -7,7 +7,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ...utils.safe_text import inert, plain, shown
-from .interpretation import limits, notes, reading
+from .findings import FAILED, Severity, failed, findings
+from .interpretation import limits, notes, reading, request_of
 from .plots import svg_figures
 from .report_data import ReportData
 from .table import rows
@@ -15,17 +16,18 @@ from .table import rows
 
 def to_markdown(report: ReportData) -> str:
     """Return the report as markdown."""
-    names = list(report.models)
+    names, found = list(report.models), findings(report)
     lines = ["# Unlearning report", ""]
-    if report.run.get("request"):
-        lines += [f"Forgotten: {inert(report.run['request'])}.", ""]
+    if request_of(report.run):
+        lines += [f"Asked to forget: {inert(request_of(report.run))}.", ""]
     lines += [inert(_done(report)), ""]
+    lines += ["**{}** {}".format(*FAILED), ""] if failed(found) else []
+    lines += [*(f"- **Warning:** {inert(finding.sentence)}" for finding in found), ""] if found else []
     lines += ["| | " + " | ".join(inert(report.heading(name)) for name in names) + " |", "|---|" + "---:|" * len(names)]
     # The cells hold numbers only, so they need no escaping, which would make `[1, 2]` hard to read.
     lines += [f"| {inert(title)} | " + " | ".join(cells) + " |" for title, cells in rows(report)]
     if "ratio" in report.seconds:
         lines += ["", _time(report)]
-    lines += ["", *(f"- **Warning:** {inert(w)}" for w in report.warnings)] if report.warnings else []
     for head, sentences in (
         ("In plain words", reading(report)),
         ("How to read it", notes(report)),
@@ -46,6 +48,7 @@ def to_html(report: ReportData, figures: bool = True) -> str:
     """
     # The original comes last: a phone shows two columns, and the other two are to be compared.
     order = sorted(range(len(report.models)), key=lambda i: list(report.models)[i] == "original")
+    found = findings(report)
     # Everything is escaped, whatever the template is called: the name of a class must never become markup.
     environment = Environment(
         loader=PackageLoader("hf_unlearn.evaluation.report"),
@@ -56,12 +59,13 @@ def to_html(report: ReportData, figures: bool = True) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html").render(
-        request=report.run.get("request", ""),
+        request=request_of(report.run),
         done=_done(report),
         time=_time(report) if "ratio" in report.seconds else "",
         models=[report.heading(list(report.models)[i]) for i in order],
         rows=[(title, [cells[i] for i in order]) for title, cells in rows(report)],
-        warnings=report.warnings,
+        failed=FAILED if failed(found) else (),
+        warnings=[finding.sentence for finding in found],
         reading=reading(report),
         figures=svg_figures(report) if figures else [],
         settings=_settings(report),
@@ -80,7 +84,8 @@ def print_table(report: ReportData) -> None:
     def safe(text: str) -> str:
         return escape(plain(text))
 
-    table = Table(title=safe(report.run.get("request") or "Unlearning report"), title_justify="left")
+    request = request_of(report.run)
+    table = Table(title=safe(f"Asked to forget: {request}" if request else "Unlearning report"), title_justify="left")
     table.add_column("")
     for name in report.models:
         table.add_column(safe(report.heading(name)), justify="right")
@@ -90,8 +95,12 @@ def print_table(report: ReportData) -> None:
     console.print(table)
     if "ratio" in report.seconds:
         console.print(_time(report))
-    for warning in report.warnings:
-        console.print(f"[yellow]Warning:[/yellow] {safe(warning)}")
+    found = findings(report)
+    if failed(found):
+        console.print(f"[bold red]{' '.join(FAILED)}[/bold red]")
+    for finding in found:
+        color = "red" if finding.severity <= Severity.FAILED else "yellow"
+        console.print(f"[{color}]Warning:[/{color}] {safe(finding.sentence)}")
 
 
 def _done(report: ReportData) -> str:
@@ -114,7 +123,8 @@ def _settings(report: ReportData) -> list[tuple[str, str]]:
         entries = {name: value for name, value in (run.get(key) or {}).items() if value is not None}
         out += [(name if name == key else f"{key}: {shown(name)}", _value(entry)) for name, entry in entries.items()]
     single = ("model_type", "parameters", "forgotten_classes", "attribute")
-    return out + [(key.replace("_", " "), _value(run[key])) for key in single if run.get(key)]
+    named = {"forgotten_classes": run.get("forgotten_labels")} if run.get("classes") else {}
+    return out + [(key.replace("_", " "), _value(named.get(key) or run[key])) for key in single if run.get(key)]
 
 
 def _value(value: Any) -> str:

@@ -10,10 +10,17 @@ from typing import Any
 import numpy as np
 
 from ...utils.files import written_atomically
+from ...utils.safe_text import shown
 from .report_data import ReportData
 
 # The colors of Okabe and Ito can be told apart by the color-blind. A model has the same color in every figure.
 COLORS = {"original": "#999999", "unlearned": "#0072B2", "retrained": "#E69F00"}
+# The original lies below, wide, and the retrained model above, in dashes: a line that hides another is misread.
+STYLES: dict[str, dict[str, Any]] = {
+    "original": {"linewidth": 4.0}, "unlearned": {"linewidth": 1.8}, "retrained": {"linewidth": 1.8, "linestyle": (0, (3, 1.5))},
+}  # fmt: skip
+TAKEN_BACK = ("diverged", "kept data", "enough")  # how a run ends that goes back to the state before its last check
+NAMED, MARKED = 20, 30  # classes up to which each has its name, and up to which bars have room for intervals
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,8 @@ def drawings(report: ReportData) -> dict[str, Drawing]:
     def listed(measure: str, digits: int) -> str:
         return "; ".join(f"{n} {m[measure]:.{digits}f}" for n, m in report.models.items() if measure in m)
 
+    rows = report.run.get("relearning", {}).get("rows")  # older reports do not say
+    taught = f" from {rows} rows. On the dashed line most of the original's accuracy is back" if rows else ""
     words = {
         "roc": (
             "Loss attack: share of forget rows found against share of test rows called members by mistake, both on log axes. "
@@ -54,12 +63,13 @@ def drawings(report: ReportData) -> dict[str, Drawing]:
         ),
         "path": (
             "What the run saw on the way, on samples of its sets: over the steps"
-            + (", and forget against retain set." if path and "retain" in path[0] else "."),
+            + (", and forget against retain set." if path and "retain" in path[0] else ".")
+            + (" The last step was taken back." if _was_taken_back(report) else ""),
             "Lines of what is still remembered of the forget set and kept of the retain set, from the first to the last step.",
         ),
         "relearning": (
-            "Test accuracy on the forgotten classes while they are taught again from 20 rows. The sooner it is back, the less "
-            "was forgotten.",
+            f"Test accuracy on the forgotten classes while they are taught again{taught}. The sooner it is back, "
+            "the less was forgotten.",
             f"Lines of accuracy over relearning steps. Back after: {listed('relearning_steps', 0)}",
         ),
     }
@@ -108,6 +118,21 @@ def _clean(axes: Any) -> None:
     axes.set_axisbelow(True)
 
 
+def _class_labels(report: ReportData, count: int) -> list[str]:
+    """Return what classes 0 to `count` − 1 are called in a figure: their names, or their numbers without names."""
+    names = report.run.get("classes", [])
+    short = [shown(names[i], 24) if i < len(names) and _can_draw(names[i]) else str(i) for i in range(count)]
+    return [name if short.count(name) == 1 else f"{shown(name, 20)} {i}" for i, name in enumerate(short)]
+
+
+def _can_draw(name: str) -> bool:
+    """Check that the font of the figures has every sign of a name."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    font = get_font(findfont(FontProperties()))
+    return all(font.get_char_index(ord(sign)) for sign in name)
+
+
 def _per_class(report: ReportData, figure: Any) -> None:
     axes = figure.subplots()
     names = list(report.per_class)
@@ -116,18 +141,31 @@ def _per_class(report: ReportData, figure: Any) -> None:
     for i, name in enumerate(names):
         values = [np.nan if v is None else 100 * v for v in report.per_class[name]]
         offset = (i - (len(names) - 1) / 2) * width
-        axes.bar(classes + offset, values, width, label=name, color=COLORS[name])
+        axes.bar(classes + offset, values, width, label=report.heading(name), color=COLORS[name])
         limits = report.per_class_intervals.get(name)
-        if limits and len(classes) <= 30:  # with more classes the bars are too thin for intervals
+        if limits and len(classes) <= MARKED:
             low, high = np.array([100 * np.array(pair or [np.nan, np.nan]) for pair in limits]).T
             errors = np.array([np.subtract(values, low), np.subtract(high, values)]).clip(0)
             axes.errorbar(classes + offset, values, errors, fmt="none", ecolor="#333333", elinewidth=0.7)
+    for c in np.flatnonzero(np.isnan(values)) if len(classes) <= MARKED else ():
+        axes.text(c, 2, "no test rows", rotation=90, ha="center", va="bottom", color="#555555", fontsize=8)
     forgotten = report.run.get("forgotten_classes", [])
-    if len(classes) <= 20:
-        axes.set_xticks(classes, [f"{c}\n(forgotten)" if c in forgotten else str(c) for c in classes])
+    if len(classes) <= NAMED:
+        _name_classes(axes, _class_labels(report, len(classes)), forgotten)
+    else:
+        for i, c in enumerate(forgotten):
+            axes.axvspan(c - 0.5, c + 0.5, color="#fad7b8", zorder=0, label="" if i else "forgotten")
     axes.set(xlabel="class", ylabel="test accuracy (%)", ylim=(0, 100), title="Test accuracy of each class")
-    axes.legend(ncols=len(names), loc="lower center", bbox_to_anchor=(0.5, -0.42), frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), ncols=4, loc="outside lower center", frameon=False)
     _clean(axes)
+
+
+def _name_classes(axes: Any, labels: list[str], forgotten: list[int]) -> None:
+    """Put the names of all classes below their bars, aslant if there is no room."""
+    crowded = sum(map(len, labels)) + 12 * len(forgotten) > 80
+    sign, turned = (" ", {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}) if crowded else ("\n", {})
+    words = [f"{label}{sign}(forgotten)" if c in forgotten else label for c, label in enumerate(labels)]
+    axes.set_xticks(range(len(words)), words, parse_math=False, **turned)
 
 
 def _confidence(report: ReportData, figure: Any) -> None:
@@ -137,7 +175,7 @@ def _confidence(report: ReportData, figure: Any) -> None:
         for model, histograms in report.confidence.items():
             shares = 100 * np.asarray(histograms[name])
             edges = np.linspace(0, 1, len(shares) + 1)
-            axes.stairs(shares, edges, label=model, color=COLORS[model], linewidth=1.8)
+            axes.stairs(shares, edges, label=report.heading(model), color=COLORS[model], **STYLES[model])
         axes.set(title=f"{name} set", xlabel="highest probability", xlim=(0, 1), yscale="log", ylim=(0.05, 130))
         axes.set_yticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
         axes.minorticks_off()
@@ -152,13 +190,17 @@ def _roc(report: ReportData, figure: Any) -> None:
     for name, curve in report.roc.items():
         rates, found = np.array(curve["false_positives"]), np.array(curve["true_positives"])
         positive = (rates > 0) & (found > 0)  # others have no place on log axes
-        label = f"{name}, AUC {report.models[name]['loss_attack_auc']:.2f}"
-        axes.step(rates[positive], found[positive], where="post", label=label, color=COLORS[name], linewidth=1.8)
+        label = f"{report.heading(name)}, AUC {report.models[name]['loss_attack_auc']:.2f}"
+        axes.step(rates[positive], found[positive], where="post", label=label, color=COLORS[name], **STYLES[name])
     axes.plot([lowest, 1], [lowest, 1], "--", color="#555555", linewidth=1, label="guessing")
     axes.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1.1))
     axes.set(xlabel="test rows called members (share)", ylabel="forget rows found (share)", title="Loss attack")
-    axes.legend(frameon=False, loc="lower right")
+    figure.legend(*axes.get_legend_handles_labels(), ncols=2, loc="outside lower center", frameon=False)
     _clean(axes)
+
+
+def _was_taken_back(report: ReportData) -> bool:
+    return str(report.outcome.get("stopped", "")).startswith(TAKEN_BACK)
 
 
 def _path(report: ReportData, figure: Any) -> None:
@@ -166,22 +208,31 @@ def _path(report: ReportData, figure: Any) -> None:
     steps = [check["step"] for check in path]
     forget = [100 * check["forget"] for check in path]
     kept = [100 * check.get("retain", np.nan) for check in path]
-    both = not np.isnan(kept).all()
+    both, back = not np.isnan(kept).all(), _was_taken_back(report)
     axes, *second = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
-    axes.plot(steps, forget, "o-", color="#D55E00", label="forget set, still remembered")
+    axes.plot(steps, forget, "o-", color="#D55E00", linewidth=3.5, markersize=8, label="forget set, still remembered")
     if both:
-        axes.plot(steps, kept, "s-", color="#009E73", label="retain set, accuracy")
+        axes.plot(steps, kept, "s-", color="#009E73", markersize=4, label="retain set, accuracy")
     target = report.outcome.get("forget_target")
     if target is not None:
         axes.axhline(100 * target, color="#D55E00", linestyle="--", linewidth=1, label="forgetting target")
+    if back:
+        axes.axvspan(*steps[-2:], color="#dddddd", zorder=0, label="taken back")
     axes.set(xlabel="step", ylabel="share (%)", ylim=(-3, 103), title="Over the steps")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False, loc="best")
     _clean(axes)
     for axes in second:  # retain set against forget set
-        axes.plot(forget, kept, "-", color="#777777", linewidth=1)
+        end = len(path) - 1 - back
+        axes.plot(forget[: end + 1], kept[: end + 1], "-", color="#777777", linewidth=1)
         axes.scatter(forget, kept, c=np.linspace(0, 0.8, len(path)), cmap="viridis", vmin=0, vmax=1, s=22, zorder=3)
-        for text, i in (("start", 0), ("end", -1)):
-            axes.annotate(text, (forget[i], kept[i]), xytext=(0, -14), textcoords="offset points", ha="center")
+        words = {0: "start", end: "end"} if (forget[0], kept[0]) != (forget[end], kept[end]) else {0: "start and end"}
+        if back:
+            axes.plot(forget[end:], kept[end:], ":", color="#777777", linewidth=1)
+            words[end + 1] = "taken back"
+        for i, text in words.items():
+            side = "left" if forget[i] < 20 else "right" if forget[i] > 80 else "center"
+            axes.annotate(text, (forget[i], kept[i]), xytext=(0, -14), textcoords="offset points", ha=side)
         axes.set(xlabel="forget set, still remembered (%)", ylabel="retain set, accuracy (%)", xlim=(-6, 106))
         floor = min(np.nanmin(kept), 95.0)
         axes.set_yticks([tick for tick in axes.yaxis.get_major_locator().tick_values(floor, 100) if tick <= 100])
@@ -191,12 +242,29 @@ def _path(report: ReportData, figure: Any) -> None:
 
 def _relearning(report: ReportData, figure: Any) -> None:
     axes = figure.subplots()
-    for name, accuracies in report.relearning.items():
+    curves = {n: c for n, c in report.relearning.items() if n != "original" or len(c) > 1}  # one point is no curve
+    for name, accuracies in curves.items():
         steps = np.arange(len(accuracies))
         marker = "o" if len(steps) < 40 else ""
-        axes.plot(steps, 100 * np.array(accuracies), f"{marker}-", markersize=4, label=name, color=COLORS[name])
-    axes.set(xlabel="steps of teaching", ylabel="test accuracy (%)", ylim=(-3, 103), title="The class, taught again")
-    axes.legend(frameon=False, loc="lower right")
+        axes.plot(
+            steps,
+            100 * np.array(accuracies),
+            f"{marker}-",
+            markersize=4,
+            label=report.heading(name),
+            color=COLORS[name],
+        )
+    wanted = report.run.get("relearning", {}).get("wanted")
+    if wanted:
+        last = max([1, *(len(c) - 1 for c in curves.values())])
+        axes.hlines(100 * wanted, 0, last, "#555555", "--", linewidth=1, label="most of the original's is back")
+    forgotten = report.run.get("forgotten_classes", [])
+    labels = _class_labels(report, max(forgotten, default=-1) + 1)
+    names = [labels[c] if report.run.get("classes") else f"class {c}" for c in forgotten] if len(forgotten) <= 3 else []
+    axes.set(xlabel="steps of teaching", ylabel="test accuracy (%)", ylim=(-3, 103))
+    axes.set_title(f"Taught again: {', '.join(names)}" if names else "The classes, taught again", parse_math=False)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(*axes.get_legend_handles_labels(), ncols=3, loc="outside lower center", frameon=False)
     _clean(axes)
 
 

@@ -7,11 +7,13 @@ over-forgetting, and is as bad a sign as one above.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ...utils.files import write_atomically
 from . import page, table
+from .findings import findings
 from .plots import save_figures
 from .report_data import ReportData
 
@@ -59,6 +61,15 @@ class UnlearningReport(ReportData):
         report = cls(models={})
         fill(report, trainer, retain, test, retrained, retrained_seconds, relearning, pattern, max_rows)
         return report
+
+    @property
+    def warnings(self) -> list[str]:
+        """What went wrong in the run, what is still there, and which figures are a bad sign: the worst first."""
+        return [finding.text for finding in findings(self)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as plain values that JSON can hold."""
+        return {**asdict(self), "warnings": self.warnings}
 
     rows = table.rows
     to_markdown = page.to_markdown

@@ -1,7 +1,7 @@
-"""`ReportData`: the figures of a report and their warnings. It needs no torch, so that reading a report is fast."""
+"""`ReportData`: the figures of a report, and facts that follow from them. It needs no torch, so that reading a report is fast."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 REPORT_SCHEMA = "hf_unlearn/report/2"
@@ -23,7 +23,8 @@ class ReportData:
             steps has none, because it comes from one run.
         per_class, per_class_intervals: model -> test accuracy of every class, and its [low, high].
         roc: model -> curve of the loss attack: `false_positives`, `true_positives`, numbers of `members` and `others`.
-        relearning: model -> test accuracy on the forgotten classes after 0, 1, 2, … steps of teaching them again.
+        relearning: model -> test accuracy on the forgotten classes after 0, 1, 2, … steps of teaching them again. The original has
+            none: it knows them.
         confidence: model -> set -> histogram (20 bins over [0, 1], shares of rows) of the highest probability.
         information: model -> information in its outputs (`InformationAudit`, on all rows measured): about whether a row is
             in the forget set or, if an attribute was unlearned, about its value given the label.
@@ -103,56 +104,15 @@ class ReportData:
         untold = self.outcome.get("target_reached") is None and "attribute" not in self.run
         return moved is not None and moved < STILL and asked and untold and "original" in self.models
 
-    @property
-    def warnings(self) -> list[str]:
-        """What went wrong in the run, which figures are a bad sign, and what else a reader must know."""
-        out = list(self.outcome.get("warnings", []))
-        ours, theirs = self.models.get("unlearned", {}), None if self.void else self.models.get("retrained")
-        if self.void:
-            out.insert(0, self.void)
-        out += [x for x in (self.nothing_forgotten, self.nothing_to_forget) if x and x not in out]
-        if theirs and ours.get("forget_accuracy", 0.0) < theirs.get("forget_accuracy", 0.0) - 0.05:
-            out.append("over-forgetting: accuracy on the forget set is below the retrained model's")
-        limits = [self.intervals.get(n, {}).get("forget_accuracy") for n in ("unlearned", "retrained")]
-        if theirs and limits[0] and limits[1] and limits[0][0] > limits[1][1]:
-            out.append(
-                "under-forgetting: accuracy on the forget set is above the retrained model's, beyond both intervals"
-            )
-        out += self._warnings_of_attacks()
-        if theirs and "relearning_steps" in ours and ours["relearning_steps"] < 0.5 * theirs["relearning_steps"]:
-            out.append(
-                f"shallow: the class is back after {ours['relearning_steps']:.0f} relearning steps, the retrained model takes "
-                f"{theirs['relearning_steps']:.0f}; outputs look right, weights still know it"
-            )
-        return out + list(self.outcome.get("cautions", []))
-
-    def _warnings_of_attacks(self) -> list[str]:
-        """Warnings of attacks that find less in the unlearned model than in the retrained one, or less than chance."""
-        out = []
-        for measure, attack in (("membership_attack", "entropy attack"), ("loss_attack_auc", "loss attack")):
-            ours, theirs = (self.intervals.get(n, {}).get(measure) for n in ("unlearned", "retrained"))
-            theirs = None if self.void else theirs
-            if ours and theirs and ours[1] < theirs[0]:
-                less = f"the {attack} finds less than in the retrained model, beyond both intervals"
-                lower = self.began_lower(measure)
-                out.append(
-                    f"under-forgetting: {less}, and still less in the original" if lower else f"over-forgetting: {less}"
-                )
-            elif ours and not theirs and measure == "loss_attack_auc" and ours[1] < 0.5:
-                out.append(
-                    "over-forgetting: the loss attack is below chance, so losses on the forget set are higher than on test "
-                    "rows, and an attacker who reads it the other way round finds the forgotten rows"
-                )
-        return out
-
     def began_lower(self, measure: str) -> bool:
         """Return True if the original's value is below the unlearned model's. A low value is then no over-forgetting."""
         values = [self.models.get(name, {}).get(measure) for name in ("original", "unlearned")]
         return None not in values and values[0] < values[1]  # type: ignore[operator]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the report as plain values that JSON can hold."""
-        return {**asdict(self), "warnings": self.warnings}
+    def relearned(self, name: str) -> str:
+        """Return the number of steps that teach a model the forgotten class again, or that it took more than were tried."""
+        steps, tried = self.models[name]["relearning_steps"], len(self.relearning.get(name, ())) - 1
+        return f"more than {tried}" if 0 <= tried < steps else f"{steps:.0f}"
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

@@ -36,6 +36,9 @@ DIGITS = {"js_to_retrained": 4, "cramers_v": 3, "gap": 2, "loss_attack_auc": 3}
 
 def title(report: ReportData, measure: str) -> str:
     """Return what a measure is called, with its unit and the names of the report's bias pattern."""
+    forgotten = report.run.get("forgotten_labels") or []
+    if measure == "test_forgotten_accuracy" and report.run.get("classes") and 1 <= len(forgotten) <= 3:
+        return f"test accuracy, forgotten {'class' if len(forgotten) == 1 else 'classes'} {', '.join(forgotten)} (%)"
     bias = report.run.get("bias", {"column": "", "labels": {}})
     labels = ", ".join(dict.fromkeys(f"'{shown(name)}'" for name in bias["labels"].values()))
     return TITLES[measure].format(column=f"'{shown(bias['column'])}'", label=labels)
@@ -63,6 +66,8 @@ def rows(report: ReportData) -> list[tuple[str, list[str]]]:
         if any(v is not None for v in values):
             limits = [report.intervals.get(n, {}).get(measure) for n in names]
             cells = [cell(measure, v, i) for v, i in zip(values, limits, strict=True)]
+            if measure == "relearning_steps":
+                cells = [c if v is None else report.relearned(n) for n, v, c in zip(names, values, cells, strict=True)]
             out.append((title(report, measure), cells))
     out += _information(report, names)
     for group in next(iter(report.groups.values()), {}):

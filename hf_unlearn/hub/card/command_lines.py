@@ -42,6 +42,8 @@ def snippet(run: Mapping[str, Any], repo_id: str | None) -> str:
         if run.get("model_type") == "pixel_mlp":
             imports.append("from hf_unlearn.models import pixel_mlp  # makes its architecture known")
         example = _quoted("A sentence." if is_text else "picture.png")
+        if run.get("text_pair"):
+            example = json.dumps({"text": "The first text.", "text_pair": "The second text."})
         use = [f"classify = pipeline({_quoted(run.get('task'))}, model={place})", f"print(classify({example}))"]
     return "\n".join([*imports, "", *use])
 

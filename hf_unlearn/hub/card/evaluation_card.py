@@ -12,7 +12,8 @@ from jinja2 import ChainableUndefined, Environment, PackageLoader, TemplateError
 from markupsafe import Markup
 
 from ...evaluation.audit.verdicts import MEANING
-from ...evaluation.report.interpretation import limits, notes, reading
+from ...evaluation.report.findings import FAILED, Finding, Severity, changes_head_only, failed, findings, worst_first
+from ...evaluation.report.interpretation import limits, notes, reading, request_of
 from ...evaluation.report.plots import drawings
 from ...evaluation.report.report import UnlearningReport
 from ...utils.files import read_object, write_atomically
@@ -54,6 +55,8 @@ def render_card(
         raise ValueError(f"`repo_id={shown(repo_id)!r}` is no name on the Hub. Give it as owner/name.")
     read = UnlearningReport.from_dict(report)
     run, ours = read.run, read.models.get("unlearned", {})
+    shown_audit = _audit(audit, run)
+    found = worst_first([*findings(read), *_audit_findings(audit, shown_audit)])
     text = _render(
         "unlearning_card.md",
         metadata(run, ours, repo_id, fields),
@@ -61,14 +64,17 @@ def render_card(
         report=read,
         ours=ours,
         run=run,
-        request=run.get("request") or _request(run),
+        request=request_of(run) or "single rows",
+        failed=FAILED if failed(found) else (),
+        warnings=[finding.sentence for finding in found],
+        head_only=changes_head_only(run),
         rows=_rows(read),
         groups=_groups(read),
         reading=reading(read),
         notes=notes(read),
         limits=limits(read),
         figures=list(_figures(read, figures)),
-        audit=_audit(audit, run),
+        audit=shown_audit,
         audited=audit is not None,
         audit_command=audit_command(run),
         receipt=receipt,
@@ -189,14 +195,6 @@ def check_readme(folder: str | Path, overwrite: bool = False) -> None:
         )
 
 
-def _request(run: Mapping[str, Any]) -> str:
-    """What was forgotten, for a report without a recorded request: the classes, by the model's labels."""
-    if run.get("attribute"):
-        return f"the influence of '{run['attribute']}'"
-    names = run.get("forgotten_labels") or run.get("forgotten_classes") or []
-    return f"{'class' if len(names) == 1 else 'classes'} {', '.join(map(str, names))}" if names else "single rows"
-
-
 def _rows(report: UnlearningReport) -> list[tuple[str, list[Any]]]:
     """The report's table without its rows on single groups, because values of an attribute must not be published."""
     groups = len(next(iter(report.groups.values()), {}))
@@ -245,6 +243,18 @@ def _audit(audit: Mapping[str, Any] | None, run: Mapping[str, Any]) -> dict[str,
         }
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{AUDIT} is malformed: {type(error).__name__} {plain(error)}") from error
+
+
+def _audit_findings(audit: Mapping[str, Any] | None, judged: Mapping[str, Any] | None) -> list[Finding]:
+    """What an audit adds to the warnings of the report. `judged` is what the card shows of it."""
+    if audit is None:
+        return []
+    if judged is None:
+        text = "the audit beside this card is of a model with other weights, and is not shown"
+        return [Finding(Severity.NOTE, text)]
+    return (
+        [] if judged["accepted"] else [Finding(Severity.REMAINS, f"an audit of this model says: {judged['verdict']}")]
+    )
 
 
 def _fenced(content: Any, language: str) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hf_unlearn import FineTune, JiT, UnlearningTrainer, WassersteinBarycenter
-from hf_unlearn.evaluation.relearning import relearn
+from hf_unlearn.evaluation.relearning import RELEARNED, RELEARNING_ROWS, relearn
 from hf_unlearn.models.prediction import predict
 from tests.support.data import class_split, data_for
 from tests.support.models import build, changed, state, trained
@@ -116,6 +116,11 @@ def test_the_curve_of_relearning_ends_at_the_number_of_steps(tmp_path):
     trainer = trainer_for("vit", tmp_path, JiT(num_perturbations=2))
     trainer.train()
     report = trainer.report(test_dataset=data_for("vit", 36, seed=7), relearning=True)
+    assert set(report.relearning) == {"unlearned"}  # the original needs no teaching
+    assert report.models["original"]["relearning_steps"] == 0
+    assert report.run["relearning"]["rows"] == min(RELEARNING_ROWS, len(trainer.forget_dataset))
+    known = report.models["original"]["test_forgotten_accuracy"]
+    assert report.run["relearning"]["wanted"] == pytest.approx(RELEARNED * known)
     for name, path in report.relearning.items():
         assert len(path) - 1 == report.models[name]["relearning_steps"] or len(path) == 200
     rows = [trainer.processor(row) for row in trainer.forget_dataset]

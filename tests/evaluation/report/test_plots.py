@@ -6,7 +6,15 @@ import sys
 import pytest
 
 from hf_unlearn import UnlearningReport
-from hf_unlearn.evaluation.report.plots import FIGURES, _per_class, _relearning, drawings, save_figures, svg_figures
+from hf_unlearn.evaluation.report.plots import (
+    FIGURES,
+    _path,
+    _per_class,
+    _relearning,
+    drawings,
+    save_figures,
+    svg_figures,
+)
 
 
 def report(**changes):
@@ -56,6 +64,79 @@ def test_lines_and_bars_have_the_values_of_the_report():
     assert heights[0] == 50
     assert heights[1] != heights[1]  # NaN: the class has no rows
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["0", "1\n(forgotten)"]
+
+
+def drawn(draw, shown):
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    draw(shown, figure)
+    figure.draw_without_rendering()  # a name that is read as a formula would fail here
+    return figure
+
+
+def ticks(run, classes=3):
+    (axes,) = drawn(_per_class, report(per_class={"original": [0.5] * classes}, run=run)).axes
+    return [text.get_text() for text in axes.get_xticklabels()]
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["bird", "cat", "dog"], ["bird", "cat\n(forgotten)", "dog"]),
+        ([], ["0", "1\n(forgotten)", "2"]),
+        (["$\\frac", "$x^2$", "a b"], ["$\\frac", "$x^2$\n(forgotten)", "a b"]),
+        (["\u9ce5", "cat", "dog"], ["0", "cat\n(forgotten)", "dog"]),  # a sign that the font of the figures lacks
+        (
+            ["x" * 30, "x" * 31, "y" * 30],
+            ["x" * 19 + "… 0", "x" * 19 + "… 1\n(forgotten)", "y" * 23 + "…"],
+        ),
+    ],
+)
+def test_classes_have_their_names(names, labels):
+    assert ticks({"classes": names, "forgotten_classes": [1]}) == labels
+    (axes,) = drawn(
+        _relearning, report(relearning={"unlearned": [0.0]}, run={"classes": names, "forgotten_classes": [1]})
+    ).axes
+    assert axes.get_title() == "Taught again: " + (labels[1].split("\n")[0] if names else "class 1")
+
+
+def test_of_many_classes_the_forgotten_ones_are_marked():
+    run = {"classes": [f"c{i}" for i in range(40)], "forgotten_classes": [7, 8]}
+    assert "c7" not in " ".join(ticks(run, 40))
+    figure = drawn(_per_class, report(per_class={"original": [0.5] * 40}, run=run))
+    assert [text.get_text() for text in figure.legends[0].texts] == ["forgotten", "original"]
+
+
+def test_a_class_without_test_rows_is_told_from_one_that_is_never_right():
+    figure = drawn(_per_class, report(per_class={"original": [0.0, None]}))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["no test rows"]
+
+
+def test_the_original_is_no_single_point_in_the_figure_of_relearning():
+    shown = report(
+        relearning={"original": [0.9], "unlearned": [0.0, 0.9]}, run={"relearning": {"rows": 20, "wanted": 0.81}}
+    )
+    (axes,) = drawn(_relearning, shown).axes
+    assert [line.get_label() for line in axes.lines] == ["unlearned"]
+    assert [part.get_segments()[0][:, 1].tolist() for part in axes.collections] == [[81.0, 81.0]]
+    assert "taught again from 20 rows" in drawings(shown)["relearning"].caption
+
+
+@pytest.mark.parametrize(
+    ("stopped", "forget", "words"),
+    [
+        ("target reached", [1.0, 0.5, 0.1], ["start", "end"]),
+        ("kept data suffers: 9.0 points lost", [1.0, 0.5, 0.1], ["start", "end", "taken back"]),
+        ("enough: one more step would overshoot", [1.0, 0.1], ["start and end", "taken back"]),
+        ("all steps done", [1.0, 1.0], ["start and end"]),
+    ],
+)
+def test_the_path_ends_at_the_state_that_was_kept(stopped, forget, words):
+    path = [{"step": i, "forget": f, "retain": 1.0} for i, f in enumerate(forget)]
+    shown = report(outcome={"path": path, "stopped": stopped})
+    assert [text.get_text() for text in drawn(_path, shown).axes[1].texts] == words
+    assert ("The last step was taken back" in drawings(shown)["path"].caption) == ("taken back" in words)
 
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch, tmp_path):

@@ -1,9 +1,12 @@
 """Where the original and the data come from, as a report records it."""
 
+from types import SimpleNamespace
+
 import datasets
+import pytest
 import transformers
 
-from hf_unlearn.evaluation.report.run_description import data_source, origin
+from hf_unlearn.evaluation.report.run_description import class_names, data_source, origin
 from tests.support.data import text_data
 from tests.support.models import trained
 
@@ -57,3 +60,23 @@ def test_data_from_the_hub_is_named_with_its_commit(tmp_path):
     moved = datasets.Dataset.from_file(str(place.with_name("0123456789abcdef") / "pets-train.arrow"))
     for local in (moved, text_data(4), [{"text": "w0"}]):
         assert data_source(local)["dataset"] is None
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "names"),
+    [
+        (["bird", "cat"], ["Vogel", "Katze"], ["bird", "cat"]),
+        (["LABEL_0", "LABEL_1"], ["bird", "cat"], ["bird", "cat"]),
+        (["0", "1"], ["bird", "cat"], ["bird", "cat"]),
+        (["LABEL_0", "LABEL_1"], ["0", "1"], ["LABEL_0", "LABEL_1"]),
+        (["LABEL_0", "LABEL_1"], ["bird", "cat", "dog"], ["LABEL_0", "LABEL_1"]),  # who knows which is which
+        (["LABEL_0", "cat"], ["bird", "cat"], ["LABEL_0", "cat"]),
+        (["LABEL_0", "LABEL_1"], None, ["LABEL_0", "LABEL_1"]),
+    ],
+)
+@pytest.mark.parametrize("column", ["label", "kind"])
+def test_names_of_classes_are_those_of_the_model_or_else_of_the_data(ours, theirs, names, column):
+    config = SimpleNamespace(id2label={str(i): name for i, name in enumerate(ours)})
+    feature = datasets.Value("int64") if theirs is None else datasets.ClassLabel(names=theirs)
+    data = datasets.Dataset.from_dict({column: [0, 1]}, features=datasets.Features({column: feature}))
+    assert class_names(config, None, [{"label": 0}], data, label_column=column) == names

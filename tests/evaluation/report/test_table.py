@@ -60,3 +60,25 @@ def test_titles_name_the_column_and_the_labels_of_the_pattern_each_once():
         "bias following: 'cat', 'dog' where 'hair{label}' says so and the label is another (%)"
     )
     assert title(biased, "cramers_v") == "Cramér's V of answer and 'hair{label}'"
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        ({"classes": ["bird", "cat"], "forgotten_labels": ["cat"]}, "forgotten class cat"),
+        ({"classes": ["bird", "cat", "dog"], "forgotten_labels": ["cat", "dog"]}, "forgotten classes cat, dog"),
+        ({"forgotten_labels": ["LABEL_1"]}, "forgotten classes"),
+        ({"classes": list("abcdef"), "forgotten_labels": list("abcd")}, "forgotten classes"),
+    ],
+)
+def test_a_title_names_the_forgotten_classes_if_they_have_names(run, words):
+    assert title(report(run=run), "test_forgotten_accuracy") == f"test accuracy, {words} (%)"
+
+
+def test_a_class_that_did_not_come_back_took_more_steps_than_were_tried():
+    steps = {"original": 0, "unlearned": 2, "retrained": 200}
+    taught = ReportData(
+        models={name: {"relearning_steps": n} for name, n in steps.items()},
+        relearning={"unlearned": [0.0, 0.5, 0.9], "retrained": [0.0] * 200},
+    )
+    assert rows(taught) == [("steps until the class is relearned", ["0", "2", "more than 199"])]

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from hf_unlearn import WassersteinBarycenter
+from hf_unlearn import ForgetRequest, JiT, WassersteinBarycenter
 from hf_unlearn.cli.run import parse
-from hf_unlearn.hub.card.command_lines import audit_command, run_command
+from hf_unlearn.hub.card.command_lines import audit_command, run_command, snippet
 from hf_unlearn.hub.card.evaluation_card import render_card
 from hf_unlearn.models.pretrained import save_model
 from tests.hub.card.support import head, json_of, problems
-from tests.support.data import data_for, image_data, image_processor, text_data
+from tests.support.data import data_for, image_data, image_processor, text_data, tokenizer
 from tests.support.models import trained
 from tests.support.runs import trainer_for
 
@@ -107,3 +107,33 @@ def test_the_audit_command_selects_the_rows_of_the_recipe(recipe, left_out, opti
 def test_there_is_no_command_for_what_cannot_be_repeated_or_audited():
     assert run_command({"left_out": ["model"]}) is None
     assert audit_command({"attribute": "group"}) is None
+
+
+@pytest.mark.parametrize(
+    ("run", "call"),
+    [
+        ({"task": "text-classification"}, 'classify("A sentence.")'),
+        (
+            {"task": "text-classification", "text_pair": True},
+            'classify({"text": "The first text.", "text_pair": "The second text."})',
+        ),
+        ({"task": "image-classification"}, 'classify("picture.png")'),
+    ],
+)
+def test_the_example_has_the_inputs_of_the_model(run, call):
+    assert call in snippet(run, None)
+
+
+def test_a_model_of_pairs_is_shown_with_a_pair(tmp_path, monkeypatch, capsys):
+    pairs = text_data(48).rename_column("text", "premise")
+    pairs = pairs.add_column("hypothesis", pairs["premise"][::-1])
+    trainer = trainer_for(
+        "bert", tmp_path, JiT(num_perturbations=1), split=ForgetRequest(label=1).split(pairs), max_steps=1
+    )
+    trainer.train()
+    save_model(trainer.model, tokenizer(), tmp_path / "model")
+    text = render_card(json_of(trainer.report()))
+    classify = load_and_call(text, tmp_path, monkeypatch)["classify"]
+    assert eval(capsys.readouterr().out.splitlines()[-1]) == classify(
+        {"text": "The first text.", "text_pair": "The second text."}
+    )

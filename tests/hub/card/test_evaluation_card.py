@@ -109,6 +109,32 @@ def test_a_failed_run_says_so_first(tmp_path):
     assert "This run failed" not in render_card(report)
 
 
+def test_the_card_prints_the_warnings_of_the_report_and_the_audit_among_them():
+    report = UnlearningReport(
+        models={
+            name: {"forget_accuracy": share}
+            for name, share in (("original", 1.0), ("unlearned", 0.1), ("retrained", 0.6))
+        },
+        outcome={"warnings": ["the target was not reached"], "forget_target": None},
+        run={"adapter": True, "head_only": True},
+    )
+    audit = {
+        "schema": "hf_unlearn/audit/1",
+        "verdict": "not forgotten",
+        "lines": [],
+        "because": [],
+        "limits": [],
+        "run": {},
+    }
+    text = render_card(json_of(report), audit=audit)
+    top = text.split("This model was made from")[0]
+    warnings = [
+        line.removeprefix("> - **Warning:** ").removesuffix(".") for line in top.splitlines() if "**Warning:**" in line
+    ]
+    first, *others, last = report.warnings
+    assert warnings == [first, *others, "an audit of this model says: not forgotten", last]
+
+
 def test_an_audit_of_these_weights_is_shown_and_one_of_others_is_not(run, capsys):
     words = ["audit", "--original", run.root / "original", "--unlearned", run.folder / "model", "--use_cpu", "true"]
     words += ["--forget", f"{run.root / 'data'}:train", "--forget_class", "1", "--test", f"{run.root / 'data'}:test"]
