@@ -27,6 +27,7 @@ from ..training.stopping import Interrupted
 from ..utils.argument_checks import did_you_mean
 from ..utils.files import clear_errors
 from ..utils.safe_text import shown
+from .culprit import with_option
 from .exit_codes import answered
 from .option_parser import OptionParser
 from .parsers import parser_settings
@@ -91,8 +92,8 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
     parser = OptionParser(classes, MAPPINGS, usage=usage, **settings)
     try:
         run, args, method = parser.read(others, {**recipe, "method": key})
-    except (ValueError, TypeError) as error:
-        raise SystemExit(f"{error}") from error
+    except Exception as error:
+        raise SystemExit(with_option(error, classes, parser.given)) from error
     if run.test_split == "none":
         run.test_split = None
     return run, args, method

@@ -51,7 +51,7 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
     else:
         request = run.request()
         if run.streaming:
-            with loading("dataset"):
+            with loading("dataset", run.dataset):
                 split = split_stream(request, train, args.seed)
         else:
             split = request.split(train)
@@ -59,8 +59,9 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
         train_original(run, args, train)
     model, processing_class = load_model(run, train)
     job = Job(run, args, train, test, model, processing_class, split, validation)
-    splits = {"train_split": train, "test_split": test, "validation_split": validation}
-    check_split_labels(run, Processor(model, processing_class, **job.columns), splits)
+    with loading("model"):
+        processor = Processor(model, processing_class, **job.columns)
+    check_split_labels(run, processor, {"train_split": train, "test_split": test, "validation_split": validation})
     return job
 
 

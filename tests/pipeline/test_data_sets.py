@@ -130,3 +130,8 @@ def test_data_that_cannot_be_read_or_has_no_revisions_is_named(folder):
     for streaming in (False, True):
         with pytest.raises(ValueError, match="`dataset`: "):
             load_splits(run_on(folder, streaming=streaming))
+
+
+def test_fewer_than_five_test_rows_are_all_measured_on(folder):
+    _, test, validation = load_splits(run_on(folder, test_rows=4), validate=True)
+    assert (len(test), validation) == (4, None)
