@@ -4,6 +4,7 @@ import atexit
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -29,11 +30,11 @@ def answered(work: Callable[[], int]) -> int:
         code = 128 + getattr(stop, "signum", signal.SIGINT)
     except SystemExit as stop:  # a parser gives a message or a code
         if isinstance(stop.code, str):
-            print(f"Error: {stop.code}", file=sys.stderr)
+            print(f"Error: {_shortened(stop.code)}", file=sys.stderr)
         code = BAD_INPUT if isinstance(stop.code, str) else stop.code or 0
     except Exception as error:
         message = _message(error)
-        print(traceback.format_exc() if message is None else f"Error: {message}", file=sys.stderr)
+        print(traceback.format_exc() if message is None else f"Error: {_shortened(message)}", file=sys.stderr)
         code = UNEXPECTED if message is None else BAD_INPUT
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # Threads of the process group sometimes abort an interpreter that shuts down in the normal way.
@@ -89,6 +90,11 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, SafetensorError):
         return f"A file of weights is damaged or incomplete: {error}. Copy or download it again."
     return str(error) if isinstance(error, StrayChange) else None
+
+
+def _shortened(message: str) -> str:
+    """Cut words that fill a screen, such as a value that was pasted by mistake."""
+    return re.sub(r"\S{300,}", lambda word: f"{word.group()[:80]}…", message)
 
 
 def _be_quiet() -> None:

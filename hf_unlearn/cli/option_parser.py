@@ -90,6 +90,7 @@ class OptionParser(CommandParser, HfArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, unknown = super().parse_known_args(args, namespace)
+        self.given = dict(vars(found))
         for name, takes_nothing_else in self.mappings.items():
             given = getattr(found, name, None)
             for text in given if isinstance(given, list) else [given]:
@@ -108,7 +109,7 @@ class OptionParser(CommandParser, HfArgumentParser):
         try:
             converted = [kind(value) for value in values]
         except argparse.ArgumentTypeError as error:
-            self.error(str(argparse.ArgumentError(action, str(error))))
+            self.error(str(argparse.ArgumentError(action, shown(error, 300))))
         except (TypeError, ValueError):
             self.error(str(argparse.ArgumentError(action, f"invalid {kind.__name__} value: {shown(values[0])!r}")))
         if action.choices is not None and not set(converted) <= set(action.choices):

@@ -30,7 +30,7 @@ class CommandParser(argparse.ArgumentParser):
     """A parser whose errors name what was typed and a remedy. A misspelt option is named before a missing one."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings, allow_abbrev=False)
+        super().__init__(*args, **{**settings, "allow_abbrev": False})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Return the values and an empty list, because a word that belongs to no option is an error.

@@ -27,6 +27,7 @@ from ..training.stopping import Interrupted
 from ..utils.argument_checks import did_you_mean
 from ..utils.files import clear_errors
 from ..utils.safe_text import shown
+from .culprit import with_option
 from .exit_codes import answered
 from .option_groups import OTHERS, option_groups
 from .option_parser import OptionParser, names_of
@@ -103,8 +104,8 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
     parser.add_argument("--help-all", action="help", help="Show also all options of the HF Trainer.")
     try:
         run, args, method = parser.read(others, {**recipe, "method": key})
-    except (ValueError, TypeError) as error:
-        raise SystemExit(f"{error}") from error
+    except Exception as error:
+        raise SystemExit(with_option(error, classes, parser.given)) from error
     if run.test_split == "none":
         run.test_split = None
     return run, args, method

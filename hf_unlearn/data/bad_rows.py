@@ -1,10 +1,14 @@
 """Errors that name a data set, a row and a column, and rows that are read so that a damaged one is named."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .sampling import DrawnRows, read_rows
+import torch
+
+from ..utils.loading_errors import without_values
 
 
 class CellError(ValueError):
@@ -17,7 +21,19 @@ class CellError(ValueError):
 
 def in_row(argument: str, index: int, error: Exception) -> ValueError:
     """Return `error` as a ValueError that says where: "`argument`, row 17, column `text`: …"."""
-    return ValueError(f"`{argument}`, row {index}{',' if getattr(error, 'column', None) else ':'} {error}")
+    said = str(error) if isinstance(error, ValueError) and str(error) else f"{type(error).__name__} {error}".strip()
+    return ValueError(f"`{argument}`, row {index}{',' if getattr(error, 'column', None) else ':'} {said}")
+
+
+@contextmanager
+def naming_row(argument: str, index: int) -> Iterator[None]:
+    """Turn any exception inside, except lack of memory, into a ValueError that names the row."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise in_row(argument, index, error) from error
 
 
 def check_kind(data: Any, argument: str) -> None:
@@ -74,6 +90,11 @@ def check_row(row: Any) -> None:
     raise ValueError(f"it is a {type(row).__name__}, and a dictionary is needed. {how}")
 
 
+def read_rows(rows: Any, indices: list[int]) -> Sequence[Any]:
+    """Read several rows, in one go if the data set can."""
+    return rows.__getitems__(indices) if hasattr(rows, "__getitems__") else [rows[i] for i in indices]
+
+
 def read_named(rows: Any, indices: list[int], argument: str) -> Sequence[Any]:
     """Return several rows, read in one go. A row that cannot be read is named in a ValueError."""
     try:
@@ -89,25 +110,54 @@ def read_named(rows: Any, indices: list[int], argument: str) -> Sequence[Any]:
         raise
 
 
+def read_stream(rows: Any, argument: str, stored: Any = None) -> Iterator[Any]:
+    """Yield the rows of a stream. One that cannot be read is named in a ValueError by its place in the order of the stream.
+
+    Args:
+        stored: the stream that `rows` iterates over, to look for the damaged column. Default None: `rows` itself.
+    """
+    index, iterator = 0, iter(rows)
+    while True:
+        try:
+            row = next(iterator)
+        except StopIteration:
+            return
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise unreadable(rows if stored is None else stored, index, argument, error) from error
+        yield row
+        index += 1
+
+
 def unreadable(rows: Any, index: int, argument: str, error: Exception) -> ValueError:
     """Return the error for a row that could not be read, with the column and the file name of its picture if there is one."""
-    cells = _files(rows, index)
-    files = ", ".join(f"`{Path(path).name}`" for path in cells.values() if path)
+    column, path = _damaged(rows, index)
     said = str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__} {error}".strip()
-    why = f"it cannot be read: {said}. Repair or drop it{f' (file {files})' if files else ''}."
-    return in_row(argument, index, CellError(why, next(iter(cells)) if len(cells) == 1 else None))
+    file = f" (file `{Path(path).name}`)" if path else ""
+    return in_row(
+        argument, index, CellError(f"it cannot be read: {without_values(said)}. Repair or drop it{file}.", column)
+    )
 
 
-def _files(rows: Any, index: int) -> dict[str, str | None]:
-    """Return the paths of the pictures and sounds in a row of a `datasets.Dataset`, by column, without reading them."""
-    while isinstance(rows, DrawnRows):
+def _damaged(rows: Any, index: int) -> tuple[str | None, str | None]:
+    """Return the first column of a row that cannot be read by itself, and the path of its picture or sound. None: not known."""
+    while hasattr(rows, "chosen"):  # `DrawnRows`
         rows, index = rows.dataset, int(rows.chosen[index])
-    stored = undecoded(rows)
-    if stored is rows or not hasattr(rows, "__len__"):
-        return {}
-    coded = [name for name, feature in stored.features.items() if hasattr(feature, "decode")]
-    row = stored[index]
-    return {name: (row[name] or {}).get("path") for name in coded}
+    features: Any = getattr(rows, "features", None) if hasattr(rows, "select_columns") else None
+    for name in sorted(features or (), key=lambda n: not hasattr(features[n], "decode")):  # pictures and sounds first
+        try:
+            _cell(rows.with_format(None).select_columns([name]), index)
+        except Exception:
+            path = None
+            with suppress(Exception):  # It is unreadable also undecoded, or it is no picture and no sound.
+                path = _cell(undecoded(rows).select_columns([name]), index)[name]["path"]
+            return name, path
+    return None, None
+
+
+def _cell(rows: Any, index: int) -> Any:
+    return rows[index] if hasattr(rows, "__len__") else next(islice(rows, index, None))
 
 
 def undecoded(rows: Any) -> Any:

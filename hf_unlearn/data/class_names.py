@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .columns import arrow_column, as_list
+from .columns import arrow_column, as_list, other_kind
 
 if TYPE_CHECKING:
     import datasets
@@ -61,7 +61,8 @@ def align_labels(
         if kind in ("string", "large_string"):
             return (_number_texts(dataset, column, label2id, classes, argument) if stored else dataset), None
         if not kind.startswith(("int", "uint", "float", "bool", "null")):
-            raise ValueError(f"`{argument}`: {describe_wrong_label(column, kind)}")
+            where = f", row {other_kind(dataset, column)}" if kind == "Json" and stored else ""
+            raise ValueError(f"`{argument}`{where}: {describe_wrong_label(column, kind)}")
         return dataset, None
     head = is_numbering((i, n) for n, i in label2id.items())
     numbers = numbers_of_names(names, label2id)
@@ -101,6 +102,11 @@ def align_labels(
 
 def describe_wrong_label(column: str, kind: str) -> str:
     """Say why a column of another type than numbers and texts, such as `List` or `Image`, holds no labels."""
+    if kind == "Json":
+        return (
+            f"column '{column}' holds values of several kinds, such as numbers and texts. Give all rows a class number, or all a class "
+            "name."
+        )
     if not kind.lower().startswith(("list", "largelist", "sequence", "array")):
         return f"column '{column}' holds {kind}, and a label is a class number or a class name. Name another `label_column`."
     return (
@@ -168,12 +174,15 @@ def _number_texts(
         text: int(text) if number is None and text.isdecimal() and int(text) < classes else number
         for text, number in zip(counts, found, strict=True)
     }
-    if len(counts) > max(
-        classes, min(2 * classes, len(dataset) // 2)
-    ):  # these may be texts or names of people: count them
+    strange = all(number is None for number in lookup.values())
+    # These may be texts or names of people: count them.
+    if counts and (strange or len(counts) > max(classes, min(2 * classes, len(dataset) // 2))):
+        none = ", none of which is a class of the model" if strange else ""
+        ours = ", ".join(list(label2id)[: 2 * QUOTED]) + (", …" if len(label2id) > 2 * QUOTED else "")
         raise ValueError(
-            f"`{argument}`: column '{column}' holds {len(counts)} different texts in {len(dataset)} rows, and the model has "
-            f"{classes} classes. Name the column of class names in `label_column`."
+            f"`{argument}`: column '{column}' holds {len(counts)} different texts in {len(dataset)} rows{none}, and the model has "
+            f"{classes} classes: {ours}. Name the column of class names in `label_column`, or give both the same names, such as by "
+            "`label2id` and `id2label` in the model's configuration."
         )
     _refuse_names({text: counts[text] for text, number in lookup.items() if number is None}, column, label2id, argument)
     return _renumbered(dataset, column, lookup, label2id)

@@ -33,6 +33,28 @@ def arrow_column(dataset: datasets.Dataset, name: str, argument: str) -> Any:
     return column.combine_chunks()
 
 
+def flat_column(dataset: datasets.Dataset, name: str, argument: str) -> Any:
+    """Return `arrow_column` of a column with one plain value in each row. Raises ValueError for lists, structures and the like."""
+    import pyarrow as pa
+
+    column = arrow_column(dataset, name, argument)
+    if pa.types.is_nested(column.type) or isinstance(column.type, pa.BaseExtensionType):
+        what = "lists or structures"
+        if str(column.type).startswith("extension"):
+            what = f"values of several kinds (see row {other_kind(dataset, name)})"
+        raise ValueError(
+            f"`{argument}={name!r}` is a column of {what}, and one text or one number in each row is needed. Make them texts: "
+            f"`dataset.map(lambda r: {{{name!r}: str(r[{name!r}])}})`."
+        )
+    return column
+
+
+def other_kind(dataset: datasets.Dataset, name: str) -> int:
+    """Return the first row in which a column holds another kind of value than in the rows before; 0 if there is none."""
+    kinds = [(row, type(value)) for row, value in enumerate(dataset[name]) if value is not None]
+    return next((row for row, kind in kinds if kind is not kinds[0][1]), 0)
+
+
 def find_label_column(dataset: Any, preferred: str | None = None) -> str | None:
     """Return the name of the label column of `dataset`, or None."""
     names: Any = getattr(dataset, "column_names", None) or next(iter(dataset), {})
@@ -60,7 +82,7 @@ def read_groups(dataset: Any, column: str | None, argument: str = "attribute") -
         raise ValueError(f"`{argument}` is missing: the column whose values are the groups, such as 'gender'.")
     if not hasattr(dataset, "select_columns") or not hasattr(dataset, "__len__"):
         raise ValueError(f"`{argument}={column!r}`: groups are counted first, which a stream does not allow.")
-    values = arrow_column(dataset, column, argument)
+    values = flat_column(dataset, column, argument)
     encoded = values.dictionary_encode()
     present = encoded.dictionary.to_pylist()
     missing = values.null_count + sum(v != v for v in values.to_pylist() if isinstance(v, float))
@@ -109,6 +131,7 @@ def class_ids(
             f"`label_column={label_column!r}` holds several values in each row (multi-label), and `label` names a class of a column "
             "with one value in each row. Select the rows by `indices` or `predicate`."
         )
+    flat_column(dataset, label_column, "label_column")
     present: list[Any] | None = None
     ids: list[Any] = []
     for one in as_list(label):

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..utils.files import read_text
 from ..utils.safe_text import shown
-from .columns import arrow_column, as_list, class_ids
+from .columns import arrow_column, as_list, class_ids, flat_column
 
 if TYPE_CHECKING:
     import datasets
@@ -191,7 +191,7 @@ class ForgetRequest:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        column = arrow_column(dataset, name, "column")
+        column = flat_column(dataset, name, "column")
         given = [] if self.values is None else list(self.values)
         given += [] if self.ids_file is None else _read_ids(self.ids_file)
         try:
@@ -237,8 +237,10 @@ def _row_mask(rows: Sequence[int] | Sequence[str], n: int, argument: str) -> np.
     if any(isinstance(r, bool) for r in given):
         raise ValueError(f"`{argument}` must hold row numbers, not true or false. Pass `np.flatnonzero(mask)`.")
     try:
-        index = np.asarray([int(r) for r in given], dtype=np.int64)
-    except ValueError:
+        if any(isinstance(r, str) and not r.lstrip("+-").isdecimal() for r in given):  # Python reads `1_0` as 10
+            raise ValueError
+        index = np.asarray([min(int(r), n) for r in given], dtype=np.int64)
+    except (ValueError, OverflowError):
         raise ValueError(f"`{argument}` must hold row numbers. For other ids give `column` too.") from None
     if any(isinstance(r, float) and not r.is_integer() for r in given):
         raise ValueError(f"`{argument}` must hold whole row numbers.")

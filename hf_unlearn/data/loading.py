@@ -61,16 +61,30 @@ def load_source(
 
     source = located(source, argument)
     with loading(argument, source):
+        saved = any(Path(source, name).is_file() for name in (DISK_DICT, DISK_STATE))
+        if config is not None and (saved or Path(source).is_file()):
+            raise ValueError(f"`{argument}_config={config!r}`: {source!r} has no configurations. Leave it out.")
         if Path(source).is_file():
             reader, settings = _reader(source, argument)
             loaded = load_dataset(reader, data_files=_quoted(source), streaming=streaming, **settings)
-        elif any(Path(source, name).is_file() for name in (DISK_DICT, DISK_STATE)):
+        elif saved:
             return _from_disk(source, streaming)
         else:
-            loaded = load_dataset(source, config, revision=revision, streaming=streaming)
+            loaded = _from_repository(source, argument, config, revision, streaming)
     for name in () if streaming else loaded:
         _check_separator(loaded[name].column_names, argument)
     return loaded
+
+
+def _from_repository(source: str, argument: str, config: str | None, revision: str | None, streaming: bool) -> Any:
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(source, config, revision=revision, streaming=streaming)
+    except ValueError as error:
+        if config is None or "BuilderConfig" not in str(error):
+            raise
+        raise ValueError(f"`{argument}_config={config!r}`: {error}") from error
 
 
 def _reader(source: str, argument: str) -> tuple[str, dict[str, Any]]:

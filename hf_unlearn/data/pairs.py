@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-from .bad_rows import in_row, read_named
+from .bad_rows import naming_row, read_named, read_stream
 from .sampling import READ_AT_ONCE, Key, has_transform
 
 ROW_BYTES, TENSOR_BYTES = 256, 640  # memory of a dictionary and of a tensor, without its numbers
@@ -72,10 +72,8 @@ class PreparedRows:
     __getitems__ = many  # the name by which `torch.utils.data` asks for a batch
 
     def _prepared(self, index: int, raw: Any) -> dict[str, Any]:
-        try:
+        with naming_row(self.name, index):
             row = self.prepare(raw)
-        except ValueError as error:
-            raise in_row(self.name, index, error) from error
         size = ROW_BYTES + sum(TENSOR_BYTES + getattr(v, "nbytes", 0) for v in row.values())
         if size <= self._room:
             self._room -= size
@@ -169,10 +167,8 @@ class UnlearningDataset:
     def _prepared_stream(self, epoch: int, start: int, count: int) -> list[dict[str, Any]]:
         out: list[dict[str, Any]] = []
         for row in self._stream_rows(epoch, start, count):
-            try:
+            with naming_row("retain_dataset", start + len(out)):
                 out.append(self.prepare(row))
-            except ValueError as error:
-                raise in_row("retain_dataset", start + len(out), error) from error
         return out
 
     def _stream_rows(self, epoch: int, start: int, count: int) -> list[Any]:
@@ -258,9 +254,9 @@ def share_out(batches: Sequence[dict[str, Any]], size: int, rows: int) -> None:
 def _whole(stream: Any) -> Iterator[Any]:
     """Yield all rows of a stream, also in a worker of a data loader, to which `datasets` would give some shards only."""
     if get_worker_info() is None or not hasattr(stream, "iter"):
-        yield from stream
+        yield from read_stream(stream, "retain_dataset")
         return
-    for batch in stream.iter(batch_size=1):
+    for batch in read_stream(stream.iter(batch_size=1), "retain_dataset", stream):
         yield {name: values[0] for name, values in batch.items()}
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from .bad_rows import read_rows, read_stream
+
 READ_AT_ONCE = 64  # rows
 
 Key = tuple[int, int, int]  # epoch, position in its order, row
@@ -101,11 +103,6 @@ class DrawnRows(Sequence[Any]):
             yield from read_rows(self.dataset, self.chosen[start : start + READ_AT_ONCE].tolist())
 
 
-def read_rows(rows: Any, indices: list[int]) -> Sequence[Any]:
-    """Read several rows, in one go if the data set can."""
-    return rows.__getitems__(indices) if hasattr(rows, "__getitems__") else [rows[i] for i in indices]
-
-
 def has_transform(rows: Any) -> bool:
     """Check whether a `datasets.Dataset` applies a function of the user (`with_transform`) to the rows that it reads."""
     while isinstance(rows, DrawnRows):
@@ -114,15 +111,18 @@ def has_transform(rows: Any) -> bool:
     return isinstance(form, Mapping) and form.get("type") == "custom"
 
 
-def draw(dataset: Any, count: int, seed: int) -> Sequence[Any]:
-    """Draw at most `count` rows by seed, in the order of the data set. A stream gives the first rows of its first epoch."""
+def draw(dataset: Any, count: int, seed: int, argument: str = "retain_dataset") -> Sequence[Any]:
+    """Draw at most `count` rows by seed, in the order of the data set. A stream gives the first rows of its first epoch.
+
+    `argument` is the name of a stream in errors.
+    """
     if hasattr(dataset, "__len__"):
         return DrawnRows(dataset, drawn_rows(len(dataset), count, seed))
     epoch = getattr(dataset, "epoch", None)
     try:
         if epoch is not None:
             dataset.set_epoch(0)
-        return list(islice(dataset, count))
+        return list(islice(read_stream(dataset, argument), count))
     finally:
         if epoch is not None:
             dataset.set_epoch(epoch)  # Another reader of the stream is in this epoch.

@@ -20,6 +20,7 @@ from ..models.snapshot import Snapshot
 from ..models.structure import layer_groups
 from ..utils.argument_checks import check_positive
 from ..utils.large_tensors import chunks
+from ..utils.loading_errors import loading
 from .base import ALL_WEIGHTS, METHODS, Paper, UnlearningMethod, setting
 from .components.influence import TINY, Sample, influence
 from .components.losses import cross_entropy, kl_to_target
@@ -371,7 +372,11 @@ def _as_method(base: UnlearningMethod | str | None) -> UnlearningMethod | None:
 
 def _read_prior(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return mean and precision from a file of `save_prior`."""
-    tensors = load_file(path)
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise ValueError(f"`prior={str(path)!r}` is no file. Give the one that `save_prior` wrote.")
+    with loading("prior"):
+        tensors = load_file(path)
     mean, precision = (
         {n.removeprefix(kind): t for n, t in tensors.items() if n.startswith(kind)} for kind in ("mean/", "precision/")
     )

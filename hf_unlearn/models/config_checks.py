@@ -106,8 +106,10 @@ def read_config(source: str, revision: str | None = None, held: Held = FRESH) ->
     raw = raw_config(source, revision)
     for name, value in _numbers(raw):
         _check_number(name, value, held)
+    for name in ("id2label", "label2id"):
+        _check_class_names(name, raw.get(name) or {})
     kind = raw.get("model_type")
-    if kind not in CONFIG_MAPPING:
+    if not isinstance(kind, str | None) or kind not in CONFIG_MAPPING:
         if "auto_map" in raw:
             raise ValueError(
                 f"{source} needs code of its own (`auto_map` in config.json), which is never run here. Use a model that "
@@ -144,6 +146,17 @@ def _check_number(name: str, value: int | float, held: Held) -> None:
         raise ValueError(f"config.json: `{name}` is {value:,}, and {allowed}. Correct it.")
     if value < 0 and layers:
         raise ValueError(f"config.json: `{name}` is {value:,}. Give a number of layers.")
+
+
+def _check_class_names(name: str, given: Any) -> None:
+    pairs = given.items() if isinstance(given, dict) else [(None, None)]
+    for key, value in pairs:
+        number, text = (key, value) if name == "id2label" else (value, key)
+        if not str(number).isdecimal() or not isinstance(text, str | int):
+            example = '{"0": "cat", "1": "dog"}' if name == "id2label" else '{"cat": 0, "dog": 1}'
+            raise ValueError(
+                f"config.json: `{name}` must give class numbers and class names, such as {example}. Correct it."
+            )
 
 
 def check_size(kind: Any, config: Any, held: Held) -> torch.nn.Module:

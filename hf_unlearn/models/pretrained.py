@@ -128,6 +128,10 @@ def _load_whole(
         for name, parameter in model.named_parameters():
             if name in absent:
                 parameter.zero_()  # It would be random, and different in every run.
+            elif not torch.isfinite(parameter).all():
+                raise ValueError(
+                    f"{source}: {name} holds NaN or infinite weights. Save the model again, or download it again."
+                )
     return model
 
 

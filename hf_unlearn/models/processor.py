@@ -150,7 +150,11 @@ class Processor:
                 column,
             )
         if not torch.isfinite(pixels).all():
-            raise CellError("an image holds NaN or infinite pixels. Remove or repair those rows.", column)
+            made = (
+                "" if column == "pixel_values" else " If its values are right, correct `image_mean`, `image_std` and "
+            )
+            made += made and "`rescale_factor` of the image processor."
+            raise CellError(f"an image holds NaN or infinite pixels. Remove or repair those rows.{made}", column)
         return pixels
 
     def _prepared(self, value: Any, column: str) -> Tensor:

@@ -121,9 +121,8 @@ class TextInputs:
         return min(known, default=None)
 
     def _ready(self, row: Mapping[str, Any]) -> dict[str, Tensor]:
-        out = {
-            k: torch.as_tensor(row[k]) for k in (READY, "attention_mask", "token_type_ids") if row.get(k) is not None
-        }
+        names = (READY, "attention_mask", "token_type_ids")
+        out = {name: _as_numbers(row[name], name) for name in names if row.get(name) is not None}
         if READY not in out:
             raise ValueError(f"column '{READY}' holds None. Drop such rows.")
         ids = out[READY]
@@ -178,6 +177,17 @@ class TextInputs:
             raise ValueError(
                 f"{where} gives no end token, and the model answers at `eos_token_id` {self.end}. Use the model's own tokenizer."
             )
+
+
+def _as_numbers(value: Any, column: str) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # texts, None among numbers, lists of several lengths, 10**30
+        raise ValueError(f"column '{column}' does not hold a flat list of whole numbers. Drop such rows.") from error
 
 
 def _unpacked(text_column: str | Sequence[str] | None) -> str | Sequence[str] | None:
@@ -241,6 +251,10 @@ def check_tokenizer(tokenizer: Any, vocabulary: int | None) -> None:
         raise ValueError(
             f"`processing_class` is a {type(tokenizer).__name__}, no tokenizer of transformers. Load it with "
             "`AutoTokenizer.from_pretrained(...)`, or wrap it: `PreTrainedTokenizerFast(tokenizer_object=...)`."
+        )
+    if READY not in getattr(tokenizer, "model_input_names", (READY,)):
+        raise ValueError(
+            f"the tokenizer's `model_input_names` lack '{READY}'. Correct them in its tokenizer_config.json."
         )
     if not hasattr(tokenizer, "get_vocab") or vocabulary is None:
         return

@@ -52,15 +52,15 @@ def load_splits(
     if test is not None:
         if run.streaming:
             rows = run.test_rows
-            with loading("dataset"):
+            with loading("dataset", run.dataset):
                 test = read_into_memory(test if rows is None else test.shuffle(seed=0, buffer_size=10_000).take(rows))
         test = _draw(test, run.test_rows)
     if not validate or run.validation_split == "none":
         return train, test, None
     if named is not None:
         return train, test, read_into_memory(loaded[named]) if run.streaming else loaded[named]
-    if test is None:
-        return train, None, None
+    if test is None or len(test) < 5:
+        return train, test, None
     shuffled, fifth = test.shuffle(seed=1), len(test) // 5
     return train, shuffled.select(range(fifth, len(test))), shuffled.select(range(fifth))
 

@@ -58,7 +58,7 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
     else:
         request = run.request()
         if run.streaming:
-            with loading("dataset"):
+            with loading("dataset", run.dataset):
                 split = split_stream(request, train, args.seed)
         else:
             split = request.split(train)
@@ -69,7 +69,8 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
         run, args, train, test, model, processing_class, split, validation, load_base(run, model, processing_class)
     )
     splits = {"train_split": train, "test_split": test, "validation_split": validation}
-    processor = Processor(model, processing_class, **job.columns)
+    with loading("model"):
+        processor = Processor(model, processing_class, **job.columns)
     check_split_labels(run, processor, splits)
     trained = split.forget if run.streaming and split is not None else train
     check_unseen(run, processor, trained, {name: rows for name, rows in splits.items() if name != "train_split"})

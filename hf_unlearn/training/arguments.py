@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from accelerate.utils import DynamoBackend
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from ..methods import UnlearningMethod, setting
 from ..utils.argument_checks import check_counts, check_positive
@@ -22,6 +25,15 @@ REFUSED = {
     "dataloader_drop_last": "would drop the rows of the last batch, in training with one process and in evaluation. A set "
     "smaller than a batch would give no step. Leave it off.",
 }
+# Options of `TrainingArguments` that are at least 0, and what they must stay below.
+BOUNDS = {
+    **dict.fromkeys(("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps"), math.inf),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), 1.0),
+    **dict.fromkeys(("seed", "data_seed"), 2**32),
+    **dict.fromkeys(("gradient_accumulation_steps", "retain_per_forget", "probe_size"), 2**31),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 2**31),
+}
+COMPILE_MODES = ("default", "lite", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune")
 
 
 @dataclass
@@ -122,6 +134,26 @@ class UnlearningArguments(TrainingArguments):
         batches = ("per_device_train_batch_size", "per_device_eval_batch_size")
         check_counts(self, "check_steps", "probe_size", "retain_per_forget", *batches)
         check_positive(self, "num_train_epochs")
+        self._check_training()
+
+    def _check_training(self) -> None:
+        """Raise ValueError for options of `TrainingArguments` that would end the run later, by an error that does not name them."""
+        for name, below in BOUNDS.items():
+            given = getattr(self, name)
+            if given is not None and not 0 <= given < below:
+                raise ValueError(f"`{name}` must be at least 0 and below {below:g}, got {given}.")
+        for name in self.report_to:
+            if name not in INTEGRATION_TO_CALLBACK:
+                raise ValueError(f"`report_to={name!r}` is unknown. Known: none, {', '.join(INTEGRATION_TO_CALLBACK)}.")
+        backends = [backend.value.lower() for backend in DynamoBackend if backend.value != "NO"]
+        if self.torch_compile_backend is not None and self.torch_compile_backend.lower() not in backends:
+            raise ValueError(
+                f"`torch_compile_backend={self.torch_compile_backend!r}` is unknown. Known: {', '.join(backends)}."
+            )
+        if self.torch_compile_mode is not None and self.torch_compile_mode not in COMPILE_MODES:
+            raise ValueError(
+                f"`torch_compile_mode={self.torch_compile_mode!r}` is unknown. Known: {', '.join(COMPILE_MODES)}."
+            )
 
     def resolved(self, method: UnlearningMethod, kind: str, update: str | None = None) -> UnlearningArguments:
         """Return a copy in which fields that are None have the values of `method` for a forget set of this `kind`.

@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..data.bad_rows import CellError, in_row, read_named, undecoded
+from ..data.bad_rows import CellError, in_row, naming_row, read_named, undecoded
 from ..data.sampling import READ_AT_ONCE, has_transform
 from ..models.processor import Processor
 
@@ -35,10 +35,8 @@ def check_every_row(processor: Processor, data: Any, argument: str) -> None:
         for index, row in _rows(stored, argument):
             if own and not set(processor.columns) & row.keys():
                 break  # what the model reads is made by the transform
-            try:
+            with naming_row(argument, index):
                 size = processor.check_cell(row)
-            except ValueError as error:
-                raise in_row(argument, index, error) from error
             if size is not None:
                 sizes.setdefault(size, index)
         if not own:
@@ -73,10 +71,8 @@ def _check_sizes(processor: Processor, rows: Any, sizes: dict[tuple[int, int], i
     by_ratio, by_area = (sorted(sizes, key=key) for key in (lambda s: s[0] / s[1], lambda s: s[0] * s[1]))
     shape: tuple[int, ...] | None = None
     for index in sorted({sizes[s] for s in (by_ratio[0], by_ratio[-1], by_area[0], by_area[-1])}):
-        try:
+        with naming_row(argument, index):
             found = tuple(processor(rows[index])["pixel_values"].shape)
-        except ValueError as error:
-            raise in_row(argument, index, error) from error
         if shape is not None and found != shape:
             why = (
                 f"the image processor makes {found} of it and {shape} of an earlier row, which do not fit into one batch. Set its "

@@ -1,9 +1,13 @@
 """Names of files and folders that are looked for on this machine first, and errors of loading that name their argument."""
 
 import difflib
+import json
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -11,6 +15,13 @@ from huggingface_hub.utils import validate_repo_id
 from .hub_names import HUB_ID
 
 LENGTH = 500  # characters of another library's message that are shown
+JSON_LINES = (".jsonl", ".ndjson", ".json")
+KINDS = {str: "a text", float: "a number", int: "a whole number", bool: "true or false", dict: "a mapping"}
+# Values of rows that pyarrow and pandas quote.
+VALUES = re.compile(
+    r"(?<=parse string: )'.*?'(?= as )|(?<=convert )'.*'(?= with type)|(?<=to float: ).*|(?<=Float value )\S+|(?<=columns, got )(?=\d)[^)]*",
+    re.DOTALL,
+)
 FILES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".safetensors", ".bin", ".xlsx", ".zip")
 
 
@@ -66,7 +77,7 @@ def loading(argument: str, source: str | None = None) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, ValueError) and str(error).startswith("`"):
             raise
-        reason = _reason(error)
+        reason = _difference(source, error) or _reason(error)
         if source is not None and isinstance(error, OSError | ValueError) and not os.path.exists(source):
             name = source.rpartition("@")[0] or source
             raise ValueError(
@@ -81,6 +92,8 @@ def _reason(error: Exception) -> str:
     from safetensors import SafetensorError
 
     if isinstance(error, DatasetGenerationError):
+        if "BatchSize must be greater than 0" in str(error.__cause__):
+            return "a Parquet file has no rows. Remove it."
         hint = " Save it as UTF-8." if isinstance(error.__cause__, UnicodeDecodeError) else ""
         return f"a file cannot be read ({_line(error.__cause__ or error)}). Correct it, or copy it again.{hint}"
     if isinstance(error, SafetensorError):
@@ -91,6 +104,67 @@ def _reason(error: Exception) -> str:
     return _line(error) if known and str(error) else f"{type(error).__name__}: {_line(error)}"
 
 
+def _difference(source: str | None, error: Exception) -> str | None:
+    """Say in which column rows or files in `source` differ, if that ended in `error`; None if it did not, or if they do not."""
+    from datasets.exceptions import DatasetsError
+    from datasets.table import CastError
+    from pyarrow import ArrowException
+
+    cause = error.__cause__ or error
+    if isinstance(cause, CastError):
+        found, wanted = set(cause.table_column_names), set(cause.requested_column_names)
+        parts = {"lacks": wanted - found, "also has": found - wanted}
+        what = " and ".join(f"{verb} `{'`, `'.join(sorted(names))}`" for verb, names in parts.items() if names)
+        return f"a file {what}, unlike the files before it. Give all files the same columns." if what else None
+    if source is None or not isinstance(error, DatasetsError | ArrowException | TypeError | ValueError):
+        return None
+    files = (
+        [Path(source)]
+        if os.path.isfile(source)
+        else sorted(Path(source).rglob("*"), key=lambda p: ("train" not in p.name, p))
+    )
+    for same_numbers in (True, False):  # whole numbers and fractions go together in one file, and not always in two
+        first: dict[tuple[str, str], str] = {}
+        for file in (f for f in files if f.is_file()):
+            for line, column, kind in _kinds(file, same_numbers):
+                before = first.setdefault((file.suffix, column), kind)
+                if kind != before:
+                    return f"{file.name}{line}: column `{column}` holds {kind}, and {before} before. Give all rows values of one kind."
+    return None
+
+
+def _kinds(file: Path, same_numbers: bool) -> Iterator[tuple[str, str, str]]:
+    """Yield line, column and kind of each value in a file of JSON lines that is no null, or those of the columns of a Parquet file.
+
+    Ends where the file cannot be read.
+    """
+    with suppress(ValueError, AttributeError, RecursionError, OSError):
+        if file.suffix == ".parquet":
+            from pyarrow.parquet import read_schema
+
+            for column in read_schema(file):
+                kind = re.sub("large_", "", str(column.type))
+                yield "", column.name, re.sub(r"u?int\d+|double|(half)?float", "number", kind) if same_numbers else kind
+        elif file.suffix in JSON_LINES:
+            with file.open(encoding="utf-8", errors="replace") as lines:
+                for number, line in enumerate(lines, 1):
+                    for name, value in json.loads(line).items():
+                        if value is not None:
+                            yield f", line {number}", name, _kind(value, same_numbers)
+
+
+def _kind(value: Any, same_numbers: bool) -> str:
+    if isinstance(value, list):
+        inner = sorted({_kind(v, same_numbers) for v in value if v is not None})
+        return f"a list of {' and '.join(inner).replace('a ', '') or 'nothing'}"
+    return KINDS[float if same_numbers and type(value) is int else type(value)]
+
+
+def without_values(message: str) -> str:
+    """Return the message of a library without the values of rows that it quotes. Rows to forget must not be printed."""
+    return VALUES.sub("…", message)
+
+
 def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    text = " ".join(without_values(str(error)).split())
     return text if len(text) <= LENGTH else f"{text[: LENGTH - 1]}…"

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -187,3 +188,11 @@ def test_a_run_whose_output_nobody_reads_ends_well(folders, tmp_path):
     process.stdout.close()
     assert process.wait(timeout=300) == 0
     assert (tmp_path / "out" / "report.json").is_file()
+
+
+def test_a_value_that_fills_a_screen_is_cut(capsys):
+    def work():
+        raise ValueError(f"`update={'x' * 5000!r}` matches nothing.")
+
+    assert answered(work) == 2
+    assert re.fullmatch(r"Error: `update='x{71}… matches nothing\.\n", capsys.readouterr().err)

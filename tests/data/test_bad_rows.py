@@ -3,10 +3,20 @@
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
-from hf_unlearn.data.bad_rows import CellError, check_kind, first_row, in_row, read_named, undecoded
+from hf_unlearn.data.bad_rows import (
+    CellError,
+    check_kind,
+    first_row,
+    in_row,
+    naming_row,
+    read_named,
+    read_stream,
+    undecoded,
+)
 from hf_unlearn.data.sampling import draw
 from tests.support.data import image_data, text_data
 
@@ -107,3 +117,31 @@ def test_an_error_says_where():
         "`test_dataset`, row 17, column `text`: it is empty."
     )
     assert str(in_row("test_dataset", 17, ValueError("no."))) == "`test_dataset`, row 17: no."
+
+
+def test_any_exception_while_a_row_is_prepared_names_the_row():
+    with pytest.raises(ValueError, match=r"^`x`, row 3: KeyError 'input_ids'$"), naming_row("x", 3):
+        raise KeyError("input_ids")
+    with pytest.raises(MemoryError), naming_row("x", 3):
+        raise MemoryError
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+def test_a_damaged_row_of_a_stream_is_named(tmp_path, filtered):
+    stream = damaged(tmp_path).add_column("label", [0] * 6).to_iterable_dataset()
+    if filtered:
+        stream = stream.filter(lambda label: True, input_columns=["label"])
+    read = []
+    with pytest.raises(ValueError, match=r"^`retain_dataset`, row 3, column `image`: it cannot be read"):
+        read.extend(read_stream(stream, "retain_dataset"))
+    with pytest.raises(ValueError, match=r"^`retain_dataset`, row 3, column `image`: it cannot be read"):
+        draw(stream, 6, 0)
+    assert len(draw(stream, 3, 0)) == 3
+    assert list(read_stream([1, 2], "x")) == [1, 2]
+
+
+def test_a_column_that_is_no_picture_is_named_too():
+    texts = pa.array([b"w1", b"w\xbe1"], pa.binary()).view(pa.string())
+    data = datasets.Dataset(pa.table({"label": [0, 1], "text": texts}))
+    with pytest.raises(ValueError, match=r"^`x`, row 1, column `text`: it cannot be read: 'utf-8' codec"):
+        read_named(data, [0, 1], "x")

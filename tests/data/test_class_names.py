@@ -91,6 +91,10 @@ def test_digits_that_are_names_are_matched_as_names():
         (named([0, 1], ["Cat", "cat "]), r"'Cat' \(1 row\), 'cat ' \(1 row\)"),  # two classes, so neither is ours
         (datasets.Dataset.from_dict({"label": ["ant", "cow", None] * 2}), r"'cow' \(2 rows\)"),
         (
+            datasets.Dataset.from_dict({"label": ["my", "text"] * 2}),
+            r"holds 2 different texts in 4 rows, none of which is a class of the model, and the model has 4 classes: ant",
+        ),
+        (
             datasets.Dataset.from_dict({"label": [f"text {i}" for i in range(9)]}),
             r"9 different texts in 9 rows.*`label_column`",
         ),

@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 
 from hf_unlearn import ForgetRequest
-from hf_unlearn.data.columns import arrow_column, class_ids, find_label_column, read_groups, read_labels, read_strata
+from hf_unlearn.data.columns import (
+    arrow_column,
+    class_ids,
+    find_label_column,
+    flat_column,
+    other_kind,
+    read_groups,
+    read_labels,
+    read_strata,
+)
 
 
 @pytest.fixture
@@ -138,3 +147,26 @@ def test_a_misspelt_class_or_column_is_answered_with_the_nearest():
         class_ids(data, "cat", "lable")
     with pytest.raises(ValueError, match="It has: 0 to 1"):
         class_ids(datasets.Dataset.from_dict({"label": [0, 1]}), 5)
+
+
+@pytest.mark.parametrize("values", [[["a"], ["b"]], [{"x": 1}, {"x": 2}]], ids=["lists", "structures"])
+def test_a_column_of_lists_or_structures_selects_no_rows(values):
+    data = datasets.Dataset.from_dict({"user": values})
+    with pytest.raises(ValueError, match=r"`column='user'` is a column of lists or structures.*Make them texts"):
+        flat_column(data, "user", "column")
+    with pytest.raises(ValueError, match="`column='user'`"):
+        ForgetRequest(column="user", values=["a"]).split(data)
+    with pytest.raises(ValueError, match="`attribute='user'`"):
+        read_groups(data, "user")
+
+
+def test_values_of_several_kinds_are_named_by_the_first_row_of_another_kind(tmp_path):
+    assert other_kind({"a": [None, 1, 2, "x", 3]}, "a") == 3
+    assert other_kind({"a": [1, None]}, "a") == 0
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"user": "a"}\n{"user": "b"}\n{"user": 7}\n')
+    data = datasets.Dataset.from_json(str(file), cache_dir=str(tmp_path))
+    if type(data.features["user"]).__name__ != "Json":
+        pytest.skip("this version of datasets reads such a column in another way")
+    with pytest.raises(ValueError, match=r"`column='user'` is a column of values of several kinds \(see row 2\)"):
+        ForgetRequest(column="user", values=["a"]).split(data)

@@ -130,6 +130,14 @@ def test_a_mask_and_fractions_are_no_row_numbers(pets, indices, match):
         ForgetRequest(indices=indices).split(pets)
 
 
+@pytest.mark.parametrize("number", ["1_0", "1.5", "nan", "x", "9" * 30, "-" + "9" * 30])
+def test_what_is_no_row_number_is_refused_and_not_printed(pets, tmp_path, number):
+    (tmp_path / "ids.txt").write_text(f"1\n{number}\n")
+    with pytest.raises(ValueError, match=r"`ids_file`.* row numbers") as error:
+        ForgetRequest(ids_file=tmp_path / "ids.txt").split(pets)
+    assert number not in str(error.value)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
 def test_ids_file_may_be_in_any_encoding_that_its_mark_names(pets, tmp_path, encoding):
     mark = "\ufeff" if encoding == "utf-16-le" else ""

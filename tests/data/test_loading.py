@@ -114,7 +114,19 @@ def test_an_empty_folder_a_missing_configuration_and_a_typo_name_the_argument(ro
     with pytest.raises(ValueError, match="`dataset`: "):
         load_source(str(tmp_path / "empty"), "dataset")
     rows.to_parquet(tmp_path / "data" / "train.parquet")
-    with pytest.raises(ValueError, match="`dataset`: BuilderConfig 'de' not found"):
+    with pytest.raises(ValueError, match="`dataset_config='de'`: BuilderConfig 'de' not found"):
         load_source(str(tmp_path / "data"), "dataset", config="de")
     with pytest.raises(ValueError, match=r"`rows=.*dat'`: there is no such file or folder\. Did you mean .*data'\?"):
         load_rows(str(tmp_path / "dat"), "rows", "train")
+
+
+def test_a_configuration_that_is_not_there_is_named(rows, tmp_path):
+    rows.to_json(str(tmp_path / "rows.jsonl"))
+    rows.save_to_disk(str(tmp_path / "saved"))
+    for source in ("rows.jsonl", "saved"):
+        with pytest.raises(ValueError, match=r"^`dataset_config='x'`: .* has no configurations. Leave it out"):
+            load_source(str(tmp_path / source), "dataset", "x")
+    (tmp_path / "folder").mkdir()
+    rows.to_json(str(tmp_path / "folder" / "train.jsonl"))
+    with pytest.raises(ValueError, match=r"^`dataset_config='x'`: .*Available: \['default'\]"):
+        load_source(str(tmp_path / "folder"), "dataset", "x")

@@ -195,3 +195,17 @@ def test_the_shares_of_a_step_add_up_to_one_and_follow_its_rows(processes, accum
                 places += batch["places"].tolist()
         assert shares == pytest.approx(1)
         assert sorted(places) == list(range(held))
+
+
+def test_a_row_of_a_stream_that_cannot_be_read_or_prepared_is_named():
+    def damaged():
+        yield from rows(0, 2)
+        raise OSError("cut off")
+
+    stream = datasets.IterableDataset.from_generator(damaged)
+    data = UnlearningDataset(rows(0, 8), stream, dict)
+    with pytest.raises(ValueError, match=r"^`retain_dataset`, row 2: it cannot be read: cut off"):
+        data.__getitems__([(0, p, p) for p in range(3)])
+    data = UnlearningDataset(rows(0, 8), stream, lambda row: {"x": row["text"]})
+    with pytest.raises(ValueError, match=r"^`forget_dataset`, row 1: KeyError 'text'$"):
+        data[0, 0, 1]

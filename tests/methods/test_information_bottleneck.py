@@ -12,6 +12,7 @@ from torch import nn
 
 from hf_unlearn import METHODS, UIB, FineTune, GradientAscent, JiT, MarginalInformation
 from hf_unlearn.methods.components.influence import SampleGradients
+from hf_unlearn.methods.information_bottleneck import _read_prior
 from hf_unlearn.models.processor import Processor
 from hf_unlearn.models.structure import layer_groups
 from tests.methods.support import distance
@@ -286,6 +287,16 @@ def test_adapters_alone_are_held(tmp_path):
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_prior_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "x.safetensors").write_text("none")
+    for name, match in (
+        ("y.safetensors", "`prior='.*y.safetensors'` is no file"),
+        ("x.safetensors", "`prior`: A file of weights"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            _read_prior(tmp_path / name)
 
 
 def test_a_silent_prior_warns(tmp_path, caplog):

@@ -111,3 +111,22 @@ def test_a_folder_of_checkpoints_names_the_last_of_them(tmp_path):
         build("bert").save_pretrained(tmp_path / name)
     with pytest.raises(OSError, match=r"holds no config\.json\. Did you mean .*checkpoint-20'"):
         raw_config(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("id2label", "é"),
+        ("id2label", [1]),
+        ("id2label", {"a": "b"}),
+        ("id2label", {"0": [1]}),
+        ("label2id", 3),
+        ("label2id", {"cat": None}),
+        ("label2id", {"cat": 0.5}),
+        ("model_type", ["bert"]),
+    ],
+)
+def test_class_names_and_a_type_of_another_kind_are_named(folder, name, value):
+    change(folder, **{name: value})
+    with pytest.raises(ValueError, match=rf"config\.json.*({name}|the model type)"):
+        read_config(str(folder))

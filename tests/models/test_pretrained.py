@@ -174,6 +174,16 @@ def test_a_backbone_without_a_head_is_no_classifier(tmp_path):
         load_classifier(str(tmp_path), text_data(2))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_finite_numbers_are_named(tmp_path, value):
+    model = build("bert")
+    with torch.no_grad():
+        model.classifier.bias[1] = value
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"classifier\.bias holds NaN or infinite weights"):
+        load_classifier(str(tmp_path), text_data(2))
+
+
 def test_an_adapter_that_names_no_base_is_refused(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match="names no base"):

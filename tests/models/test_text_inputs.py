@@ -329,6 +329,11 @@ def test_an_empty_text_is_a_text_where_the_tokenizer_adds_tokens():
         ({"input_ids": [5] * 35}, "has 35 tokens, and the model has positions for 34"),
         ({"input_ids": []}, r"shape \(0,\)"),
         ({"input_ids": None}, "column 'input_ids' holds None"),
+        ({"input_ids": "2 5 3"}, "column 'input_ids' does not hold a flat list of whole numbers"),
+        ({"input_ids": ["2", "5"]}, "column 'input_ids' does not hold a flat list"),
+        ({"input_ids": [2, None]}, "column 'input_ids' does not hold a flat list"),
+        ({"input_ids": [10**30]}, "column 'input_ids' does not hold a flat list"),
+        ({"input_ids": [5, 6], "attention_mask": "11"}, "column 'attention_mask' does not hold a flat list"),
         ({"input_ids": [[5, 6]]}, r"shape \(1, 2\)"),
         ({"input_ids": [5.0]}, "float32 numbers"),
         ({"input_ids": [5, 6], "attention_mask": [0, 0]}, "'attention_mask' is 0 everywhere"),
@@ -361,3 +366,8 @@ def test_end_tokens_are_where_a_model_that_answers_there_expects_them():
         Processor(bart(), words(special=False))({"text": "w1"})
     with pytest.raises(ValueError, match="column 'input_ids' gives no end token"):
         Processor(bart())({"input_ids": [5, 6]})
+
+
+def test_a_tokenizer_that_gives_no_token_ids_is_refused():
+    with pytest.raises(ValueError, match=r"`model_input_names` lack 'input_ids'.*tokenizer_config\.json"):
+        Processor(build("bert"), words(model_input_names=[]))

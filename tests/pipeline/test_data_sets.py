@@ -153,3 +153,8 @@ def test_rows_that_were_trained_on_are_refused_or_counted(folder, caplog):
     check_unseen(run, texts, train, {"test_split": mixed, "validation_split": fresh})
     assert "`test_split='test'`: 5 of 20 rows have an identical copy in the training split." in caplog.text
     assert "validation" not in caplog.text
+
+
+def test_fewer_than_five_test_rows_are_all_measured_on(folder):
+    _, test, validation = load_splits(run_on(folder, test_rows=4), validate=True)
+    assert (len(test), validation) == (4, None)

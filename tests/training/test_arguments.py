@@ -20,6 +20,17 @@ from tests.support.runs import arguments
         ({"forget_target": 5}, "`forget_target`"),
         ({"check_steps": 0}, "`check_steps`"),
         ({"retain_per_forget": 0}, "`retain_per_forget`"),
+        ({"learning_rate": float("nan")}, "`learning_rate` must be at least 0 and below inf, got nan"),
+        ({"weight_decay": -1.0}, "`weight_decay`"),
+        ({"adam_beta2": 1.0}, "`adam_beta2`.*below 1"),
+        ({"adam_epsilon": -1e-8}, "`adam_epsilon`"),
+        ({"max_grad_norm": float("nan")}, "`max_grad_norm`"),
+        ({"seed": -1}, "`seed`"),
+        ({"seed": 2**32}, "`seed`"),
+        ({"per_device_train_batch_size": 10**20}, "`per_device_train_batch_size`"),
+        ({"report_to": "nope"}, "`report_to='nope'` is unknown. Known: none, "),
+        ({"torch_compile_backend": "nope"}, "`torch_compile_backend='nope'` is unknown. Known: .*inductor"),
+        ({"torch_compile_mode": "nope"}, "`torch_compile_mode='nope'` is unknown. Known: default"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(tmp_path, changes, match):

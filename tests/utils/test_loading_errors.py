@@ -1,7 +1,11 @@
 """What is looked for on this machine before the Hub is asked, and errors of loading that name the argument."""
 
+import json
 import re
 
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets.exceptions import DatasetGenerationError
 from safetensors import SafetensorError
@@ -78,6 +82,17 @@ def test_what_can_only_be_a_path_is_refused_at_once(here, name, message):
             "`model`: A file of weights is damaged or incomplete: header. Copy or download it again.",
         ),
         (DatasetGenerationError("row"), "`model`: a file cannot be read (row). Correct it, or copy it again."),
+        (
+            ValueError("Failed to parse string: 'my secret' as a scalar of type int64"),
+            "`model`: Failed to parse string: … as a scalar of type int64",
+        ),
+        (
+            ValueError("Could not convert 'my secret' with type str: tried to convert to int64"),
+            "`model`: Could not convert … with type str: tried to convert to int64",
+        ),
+        (ValueError("could not convert string to float: 'my secret'"), "`model`: could not convert string to float: …"),
+        (ValueError("Expected 2 columns, got 3: my,dear,secret"), "`model`: Expected 2 columns, got …"),
+        (ValueError("Float value 2.500000 was truncated"), "`model`: Float value … was truncated"),
         (RuntimeError("x" * 5000), "`model`: RuntimeError: " + "x" * 499 + "…"),
     ],
 )
@@ -98,3 +113,49 @@ def test_a_name_that_is_neither_here_nor_on_the_hub_says_both(here):
 def test_an_interrupt_is_no_error_of_loading():
     with pytest.raises(KeyboardInterrupt), loading("model"):
         raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        ([{"a": 1}, {"a": None}, {"a": "x"}], [], "train.jsonl, line 3: column `a` holds a text, and a number before."),
+        (
+            [{"a": [1]}],
+            [{"a": ["x"]}],
+            "test.jsonl, line 1: column `a` holds a list of text, and a list of number before.",
+        ),
+        ([{"a": 1}], [{"a": 0.5}], "test.jsonl, line 1: column `a` holds a number, and a whole number before."),
+        (
+            [{"a": 1, "b": {}}],
+            [{"a": 2, "b": True}],
+            "test.jsonl, line 1: column `b` holds true or false, and a mapping before.",
+        ),
+        ([{"a": 1}], [{"a": 2}], "cast"),
+    ],
+)
+def test_a_value_of_another_kind_in_json_lines_is_named_and_not_quoted(tmp_path, train, test, message):
+    for name, rows in (("train", train), ("test", test)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"a": \n')
+    with pytest.raises(ValueError, match=f"^`dataset`: {re.escape(message)}"), loading("dataset", str(tmp_path)):
+        raise ValueError("cast")
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        ({"a": [1], "b": ["x"]}, {"a": [1.5], "b": [["x"]]}, "test.parquet: column `b` holds list<"),
+        ({"a": [1]}, {"a": [1.5]}, "test.parquet: column `a` holds double, and int64 before."),
+        ({"a": [1], "b": [2]}, {"a": [1], "c": [2]}, "a file lacks `b` and also has `c`, unlike the files before it."),
+        ({"a": [1]}, {"a": []}, "a Parquet file has no rows"),
+    ],
+)
+def test_a_column_in_which_parquet_files_differ_is_named(tmp_path, monkeypatch, train, test, message):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for name, columns in (("train", train), ("test", test)):
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+    if "column" in message:
+        with pytest.raises(ValueError, match=f"^`dataset`: {re.escape(message)}"), loading("dataset", str(tmp_path)):
+            raise TypeError("Couldn't cast")
+    else:
+        with pytest.raises(ValueError, match=f"^`dataset`: {re.escape(message)}"), loading("dataset", str(tmp_path)):
+            datasets.load_dataset(str(tmp_path))
