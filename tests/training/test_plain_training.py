@@ -26,9 +26,9 @@ def few_rows(tmp_path):
     """A run over few rows with an untrained model."""
     model = build("vit")
     save_model(model, image_processor(), tmp_path / "original")
-    for split in ("train", "test"):
+    for split, seed in (("train", 0), ("test", 9)):
         (tmp_path / "data").mkdir(exist_ok=True)
-        image_data(40).to_parquet(tmp_path / "data" / f"{split}.parquet")
+        image_data(40, seed).to_parquet(tmp_path / "data" / f"{split}.parquet")
     args = UnlearningArguments(output_dir=str(tmp_path / "out"), use_cpu=True, disable_tqdm=True)
     run = {"model": str(tmp_path / "original"), "dataset": str(tmp_path / "data"), "forget_class": ["1"]}
     return run, args
