@@ -6,7 +6,7 @@ neither printed nor written anywhere; only their number is told.
 
 import copy
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -65,6 +65,8 @@ def forgotten_words(processor: Processor, forget: Any, retain: Any) -> Forgotten
     sized = all(hasattr(rows, "__len__") and len(rows) for rows in (forget, retain))
     if not processor.text or not hasattr(tokenizer, "get_vocab") or not sized:
         return None
+    if not all(processor.inputs_among(_names(rows)) for rows in (forget, retain)):
+        return None  # the checks of rows say what is wrong
     known = _counted.setdefault(forget, []) if hasattr(forget, "with_format") else []
     for of_tokenizer, of_retain, found in known:
         if of_tokenizer is tokenizer and of_retain is retain:
@@ -217,13 +219,19 @@ class _Spelling:
         return bool(self.prefix) and name.startswith(self.prefix)
 
 
+def _names(rows: Any) -> tuple[str, ...]:
+    """Return the names of the columns of `rows`, none if a row does not name them."""
+    if hasattr(rows, "column_names") and not has_transform(rows):
+        return tuple(rows.column_names)
+    return tuple(rows[0]) if isinstance(rows[0], Mapping) else ()
+
+
 def _rows(rows: Any, processor: Processor) -> tuple[Any, tuple[str, ...]]:
     """Return `rows` with only the columns that the tokenizer reads, and the names of these."""
     assert processor.texts is not None
-    names = getattr(rows, "column_names", None) or tuple(rows[0])
+    columns = processor.texts.columns(_names(rows))
     if has_transform(rows) or not hasattr(rows, "select_columns"):
-        return rows, processor.texts.columns(rows[0])
-    columns = processor.texts.columns(names)
+        return rows, columns
     return rows.with_format(None).select_columns(list(columns)), columns
 
 

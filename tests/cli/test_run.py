@@ -170,9 +170,9 @@ def test_an_attribute_from_the_command_line(folders, tmp_path):
     done = forked(run_command(folders, tmp_path / "out", method="wasserstein_barycenter", **keys))
     assert done.returncode == 2
     assert "`side`" in done.stderr or "'side'" in done.stderr
-    data = image_data(96, 0).add_column("side", ["left" if i % 8 < 4 else "right" for i in range(96)])
     (tmp_path / "data").mkdir()
-    for split in ("train", "test"):
+    for split, seed in (("train", 0), ("test", 9)):
+        data = image_data(96, seed).add_column("side", ["left" if i % 8 < 4 else "right" for i in range(96)])
         data.to_parquet(tmp_path / "data" / f"{split}.parquet")
     keys["dataset"] = tmp_path / "data"
     done = forked(run_command(folders, tmp_path / "out", method="wasserstein_barycenter", **keys))
