@@ -93,7 +93,7 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
     try:
         run, args, method = parser.read(others, {**recipe, "method": key})
     except Exception as error:
-        raise SystemExit(with_option(error, classes, parser.given)) from error
+        raise SystemExit(with_option(error, classes, getattr(parser, "given", {}))) from error
     if run.test_split == "none":
         run.test_split = None
     return run, args, method
