@@ -24,7 +24,7 @@ from ..training.backends import check_backend
 from ..training.checkpoints import resume_hint
 from ..training.resuming import save_finished
 from ..training.stopping import Interrupted
-from ..utils.argument_checks import did_you_mean
+from ..utils.argument_checks import check_finite, did_you_mean
 from ..utils.files import clear_errors
 from ..utils.safe_text import shown
 from .culprit import with_option
@@ -92,6 +92,8 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
     parser = OptionParser(classes, MAPPINGS, usage=usage, **settings)
     try:
         run, args, method = parser.read(others, {**recipe, "method": key})
+        check_finite(run)
+        check_finite(method)
     except Exception as error:
         raise SystemExit(with_option(error, classes, getattr(parser, "given", {}))) from error
     if run.test_split == "none":
