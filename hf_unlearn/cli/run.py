@@ -24,7 +24,7 @@ from ..training.backends import check_backend
 from ..training.checkpoints import resume_hint
 from ..training.resuming import save_finished
 from ..training.stopping import Interrupted
-from ..utils.argument_checks import did_you_mean
+from ..utils.argument_checks import check_finite, did_you_mean
 from ..utils.files import clear_errors
 from ..utils.safe_text import shown
 from .culprit import with_option
@@ -104,8 +104,10 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
     parser.add_argument("--help-all", action="help", help="Show also all options of the HF Trainer.")
     try:
         run, args, method = parser.read(others, {**recipe, "method": key})
+        check_finite(run)
+        check_finite(method)
     except Exception as error:
-        raise SystemExit(with_option(error, classes, parser.given)) from error
+        raise SystemExit(with_option(error, classes, getattr(parser, "given", {}))) from error
     if run.test_split == "none":
         run.test_split = None
     return run, args, method

@@ -27,7 +27,7 @@ REFUSED = {
 }
 # Options of `TrainingArguments` that are at least 0, and what they must stay below.
 BOUNDS = {
-    **dict.fromkeys(("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps"), math.inf),
+    **dict.fromkeys(("learning_rate", "weight_decay", "adam_epsilon", "warmup_steps"), math.inf),
     **dict.fromkeys(("adam_beta1", "adam_beta2"), 1.0),
     **dict.fromkeys(("seed", "data_seed"), 2**32),
     **dict.fromkeys(("gradient_accumulation_steps", "retain_per_forget", "probe_size"), 2**31),
@@ -132,7 +132,7 @@ class UnlearningArguments(TrainingArguments):
         if not 0 <= self.momentum <= 1:
             raise ValueError(f"`momentum` lies in [0, 1], got {self.momentum}.")
         batches = ("per_device_train_batch_size", "per_device_eval_batch_size")
-        check_counts(self, "check_steps", "probe_size", "retain_per_forget", *batches)
+        check_counts(self, "check_steps", "probe_size", "retain_per_forget", "gradient_accumulation_steps", *batches)
         check_positive(self, "num_train_epochs")
         self._check_training()
 
@@ -142,6 +142,11 @@ class UnlearningArguments(TrainingArguments):
             given = getattr(self, name)
             if given is not None and not 0 <= given < below:
                 raise ValueError(f"`{name}` must be at least 0 and below {below:g}, got {given}.")
+        for name in ("eval_steps", "save_steps", "logging_steps"):
+            if not math.isfinite(getattr(self, name) or 0):
+                raise ValueError(f"`{name}` must be a finite number, got {getattr(self, name)}.")
+        if self.max_grad_norm != self.max_grad_norm:
+            raise ValueError("`max_grad_norm` is no number. Give a length, or 0 for gradients of any length.")
         for name in self.report_to:
             if name not in INTEGRATION_TO_CALLBACK:
                 raise ValueError(f"`report_to={name!r}` is unknown. Known: none, {', '.join(INTEGRATION_TO_CALLBACK)}.")

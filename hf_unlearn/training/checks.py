@@ -19,6 +19,7 @@ from ..models.labels import MISSING, check_head, is_missing
 from ..models.prediction import predict
 from ..models.processor import Processor
 from ..models.snapshot import joint_digest
+from ..utils.argument_checks import check_finite
 from .checkpoints import CHECKPOINT_NAME, STAGING, is_checkpoint
 from .row_checks import check_every_row
 
@@ -41,6 +42,7 @@ def check_data(
     forget set are read before the first step in any case.
     """
     name = method.name or type(method).__name__
+    check_finite(method)
     check_head(processor.config, processor.label_columns[0])
     if forget is None and not method.needs_column:
         raise ValueError("`forget_dataset` is missing. Pass `ForgetRequest(...).split(dataset).forget`.")

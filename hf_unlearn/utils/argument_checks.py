@@ -1,6 +1,7 @@
 """Checks of numbers and texts that would otherwise switch something off silently, or fail late in a run."""
 
 import difflib
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from typing import Any
@@ -22,6 +23,14 @@ def _check(arguments: Any, names: Sequence[str], fits: Callable[[Any], bool], wh
         given = getattr(arguments, name)
         if not (defaults[name] is None if given is None else fits(given)):
             raise ValueError(f"`{name}` must be {what}, got {given}.")
+
+
+def check_finite(arguments: Any) -> None:
+    """Raise ValueError if a field of the dataclass is NaN or infinite."""
+    for name in (f.name for f in fields(arguments) if f.init):
+        given = getattr(arguments, name)
+        if isinstance(given, float) and not math.isfinite(given):
+            raise ValueError(f"`{name}` must be a finite number, got {given}.")
 
 
 def check_not_empty(arguments: Any) -> None:

@@ -143,8 +143,13 @@ def _kinds(file: Path, same_numbers: bool) -> Iterator[tuple[str, str, str]]:
             from pyarrow.parquet import read_schema
 
             for column in read_schema(file):
-                kind = re.sub("large_", "", str(column.type))
-                yield "", column.name, re.sub(r"u?int\d+|double|(half)?float", "number", kind) if same_numbers else kind
+                kind = re.sub("large_| not null", "", str(column.type))
+                if "null" not in kind:  # or all values are missing
+                    yield (
+                        "",
+                        column.name,
+                        re.sub(r"u?int\d+|double|(half)?float", "number", kind) if same_numbers else kind,
+                    )
         elif file.suffix in JSON_LINES:
             with file.open(encoding="utf-8", errors="replace") as lines:
                 for number, line in enumerate(lines, 1):

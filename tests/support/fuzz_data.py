@@ -133,10 +133,11 @@ def spoil_text(case):
 
 def spoil_tokens(case):
     value, split = case.rng.choice(IDS), some_split(case)
+    alone = case.rng.random() < 0.5
     for columns in case.splits.values():
         columns["input_ids"] = [[2, 4 + label, 3] for label in columns["label"]]
-        if case.rng.random() < 0.5:
-            columns.pop("text", None)
+        if alone:
+            columns.pop("text")
     case.form = "jsonl"
     where = set_cell(case, split, "input_ids", value)
     case.what = f"input_ids {value!r:.40} in {split}, {where}"

@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from hf_unlearn.utils.argument_checks import check_counts, check_not_empty, check_positive, did_you_mean
+from hf_unlearn.utils.argument_checks import check_counts, check_finite, check_not_empty, check_positive, did_you_mean
 
 
 @dataclass
@@ -18,6 +18,13 @@ def test_values_in_range_and_none_pass():
         check_counts(settings, "steps")
         check_positive(settings, "rate", "steps")
         check_not_empty(settings)
+        check_finite(settings)
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_refused(rate):
+    with pytest.raises(ValueError, match=f"`rate` must be a finite number, got {rate}"):
+        check_finite(Settings(rate=rate))
 
 
 @pytest.mark.parametrize("steps", [0, -3])
