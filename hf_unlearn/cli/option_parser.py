@@ -4,7 +4,7 @@ import argparse
 import json
 import re
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import Field
+from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from transformers import HfArgumentParser
@@ -40,6 +40,7 @@ class OptionParser(CommandParser, HfArgumentParser):
         mappings: Mapping[str, bool] | None = None,
         groups: Mapping[str, str] | None = None,
         shown: Container[str] | None = None,
+        elsewhere: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> None:
         """Add an option for each field of `classes`.
@@ -48,8 +49,10 @@ class OptionParser(CommandParser, HfArgumentParser):
             mappings: names of options that take a mapping as JSON: true for those that take nothing else. Default None: none.
             groups: the title under which `--help` shows an option, by its name, in the order of the titles. Default None: no titles.
             shown: names of the options that `--help` shows. Default None: all.
+            elsewhere: what to say of names that are no options here. Default None: nothing.
         """
         self.mappings, self.groups, self.shown = mappings or {}, groups or {}, shown
+        self.elsewhere = elsewhere or {}
         self.titled: dict[str, Any] = {}
         super().__init__(classes, **settings)
 
@@ -86,7 +89,22 @@ class OptionParser(CommandParser, HfArgumentParser):
             if named.setdefault(action.dest, name) != name:
                 raise SystemExit(f"`{name}` and `{named[action.dest]}` in the recipe are the same option. Keep one.")
             action.default, action.required = self._converted(action, name, given), False
-        return tuple(self.parse_args_into_dataclasses(list(words), look_for_args_file=False))
+        try:
+            return tuple(self.parse_args_into_dataclasses(list(words), look_for_args_file=False))
+        except Exception as error:
+            raise SystemExit(self._explain(error, words)) from error
+
+    def _explain(self, error: Exception, words: Sequence[str]) -> str:
+        """Return the message of an error of a dataclass. One that names no option gets the option without which there is none."""
+        message = " ".join(str(error).split()) or type(error).__name__
+        found, _ = self.parse_known_args(list(words))
+        for kind in () if message.startswith("`") else self.dataclass_types:
+            given = {f.name: getattr(found, f.name) for f in fields(kind) if f.init}
+            defaults = {f.name: f.default for f in fields(kind) if given.get(f.name, f.default) != f.default}
+            for name, default in defaults.items() if _fails(kind, given) else ():
+                if default is not MISSING and not _fails(kind, {**given, name: default}):
+                    return f"`{name}={shown(given[name])}`: {message.rstrip('.')}. Correct it, or leave it out."
+        return message
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, unknown = super().parse_known_args(args, namespace)
@@ -96,6 +114,10 @@ class OptionParser(CommandParser, HfArgumentParser):
                 if isinstance(text, str) and (takes_nothing_else or text.lstrip().startswith("{")):
                     check_json(text.strip(), f"`{name}`")
         return found, unknown
+
+    def _describe_unknown(self, word: str) -> str:
+        name = word.partition("=")[0].lstrip("-").replace("-", "_")
+        return self.elsewhere.get(name) or super()._describe_unknown(word)
 
     def _converted(self, action: argparse.Action, name: str, given: Any) -> Any:
         """Return the value of a recipe's entry as the option `--name` would give it."""
@@ -117,6 +139,14 @@ class OptionParser(CommandParser, HfArgumentParser):
                 str(argparse.ArgumentError(action, f"invalid choice: {shown(values[0])!r} (choose from {known})"))
             )
         return converted if action.nargs == "+" else converted[0]
+
+
+def _fails(kind: Any, values: Mapping[str, Any]) -> bool:
+    try:
+        kind(**values)
+    except Exception:
+        return True
+    return False
 
 
 def check_json(text: str, what: str) -> None:

@@ -30,7 +30,7 @@ class CommandParser(argparse.ArgumentParser):
     """A parser whose errors name what was typed and a remedy. A misspelt option is named before a missing one."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings, allow_abbrev=False)
+        super().__init__(*args, **{"allow_abbrev": False, **settings})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Return the values and an empty list, because a word that belongs to no option is an error.
@@ -50,6 +50,11 @@ class CommandParser(argparse.ArgumentParser):
             told = ", ".join(f"`{name}`" for name in names)
             raise SystemExit(f"{told} {'is' if len(names) == 1 else 'are'} missing.{self._hint}")
         return found, []
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        if action.nargs is None and arg_strings == ["--"]:  # argparse would give an empty list
+            raise argparse.ArgumentError(action, "expected one argument")
+        return super()._get_values(action, arg_strings)
 
     def error(self, message: str) -> NoReturn:
         """Print the usage, `message` and what to do. The exit code is 2."""

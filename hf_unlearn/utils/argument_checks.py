@@ -1,7 +1,9 @@
 """Checks of numbers and texts that would otherwise switch something off silently, or fail late in a run."""
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -29,6 +31,16 @@ def check_not_empty(arguments: Any) -> None:
     for name in (f.name for f in fields(arguments)):
         if getattr(arguments, name) == "":
             raise ValueError(f"`{name}` is empty. Give it a value, or leave it out for its default.")
+
+
+@contextmanager
+def renamed(names: Mapping[str, str]) -> Iterator[None]:
+    """Inside, a ValueError that names an argument in backticks gets the name that the user typed: `names[argument]`."""
+    try:
+        yield
+    except ValueError as error:
+        argument = rf"`({'|'.join(names)})(?=[`=:])"
+        raise ValueError(re.sub(argument, lambda found: f"`{names[found[1]]}", str(error))) from None
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from hf_unlearn.utils.argument_checks import check_counts, check_not_empty, check_positive, did_you_mean
+from hf_unlearn.utils.argument_checks import check_counts, check_not_empty, check_positive, did_you_mean, renamed
 
 
 @dataclass
@@ -45,3 +45,16 @@ def test_empty_texts_are_refused():
 def test_the_nearest_known_name_is_suggested():
     assert did_you_mean("colour", ["color", "size"]) == " Did you mean `color`?"
     assert did_you_mean("weight", ["color", "size"]) == ""
+
+
+def test_an_error_names_what_the_user_typed():
+    with (
+        pytest.raises(
+            ValueError, match=r"^`forget_class='a `x`'` is none. Give `forget_class` or `index`: 'label'\.$"
+        ) as found,
+        renamed({"label": "forget_class"}),
+    ):
+        raise ValueError("`label='a `x`'` is none. Give `label` or `index`: 'label'.")
+    assert found.value.__cause__ is None
+    with pytest.raises(TypeError, match="`label`"), renamed({"label": "forget_class"}):
+        raise TypeError("`label`")

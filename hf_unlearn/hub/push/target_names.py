@@ -33,7 +33,7 @@ def check_targets(
             )
     if overwrite_original is not None and overwrite_original != repo_id:
         raise PushError(
-            f"`overwrite_original={visible(overwrite_original)!r}` is not the repository of the push, {visible(repo_id)!r}."
+            f"`overwrite_original={visible(overwrite_original)!r}` is not the repository of the push, {visible(repo_id)!r}. Repeat that name."
         )
 
 
