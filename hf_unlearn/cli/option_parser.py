@@ -39,7 +39,7 @@ class OptionParser(CommandParser, HfArgumentParser):
         classes: Any,
         mappings: Mapping[str, bool] | None = None,
         groups: Mapping[str, str] | None = None,
-        shown: Container[str] | None = None,
+        page: Container[str] | None = None,
         elsewhere: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> None:
@@ -48,11 +48,10 @@ class OptionParser(CommandParser, HfArgumentParser):
         Args:
             mappings: names of options that take a mapping as JSON: true for those that take nothing else. Default None: none.
             groups: the title under which `--help` shows an option, by its name, in the order of the titles. Default None: no titles.
-            shown: names of the options that `--help` shows. Default None: all.
+            page: names of the options that `--help` shows. Default None: all.
             elsewhere: what to say of names that are no options here. Default None: nothing.
         """
-        self.mappings, self.groups, self.shown = mappings or {}, groups or {}, shown
-        self.elsewhere = elsewhere or {}
+        self.mappings, self.groups, self.page, self.elsewhere = mappings or {}, groups or {}, page, elsewhere or {}
         self.titled: dict[str, Any] = {}
         super().__init__(classes, **settings)
 
@@ -64,7 +63,7 @@ class OptionParser(CommandParser, HfArgumentParser):
         if "action" not in settings or settings["action"] is Gathered:
             metavar = "JSON" if self.mappings.get(name) else METAVARS.get(settings.get("type", str))
             settings = {"metavar": metavar, **settings}
-        hidden = self.shown is not None and (name not in self.shown or settings.get("action") == "store_false")
+        hidden = self.page is not None and (name not in self.page or settings.get("action") == "store_false")
         if hidden and name in self.groups:
             settings["help"] = argparse.SUPPRESS
         return self._group(name).add_argument(*names, **settings)
@@ -97,12 +96,16 @@ class OptionParser(CommandParser, HfArgumentParser):
     def _explain(self, error: Exception, words: Sequence[str]) -> str:
         """Return the message of an error of a dataclass. One that names no option gets the option without which there is none."""
         message = " ".join(str(error).split()) or type(error).__name__
+        if message.startswith("`"):
+            return message
         found, _ = self.parse_known_args(list(words))
-        for kind in () if message.startswith("`") else self.dataclass_types:
+        for kind in self.dataclass_types:
             given = {f.name: getattr(found, f.name) for f in fields(kind) if f.init}
-            defaults = {f.name: f.default for f in fields(kind) if given.get(f.name, f.default) != f.default}
-            for name, default in defaults.items() if _fails(kind, given) else ():
-                if default is not MISSING and not _fails(kind, {**given, name: default}):
+            if not _fails(kind, given):
+                continue
+            defaults = {f.name: f.default for f in fields(kind) if f.init and f.default is not MISSING}
+            for name in (name for name, default in defaults.items() if given[name] != default):
+                if not _fails(kind, {**given, name: defaults[name]}):
                     return f"`{name}={shown(given[name])}`: {message.rstrip('.')}. Correct it, or leave it out."
         return message
 
@@ -116,8 +119,8 @@ class OptionParser(CommandParser, HfArgumentParser):
         return found, unknown
 
     def _describe_unknown(self, word: str) -> str:
-        name = word.partition("=")[0].lstrip("-").replace("-", "_")
-        return self.elsewhere.get(name) or super()._describe_unknown(word)
+        name = word.partition("=")[0].replace("-", "_").removeprefix("__")
+        return self.elsewhere.get(name if word.startswith("--") else "") or super()._describe_unknown(word)
 
     def _converted(self, action: argparse.Action, name: str, given: Any) -> Any:
         """Return the value of a recipe's entry as the option `--name` would give it."""

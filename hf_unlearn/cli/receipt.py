@@ -29,7 +29,8 @@ def main(words: Sequence[str]) -> int:
     for name in ("receipt", "key", "public_key", "private", "proofs"):
         if getattr(options, name, None) is not None:
             setattr(options, name, local(getattr(options, name), f"--{name.replace('_', '-')}"))
-    return int(options.work(options))
+    with renamed({"public_key": "--public-key"}):
+        return int(options.work(options))
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
@@ -251,8 +252,13 @@ def _seal(options: argparse.Namespace) -> int:
 
 
 def _keygen(options: argparse.Namespace) -> int:
-    with renamed({"key": "--output"}):
-        public = generate_key(options.output)
+    try:
+        with renamed({"key": "--output"}):
+            public = generate_key(options.output)
+    except OSError as error:
+        raise ValueError(
+            f"`--output={str(options.output)!r}` cannot be written: {error.strerror}. Choose another path."
+        ) from error
     print(f"Private key in {options.output}, public key in {public}")
     return 0
 

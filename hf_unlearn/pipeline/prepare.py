@@ -86,6 +86,8 @@ def check_folders(model: str, output_dir: str, overwrite: bool) -> None:
 
     That is its original, a model of another run, a README.md that somebody wrote, or a file where a folder is written.
     """
+    if not output_dir.strip():
+        raise ValueError("`output_dir` is empty. Name a folder; `.` is the present one.")
     folder = Path(output_dir)
     try:
         check_source(Path(model), folder)

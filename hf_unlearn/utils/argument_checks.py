@@ -35,12 +35,15 @@ def check_not_empty(arguments: Any) -> None:
 
 @contextmanager
 def renamed(names: Mapping[str, str]) -> Iterator[None]:
-    """Inside, a ValueError that names an argument in backticks gets the name that the user typed: `names[argument]`."""
+    """Inside, an error that names an argument in backticks gets the name that the user typed: `names[argument]`."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         argument = rf"`({'|'.join(names)})(?=[`=:])"
-        raise ValueError(re.sub(argument, lambda found: f"`{names[found[1]]}", str(error))) from None
+        told = re.sub(argument, lambda found: f"`{names[found[1]]}", str(error))
+        if told != str(error):
+            error.args = (told,)
+        raise
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -15,12 +15,11 @@ import pytest
 
 from hf_unlearn import METHODS, UnlearningArguments
 from hf_unlearn.cli import main
-from hf_unlearn.hub.receipt import RECEIPT, write_receipt
+from hf_unlearn.hub.receipt import RECEIPT
 from hf_unlearn.hub.receipt.signing import generate_key
 from hf_unlearn.pipeline.run_arguments import RunArguments
-from tests.support.data import text_data
 from tests.support.hub_runs import run_folder
-from tests.support.receipts import receipt_for
+from tests.support.receipts import write_run_receipt
 
 CARD = Path(__file__).parents[2] / "model_cards" / "digits-vit" / "jit"
 LINES, SEED = int(os.environ.get("HF_UNLEARN_LINES", "300")), int(os.environ.get("HF_UNLEARN_SEED", "0"))
@@ -111,9 +110,10 @@ BAD_WORDS = [
 ]
 BAD_PATHS = ["./petss", "/nowhere/at/all", "~/petss", "EMPTY", "BINARY", "TEXT", "TEXT/below", "no/such/place", "http://host/x",
              "", "a b", "x" * 300, "petss.csv", "org/name@", "@v1", "猫/犬", "LINK", "FOLDER", "."]  # fmt: skip
+BAD_TARGETS = [path for path in BAD_PATHS if not path.startswith("/")]
 REMEDY = re.compile(
     r"Did you mean|explains every option|=-value|[Gg]ive|Write|must |Correct|Choose|choose|needs?\b|Leave|leave|[Nn]ame |Pass|pass |Put|"
-    r"Known|not one of|Use |Make |Save|Set |Start|is missing|Copy|Download|Drop|in \[0|Select|Install|install|Load|Sign"
+    r"Known|not one of|Use |Make |Save|Set |Start|is missing|Repeat|Bring|Copy|Download|Drop|in \[0|Select|Install|install|Load|Sign"
 )
 
 
@@ -127,9 +127,7 @@ def places(tmp_path_factory):
     run_folder(root / "run", original=("org/original", "0" * 40))
     shutil.copytree(CARD, root / "report")
     generate_key(root / "key.pem")
-    receipt, private = receipt_for(text_data(4))
-    write_receipt(root / "run", receipt)
-    private.save(root / "private.json")
+    write_run_receipt(root / "run").save(root / "private.json")
     (root / "model").mkdir()
     (root / "model" / "config.json").write_text('{"model_type": "vit"}')
     (root / "data.csv").write_text("text,label,user\na,0,u1\nb,1,u2\n")
@@ -148,7 +146,7 @@ def places(tmp_path_factory):
         "EMPTY": "empty",
     }
     names |= {"REPORT": "report", "KEY": "key.pem", "RECEIPT": f"run/{RECEIPT}", "PRIVATE": "private.json"}
-    names |= {"BINARY": "binary.bin", "FOLDER": "folder", "LINK": "link", "NEW": "new"}
+    names |= {"BINARY": "binary.bin", "FOLDER": "folder", "LINK": "link"}
     return root, {name: str(root / file) for name, file in names.items()}
 
 
@@ -206,7 +204,7 @@ def faulty(draw):
         wrong = misspelt(draw, name)
         return [*start.split(), *words[:at], wrong, *words[at + 1 :]], wrong, kind
     name = "--" + draw.choice(table[kind][command].split())
-    value = draw.choice({"number": BAD_NUMBERS, "source": BAD_PATHS, "target": BAD_PATHS}.get(kind, BAD_WORDS))
+    value = draw.choice({"number": BAD_NUMBERS, "source": BAD_PATHS, "target": BAD_TARGETS}.get(kind, BAD_WORDS))
     if name in words:
         at = words.index(name)
         words[at : at + 2] = [f"{name}={value}"]
@@ -241,19 +239,19 @@ def complaint(words, option, capsys):
     return ""
 
 
-def check(places, capsys, monkeypatch, lines, seed):
+@pytest.mark.parametrize(("lines", "seed"), [(60, "quick"), pytest.param(LINES, SEED, marks=pytest.mark.slow)])
+def test_a_faulty_command_line_is_answered_with_the_option_and_a_remedy(
+    places, nothing_loads, capsys, monkeypatch, lines, seed
+):
     root, names = places
     monkeypatch.chdir(root)
+    monkeypatch.setenv("HOME", str(root))
     wrong = []
     for number in range(lines):
-        draw = random.Random(f"{seed}-{number}")
-        words, option, kind = faulty(draw)
+        words, option, kind = faulty(random.Random(f"{seed}-{number}"))
+        names["NEW"] = str(root / f"new-{number}")
         words = [re.sub("|".join(names), lambda found: names[found[0]], word) for word in words]
         found = complaint(words, option, capsys)
         if found:
             wrong.append(f"[{kind}] hf-unlearn {' '.join(words)}\n    {found}")
     assert not wrong, f"{len(wrong)} of {lines} lines:\n" + "\n".join(wrong)
-
-
-def test_a_faulty_command_line_is_answered_with_the_option_and_a_remedy(places, nothing_loads, capsys, monkeypatch):
-    check(places, capsys, monkeypatch, LINES, SEED)

@@ -108,6 +108,14 @@ def test_what_is_in_the_way_of_a_result_is_found_before_the_run(tmp_path, name, 
         check_folders("m", str(tmp_path / "out"), False)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"), [("", "`output_dir` is empty"), ("x" * 300, "`output_dir='xxx.*too long")]
+)
+def test_a_name_that_is_no_folder_is_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        check_folders("m", name, False)
+
+
 @pytest.mark.parametrize("name", ["file", "file/below", "link"])
 def test_an_output_folder_that_cannot_be_made_is_found_before_the_run(tmp_path, name):
     (tmp_path / "file").write_text("")

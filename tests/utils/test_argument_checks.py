@@ -48,13 +48,10 @@ def test_the_nearest_known_name_is_suggested():
 
 
 def test_an_error_names_what_the_user_typed():
-    with (
-        pytest.raises(
-            ValueError, match=r"^`forget_class='a `x`'` is none. Give `forget_class` or `index`: 'label'\.$"
-        ) as found,
-        renamed({"label": "forget_class"}),
-    ):
+    told = r"^`forget_class='a `x`'` is none. Give `forget_class` or `index`: 'label'\.$"
+    with pytest.raises(ValueError, match=told), renamed({"label": "forget_class"}):
         raise ValueError("`label='a `x`'` is none. Give `label` or `index`: 'label'.")
-    assert found.value.__cause__ is None
+    with pytest.raises(FileNotFoundError, match="`--key`: none"), renamed({"key": "--key"}):
+        raise FileNotFoundError("`key`: none")
     with pytest.raises(TypeError, match="`label`"), renamed({"label": "forget_class"}):
         raise TypeError("`label`")

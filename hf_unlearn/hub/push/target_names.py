@@ -1,5 +1,6 @@
 """Names of repositories, branches and tags, checked before anything is sent."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,5 +40,5 @@ def check_targets(
 
 def check_key(sign_key: str | Path | None) -> None:
     """Raise ValueError if there is no file `sign_key`."""
-    if sign_key is not None and not Path(sign_key).is_file():
+    if sign_key is not None and not os.path.isfile(sign_key):
         raise ValueError(f"`sign_key`: no file {visible(str(sign_key))}. Make one with `hf-unlearn receipt keygen`.")

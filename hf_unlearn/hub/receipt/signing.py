@@ -59,7 +59,7 @@ def _load_key(path: str | Path, argument: str, private: bool) -> Any:
         key = serialization.load_pem_private_key(pem, None) if private else serialization.load_pem_public_key(pem)
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
-            f"`{argument}`: {path} is no {kind} in PEM: {error}. `hf-unlearn receipt keygen` makes both."
+            f"`{argument}`: {path} is no {kind} in PEM: {error}. Give one that `hf-unlearn receipt keygen` made."
         ) from error
     if not isinstance(key, ed25519.Ed25519PrivateKey if private else ed25519.Ed25519PublicKey):
         raise ValueError(f"`{argument}`: {path} holds a key of another kind than Ed25519.")
