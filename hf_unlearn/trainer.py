@@ -19,9 +19,10 @@ from .data.pairs import PairCollator, PreparedRows, UnlearningDataset, share_out
 from .data.sampling import EpochSampler, draw
 from .evaluation.report.report import UnlearningReport
 from .hub.push.trainer_mixin import Publishing
-from .methods import METHODS, UnlearningMethod
+from .methods import UnlearningMethod, find_method
 from .models.adapters import UPDATE_ADAPTER, Patch, adapter_names, is_adapted, norms_to_hold
 from .models.forward import in_precision, logits_of, lone_values_normalized
+from .models.pretrained import load_named
 from .models.processor import Processor
 from .models.reference import Reference, build_reference, forgotten_classes
 from .models.snapshot import Snapshot, fingerprints
@@ -47,9 +48,9 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
     """The HF Trainer, which makes `model` unlearn `forget_dataset`, in place, by `method`.
 
     Args:
-        model: The trained classifier of transformers, or a `PeftModel` around one. Default: None, if `model_init` is given.
+        model: The trained classifier, a `PeftModel` around one, or its folder or Hub id. Default: None, if `model_init` is given.
         args: The arguments of the run. Default: `UnlearningArguments(output_dir="unlearned")`.
-        method: The method with its settings. Default: the method that `args.method` names, with its default settings.
+        method: The method with its settings, or its name, such as `"jit"`. Default: None, the method that `args.method` names.
         forget_dataset: The rows to forget: a map-style `datasets.Dataset`, raw (image or text column) or processed.
             Default: None, for a method that unlearns an attribute of all rows (`needs_column`).
         retain_dataset: The rows to keep, map-style or a stream. A method that does not need them uses them only to
@@ -57,7 +58,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         data_collator: The function that makes a batch of processed rows of one set. Default: None, the usual one.
         eval_dataset: Held-out rows, or a dictionary of such sets. The rows (or the entry `validation`) also set the
             target when single rows are forgotten. Default: None, no evaluation.
-        processing_class: The image processor or tokenizer for raw rows. Default: None, if all rows are processed.
+        processing_class: The image processor or tokenizer for raw rows. Default: None, that beside a `model` given by name.
         model_init: A function that makes an untrained model, for `Retrain` and as a replacement for `model`.
             Default: None, a model of the same class and configuration.
         peft_config: A `PeftConfig`, or anything else that `adapter_config` takes. The run then trains only this adapter, a
@@ -85,9 +86,9 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
 
     def __init__(
         self,
-        model: nn.Module | None = None,
+        model: nn.Module | str | Path | None = None,
         args: UnlearningArguments | None = None,
-        method: UnlearningMethod | None = None,
+        method: UnlearningMethod | str | None = None,
         forget_dataset: Any | None = None,
         retain_dataset: Any | None = None,
         *,
@@ -105,6 +106,9 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
     ) -> None:
         self.given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         args, self.method, model = self._resolve(args, method, model, model_init, optimizers[0], peft_config)
+        if isinstance(model, str | Path):
+            model, processing_class = load_named(model, processing_class, forget_dataset, retain_dataset)
+            self.given |= {"model": model, "processing_class": processing_class}
         self.processor = Processor(
             model, processing_class, image_column=image_column, text_column=text_column, label_column=label_column
         )
@@ -124,7 +128,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
             compute_metrics=compute_metrics,
             callbacks=callbacks,
             optimizers=optimizers,
-            optimizer_cls_and_kwargs=choose_optimizer(args, model, self.updated, optimizers[0]),
+            optimizer_cls_and_kwargs=choose_optimizer(args, model, self.updated, optimizers[0]),  # type: ignore[arg-type]
         )
         self._adjust_base_class()
 
@@ -135,17 +139,12 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         args = args if args is not None else UnlearningArguments(output_dir="unlearned")
         if not isinstance(args, UnlearningArguments):
             raise TypeError(f"`args` must be `UnlearningArguments`, got {type(args).__name__}.")
-        if method is None:
-            if args.method not in METHODS:
-                raise ValueError(f"`method={args.method!r}` is unknown. Known: {', '.join(METHODS)}.")
-            method = METHODS[args.method]()
+        method = find_method(args.method if method is None else method)
         check_backend(method, args)
         check_options(args, optimizer, peft_config)
         use_one_gpu(args)
         if model is None and model_init is None:
-            raise ValueError(
-                "`model` is missing. Pass the trained classifier, or `model_init` to retrain from scratch."
-            )
+            raise ValueError("`model` is missing. Pass a trained classifier, or `model_init` for an untrained one.")
         self.model_init_fn = model_init
         return args, method, model if model is not None else model_init()
 

@@ -9,6 +9,7 @@ from transformers import DataCollatorWithPadding, TrainingArguments
 
 from hf_unlearn import ForgetRequest, GradientAscent, GradientDifference, JiT, UnlearningMethod, UnlearningTrainer
 from hf_unlearn.models.forward import classify, eval_mode, model_inputs
+from hf_unlearn.training.hyperparameter_search import tuned
 from tests.support.data import class_split, data_for, image_data, image_processor, pixel_data, text_data, tokenizer
 from tests.support.models import build, changed, state, trained
 from tests.support.runs import SGD, arguments, trainer_for
@@ -31,6 +32,55 @@ def test_unknown_method_lists_the_known_ones(tmp_path):
         UnlearningTrainer(build("vit"), arguments(tmp_path, method="jitt"), forget_dataset=class_split("vit").forget)
     with pytest.raises(TypeError, match=r"`args` must be `UnlearningArguments`, got TrainingArguments"):
         make_trainer(tmp_path, args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True))
+
+
+def test_model_and_method_may_be_names(tmp_path, monkeypatch):
+    trained("vit").save_pretrained(tmp_path / "original")
+    image_processor().save_pretrained(tmp_path / "original")
+    split = ForgetRequest(label=1).split(image_data(32))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    args = arguments(tmp_path / "out", max_steps=2)
+    whole = UnlearningTrainer(trained("vit"), args, JiT(), split.forget, processing_class=image_processor())
+    whole.train()
+    for model in (tmp_path / "original", str(tmp_path / "original"), "~/original"):
+        trainer = UnlearningTrainer(model, args, "jit", split.forget)
+    trainer.train()
+    assert isinstance(trainer.method, JiT)
+    assert trainer.processing_class.size == image_processor().size
+    assert trainer.given["processing_class"] is trainer.processing_class
+    assert not changed(state(whole.model), state(trainer.model))
+    again = tuned(trainer, {"method.sigma": 0.5})
+    assert (again.method.sigma, again.processing_class) == (0.5, trainer.processing_class)
+
+
+def test_a_processing_class_that_is_given_or_not_needed_is_not_looked_for(tmp_path):
+    trained("vit").save_pretrained(tmp_path / "original")
+    own = image_processor()
+    given = UnlearningTrainer(
+        str(tmp_path / "original"), arguments(tmp_path), "jit", image_data(8), processing_class=own
+    )
+    assert given.processing_class is own
+    assert (
+        UnlearningTrainer(str(tmp_path / "original"), arguments(tmp_path), "jit", pixel_data(8)).processing_class
+        is None
+    )
+    with pytest.raises(ValueError, match=r"`model`: .* holds no image processor"):
+        UnlearningTrainer(str(tmp_path / "original"), arguments(tmp_path), "jit", image_data(8))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"model": "./petss"}, ValueError, r"`model='./petss'`: there is no such file or folder"),
+        ({"method": "jitt"}, ValueError, r"`method='jitt'` is unknown.*Did you mean `jit`\?"),
+        ({"method": JiT}, TypeError, r"`method` must be a name or an `UnlearningMethod` such as `JiT\(\)`, got <class"),
+    ],
+)
+def test_a_name_that_is_wrong_is_refused(tmp_path, changes, error, message):
+    with pytest.raises(error, match=message):
+        UnlearningTrainer(
+            **{"model": "missing", "args": arguments(tmp_path), "forget_dataset": image_data(8), **changes}
+        )
 
 
 def test_a_model_that_is_broken_already_is_refused(tmp_path):

@@ -17,6 +17,8 @@ from ..evaluation.audit.auditor import audit_models
 from ..methods.base import setting
 from ..models.pretrained import load_classifier, load_processing_class
 from ..models.processor import Processor
+from ..pipeline.run_arguments import REQUEST
+from ..utils.argument_checks import renamed
 from ..utils.hub_names import pinned
 from ..utils.loading_errors import loading, located
 from .option_parser import OptionParser
@@ -57,18 +59,30 @@ class AuditArguments:
 
 def load_sets(options: AuditArguments) -> dict[str, Any]:
     """Load the rows as `forget`, `test` and `retain`; the last is None if neither an argument nor a selection gives it."""
+    request = None
+    with renamed(REQUEST):
+        if options.forget_class or options.forget_column or options.forget_values:
+            request = ForgetRequest(
+                label=options.forget_class,
+                column=options.forget_column,
+                values=options.forget_values,
+                label_column=options.label_column,
+            )
     forget = load_rows(options.forget, "forget", "train")
     test = load_rows(options.test, "test", "test")
     retain = None if options.retain is None else load_rows(options.retain, "retain", "train")
-    if options.forget_class or options.forget_column:
-        split = ForgetRequest(
-            label=options.forget_class,
-            column=options.forget_column,
-            values=options.forget_values,
-            label_column=options.label_column,
-        ).split(forget)
+    if request is not None:
+        with renamed(REQUEST):
+            split = request.split(forget)
         forget, retain = split.forget, split.retain if retain is None else retain
     return {"forget": forget, "test": test, "retain": retain}
+
+
+def find_models(options: AuditArguments) -> dict[str, str]:
+    """Return the folders and Hub ids of the models, by the name of their argument. Raises ValueError for a wrong path."""
+    sources = {"original": options.original, "unlearned": options.unlearned}
+    sources |= {f"retrained[{i}]": source for i, source in enumerate(options.retrained or ())}
+    return {name: located(source, name) for name, source in sources.items()}
 
 
 def load_models(options: AuditArguments, rows: datasets.Dataset) -> tuple[dict[str, nn.Module], Any]:
@@ -78,11 +92,8 @@ def load_models(options: AuditArguments, rows: datasets.Dataset) -> tuple[dict[s
         ValueError: a folder or Hub id holds no whole classifier; the message names the argument.
     """
     device = "cuda" if torch.cuda.is_available() and not options.use_cpu else "cpu"
-    sources = {"original": options.original, "unlearned": options.unlearned}
-    sources |= {f"retrained[{i}]": source for i, source in enumerate(options.retrained or ())}
     models, pins = {}, {}
-    for name, source in sources.items():
-        source = located(source, name)
+    for name, source in find_models(options).items():
         with loading(name, source):
             pins[name] = pinned(source)
             models[name] = load_classifier(pins[name][0], rows, pins[name][1]).to(device).eval()
@@ -99,6 +110,7 @@ def main(words: Sequence[str]) -> int:
         "    --forget data:train --forget_class 3 --test data:test --output_dir audit",
     )
     (options,) = OptionParser(AuditArguments, **settings).read(words)
+    find_models(options)
     sets = load_sets(options)
     models, processing_class = load_models(options, sets["forget"])
     names = ("image_column", "text_column", "label_column", "kind", "max_rows", "seed", "alpha")

@@ -25,7 +25,7 @@ def with_option(error: Exception, classes: Sequence[Callable[..., Any]], given: 
         defaults = {f.name: f.default for f in fields(kind) if f.default is not MISSING}  # type: ignore[arg-type]
         for name in (n for n in values if n in defaults and values[n] != defaults[n]):
             if _error_of(kind, {**values, name: defaults[name]}) is None:
-                return f"`{name}`: {message}"
+                return f"`{name}`: {message.rstrip('.')}. Correct it, or leave it out."
     return message
 
 

@@ -11,6 +11,7 @@ from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
 from ..utils.safe_text import shown
+from .culprit import with_option
 from .parsers import CommandParser
 
 JSON_LIMIT, JSON_DEPTH = 100_000, 20  # characters of a mapping, and lists and mappings inside each other
@@ -39,7 +40,8 @@ class OptionParser(CommandParser, HfArgumentParser):
         classes: Any,
         mappings: Mapping[str, bool] | None = None,
         groups: Mapping[str, str] | None = None,
-        shown: Container[str] | None = None,
+        page: Container[str] | None = None,
+        elsewhere: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> None:
         """Add an option for each field of `classes`.
@@ -47,9 +49,10 @@ class OptionParser(CommandParser, HfArgumentParser):
         Args:
             mappings: names of options that take a mapping as JSON: true for those that take nothing else. Default None: none.
             groups: the title under which `--help` shows an option, by its name, in the order of the titles. Default None: no titles.
-            shown: names of the options that `--help` shows. Default None: all.
+            page: names of the options that `--help` shows. Default None: all.
+            elsewhere: what to say of names that are no options here. Default None: nothing.
         """
-        self.mappings, self.groups, self.shown = mappings or {}, groups or {}, shown
+        self.mappings, self.groups, self.page, self.elsewhere = mappings or {}, groups or {}, page, elsewhere or {}
         self.titled: dict[str, Any] = {}
         super().__init__(classes, **settings)
 
@@ -61,7 +64,7 @@ class OptionParser(CommandParser, HfArgumentParser):
         if "action" not in settings or settings["action"] is Gathered:
             metavar = "JSON" if self.mappings.get(name) else METAVARS.get(settings.get("type", str))
             settings = {"metavar": metavar, **settings}
-        hidden = self.shown is not None and (name not in self.shown or settings.get("action") == "store_false")
+        hidden = self.page is not None and (name not in self.page or settings.get("action") == "store_false")
         if hidden and name in self.groups:
             settings["help"] = argparse.SUPPRESS
         return self._group(name).add_argument(*names, **settings)
@@ -86,7 +89,10 @@ class OptionParser(CommandParser, HfArgumentParser):
             if named.setdefault(action.dest, name) != name:
                 raise SystemExit(f"`{name}` and `{named[action.dest]}` in the recipe are the same option. Keep one.")
             action.default, action.required = self._converted(action, name, given), False
-        return tuple(self.parse_args_into_dataclasses(list(words), look_for_args_file=False))
+        try:
+            return tuple(self.parse_args_into_dataclasses(list(words), look_for_args_file=False))
+        except Exception as error:
+            raise SystemExit(with_option(error, self.dataclass_types, self.given)) from error
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, unknown = super().parse_known_args(args, namespace)
@@ -97,6 +103,10 @@ class OptionParser(CommandParser, HfArgumentParser):
                 if isinstance(text, str) and (takes_nothing_else or text.lstrip().startswith("{")):
                     check_json(text.strip(), f"`{name}`")
         return found, unknown
+
+    def _describe_unknown(self, word: str) -> str:
+        name = word.partition("=")[0].replace("-", "_").removeprefix("__")
+        return self.elsewhere.get(name if word.startswith("--") else "") or super()._describe_unknown(word)
 
     def _converted(self, action: argparse.Action, name: str, given: Any) -> Any:
         """Return the value of a recipe's entry as the option `--name` would give it."""

@@ -51,6 +51,11 @@ class CommandParser(argparse.ArgumentParser):
             raise SystemExit(f"{told} {'is' if len(names) == 1 else 'are'} missing.{self._hint}")
         return found, []
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        if action.nargs is None and arg_strings == ["--"]:  # argparse would give an empty list
+            raise argparse.ArgumentError(action, "expected one argument")
+        return super()._get_values(action, arg_strings)
+
     def error(self, message: str) -> NoReturn:
         """Print the usage, `message` and what to do. The exit code is 2."""
         if message.endswith(("expected one argument", "expected at least one argument")):

@@ -10,8 +10,16 @@ from ..hub.push.push import MESSAGE
 from ..hub.push.run_folder import describe, push_run
 from ..hub.push.staging import inventory, prepare_folder
 from ..hub.push.target_names import check_key, check_targets
+from ..utils.argument_checks import renamed
 from ..utils.safe_text import visible
 from .parsers import CommandParser, parser_settings
+
+OPTIONS = {
+    "repo_id": "--repo",
+    "key": "--sign-key",
+    **{name: f"--{name.replace('_', '-')}" for name in ("base_model", "overwrite_original", "sign_key")},
+}
+"""The option that gives an argument of `push_run`. Errors name the option."""
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
@@ -36,7 +44,7 @@ def main(words: Sequence[str]) -> int:
     """Run `hf-unlearn push`. Returns 0; a push that fails raises."""
     options = _parse(words)
     try:
-        with stopped_by_sigterm():
+        with stopped_by_sigterm(), renamed(OPTIONS):
             if options.dry_run:
                 return _dry_run(options)
             pushed = push_run(**{name: value for name, value in vars(options).items() if name != "dry_run"})

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,8 +14,10 @@ from ..hub.receipt.forgotten_rows import ForgottenRows, verify_inclusion
 from ..hub.receipt.row_digest import refuse_other_files, row_digests
 from ..hub.receipt.sealing import read_receipt, seal, verify_folder, verify_receipt
 from ..hub.receipt.signing import generate_key, read_public_key, sign, signature_file
+from ..utils.argument_checks import renamed
 from ..utils.files import write_atomically
 from ..utils.hub_names import TIMEOUT
+from ..utils.loading_errors import local, located
 from .parsers import CommandParser, parser_settings
 
 NAMED = 10  # a message names at most so many rows
@@ -23,7 +26,11 @@ NAMED = 10  # a message names at most so many rows
 def main(words: Sequence[str]) -> int:
     """Run `hf-unlearn receipt`. Returns 0 if everything matches, 1 for a mismatch."""
     options = _parse(words)
-    return int(options.work(options))
+    for name in ("receipt", "key", "public_key", "private", "proofs"):
+        if getattr(options, name, None) is not None:
+            setattr(options, name, local(getattr(options, name), f"--{name.replace('_', '-')}"))
+    with renamed({"public_key": "--public-key"}):
+        return int(options.work(options))
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
@@ -80,7 +87,7 @@ def _verify(options: argparse.Namespace) -> int:
     folder = None if options.folder is None else _find_folder(options.folder)
     path: Path = options.receipt or folder / RECEIPT  # type: ignore[operator]
     if not path.is_file():
-        raise ValueError(f"`--receipt`: there is no {path}.")
+        raise ValueError(f"`--receipt`: there is no {path}. Give the path of the receipt.")
     private = None if options.private is None else ForgottenRows.load(options.private)
     rows = None if options.rows is None else _load_rows(options.rows)
     proofs = None if options.proofs is None else _load_proofs(options.proofs)
@@ -111,7 +118,8 @@ def _find_folder(name: str) -> Path:
 
     The commit comes from the Hub first, because the client library silently takes an older copy if the Hub does not answer.
     """
-    if Path(name).is_dir():
+    name = located(name, "--folder")
+    if os.path.isdir(name):
         return Path(name)
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HTTPError
@@ -234,17 +242,31 @@ def _prove(options: argparse.Namespace) -> int:
 
 
 def _seal(options: argparse.Namespace) -> int:
-    receipt = seal(options.folder, whole=not options.run_folder)
+    folder = local(options.folder, "--folder", folder=True)
+    try:
+        receipt = seal(folder, whole=not options.run_folder)
+    except ValueError as error:
+        raise ValueError(f"`--folder`: {error}. Give a folder that holds the receipt of a run.") from error
     print(f"Sealed: {len(receipt['files'])} files.")
     return 0
 
 
 def _keygen(options: argparse.Namespace) -> int:
-    print(f"Private key in {options.output}, public key in {generate_key(options.output)}")
+    try:
+        with renamed({"key": "--output"}):
+            public = generate_key(options.output)
+    except OSError as error:
+        raise ValueError(
+            f"`--output={str(options.output)!r}` cannot be written: {error.strerror}. Choose another path."
+        ) from error
+    print(f"Private key in {options.output}, public key in {public}")
     return 0
 
 
 def _sign(options: argparse.Namespace) -> int:
-    read_receipt(options.receipt)
+    try:
+        read_receipt(options.receipt)
+    except ValueError as error:
+        raise ValueError(f"`--receipt`: {error}. Bring it up to date with `hf-unlearn receipt seal`.") from error
     print(f"Signature in {sign(options.receipt, options.key)}")
     return 0

@@ -14,7 +14,7 @@ from ..hub.push.run_folder import push_after_run
 from ..methods import METHODS, UnlearningMethod
 from ..models.adapter_config import read_config
 from ..pipeline.folder_lock import sole_writer
-from ..pipeline.prepare import check_folders, prepare
+from ..pipeline.prepare import check_folders, check_request, prepare
 from ..pipeline.recipe import read_recipe
 from ..pipeline.records import record_receipt
 from ..pipeline.run_arguments import RunArguments
@@ -27,7 +27,6 @@ from ..training.stopping import Interrupted
 from ..utils.argument_checks import check_finite, did_you_mean
 from ..utils.files import clear_errors
 from ..utils.safe_text import shown
-from .culprit import with_option
 from .exit_codes import answered
 from .option_groups import OTHERS, option_groups
 from .option_parser import OptionParser, names_of
@@ -82,7 +81,15 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
         raise SystemExit(f"`method={key!r}` is unknown. Known: {', '.join(METHODS)}.{did_you_mean(str(key), METHODS)}")
     classes = (RunArguments, UnlearningArguments, METHODS[key])
     known = [name for c in classes for f in fields(c) if f.init for name in names_of(f)]
+    elsewhere = {
+        f.name: f"`{f.name}` is an option of `--method {other}`, and this run is of `--method {key}`. Leave it out."
+        for other, kind in METHODS.items()
+        for f in fields(kind)
+        if f.name not in known
+    }
     for name in recipe:
+        if name in elsewhere:
+            raise SystemExit(elsewhere[name])
         if name not in known:
             hint = did_you_mean(name, known)
             raise SystemExit(f"`{shown(name)}` in the recipe is no option of `hf-unlearn run --method {key}`.{hint}")
@@ -98,16 +105,13 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
     usage = "hf-unlearn run [--config RECIPE] [--num-processes N] [--KEY VALUE ...]"  # an error does not list all keys
     groups = option_groups(*classes)
     page = None if "--help-all" in argv else groups.keys() - OTHERS
-    parser = OptionParser(classes, MAPPINGS, groups, page, usage=usage, **settings)
+    parser = OptionParser(classes, MAPPINGS, groups, page, elsewhere, usage=usage, **settings)
     for name, (metavar, about) in EARLY.items():
         parser.add_argument(name, default=argparse.SUPPRESS, metavar=metavar, help=about)
     parser.add_argument("--help-all", action="help", help="Show also all options of the HF Trainer.")
-    try:
-        run, args, method = parser.read(others, {**recipe, "method": key})
-        check_finite(run)
-        check_finite(method)
-    except Exception as error:
-        raise SystemExit(with_option(error, classes, getattr(parser, "given", {}))) from error
+    run, args, method = parser.read(others, {**recipe, "method": key})
+    for part in (run, method):
+        check_finite(part)
     if run.test_split == "none":
         run.test_split = None
     return run, args, method
@@ -146,6 +150,7 @@ def checked(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unl
     """Call `parse`, and refuse what can be refused before anything is loaded: ValueError or SystemExit name the argument."""
     run, args, method = parse(argv)
     check_backend(method, args)
+    check_request(run, method)
     check_folders(run.model, args.output_dir, args.overwrite or run.resume or bool(args.resume_from_checkpoint))
     if run.peft_config is not None:
         read_config(run.peft_config)

@@ -129,7 +129,7 @@ def class_ids(
     if pa.types.is_nested(column.type):
         raise ValueError(
             f"`label_column={label_column!r}` holds several values in each row (multi-label), and `label` names a class of a column "
-            "with one value in each row. Select the rows by `indices` or `predicate`."
+            "with one value in each row. Select the rows by `indices`, `ids_file` or `predicate`."
         )
     flat_column(dataset, label_column, "label_column")
     present: list[Any] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,7 +168,7 @@ class ForgetRequest:
         if self.column is not None:
             mask &= self._column_mask(dataset, self.column)
         elif self.ids_file is not None:
-            mask &= _row_mask(_read_ids(self.ids_file), len(dataset), "ids_file")
+            mask &= _row_mask(read_ids(self.ids_file), len(dataset), "ids_file")
         if self.indices is not None:
             mask &= _row_mask(self.indices, len(dataset), "indices")
         if self.predicate is not None:
@@ -192,31 +193,34 @@ class ForgetRequest:
         import pyarrow.compute as pc
 
         column = flat_column(dataset, name, "column")
+        argument = "ids_file" if self.values is None else "values"
         given = [] if self.values is None else list(self.values)
-        given += [] if self.ids_file is None else _read_ids(self.ids_file)
+        given += [] if self.ids_file is None else read_ids(self.ids_file)
         try:
             values = pa.array(given).cast(column.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
             raise ValueError(
-                f"`values` cannot be read as {column.type}, the type of column '{name}'. Give values of that type."
+                f"`{argument}` cannot be read as {column.type}, the type of column '{name}'. Give values of that type."
             ) from None  # The cause would name the value.
         known = pc.is_in(values, value_set=pc.unique(column))
         if not pc.all(known).as_py():
             missing = len(values) - pc.sum(known).as_py()
             raise ValueError(
-                f"`values`: {missing} of {len(values)} are in no row of column '{name}'. The rows of a misspelled value would "
+                f"`{argument}`: {missing} of {len(values)} are in no row of column '{name}'. The rows of a misspelled value would "
                 "stay in the model. Correct it or remove it."
             )
         return pc.is_in(column, value_set=values).to_numpy(zero_copy_only=False)
 
 
-def _read_ids(file: str | Path) -> list[str]:
+def read_ids(file: str | Path) -> list[str]:
+    """Return the lines of an `ids_file`. Raises ValueError if there is no such file, or if it is empty or no text."""
     path = Path(file).expanduser()
-    if not path.is_file():
-        raise ValueError(f"`ids_file` {'is a folder' if path.is_dir() else 'does not exist'}: {path}.")
+    if not os.path.isfile(path):
+        reason = "is a folder" if os.path.isdir(path) else "does not exist"
+        raise ValueError(f"`ids_file` {reason}: {path}. Give the path of a text file with one value on each line.")
     ids = [line.strip() for line in read_text(path, "ids_file").splitlines() if line.strip()]
     if not ids:
-        raise ValueError(f"`ids_file` is empty: {path}.")
+        raise ValueError(f"`ids_file` is empty: {path}. Write one value on each line.")
     return ids
 
 

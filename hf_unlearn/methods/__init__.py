@@ -1,6 +1,6 @@
 """The table of methods. A new one is a file beside this one and a line in `METHODS`."""
 
-from .base import METHODS, Paper, UnlearningMethod, setting
+from .base import METHODS, Paper, UnlearningMethod, find_method, setting
 from .counterfactual_distillation import CounterfactualDistillation
 from .feature_information import FeatureInformation
 from .fine_tune import FineTune
@@ -27,4 +27,4 @@ METHODS.update(
     }
 )
 
-__all__ = ["METHODS", "Paper", "UnlearningMethod", "setting", *(c.__name__ for c in METHODS.values())]
+__all__ = ["METHODS", "Paper", "UnlearningMethod", "find_method", "setting", *(c.__name__ for c in METHODS.values())]

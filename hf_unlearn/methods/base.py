@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ..models.reference import Reference
+from ..utils.argument_checks import did_you_mean
 from .components.counterfactual_anchors import CounterfactualAnchors
 from .protocols import UnlearningRun
 
@@ -38,6 +39,23 @@ class Paper:
 def setting(default: Any, help: str, **metadata: Any) -> Any:
     """A hyper-parameter with its help text, which `--help`, the README and cards quote."""
     return field(default=default, metadata={"help": help, **metadata})
+
+
+def find_method(given: UnlearningMethod | str) -> UnlearningMethod:
+    """Return a method as it is, or the method of a name in `METHODS` with its default settings.
+
+    Raises:
+        ValueError: the name is unknown.
+        TypeError: `given` is neither a name nor a method.
+    """
+    if isinstance(given, str):
+        if given not in METHODS:
+            hint = did_you_mean(given, METHODS)
+            raise ValueError(f"`method={given!r}` is unknown. Known: {', '.join(METHODS)}.{hint}")
+        return METHODS[given]()
+    if not isinstance(given, UnlearningMethod):
+        raise TypeError(f"`method` must be a name or an `UnlearningMethod` such as `JiT()`, got {given!r}.")
+    return given
 
 
 @dataclass(kw_only=True)

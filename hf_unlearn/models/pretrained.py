@@ -21,7 +21,8 @@ from transformers.utils import has_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..utils.files import clear_errors
-from ..utils.loading_errors import located
+from ..utils.hub_names import pinned
+from ..utils.loading_errors import loading, located
 from . import pixel_mlp  # noqa: F401  registers its architecture
 from .adapters import load_patches, whole_tensors
 from .config_checks import HELD_ELSEWHERE, check_size, held_by, raw_config, read_config, weights_file
@@ -194,6 +195,31 @@ def _tokenizer(source: str, revision: str | None) -> Any:
     if files and not any(has_file(source, name, revision=revision) for name in sorted({*files, "tokenizer.json"})):
         raise OSError(f"no {', '.join(sorted(files))} is there.")
     return tokenizer
+
+
+def load_named(source: str | Path, processing_class: Any | None, *sets: Any) -> tuple[nn.Module, Any]:
+    """Return the classifier that `source`, the argument `model`, names, and the processing class for its rows.
+
+    Args:
+        source: a folder or a Hub id, which `@revision` may follow. A Hub id is read at one commit.
+        processing_class: the one to return. None: the one beside the classifier; processed rows need none.
+        sets: rows for the classifier, which tell images from texts where the architecture reads both.
+
+    Raises:
+        ValueError: one of the two cannot be loaded; the message names `model`.
+    """
+    source = located(str(source), "model")
+    rows = next((rows for rows in sets if isinstance(rows, datasets.Dataset)), None)
+    with loading("model", source):
+        name, commit = pinned(source)
+        model = load_classifier(name, rows, commit)
+        try:
+            if processing_class is None:
+                processing_class = load_processing_class(name, rows, commit)
+        except OSError:
+            if rows is None or not {"pixel_values", "input_ids"} & set(rows.column_names):
+                raise
+    return model, processing_class
 
 
 def save_model(

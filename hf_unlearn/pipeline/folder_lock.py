@@ -26,12 +26,16 @@ def sole_writer(folder: str | Path, argument: str = "output_dir") -> Iterator[No
         ValueError: another run holds the folder, or it is no folder. The message names `argument`.
     """
     folder = Path(folder)
-    is_new = not folder.exists()
     try:
+        is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise ValueError(
             f"`{argument}={str(folder)!r}`: a file stands in the place of this folder or of one above it. Choose another one."
+        ) from error
+    except OSError as error:
+        raise ValueError(
+            f"`{argument}={str(folder)!r}` cannot be made: {error.strerror}. Choose another folder."
         ) from error
     handle = _lock(folder / LOCK_FILE, f"`{argument}={str(folder)!r}`")
     try:

@@ -37,7 +37,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
             raise SystemExit(f"`--config`: {path} must be a mapping of keys to values.")
         return {name: _value(name, node) for name, node in _entries(root).items()}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SystemExit(f"`--config`: {path} is no valid YAML: {error}") from error
+        raise SystemExit(f"`--config`: {path} is no valid YAML: {error}. Correct it, and save it as UTF-8.") from error
 
 
 def _check_size(text: str, what: str) -> None:

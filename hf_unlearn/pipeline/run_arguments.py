@@ -3,13 +3,20 @@
 # ruff: noqa: RUF009  `setting` makes a dataclass field, no default that the objects share
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
-from ..data.forget_request import ForgetRequest
+from ..data.forget_request import ForgetRequest, Split
+from ..data.streams import split_stream
 from ..methods.base import setting
-from ..utils.argument_checks import check_counts, check_not_empty, check_positive
+from ..utils.argument_checks import check_counts, check_not_empty, check_positive, renamed
 
 DATA, FORGET, UPDATE, REPORT = "model and data", "what to forget", "what may move", "run and report"
 """Titles of the help page. A field may name one as its `group`, which holds for the fields below it too."""
+REQUEST = {
+    "label": "forget_class",
+    **{name: f"forget_{name}" for name in ("column", "values", "ids_file", "fraction", "seed")},
+}
+"""The argument of `ForgetRequest` that each `forget_*` key gives. Errors name the key."""
 MODEL = "Classifier to start from, as a folder or a Hub id (`org/name@revision`). It is never overwritten."
 DATASET = "Data set that the model was trained on, as a folder or a Hub id (`org/name@revision`), or 'digits' for scikit-learn's."
 
@@ -92,15 +99,25 @@ class RunArguments:
 
     def request(self) -> ForgetRequest:
         """Return the request of the `forget_*` keys. Raises ValueError if they name nothing or do not go together."""
-        return ForgetRequest(
-            label=self.forget_class,
-            column=self.forget_column,
-            values=self.forget_values,
-            ids_file=self.forget_ids_file,
-            fraction=self.forget_fraction,
-            seed=self.forget_seed,
-            label_column=self.label_column,
-        )
+        if not self.forgets:
+            raise ValueError(
+                "Nothing is named to forget. Give `forget_class`, `forget_column` with `forget_values` or `forget_ids_file`, or "
+                "`forget_fraction`."
+            )
+        with renamed(REQUEST):
+            keys = {argument: getattr(self, key) for argument, key in REQUEST.items()}
+            return ForgetRequest(**keys, label_column=self.label_column)
+
+    def split(self, train: Any, seed: int) -> Split:
+        """Split the training rows as `request` says; a stream is shuffled with `seed`. Errors name the `forget_*` keys."""
+        request = self.request()
+        with renamed(REQUEST):
+            return split_stream(request, train, seed) if self.streaming else request.split(train)
+
+    @property
+    def forgets(self) -> bool:
+        """True if a `forget_*` key selects rows."""
+        return any(getattr(self, key) is not None for argument, key in REQUEST.items() if argument != "seed")
 
     @property
     def kind(self) -> str:

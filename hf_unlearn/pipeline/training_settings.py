@@ -104,7 +104,7 @@ def recorded_settings(run: RunArguments, rows: int, usual: TrainingSettings | No
 def _beside(run: RunArguments, name: str) -> Path | None:
     """Return the path of a file beside the original, from the Hub if the original is there; None if there is none."""
     if is_local(run.model):
-        path = Path(run.model).expanduser() / name
+        path = Path(run.model) / name
         return path if path.is_file() else None
     with suppress(HfHubHTTPError, OSError, ValueError):
         return Path(hf_hub_download(run.model, name, revision=run.model_revision))

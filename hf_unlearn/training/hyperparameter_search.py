@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -13,9 +12,10 @@ from torch import nn
 from transformers.hyperparameter_search import OptunaBackend
 from transformers.trainer_callback import ExportableState
 
-from ..methods import METHODS, UnlearningMethod
+from ..methods import UnlearningMethod, find_method
 from ..models.forward import unwrap
 from ..models.snapshot import Snapshot
+from ..utils.argument_checks import did_you_mean
 from .arguments import UnlearningArguments
 from .protocols import FinishedRun
 
@@ -97,10 +97,7 @@ def tuned(trainer: T, values: Mapping[str, Any], folder: str | Path | None = Non
     """
     given = trainer.given
     args: UnlearningArguments = given["args"] or trainer.args
-    key = values.get("method")
-    if key is not None and key not in METHODS:
-        raise ValueError(f"`method={key!r}` is unknown. Known: {', '.join(METHODS)}.")
-    method = METHODS[key]() if key else given["method"] or METHODS[args.method]()
+    method = find_method(values.get("method") or given["method"] or args.method)
     fields = {name.removeprefix("method."): v for name, v in values.items() if name.startswith("method.")}
     settings = {name: v for name, v in values.items() if not name.startswith("method.")}
     _check_names(fields, method, "method.")
@@ -189,5 +186,5 @@ def _fresh(method: UnlearningMethod, **values: Any) -> UnlearningMethod:
 def _check_names(values: Mapping[str, Any], of: Any, prefix: str) -> None:
     known = [f.name for f in dataclasses.fields(of) if f.init]
     for name in (name for name in values if name not in known):
-        hint = "".join(f" Did you mean `{prefix}{close}`?" for close in difflib.get_close_matches(name, known, n=1))
+        hint = did_you_mean(f"{prefix}{name}", [f"{prefix}{one}" for one in known])
         raise ValueError(f"`hp_space`: `{prefix}{name}` is not a field of `{type(of).__name__}`.{hint}")

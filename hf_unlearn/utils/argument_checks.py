@@ -2,7 +2,9 @@
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -38,6 +40,19 @@ def check_not_empty(arguments: Any) -> None:
     for name in (f.name for f in fields(arguments)):
         if getattr(arguments, name) == "":
             raise ValueError(f"`{name}` is empty. Give it a value, or leave it out for its default.")
+
+
+@contextmanager
+def renamed(names: Mapping[str, str]) -> Iterator[None]:
+    """Inside, an error that names an argument in backticks gets the name that the user typed: `names[argument]`."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        argument = rf"`({'|'.join(names)})(?=[`=:])"
+        told = re.sub(argument, lambda found: f"`{names[found[1]]}", str(error))
+        if told != str(error):
+            error.args = (told,)
+        raise
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -35,13 +35,29 @@ def located(source: str, argument: str) -> str:
     if os.path.exists(path):
         return path
     if os.path.islink(path):
-        raise ValueError(f"`{argument}={source!r}` is a link to {os.readlink(path)!r}, which does not exist.")
+        raise ValueError(
+            f"`{argument}={source!r}` is a link to {os.readlink(path)!r}, which does not exist. Correct the path."
+        )
     name = source.rpartition("@")[0] or source
     if not _may_be_on_the_hub(name):
         raise ValueError(
             f"`{argument}={source!r}`: {_not_here(path)} Correct the path, or name a repository of the Hub as 'org/name'."
         )
     return source
+
+
+def local(source: str | Path, argument: str, folder: bool = False) -> Path:
+    """Return the path of a file (or, if `folder`, of a folder) of this machine, with `~` as the home folder.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = os.path.expanduser(source)
+    if os.path.isdir(path) if folder else os.path.isfile(path):
+        return Path(path)
+    wanted, found = ("folder", "file") if folder else ("file", "folder")
+    reason = f"is a {found}, and a {wanted} is needed." if os.path.exists(path) else _not_here(path)
+    raise ValueError(f"`{argument}={str(source)!r}`: {reason} Correct the path.")
 
 
 def _may_be_on_the_hub(name: str) -> bool:

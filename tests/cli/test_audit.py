@@ -25,6 +25,20 @@ def test_classes_and_values_divide_the_rows_into_forget_and_retain_set(folders):
     assert len(sets["retain"]) == 96  # as given
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"forget_class": ["7"]}, "`forget_class='7'` is no class"),
+        ({"forget_values": ["user-3"]}, "`forget_values` needs `forget_column`"),
+        ({"forget_column": "user"}, "`forget_column='user'` needs `forget_values`"),
+        ({"forget_column": "usr", "forget_values": ["user-3"]}, "`forget_column='usr'` is not a column"),
+    ],
+)
+def test_an_error_names_the_option_that_was_typed(folders, changes, message):
+    with pytest.raises(ValueError, match=message):
+        load_sets(options(folders, **changes))
+
+
 def test_a_model_that_cannot_be_loaded_is_named(folders, tmp_path):
     with pytest.raises(ValueError, match=r"`retrained\[1\]=.*missing'`: there is no such file or folder"):
         load_models(

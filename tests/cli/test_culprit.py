@@ -31,8 +31,8 @@ class Others:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"kind": "c", "token": "t", "depth": 3}, "`kind`: 'no such thing'"),
-        ({"kind": "b", "size": 11, "depth": 3}, "`size`: too large"),
+        ({"kind": "c", "token": "t", "depth": 3}, "`kind`: 'no such thing'. Correct it, or leave it out."),
+        ({"kind": "b", "size": 11, "depth": 3}, "`size`: too large. Correct it, or leave it out."),
         ({"kind": "c", "size": 11}, "'no such thing'"),  # two causes: neither alone is the one
     ],
 )

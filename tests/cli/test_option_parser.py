@@ -128,6 +128,31 @@ def test_two_names_of_one_option_in_a_recipe_are_refused(tmp_path):
         parse(["--config", write_recipe(tmp_path, dataset_name="digits")])
 
 
+@dataclass
+class Climb:
+    rope: float = 1.0
+    knots: int = 0
+
+    def __post_init__(self):
+        if self.rope > 9:
+            raise KeyError("too long")
+        if self.knots > 9:
+            raise ValueError("`knots` must be at most 9.")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rope", "10"], r"^`rope=10.0`: 'too long'\. Correct it, or leave it out\.$"),
+        (["--rope", "10", "--steps", "9"], "^`rope=10.0`"),
+        (["--knots", "10"], r"^`knots` must be at most 9\.$"),
+    ],
+)
+def test_an_error_that_names_no_option_gets_the_name_of_the_one_that_causes_it(words, message):
+    with pytest.raises(SystemExit, match=message):
+        OptionParser((Walk, Climb), prog="walk").read(["--to", "x", *words])
+
+
 def test_no_options_come_from_a_file_beside_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "hf-unlearn")])
     (tmp_path / "hf-unlearn.args").write_text("--steps 99")

@@ -38,6 +38,7 @@ def test_defaults_are_shown_where_an_option_has_one(capsys):
         ("receipt verfy", "invalid choice: 'verfy' (choose from "),
         ("demo --forget 3", "`--forget` is no option of `hf-unlearn demo`. Did you mean `--forget-class`?"),
         ("demo --seed x", "argument --seed: invalid int value: 'x'. `hf-unlearn demo --help` explains every option."),
+        ("card out --repo=--", "expected one argument"),
         ("card out --repo", "expected one argument, and one that begins with `-` is written as `--option=-value`."),
     ],
 )

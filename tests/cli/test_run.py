@@ -38,6 +38,17 @@ def test_a_wrong_key_or_value_is_named(tmp_path, keys, match):
         parse(["--config", write_recipe(tmp_path, **keys)])
 
 
+def test_an_option_of_another_method_is_named_as_such(tmp_path):
+    recipe = write_recipe(tmp_path, sigma=0.5)
+    for words in (["--method", "fine_tune"], ["--method=fine_tune", "--sigma", "1"]):
+        with pytest.raises(
+            SystemExit, match="`sigma` is an option of `--method jit`, and this run is of `--method fine"
+        ):
+            parse(["--config", recipe, *words])
+    with pytest.raises(SystemExit, match="`num_perturbations` is an option of `--method jit`"):
+        parse(["--config", write_recipe(tmp_path), "--method", "fine_tune", "--num-perturbations=3"])
+
+
 def test_a_wrong_type_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse(["--config", write_recipe(tmp_path, learning_rate="fast")])

@@ -7,7 +7,7 @@ import pytest
 
 from hf_unlearn.cli import main
 from hf_unlearn.methods import FeatureInformation
-from hf_unlearn.pipeline.prepare import check_folders, prepare
+from hf_unlearn.pipeline.prepare import check_folders, check_request, prepare
 from hf_unlearn.pipeline.run_arguments import RunArguments
 from tests.support.recipes import save_model_and_data, write_recipe
 from tests.support.runs import arguments
@@ -15,11 +15,52 @@ from tests.support.runs import arguments
 
 @pytest.mark.parametrize(
     ("keys", "message"),
-    [({"forget_class": "['nine']"}, "`label='nine'`"), ({"train_split": "trian"}, "`train_split='trian'`")],
+    [
+        ({"forget_class": "['nine']"}, "`forget_class='nine'` is no class"),
+        (
+            {"forget_class": None, "forget_column": "labl", "forget_values": "[1]"},
+            "`forget_column='labl'` is not a col",
+        ),
+        ({"forget_class": None, "forget_column": "label", "forget_values": "[a]"}, "`forget_values` cannot be read"),
+        (
+            {"forget_class": None, "forget_column": "label", "forget_values": "[11]"},
+            "`forget_values`: 1 of 1 are in no",
+        ),
+        ({"forget_class": None, "forget_column": "label", "forget_ids_file": "FILE"}, "`forget_ids_file` cannot be"),
+        (
+            {"forget_class": None, "forget_ids_file": "FILE"},
+            "`forget_ids_file` must hold row numbers. For other ids give `forget_column`",
+        ),
+        ({"train_split": "trian"}, "`train_split='trian'`"),
+    ],
 )
 def test_bad_input_exits_with_2_before_the_model_is_read(tmp_path, capsys, keys, message):
+    file = tmp_path / "ids.txt"
+    file.write_text("u1\nu2\n")
+    keys = {name: file if value == "FILE" else value for name, value in keys.items()}
     assert main(["run", "--config", write_recipe(tmp_path, **keys)]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({}, "Nothing is named to forget. Give `forget_class`, `forget_column` with"),
+        ({"forget_values": ["u1"]}, "`forget_values` needs `forget_column`"),
+        ({"forget_column": "user"}, "`forget_column='user'` needs `forget_values` or `forget_ids_file`"),
+        ({"forget_fraction": 1.5}, "`forget_fraction` must lie strictly between 0 and 1, got 1.5"),
+        ({"forget_ids_file": "none.txt"}, "`forget_ids_file` does not exist: none.txt. Give the path"),
+        ({"forget_class": ["3"], "bias_column": "side"}, "`bias_labels` is missing beside `bias_column`"),
+        ({"forget_class": ["3"], "bias_labels": ["a=3"]}, "`bias_column` is missing beside `bias_labels`"),
+        (
+            {"forget_class": ["3"], "bias_column": "side", "bias_labels": ["a"]},
+            "`bias_labels=a` is no list of value=label",
+        ),
+    ],
+)
+def test_a_request_that_contradicts_itself_is_refused_before_anything_is_loaded(keys, message):
+    with pytest.raises(ValueError, match=message):
+        check_request(RunArguments("missing", "missing", **keys))
 
 
 def test_a_folder_that_holds_a_model_is_refused(tmp_path, capsys):
@@ -65,6 +106,14 @@ def test_what_is_in_the_way_of_a_result_is_found_before_the_run(tmp_path, name, 
     make(tmp_path / "out" / name)
     with pytest.raises(ValueError, match=f"`output_dir=.*{name} is (a|write).*the run writes a (file|folder) there"):
         check_folders("m", str(tmp_path / "out"), False)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("", "`output_dir` is empty"), ("x" * 300, "`output_dir='xxx.*too long")]
+)
+def test_a_name_that_is_no_folder_is_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        check_folders("m", name, False)
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "link"])

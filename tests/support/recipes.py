@@ -28,8 +28,8 @@ def run_options(root, **keys):
 
 
 def write_recipe(folder, **keys):
-    """Write a recipe of the given lines into `folder`; returns its path."""
+    """Write a recipe of the given lines into `folder`, without those that are None; returns its path."""
     lines = {"model": "m", "dataset": "digits", "forget_class": "['3']", "output_dir": str(folder / "out"), **keys}
     path = folder / "recipe.yaml"
-    path.write_text("".join(f"{k}: {v}\n" for k, v in lines.items()))
+    path.write_text("".join(f"{k}: {v}\n" for k, v in lines.items() if v is not None))
     return str(path)

@@ -2,7 +2,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from hf_unlearn.utils.argument_checks import check_counts, check_finite, check_not_empty, check_positive, did_you_mean
+from hf_unlearn.utils.argument_checks import (
+    check_counts,
+    check_finite,
+    check_not_empty,
+    check_positive,
+    did_you_mean,
+    renamed,
+)
 
 
 @dataclass
@@ -52,3 +59,13 @@ def test_empty_texts_are_refused():
 def test_the_nearest_known_name_is_suggested():
     assert did_you_mean("colour", ["color", "size"]) == " Did you mean `color`?"
     assert did_you_mean("weight", ["color", "size"]) == ""
+
+
+def test_an_error_names_what_the_user_typed():
+    told = r"^`forget_class='a `x`'` is none. Give `forget_class` or `index`: 'label'\.$"
+    with pytest.raises(ValueError, match=told), renamed({"label": "forget_class"}):
+        raise ValueError("`label='a `x`'` is none. Give `label` or `index`: 'label'.")
+    with pytest.raises(FileNotFoundError, match="`--key`: none"), renamed({"key": "--key"}):
+        raise FileNotFoundError("`key`: none")
+    with pytest.raises(TypeError, match="`label`"), renamed({"label": "forget_class"}):
+        raise TypeError("`label`")

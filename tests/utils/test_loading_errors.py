@@ -10,7 +10,7 @@ import pytest
 from datasets.exceptions import DatasetGenerationError
 from safetensors import SafetensorError
 
-from hf_unlearn.utils.loading_errors import loading, located
+from hf_unlearn.utils.loading_errors import loading, local, located
 
 
 @pytest.fixture
@@ -25,6 +25,23 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["pets", "./pets", "org/name", "bert-base-uncased", "org/name@v1", "train.csv"])
 def test_what_is_here_or_may_be_on_the_hub_is_kept(here, name):
     assert located(name, "model") == name
+
+
+def test_a_file_or_a_folder_of_this_machine(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here))
+    (here / "key.pem").write_text("")
+    assert local("key.pem", "--key").is_file()
+    assert local("~/key.pem", "--key") == here / "key.pem"
+    assert local(here, "--folder", folder=True) == here
+    for name, folder, message in (
+        ("kee.pem", False, "`--key='kee.pem'`: there is no such file .*Did you mean 'key.pem'"),
+        (".", False, "is a folder, and a file is needed"),
+        ("key.pem", True, "is a file, and a folder is needed. Correct"),
+        ("", True, "there is no such file or folder"),
+        ("x" * 300, False, "there is no such file or folder"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            local(name, "--key", folder)
 
 
 def test_a_tilde_is_the_home_folder(here, monkeypatch):

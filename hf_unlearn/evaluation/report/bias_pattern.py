@@ -42,15 +42,10 @@ def read_pattern(
         ValueError: only one of the two is given, there is no test set or it is a stream, a column, value or label is
             unknown, or the pattern never points away from the label.
     """
-    if bias_column is None and not bias_labels:
+    given = parse_pattern(bias_column, bias_labels)
+    if given is None:
         return None
-    column, labels = bias_column, _mapping(bias_labels or {})
-    if column is None or not labels:
-        missing, beside = ("bias_column", "bias_labels") if column is None else ("bias_labels", "bias_column")
-        raise ValueError(
-            f"`{missing}` is missing beside `{beside}`. Bias is measured by a column and by the labels that its values point "
-            "to, such as `bias_column: pattern` with `bias_labels: {present: 3}`."
-        )
+    column, labels = given
     if test is None or not hasattr(test, "column_names") or not hasattr(test, "__len__"):
         raise ValueError("`bias_column` needs a test set that is no stream. Name one, with `test_split`.")
     if column not in test.column_names:
@@ -76,6 +71,22 @@ def read_pattern(
             "be told from one that is right. Measure on a set where column and label are independent."
         )
     return pattern
+
+
+def parse_pattern(
+    bias_column: str | None, bias_labels: Mapping[Any, Any] | Sequence[str] | None
+) -> tuple[str, Mapping[Any, Any]] | None:
+    """Return the column and its labels as a mapping, None if neither is given. Raises ValueError if only one is given."""
+    if bias_column is None and not bias_labels:
+        return None
+    labels = _mapping(bias_labels or {})
+    if bias_column is None or not labels:
+        missing, beside = ("bias_column", "bias_labels") if bias_column is None else ("bias_labels", "bias_column")
+        raise ValueError(
+            f"`{missing}` is missing beside `{beside}`. Bias is measured by a column and by the labels that its values point "
+            "to, such as `bias_column: pattern` with `bias_labels: {present: 3}`."
+        )
+    return bias_column, labels
 
 
 def read_values(dataset: Any, column: str) -> list[str]:

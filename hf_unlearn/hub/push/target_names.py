@@ -1,5 +1,6 @@
 """Names of repositories, branches and tags, checked before anything is sent."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,11 +34,11 @@ def check_targets(
             )
     if overwrite_original is not None and overwrite_original != repo_id:
         raise PushError(
-            f"`overwrite_original={visible(overwrite_original)!r}` is not the repository of the push, {visible(repo_id)!r}."
+            f"`overwrite_original={visible(overwrite_original)!r}` is not the repository of the push, {visible(repo_id)!r}. Repeat that name."
         )
 
 
 def check_key(sign_key: str | Path | None) -> None:
     """Raise ValueError if there is no file `sign_key`."""
-    if sign_key is not None and not Path(sign_key).is_file():
+    if sign_key is not None and not os.path.isfile(sign_key):
         raise ValueError(f"`sign_key`: no file {visible(str(sign_key))}. Make one with `hf-unlearn receipt keygen`.")

@@ -175,7 +175,9 @@ class ForgottenRows:
             if not REQUEST_ID.fullmatch(rows.request):
                 raise ValueError("its request id is not valid")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"`private`: {path} is no private file of a receipt: {error}.") from error
+            raise ValueError(
+                f"`private`: {path} is no private file of a receipt: {error}. A run leaves it in its folder `_private`."
+            ) from error
         return rows
 
 

@@ -35,6 +35,8 @@ def generate_key(path: str | Path) -> Path:
     """
     serialization, ed25519 = _cryptography()
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"`key`: {path} is a folder. Name a file in it.")
     public = path.with_name(f"{path.name}.pub")
     for file in (path, public):
         if file.exists():
@@ -56,7 +58,9 @@ def _load_key(path: str | Path, argument: str, private: bool) -> Any:
         pem = Path(path).read_bytes()
         key = serialization.load_pem_private_key(pem, None) if private else serialization.load_pem_public_key(pem)
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"`{argument}`: {path} is no {kind} in PEM: {error}.") from error
+        raise ValueError(
+            f"`{argument}`: {path} is no {kind} in PEM: {error}. Give one that `hf-unlearn receipt keygen` made."
+        ) from error
     if not isinstance(key, ed25519.Ed25519PrivateKey if private else ed25519.Ed25519PublicKey):
         raise ValueError(f"`{argument}`: {path} holds a key of another kind than Ed25519.")
     return key

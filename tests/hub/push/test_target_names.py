@@ -55,13 +55,13 @@ def test_names_of_commits_and_refs_are_refused_as_branches(name):
         (["--tag", "v1", "--tag", "a..b"], "`tag='a..b'`"),
         (["--revision", "refs/heads/main"], "`revision='refs/heads/main'`"),
         (["--revision", "a" * 40], "`revision='aaaa"),
-        (["--overwrite-original", "alice/other"], "`overwrite_original='alice/other'`"),
+        (["--overwrite-original", "alice/other"], "`--overwrite-original='alice/other'`"),
         (["--repo", "alice/x\x1b]0;y"], "no name on the Hub"),
         (["--repo", "alice/"], "no name on the Hub"),
         (["--repo", "../../etc"], "no name on the Hub"),
-        (["--sign-key", "nowhere.pem"], "`sign_key`"),
-        (["--base-model", "../alice/secret"], "`base_model="),
-        (["--base-model", "x/y](javascript:alert(1))<img>"], "`base_model="),
+        (["--sign-key", "nowhere.pem"], "`--sign-key`"),
+        (["--base-model", "../alice/secret"], "`--base-model="),
+        (["--base-model", "x/y](javascript:alert(1))<img>"], "`--base-model="),
     ],
 )
 def test_names_are_checked_before_anything_is_sent(hub, run, capsys, words, message, dry):

@@ -56,7 +56,7 @@ def test_a_signature_of_other_bytes_is_invalid(published):
 
 def test_keys_are_not_overwritten_and_others_are_refused(tmp_path, published, capsys):
     assert main(["receipt", "keygen", "--output", str(tmp_path / "key.pem")]) == 2
-    assert "`key`" in capsys.readouterr().err
+    assert "`--output`: " in capsys.readouterr().err
     assert main(["receipt", "sign", "--receipt", str(published / RECEIPT), "--key", str(tmp_path / "none")]) == 2
     assert verify(published, "--public-key", published / "README.md") == 2
     assert verify(published, "--public-key", tmp_path / "key.pem") == 2  # the private one
