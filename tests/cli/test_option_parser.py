@@ -143,8 +143,8 @@ class Climb:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--rope", "10"], r"^`rope=10.0`: 'too long'\. Correct it, or leave it out\.$"),
-        (["--rope", "10", "--steps", "9"], "^`rope=10.0`"),
+        (["--rope", "10"], r"^`rope`: 'too long'\. Correct it, or leave it out\.$"),
+        (["--rope", "10", "--steps", "9"], "^`rope`: "),
         (["--knots", "10"], r"^`knots` must be at most 9\.$"),
     ],
 )
