@@ -38,7 +38,7 @@ def title(report: ReportData, measure: str) -> str:
     """Return what a measure is called, with its unit and the names of the report's bias pattern."""
     forgotten = report.run.get("forgotten_labels") or []
     if measure == "test_forgotten_accuracy" and report.run.get("classes") and 1 <= len(forgotten) <= 3:
-        return f"test accuracy, forgotten {'class' if len(forgotten) == 1 else 'classes'} {', '.join(forgotten)} (%)"
+        return f"test accuracy, forgotten {'class' if len(forgotten) == 1 else 'classes'} {', '.join(map(shown, forgotten))} (%)"
     bias = report.run.get("bias", {"column": "", "labels": {}})
     labels = ", ".join(dict.fromkeys(f"'{shown(name)}'" for name in bias["labels"].values()))
     return TITLES[measure].format(column=f"'{shown(bias['column'])}'", label=labels)
