@@ -123,7 +123,7 @@ class UnlearningArguments(TrainingArguments):
             )
         if self.trust_region is not None and not 0 <= self.trust_region < 1:
             raise ValueError(f"`trust_region` is a share of each tensor's norm, in [0, 1), got {self.trust_region}.")
-        if self.forget_target is not None and self.forget_target > 1:
+        if self.forget_target is not None and not self.forget_target <= 1:
             raise ValueError(f"`forget_target` is a share in [0, 1], got {self.forget_target}. Write 5 % as 0.05.")
         if self.weight_average is not None and not 0 <= self.weight_average < 1:
             raise ValueError(f"`weight_average` is a decay, in [0, 1), got {self.weight_average}.")
@@ -142,6 +142,10 @@ class UnlearningArguments(TrainingArguments):
             given = getattr(self, name)
             if given is not None and not 0 <= given < below:
                 raise ValueError(f"`{name}` must be at least 0 and below {below:g}, got {given}.")
+        if self.output_dir == "":
+            raise ValueError("`output_dir` is empty. Name a folder.")
+        if self.optim_args and any(part.count("=") != 1 for part in self.optim_args.split(",")):
+            raise ValueError("`optim_args` must be pairs such as 'a=1,b=2'.")
         for name in ("eval_steps", "save_steps", "logging_steps"):
             if not math.isfinite(getattr(self, name) or 0):
                 raise ValueError(f"`{name}` must be a finite number, got {getattr(self, name)}.")

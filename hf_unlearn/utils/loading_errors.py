@@ -132,13 +132,9 @@ def _difference(source: str | None, error: Exception) -> str | None:
         parts = {"lacks": wanted - found, "also has": found - wanted}
         what = " and ".join(f"{verb} `{'`, `'.join(sorted(names))}`" for verb, names in parts.items() if names)
         return f"a file {what}, unlike the files before it. Give all files the same columns." if what else None
-    if source is None or not isinstance(error, DatasetsError | ArrowException | TypeError | ValueError):
+    if source is None or not (isinstance(error, DatasetsError | ArrowException) or "Couldn't cast" in str(error)):
         return None
-    files = (
-        [Path(source)]
-        if os.path.isfile(source)
-        else sorted(Path(source).rglob("*"), key=lambda p: ("train" not in p.name, p))
-    )
+    files = sorted([Path(source), *Path(source).rglob("*")], key=lambda file: ("train" not in file.name, file))
     for same_numbers in (True, False):  # whole numbers and fractions go together in one file, and not always in two
         first: dict[tuple[str, str], str] = {}
         for file in (f for f in files if f.is_file()):
@@ -160,12 +156,10 @@ def _kinds(file: Path, same_numbers: bool) -> Iterator[tuple[str, str, str]]:
 
             for column in read_schema(file):
                 kind = re.sub("large_| not null", "", str(column.type))
+                if same_numbers:
+                    kind = re.sub(r"u?int\d+|double|(half)?float", "number", kind)
                 if "null" not in kind:  # or all values are missing
-                    yield (
-                        "",
-                        column.name,
-                        re.sub(r"u?int\d+|double|(half)?float", "number", kind) if same_numbers else kind,
-                    )
+                    yield "", column.name, kind
         elif file.suffix in JSON_LINES:
             with file.open(encoding="utf-8", errors="replace") as lines:
                 for number, line in enumerate(lines, 1):

@@ -18,6 +18,7 @@ from tests.support.runs import arguments
         ({"trust_region": 1.0}, "`trust_region`"),
         ({"trust_region": -0.1}, "`trust_region`"),
         ({"forget_target": 5}, "`forget_target`"),
+        ({"forget_target": float("nan")}, "`forget_target`"),
         ({"check_steps": 0}, "`check_steps`"),
         ({"retain_per_forget": 0}, "`retain_per_forget`"),
         ({"learning_rate": float("nan")}, "`learning_rate` must be at least 0 and below inf, got nan"),
@@ -28,6 +29,7 @@ from tests.support.runs import arguments
         ({"seed": -1}, "`seed`"),
         ({"seed": 2**32}, "`seed`"),
         ({"per_device_train_batch_size": 10**20}, "`per_device_train_batch_size`"),
+        ({"optim_args": "fast"}, "`optim_args` must be pairs"),
         ({"gradient_accumulation_steps": 0}, "`gradient_accumulation_steps` must be at least 1, got 0"),
         ({"save_steps": float("inf")}, "`save_steps` must be a finite number, got inf"),
         ({"eval_steps": float("nan")}, "`eval_steps` must be a finite number, got nan"),
@@ -63,3 +65,8 @@ def test_every_own_argument_has_help_and_unset_ones_take_the_methods_value(tmp_p
         -1,
     )
     assert unset.update is None
+
+
+def test_an_empty_output_dir_is_refused():
+    with pytest.raises(ValueError, match="`output_dir` is empty"):
+        UnlearningArguments(output_dir="", use_cpu=True)

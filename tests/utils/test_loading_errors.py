@@ -147,14 +147,14 @@ def test_an_interrupt_is_no_error_of_loading():
             [{"a": 2, "b": True}],
             "test.jsonl, line 1: column `b` holds true or false, and a mapping before.",
         ),
-        ([{"a": 1}], [{"a": 2}], "cast"),
+        ([{"a": 1}], [{"a": 2}], "TypeError: Couldn't cast"),
     ],
 )
 def test_a_value_of_another_kind_in_json_lines_is_named_and_not_quoted(tmp_path, train, test, message):
     for name, rows in (("train", train), ("test", test)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"a": \n')
     with pytest.raises(ValueError, match=f"^`dataset`: {re.escape(message)}"), loading("dataset", str(tmp_path)):
-        raise ValueError("cast")
+        raise TypeError("Couldn't cast")
 
 
 @pytest.mark.parametrize(
