@@ -64,7 +64,7 @@ class CommandParser(argparse.ArgumentParser):
 
     @property
     def _hint(self) -> str:
-        return f" `{self.prog} --help` explains every option."
+        return f" `{self.prog} --help` explains the options."
 
     def _describe_unknown(self, word: str) -> str:
         name = word.partition("=")[0]

@@ -70,7 +70,7 @@ def test_the_command_line_replaces_a_list_and_gathers_one_that_stands_twice():
         (["--step", "2"], {}, "`--step` is no option of `walk`. Did you mean `--steps`?"),
         (["--stesp=2"], {}, "`--stesp` is no option of `walk`. Did you mean `--steps`?"),
         (["--unlike", "2"], {}, "`--unlike` is no option of `walk`."),
-        (["--unlike", "2"], {}, "`walk --help` explains every option"),
+        (["--unlike", "2"], {}, "`walk --help` explains the options"),
         (["far"], {}, "`far` belongs to no option of `walk`"),
         (["--names", "u1", "-u7"], {}, "`-u7` belongs to no option.*`--option=-value`"),
         ([], {"steps": ["1", "2"]}, "`steps` in the recipe takes one value, and there is a list of 2"),

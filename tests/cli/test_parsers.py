@@ -27,7 +27,7 @@ def test_defaults_are_shown_where_an_option_has_one(capsys):
     [
         ("card out --rep a/b", "`--rep` is no option of `hf-unlearn card`. Did you mean `--repo`?"),
         ("push out --rep a/b", "`--rep` is no option of `hf-unlearn push`. Did you mean `--repo`?"),
-        ("push out", "`--repo` is missing. `hf-unlearn push --help` explains every option."),
+        ("push out", "`--repo` is missing. `hf-unlearn push --help` explains the options."),
         ("push --repo a/b", "`run_folder` is missing."),
         (
             "receipt sign --receipt r --kye k",
@@ -37,7 +37,7 @@ def test_defaults_are_shown_where_an_option_has_one(capsys):
         ("receipt", "`verify|prove|seal|keygen|sign` is missing."),
         ("receipt verfy", "invalid choice: 'verfy' (choose from "),
         ("demo --forget 3", "`--forget` is no option of `hf-unlearn demo`. Did you mean `--forget-class`?"),
-        ("demo --seed x", "argument --seed: invalid int value: 'x'. `hf-unlearn demo --help` explains every option."),
+        ("demo --seed x", "argument --seed: invalid int value: 'x'. `hf-unlearn demo --help` explains the options."),
         ("card out --repo=--", "expected one argument"),
         ("card out --repo", "expected one argument, and one that begins with `-` is written as `--option=-value`."),
     ],

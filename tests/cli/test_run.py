@@ -55,7 +55,7 @@ def test_a_wrong_type_is_named(tmp_path, capsys):
     usage, error = capsys.readouterr().err.splitlines()  # not all keys
     assert usage.startswith("usage: hf-unlearn run ")
     start = "hf-unlearn run: error: argument --learning_rate/--learning-rate: invalid float value: 'fast'. "
-    assert error == f"{start}`hf-unlearn run --help` explains every option."
+    assert error == f"{start}`hf-unlearn run --help` explains the options."
 
 
 @pytest.mark.parametrize("words", [["--method", "fine_tune"], ["--method=fine_tune"]])

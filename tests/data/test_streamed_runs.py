@@ -143,9 +143,9 @@ def test_folders_on_disk_are_read_by_the_command_line(disk, tmp_path, capsys, ki
         (["--forget_fraction", "0.1"], "`streaming` and `forget_fraction`"),
         (["--forget_class", "1", "--retrain", "true"], "`streaming` and `retrain`"),
         (["--forget_class", "1", "--train_rows", "5"], "`streaming` and `train_rows`"),
-        (["--forget_class", "9"], "`label='9'`"),
-        (["--forget_column", "person", "--forget_values", "u"], "`column='person'`"),
-        (["--forget_column", "user", "--forget_values", "user-1", "nobody"], "`values`: 1 of 2 are in no row"),
+        (["--forget_class", "9"], "`forget_class='9'`"),
+        (["--forget_column", "person", "--forget_values", "u"], "`forget_column='person'`"),
+        (["--forget_column", "user", "--forget_values", "user-1", "nobody"], "`forget_values`: 1 of 2 are in no row"),
         (["--forget_class", "1", "--train_split", "trian"], "`train_split='trian'`"),
     ],
 )

@@ -165,5 +165,5 @@ def test_whole_runs_print_and_write_nothing_of_their_rows(arch, tmp_path, capfd,
     assert leaks(tmp_path / "out", [token.encode()], said.out, said.err, caplog.text) == []
     assert main(["run", *map(str, words), "--overwrite", "true", "--forget_values", rows.users[0], "not-there"]) == 2
     said = capfd.readouterr()
-    assert "`values`: " in said.err
+    assert "`forget_values`: " in said.err
     assert leaks(tmp_path / "out", rows.needles, *said) == []

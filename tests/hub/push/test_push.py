@@ -204,7 +204,7 @@ def test_an_adapter_needs_a_base_that_others_find(hub, tmp_path, original, capsy
     assert "--base-model org/model" in error
     assert str(tmp_path) not in error
     assert main([*words, "--base-model", "alice/nowhere"]) == 2
-    assert "`base_model`: unknown base: alice/nowhere is not on the Hub" in capsys.readouterr().err
+    assert "`--base-model`: unknown base: alice/nowhere is not on the Hub" in capsys.readouterr().err
     assert sent(hub) == []
     assert main([*words, "--base-model", "alice/original"]) == 0
     config = json.loads(hub.content(REPO, "adapter_config.json"))
