@@ -138,3 +138,16 @@ def test_a_misspelt_class_or_column_is_answered_with_the_nearest():
         class_ids(data, "cat", "lable")
     with pytest.raises(ValueError, match="It has: 0 to 1"):
         class_ids(datasets.Dataset.from_dict({"label": [0, 1]}), 5)
+
+
+@pytest.mark.parametrize("written", ["Café", "café ", "cafe\u0301"])
+def test_a_class_that_is_written_otherwise_in_its_column_is_found_and_not_taken_for_another(written):
+    data = datasets.Dataset.from_dict({"label": [written, "tea"]})
+    with pytest.raises(ValueError, match="with other capitals, spaces or accents"):
+        class_ids(data, "café")
+
+
+def test_pictures_without_class_folders_are_told_apart_from_a_misspelt_column():
+    data = datasets.Dataset.from_dict({"image": ["a.png"]})
+    with pytest.raises(ValueError, match="a folder for each class"):
+        class_ids(data, "cat")
