@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,10 @@ LISTED = 50  # classes that an error lists
 def check_column(names: Iterable[str], name: str, argument: str) -> None:
     """Raise ValueError if `name`, the value of `argument`, is not one of the columns `names`."""
     if name not in names:
-        raise ValueError(
-            f"`{argument}={name!r}` is not a column of the data set; it has {', '.join(names)}.{did_you_mean(name, names)}"
-        )
+        hint = did_you_mean(name, names)
+        if argument == "label_column" and list(names) == ["image"]:
+            hint = " Make a folder for each class, as in `train/cat/1.png`, or list pictures and classes in a `metadata.csv`."
+        raise ValueError(f"`{argument}={name!r}` is not a column of the data set; it has {', '.join(names)}.{hint}")
 
 
 def arrow_column(dataset: datasets.Dataset, name: str, argument: str) -> Any:
@@ -186,7 +188,14 @@ def _classes(names: Sequence[str], present: set[Any], label_column: str, given: 
         return f"It has: {', '.join(names[:LISTED])}{more}.{did_you_mean(str(given), names)}"
     if present == set(range(len(present))):
         return f"It has: 0 to {len(present) - 1}."
+    if isinstance(given, str) and _plain(given) in map(_plain, present):
+        return f"Its column '{label_column}' has it with other capitals, spaces or accents. Write all labels as the model's `label2id`."
     return (
         f"Its column '{label_column}' holds {len(present)} different values, and does not name its classes. If these values are "
         "no classes, choose another `label_column`."
     )
+
+
+def _plain(name: object) -> str:
+    """Return a name without capitals, spaces around it and composed letters, by which names that look alike are found."""
+    return unicodedata.normalize("NFD", str(name)).strip().casefold()

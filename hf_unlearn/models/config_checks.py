@@ -84,13 +84,19 @@ def raw_config(source: str, revision: str | None = None) -> dict[str, Any]:
         OSError: there is no config.json.
     """
     if Path(source).is_dir() and not Path(source, "config.json").is_file():
-        inside = sorted(p.parent.name for p in Path(source).glob("*/config.json"))
-        hint = f" Did you mean {os.path.join(source, inside[-1])!r}?" if inside else ""
+        inside = [p.parent.name for p in Path(source).glob("*/config.json")]
+        best = max(inside, key=_promise, default="")
+        hint = f" Did you mean {os.path.join(source, best)!r}?" if inside else ""
         raise OSError(f"{source} is no folder of a model: it holds no config.json.{hint}")
     if Path(source).is_dir():
         return read_object(Path(source, "config.json")) or {}
     raw, _ = PretrainedConfig.get_config_dict(source, revision=revision)
     return raw
+
+
+def _promise(folder: str) -> tuple[bool, list[int]]:
+    """Order folders inside a folder by how likely the model is meant: `model` of a run, or the last checkpoint of a training."""
+    return folder == "model", [int(n) for n in re.findall(r"\d+", folder)]
 
 
 def read_config(source: str, revision: str | None = None, held: Held = FRESH) -> Any:
@@ -119,7 +125,9 @@ def read_config(source: str, revision: str | None = None, held: Held = FRESH) ->
             f"config.json in {source} names {'no model type' if kind is None else f'the model type {kind!r}'}, which this "
             "version of transformers does not know. Save the model again, or install a newer transformers."
         )
-    return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    config.architectures = config.architectures or []  # the Auto classes cannot look into None
+    return config
 
 
 def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, int | float]]:

@@ -149,7 +149,7 @@ def continuous_input(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Tenso
     if "pixel_values" in inputs:
         x = inputs["pixel_values"]
         return x, torch.ones((), device=x.device, dtype=x.dtype)
-    x = unwrap(model).get_input_embeddings()(inputs["input_ids"])  # type: ignore[operator]
+    x = _embeddings(model)(inputs["input_ids"])
     x = (x[0] if isinstance(x, tuple) else x).detach()  # I-BERT adds a scale
     mask = inputs.get("attention_mask")
     return x, (torch.ones(x.shape[:2], device=x.device) if mask is None else mask)[..., None].to(x.dtype)
@@ -180,21 +180,41 @@ def classify(model: nn.Module, inputs: Mapping[str, Any], edit: Edit | None = No
         return logits_of(model(**in_precision(model, {**inputs, "pixel_values": pixels})))
     if edit is None:
         return logits_of(model(**inputs))
-    embeddings = unwrap(model).get_input_embeddings()  # type: ignore[operator]
+    embeddings, length = _embeddings(model), inputs["input_ids"].shape[1]
     # XLNet embeds (T, B) token ids, and an edit works on (B, T, E).
     swapped = getattr(getattr(unwrap(model), "config", None), "model_type", None) == "xlnet"
+    calls: list[bool] = []
 
     def edited(_module: Any, _inputs: Any, output: Any) -> Any:
+        calls.append(True)
+        if len(calls) > 1:  # a decoder that shares the table
+            return output
         found = output[0] if isinstance(output, tuple) else output
-        new = edit(found.transpose(0, 1)).transpose(0, 1) if swapped else edit(found)
-        new = new.to(found.dtype)
+        own = found.transpose(0, 1) if swapped else found
+        new = edit(own[:, :length])
+        if own.shape[1] > length:  # Longformer pads to whole windows
+            new = torch.cat([new, own[:, length:]], 1)
+        new = (new.transpose(0, 1) if swapped else new).to(found.dtype)
         return (new, *output[1:]) if isinstance(output, tuple) else new
 
     handle = embeddings.register_forward_hook(edited)
     try:
-        return logits_of(model(**inputs))
+        logits = logits_of(model(**inputs))
     finally:
         handle.remove()
+    if not calls:
+        raise ValueError(
+            f"`model`: {type(unwrap(model)).__name__} does not read its texts through `get_input_embeddings()`, so noise cannot act "
+            "on them. Use a classifier of another architecture."
+        )
+    return logits
+
+
+def _embeddings(model: nn.Module) -> Any:
+    """The table of embeddings through which the model reads its tokens: of two, that of the encoder."""
+    inner: Any = unwrap(model)
+    both = getattr(getattr(inner, "config", None), "is_encoder_decoder", False)
+    return (inner.get_encoder() if both else inner).get_input_embeddings()
 
 
 def logits_of(output: Any) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.large_tensors import Collector
-from .forward import classify, eval_mode, model_inputs, on_device
+from .forward import classify, eval_mode, model_inputs, on_device, unwrap
 from .processor import Processor
 from .structure import last_layer_inputs
 
@@ -44,11 +44,32 @@ def answers(
         with torch.no_grad(), eval_mode(model):
             if features:
                 with last_layer_inputs(model) as seen:
-                    logits = classify(model, inputs)
+                    logits = _classified(model, inputs)
                 read = _features_of(logits, *seen[-1])
             else:
-                logits = classify(model, inputs)
+                logits = _classified(model, inputs)
         yield Answers(part, inputs, logits, batch["labels"].cpu() if "labels" in batch else None, read)
+
+
+def _classified(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
+    """The logits of `classify`. Raise ValueError, naming `model`, if it cannot read the inputs or gives no logits of rows."""
+    kind = f"`model`: {type(unwrap(model)).__name__}"
+    try:
+        logits = classify(model, inputs)
+    except (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except Exception as error:  # each architecture has its own way to fail
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise ValueError(
+            f"{kind} does not classify rows of {', '.join(inputs)} ({reason}). Use a classifier of whole pictures or texts, with "
+            "the image processor or tokenizer that it was trained with."
+        ) from error
+    if logits.ndim != 2:
+        raise ValueError(
+            f"{kind} gives outputs of shape {tuple(logits.shape)}, and one row of scores is needed for each picture or text. Use a "
+            "model `...ForImageClassification` or `...ForSequenceClassification`."
+        )
+    return logits
 
 
 def _features_of(logits: Tensor, features: Tensor, outputs: Tensor) -> Tensor:

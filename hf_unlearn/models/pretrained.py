@@ -117,13 +117,14 @@ def _load_whole(
             "config.json. Correct config.json (for a head: `id2label` and `label2id`), or save the whole model again."
         )
     absent = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+    unread = sorted(found["unexpected_keys"])
     if missing := sorted(absent - set(elsewhere)):
+        instead = f" The model does not read {len(unread)} others, such as {unread[0]}." if unread else ""
         raise ValueError(
-            f"{source} is no trained classifier: it lacks {len(missing)} weights, such as {missing[0]}. Save the whole model "
-            "with `save_pretrained`."
+            f"{source} is no trained classifier: it lacks {len(missing)} weights, such as {missing[0]}.{instead} Save the whole "
+            "model, without a wrapper around it, with `save_pretrained`."
         )
-    if found["unexpected_keys"]:
-        unread = sorted(found["unexpected_keys"])
+    if unread:
         logger.warning("%s holds %d weights that the model does not read, such as %s.", source, len(unread), unread[0])
     with torch.no_grad():
         for name, parameter in model.named_parameters():

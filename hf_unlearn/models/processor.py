@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..data.bad_rows import CellError, check_row, first_row
 from ..data.class_names import align_labels
 from ..data.columns import find_label_column
+from .architectures import check_architecture
 from .forward import Batch, is_text_model, model_inputs, unwrap
 from .image_inputs import ReadableSizes, check_picture, read_picture
 from .labels import check_head, class_number, head_names, is_missing
@@ -44,6 +45,7 @@ class Processor:
         text_column: str | Sequence[str] | None = None,
         label_column: str | None = None,
     ) -> None:
+        check_architecture(model)
         self.config: Any = unwrap(model).config
         self.text = is_text_model(model)
         self.processing_class: Any = processing_class

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.image_processing_base import ImageProcessingMixin
 
 from .adapters import base_classifier
 
@@ -247,7 +248,7 @@ def position_limit(model: nn.Module, config: Any) -> tuple[int | None, bool]:
 
 def check_tokenizer(tokenizer: Any, vocabulary: int | None) -> None:
     """Raise ValueError if `tokenizer` is none, knows no words, or has more words than the model's `vocabulary`."""
-    if not callable(tokenizer):
+    if not callable(tokenizer) or isinstance(tokenizer, ImageProcessingMixin):
         raise ValueError(
             f"`processing_class` is a {type(tokenizer).__name__}, no tokenizer of transformers. Load it with "
             "`AutoTokenizer.from_pretrained(...)`, or wrap it: `PreTrainedTokenizerFast(tokenizer_object=...)`."

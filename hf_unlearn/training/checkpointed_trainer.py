@@ -131,7 +131,13 @@ class CheckpointedTrainer(Trainer):
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Also save a run that was asked to end: with `save_strategy="best"`, this result decides what is saved."""
-        return super()._determine_best_metric(metrics, trial) or bool(self.interrupted)
+        try:
+            return super()._determine_best_metric(metrics, trial) or bool(self.interrupted)
+        except KeyError as error:
+            raise ValueError(
+                f"`metric_for_best_model={self.args.metric_for_best_model!r}` is not among the measures of an evaluation: "
+                f"{', '.join(metrics)}. Choose one of these, or pass `compute_metrics`."
+            ) from error
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate the averaged weights, because the run ends with those."""

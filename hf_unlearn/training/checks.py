@@ -68,6 +68,11 @@ def check_data(
             processor.check(data, argument)
             raise ValueError(f"`{argument}` has no label column, and `method={name!r}` needs labels.")
         check_rows(processor, data, argument, labels)
+        if labels and not set(processor.label_columns) & first_row(data, argument).keys():
+            raise ValueError(
+                f"`{argument}`, row 0: it has no label once its transform ran, and `method={name!r}` needs labels. Let the transform "
+                f"return the column '{processor.label_columns[0]}' too."
+            )
     if retain is not None and hasattr(retain, "__len__") and len(retain) == 0:
         raise ValueError("`retain_dataset` is empty. Leave it out, or pass the rows to keep.")
     if all(hasattr(d, "select_columns") and hasattr(d, "__len__") for d in (forget, retain)):

@@ -170,3 +170,16 @@ def test_values_of_several_kinds_are_named_by_the_first_row_of_another_kind(tmp_
         pytest.skip("this version of datasets reads such a column in another way")
     with pytest.raises(ValueError, match=r"`column='user'` is a column of values of several kinds \(see row 2\)"):
         ForgetRequest(column="user", values=["a"]).split(data)
+
+
+@pytest.mark.parametrize("written", ["Café", "café ", "cafe\u0301"])
+def test_a_class_that_is_written_otherwise_in_its_column_is_found_and_not_taken_for_another(written):
+    data = datasets.Dataset.from_dict({"label": [written, "tea"]})
+    with pytest.raises(ValueError, match="with other capitals, spaces or accents"):
+        class_ids(data, "café")
+
+
+def test_pictures_without_class_folders_are_told_apart_from_a_misspelt_column():
+    data = datasets.Dataset.from_dict({"image": ["a.png"]})
+    with pytest.raises(ValueError, match="a folder for each class"):
+        class_ids(data, "cat")

@@ -17,7 +17,7 @@ from hf_unlearn.models.config_checks import (
     shapes_in,
     weights_file,
 )
-from hf_unlearn.models.pretrained import load_classifier
+from hf_unlearn.models.pretrained import classifier_class, load_classifier
 from tests.support.models import build
 
 
@@ -106,10 +106,15 @@ def test_a_folder_without_weights_or_with_a_pickle_says_what_is_missing(folder):
         weights_file(str(folder))
 
 
-def test_a_folder_of_checkpoints_names_the_last_of_them(tmp_path):
-    for name in ("checkpoint-10", "checkpoint-20"):
-        build("bert").save_pretrained(tmp_path / name)
-    with pytest.raises(OSError, match=r"holds no config\.json\. Did you mean .*checkpoint-20'"):
+@pytest.mark.parametrize(
+    ("inside", "meant"),
+    [(("checkpoint-500", "checkpoint-1000"), "checkpoint-1000"), (("model", "retrained", "checkpoint-20"), "model")],
+)
+def test_a_folder_of_models_names_the_likeliest_of_them(tmp_path, inside, meant):
+    for name in inside:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    with pytest.raises(OSError, match=rf"holds no config\.json\. Did you mean .*{meant}'"):
         raw_config(str(tmp_path))
 
 
@@ -130,3 +135,10 @@ def test_class_names_and_a_type_of_another_kind_are_named(folder, name, value):
     change(folder, **{name: value})
     with pytest.raises(ValueError, match=rf"config\.json.*({name}|the model type)"):
         read_config(str(folder))
+
+
+@pytest.mark.parametrize("kind", ["deit", "levit"])
+def test_an_architecture_with_two_classifiers_is_built_from_a_configuration_that_names_none(tmp_path, kind):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "num_hidden_layers": 1}))
+    config = read_config(str(tmp_path))
+    assert type(check_size(classifier_class(config), config, FRESH)).__name__.endswith("ForImageClassification")

@@ -58,3 +58,24 @@ def test_rows_are_read_as_they_are_asked_for():
     first = next(iterator)
     assert read == [0, 1, 2]
     assert first.labels.tolist() == [row["label"] for row in first.rows]
+
+
+def test_a_model_for_another_task_is_refused_with_the_class_to_use():
+    model = transformers.BertForMaskedLM(build("bert").config)
+    with pytest.raises(
+        ValueError, match=r"`model`: BertForMaskedLM gives outputs of shape \(3, \d+, 28\).*ForSequenceClass"
+    ):
+        predict(model, text_data(3), Processor(model, tokenizer()))
+
+
+def test_what_a_model_says_of_rows_that_it_does_not_read_names_the_model():
+    model = transformers.BertModel(build("bert").config)
+    with pytest.raises(ValueError, match=r"`model`: BertModel does not classify rows of .*\(AttributeError: .*logits"):
+        predict(model, text_data(3), Processor(model, tokenizer()))
+
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError
+
+    model.forward = full
+    with pytest.raises(torch.OutOfMemoryError):
+        predict(model, text_data(3), Processor(model, tokenizer()))

@@ -184,6 +184,16 @@ def test_weights_that_are_no_finite_numbers_are_named(tmp_path, value):
         load_classifier(str(tmp_path), text_data(2))
 
 
+def test_weights_under_the_names_of_a_wrapper_are_shown(tmp_path):
+    build("bert").save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    save_file({f"module.{name}": tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"does not read \d+ others, such as module\.bert.* without a wrapper around it"
+    ):
+        load_classifier(str(tmp_path), text_data(2))
+
+
 def test_an_adapter_that_names_no_base_is_refused(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match="names no base"):

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from hf_unlearn.models.forward import classify, continuous_input, model_inputs, replace_by
 from hf_unlearn.models.processor import Processor
 from hf_unlearn.models.text_inputs import check_tokenizer, find_text_columns, named_columns
-from tests.support.data import tokenizer
+from tests.support.data import image_processor, tokenizer
 from tests.support.models import build
 
 SMALL = {
@@ -204,9 +204,24 @@ def test_a_tokenizer_may_state_a_shorter_limit():
     assert len(Processor(build("bert"), words(model_max_length=20))({"text": LONG})["input_ids"]) == 20
 
 
-@pytest.mark.parametrize("made", [xlnet(), model("IBert")])
+def shared(made):
+    """A model whose encoder and decoder use one table, as `resize_token_embeddings` leaves them."""
+    made.set_input_embeddings(made.get_input_embeddings())
+    return made
+
+
+T5 = {"d_model": 16, "num_layers": 1, "num_heads": 2, "d_kv": 8, "d_ff": 32, "decoder_start_token_id": 0}
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        xlnet(), model("IBert"), bart(), shared(bart()), model("T5", **T5), shared(model("T5", **T5)),
+        model("Longformer", attention_window=[4, 4]),
+    ],
+)  # fmt: skip
 def test_noise_acts_on_the_embeddings_of_every_architecture(made):
-    """XLNet embeds token ids with the sequence first, and I-BERT returns a scale beside its embeddings."""
+    """XLNet embeds token ids with the sequence first, I-BERT returns a scale beside its embeddings, Longformer pads its input."""
     batch = model_inputs(Processor(made, words()).collate([{"text": "w1 w2 w3"}, {"text": "w4"}]))
     with torch.no_grad():
         x, mask = continuous_input(made, batch)
@@ -230,7 +245,7 @@ def test_a_tokenizer_without_words_is_refused(tmp_path, kind):
 def test_a_tokenizer_of_another_model_is_refused():
     with pytest.raises(ValueError, match="8 tokens beyond the model's vocabulary of 20: it belongs to another model"):
         Processor(model("Bert", vocab_size=20), words())
-    for wrong in ("bert-base-uncased", words().backend_tokenizer):
+    for wrong in ("bert-base-uncased", words().backend_tokenizer, image_processor()):
         with pytest.raises(ValueError, match=r"`processing_class` is a .*, no tokenizer of transformers"):
             Processor(build("bert"), wrong)
 

@@ -234,6 +234,17 @@ def test_evaluation_best_model_and_resume_together(tmp_path, name):
     assert resumed.outcome == whole.outcome
 
 
+def test_a_measure_of_the_best_model_that_nothing_gives_is_named_with_those_there_are(tmp_path):
+    trainer = trainer_for(
+        "vit", tmp_path, FineTune(), eval_dataset=data_for("vit", 8, 7), load_best_model_at_end=True, max_steps=1,
+        metric_for_best_model="accuracy", eval_strategy="steps", save_strategy="steps", eval_steps=1, save_steps=1,
+    )  # fmt: skip
+    with pytest.raises(
+        ValueError, match=r"`metric_for_best_model='accuracy'` is not among .*: eval_loss, .*`compute_metrics`"
+    ):
+        trainer.train()
+
+
 @pytest.mark.parametrize(
     "arch", ["vit", "resnet", "bert", *slow("swin", "deit", "dinov2", "convnext", "distilbert", "roberta")]
 )

@@ -134,6 +134,15 @@ def test_missing_labels_are_refused_where_they_are_needed(tmp_path):
     assert trainer.state.global_step == 3
 
 
+def test_a_transform_that_leaves_out_the_label_is_refused_where_labels_are_needed(tmp_path):
+    data = class_split("vit").forget
+    forget = data.with_transform(lambda rows: {"pixel_values": rows["pixel_values"]})
+    with pytest.raises(
+        ValueError, match=r"`forget_dataset`, row 0: it has no label once its transform ran.*'label' too"
+    ):
+        make_trainer(tmp_path, method=GradientAscent(), forget_dataset=forget)
+
+
 def without_label(data, row=3, value=None):
     labels = [value if i == row else v for i, v in enumerate(data["label"])]
     return data.remove_columns("label").add_column("label", labels)

@@ -154,6 +154,44 @@ def test_gradients_without_vectorising_are_the_same_and_the_log_says_why(caplog)
     assert "one after another" in caplog.text
 
 
+SIZES = {
+    "vocab_size": 28,
+    "num_labels": 4,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 40,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("opt", {"hidden_size": 16, "ffn_dim": 32, "word_embed_proj_dim": 16}),
+        ("longformer", {"hidden_size": 16, "intermediate_size": 32, "attention_window": [4]}),
+        ("xlm", {"emb_dim": 16, "n_layers": 1, "n_heads": 2}),
+        ("big_bird", {"hidden_size": 16, "intermediate_size": 32, "attention_type": "original_full"}),
+    ],
+)
+def test_influence_of_models_that_take_no_other_mask_or_return_expanded_gradients(kind, sizes):
+    config = transformers.AutoConfig.for_model(kind, **{**SIZES, **sizes, "pad_token_id": 0})
+    model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
+    processor = Processor(model, processing_class("bert"))
+    rows, names = [processor(row) for row in data_for("bert", 4)], [n for n, _ in model.named_parameters()]
+    move, fisher = influence(model, names, Sample(rows[:2], processor.collate), Sample(rows[2:], processor.collate))
+    batch = processor.collate(rows[2:])
+    squares = dict.fromkeys(names, 0.0)
+    for i in range(2):
+        model.zero_grad()
+        model(**{k: v[i : i + 1] for k, v in batch.items()}).loss.backward()
+        squares = {
+            n: squares[n] + (0.0 if p.grad is None else p.grad.square() / 2) for n, p in model.named_parameters()
+        }
+    found = torch.cat([fisher[n].flatten() for n in names])
+    wanted = torch.cat([torch.zeros_like(fisher[n]).add(squares[n]).flatten() for n in names])
+    assert torch.allclose(found - wanted, (found - wanted).mean().expand_as(found), rtol=1e-3, atol=1e-6)  # the damping
+    assert all(torch.isfinite(m).all() for m in move.values())
+
+
 def test_gradients_of_a_model_that_returns_tuples_are_the_same(caplog):
     model = trained("bert")
     processor = Processor(model, processing_class("bert"))
