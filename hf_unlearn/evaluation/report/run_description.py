@@ -95,8 +95,10 @@ def _named_classes(config: Any, names: list[str]) -> dict[str, Any]:
 def _pair_of_texts(run: FinishedRun) -> dict[str, bool]:
     """Return `text_pair` if the model was given pairs of texts."""
     texts, rows = run.processor.texts, run.forget_dataset if run.forget_dataset is not None else run.retain_dataset
-    names = getattr(rows, "column_names", None)
-    return {"text_pair": True} if texts is not None and names and len(texts.columns(names)) == 2 else {}
+    if texts is None or rows is None:
+        return {}
+    names = getattr(rows, "column_names", None) or next(iter(rows))
+    return {"text_pair": True} if len(texts.columns(names)) == 2 else {}
 
 
 def origin(model: Any, revision: str | None = None, fetch: bool = False) -> dict[str, Any]:
