@@ -60,7 +60,7 @@ def main(words: Sequence[str]) -> int:
             job = prepare(run, UnlearningArguments(output_dir=folder, overwrite=True, seed=options.seed, **quiet))
             if request not in retrained:
                 retrained[request] = retrain(job)
-            rows = run.request().describe(class_names(job.model.config, job.train, label_column=run.label_column))
+            rows = run.request().describe(class_names(job.model.config))
             print(f"\nForgetting {rows} with {METHODS[key].__name__}", flush=True)
             trainer, report = unlearn(job, METHODS[key](), retrained[request])
             report.save(folder)

@@ -58,7 +58,7 @@ def record_receipt(job: Job, trainer: UnlearningTrainer, report: UnlearningRepor
 
 def record_request(job: Job, trainer: UnlearningTrainer) -> dict[str, Any]:
     """Return what only a run from a recipe knows: the request in words, the sources of model and data, and the recipe's keys."""
-    run, labels = job.run, class_names(job.model.config, job.train, label_column=job.run.label_column)
+    run, labels = job.run, class_names(job.model.config)
     attribute = getattr(trainer.method, "attribute", None)
     found = origin(job.model, run.model_revision or "main", fetch=True) | data_source(job.train)
     if run.dataset == "digits":

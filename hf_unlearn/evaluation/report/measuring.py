@@ -93,7 +93,7 @@ def fill(
     report.seconds = {"unlearning": run.seconds}
     if retrained_seconds:
         report.seconds |= {"retraining": retrained_seconds, "ratio": run.seconds / retrained_seconds}
-    report.run |= describe_run(run, retain, test, {name: len(rows) for name, rows in sets.items()})
+    report.run |= describe_run(run, retain, {name: len(rows) for name, rows in sets.items()})
     if run.outcome is not None:
         _doubt(run, outputs["original"])
         found = cautions(run, retain, test, outputs["original"])

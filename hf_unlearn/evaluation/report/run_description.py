@@ -12,7 +12,6 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
 from ...data.class_names import is_numbering
-from ...data.columns import find_label_column
 from ...models.adapters import is_adapted
 from ...models.snapshot import weights_digest
 from ...models.structure import find_heads, prefixes
@@ -27,11 +26,11 @@ SHOWN_ARGUMENTS = (
 COMMIT = re.compile("[0-9a-f]{40}")
 
 
-def describe_run(run: FinishedRun, retain: Any | None, test: Any | None, sizes: Mapping[str, int]) -> dict[str, Any]:
+def describe_run(run: FinishedRun, retain: Any | None, sizes: Mapping[str, int]) -> dict[str, Any]:
     """Return what any trainer knows about its run. `sizes`: set -> number of rows that were measured."""
     sets: dict[str, Any] = {"forget": run.forget_dataset, "retain": retain}
     config, classes = run.model.config, run.reference.forgotten_classes
-    labels = class_names(config, *sets.values(), test, label_column=run.processor.label_column)
+    labels = class_names(config)
     return {
         "task": "text-classification" if run.processor.text else "image-classification",
         "method": run.method.describe(),
@@ -48,7 +47,7 @@ def describe_run(run: FinishedRun, retain: Any | None, test: Any | None, sizes: 
         **data_source(run.forget_dataset if run.forget_dataset is not None else retain),
         "sets": {name: len(data) for name, data in sets.items() if hasattr(data, "__len__")},
         "rows": dict(sizes),
-        **_named_classes(config, labels),
+        **({} if is_numbering(enumerate(labels)) else {"classes": list(map(shown, labels))}),
         "forgotten_classes": list(classes),
         "forgotten_labels": [shown(labels[c]) for c in classes if c < len(labels)],
         "versions": {"torch": torch.__version__.split("+")[0], "transformers": transformers.__version__},
@@ -57,23 +56,13 @@ def describe_run(run: FinishedRun, retain: Any | None, test: Any | None, sizes: 
     }
 
 
-def class_names(config: Any, *datasets: Any, label_column: str | None = None) -> list[str]:
+def class_names(config: Any) -> list[str]:
     """Return the names of the model's labels, in the order of their ids.
 
-    If they only repeat the numbers, as `LABEL_0` does, the names in the label column of a data set with as many classes are returned
-    instead, if there is one.
+    The names that only the data set has are never taken: they may be those of persons, and reports and cards are published.
     """
     names = getattr(config, "id2label", None) or {}
-    ours = [str(name) for _, name in sorted((int(i), name) for i, name in names.items())]
-    if not is_numbering(enumerate(ours)):
-        return ours
-    for data in datasets:
-        features = getattr(data, "features", None) or {}
-        column = find_label_column(data, label_column) if features else None
-        theirs = getattr(features.get(column), "names", None) or []
-        if len(theirs) == len(ours) and not is_numbering(enumerate(theirs)):
-            return list(theirs)
-    return ours
+    return [str(name) for _, name in sorted((int(i), name) for i, name in names.items())]
 
 
 def _is_head_only(run: FinishedRun) -> bool:
@@ -83,13 +72,6 @@ def _is_head_only(run: FinishedRun) -> bool:
     except ValueError:  # no head is known
         return False
     return all(name.startswith(heads) for name in run.updated)
-
-
-def _named_classes(config: Any, names: list[str]) -> dict[str, Any]:
-    """Return `classes`, their names, and `named_by`, `model` or `data`; nothing if there are only numbers."""
-    if is_numbering(enumerate(names)):
-        return {}
-    return {"classes": list(map(shown, names)), "named_by": "model" if names == class_names(config) else "data"}
 
 
 def _pair_of_texts(run: FinishedRun) -> dict[str, bool]:

@@ -1,14 +1,14 @@
 """Where the original and the data come from, as a report records it."""
 
-from types import SimpleNamespace
-
 import datasets
 import pytest
 import transformers
 
-from hf_unlearn.evaluation.report.run_description import class_names, data_source, origin
-from tests.support.data import text_data
-from tests.support.models import trained
+from hf_unlearn import ForgetRequest, JiT
+from hf_unlearn.evaluation.report.run_description import data_source, origin
+from tests.support.data import pixel_data, text_data
+from tests.support.models import build, trained
+from tests.support.runs import trainer_for
 
 
 def hub_cache(root, monkeypatch, name="alice/vit", commits=("a" * 40,), model="vit"):
@@ -62,21 +62,18 @@ def test_data_from_the_hub_is_named_with_its_commit(tmp_path):
         assert data_source(local)["dataset"] is None
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs", "names"),
-    [
-        (["bird", "cat"], ["Vogel", "Katze"], ["bird", "cat"]),
-        (["LABEL_0", "LABEL_1"], ["bird", "cat"], ["bird", "cat"]),
-        (["0", "1"], ["bird", "cat"], ["bird", "cat"]),
-        (["LABEL_0", "LABEL_1"], ["0", "1"], ["LABEL_0", "LABEL_1"]),
-        (["LABEL_0", "LABEL_1"], ["bird", "cat", "dog"], ["LABEL_0", "LABEL_1"]),  # who knows which is which
-        (["LABEL_0", "cat"], ["bird", "cat"], ["LABEL_0", "cat"]),
-        (["LABEL_0", "LABEL_1"], None, ["LABEL_0", "LABEL_1"]),
-    ],
-)
-@pytest.mark.parametrize("column", ["label", "kind"])
-def test_names_of_classes_are_those_of_the_model_or_else_of_the_data(ours, theirs, names, column):
-    config = SimpleNamespace(id2label={str(i): name for i, name in enumerate(ours)})
-    feature = datasets.Value("int64") if theirs is None else datasets.ClassLabel(names=theirs)
-    data = datasets.Dataset.from_dict({column: [0, 1]}, features=datasets.Features({column: feature}))
-    assert class_names(config, None, [{"label": 0}], data, label_column=column) == names
+@pytest.mark.parametrize("names", [["bird", "cat"], ["LABEL_0", "LABEL_1"], ["LABEL_0", "cat"]])
+def test_classes_are_named_by_the_model_and_never_by_the_data(tmp_path, names):
+    """Names that only the data has may be those of persons, and a report is published."""
+    model = build("vit", labels=2)
+    model.config.id2label, model.config.label2id = dict(enumerate(names)), {n: i for i, n in enumerate(names)}
+    feature = datasets.ClassLabel(names=names if names[0] == "bird" else ["Ada", "Bob"])
+    rows = pixel_data(24).filter(lambda r: r["label"] < 2).cast_column("label", feature)
+    trainer = trainer_for(
+        "vit", tmp_path, JiT(num_perturbations=1), model=model, split=ForgetRequest(label=1).split(rows), max_steps=1
+    )
+    trainer.train()
+    run = trainer.report().run
+    assert run["forgotten_labels"] == [names[1]]
+    assert run.get("classes") == (None if names[1] == "LABEL_1" else names)
+    assert "Ada" not in str(run) + str(trainer.measured.to_markdown())
