@@ -92,7 +92,8 @@ def unlearn(
     )
     report.run |= record_request(job, trainer)
     if job.retrained_with is not None:
-        start = None if job.base is None else job.base.describe()
+        unknown = job.run.model_config is None and job.run.base_model != "none"
+        start = job.base.describe() if job.base else None if unknown else "none"
         report.run["retraining"] = asdict(job.retrained_with) | {"base": start, "void": bool(report.void)}
     return trainer, report
 
@@ -127,7 +128,7 @@ def retrain(job: Job, wanted: float | None = None) -> tuple[nn.Module, float]:
     """
     assert job.split is not None
     split, folder = job.split, Path(job.args.output_dir or ".") / "retrained"
-    start = "random weights: no base is known" if job.base is None else f"the base {job.base.source}"
+    start = "random weights" if job.base is None else f"the base {job.base.source}"
     print(f"Retraining without the {len(split.forget)} rows to forget, for comparison, from {start}", flush=True)
     settings = trainings(job.run, len(split.forget) + len(split.retain), len(split.retain), job.base is not None)
     if wanted is None and len(settings) > 1:

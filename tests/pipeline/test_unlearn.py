@@ -185,12 +185,13 @@ def test_a_retraining_starts_from_the_base_that_the_card_names(tmp_path, words, 
     assert len(pairs) > 20
     assert all(torch.allclose(before, after, atol=1e-6) for before, after in pairs)
     main([*still, "--base_model", "none"])
-    assert "for comparison, from random weights: no base is known" in capsys.readouterr().out
+    assert "for comparison, from random weights" in capsys.readouterr().out
     (tmp_path / "original" / "README.md").write_text(f"---\nbase_model: {tmp_path / 'gone'}\n---\n")
     main(still)
     said = capsys.readouterr().out
     assert "the model's card names a base that cannot be used." in said
     assert "from random weights" in said
+    assert "whether the original did is not known" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

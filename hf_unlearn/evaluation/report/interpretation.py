@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ...utils.hub_names import HUB_ID
+from ...utils.safe_text import shown
 from .report_data import ReportData
+from .run_description import COMMIT
 from .table import cell
 
 # Measure -> subject of the sentence, and what a value above and a value below the retrained model's means.
@@ -40,6 +43,10 @@ LIMITS = [
     "forgotten (Chen et al., arXiv 2005.02205). Figures of a small forget set narrow such a guess further.",
 ]
 ONE_DRAW = "One retrained model is one draw: models that are retrained with other seeds differ among themselves."
+RANDOM_START = (
+    "The retrained model started from random weights, and whether the original did is not known. If the original was fine-tuned "
+    "from a pretrained base, this retrained model is no yardstick: name that base in `base_model`."
+)
 PATCH_LIMIT = (
     "The update is a patch: an adapter beside its base. The base is unchanged and still knows everything. Whoever has both has the "
     "original, so publishing a patch is no erasure. To erase, merge the patch into the weights and do not publish the base."
@@ -71,7 +78,25 @@ def notes(report: ReportData) -> list[str]:
 def limits(report: ReportData) -> list[str]:
     """Return sentences that say what the figures of this report do not prove."""
     patch = report.run.get("patch") or report.run.get("adapter")
-    return [*([PATCH_LIMIT] if patch else []), *LIMITS, *([ONE_DRAW] if "retrained" in report.models else [])]
+    return [
+        *([PATCH_LIMIT] if patch else []),
+        *LIMITS,
+        *(_of_the_yardstick(report) if "retrained" in report.models else []),
+    ]
+
+
+def _of_the_yardstick(report: ReportData) -> list[str]:
+    """Return sentences about the retrained model, and say which base it started from if the report knows."""
+    retraining = report.run.get("retraining") or {}
+    base = retraining.get("base", "")
+    if base is None:
+        return [ONE_DRAW, RANDOM_START]
+    if isinstance(base, Mapping):
+        name, commit = str(base.get("id") or ""), str(base.get("revision") or "")
+        place = name if HUB_ID.fullmatch(name) else "a folder"  # a report may be anybody's file
+        at = f" at commit {commit}" if COMMIT.fullmatch(commit) else ""
+        return [ONE_DRAW, f"The retrained model started from the base of the original, in {shown(place)}{at}."]
+    return [ONE_DRAW]
 
 
 def reading(report: ReportData) -> list[str]:

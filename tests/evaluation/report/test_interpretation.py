@@ -70,3 +70,23 @@ def test_a_patch_is_no_erasure(key):
     assert PATCH_LIMIT not in limits(plain)
     plain.run[key] = {"adapter": "lora"} if key == "patch" else True
     assert limits(plain)[0] == PATCH_LIMIT
+
+
+def test_where_the_retrained_model_started_from_is_said_if_it_is_known():
+    def last(**retraining):
+        run = {"retraining": retraining} if retraining else {}
+        return limits(UnlearningReport(models={"retrained": {}}, run=run))[-1]
+
+    assert last().startswith("One retrained model is one draw")
+    assert last(base="none").startswith("One retrained model is one draw")
+    assert "this retrained model is no yardstick: name that base in `base_model`" in last(base=None)
+    base = {"id": "org/base", "revision": "a" * 40, "named_by": "the model's card"}
+    assert (
+        last(base=base)
+        == f"The retrained model started from the base of the original, in org/base at commit {'a' * 40}."
+    )
+    for hostile in ("<b>", "a b", "x" * 99 + "|", None, "[a](b)"):
+        assert (
+            last(base={"id": hostile, "revision": hostile})
+            == "The retrained model started from the base of the original, in a folder."
+        )
