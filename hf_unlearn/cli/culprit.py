@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
+REMEDY = "Correct it, or leave it out."
+
 
 def with_option(error: Exception, classes: Sequence[Callable[..., Any]], given: Mapping[str, Any]) -> str:
     """Return the message of `error`, which one of the dataclasses raised, with the name of the option that causes it.
@@ -17,7 +19,7 @@ def with_option(error: Exception, classes: Sequence[Callable[..., Any]], given: 
     """
     message = " ".join(str(error).split()) or type(error).__name__
     if any(re.search(rf"`{name}\b|--{name}\b" + (rf"|\b{name}\b" if "_" in name else ""), message) for name in given):
-        return message
+        return message if message.startswith("`") else f"{message.rstrip('.')}. {REMEDY}"
     for kind in classes:
         values = {f.name: given[f.name] for f in fields(kind) if f.init and f.name in given}  # type: ignore[arg-type]
         if _error_of(kind, values) is None:
@@ -25,7 +27,7 @@ def with_option(error: Exception, classes: Sequence[Callable[..., Any]], given: 
         defaults = {f.name: f.default for f in fields(kind) if f.default is not MISSING}  # type: ignore[arg-type]
         for name in (n for n in values if n in defaults and values[n] != defaults[n]):
             if _error_of(kind, {**values, name: defaults[name]}) is None:
-                return f"`{name}`: {message.rstrip('.')}. Correct it, or leave it out."
+                return f"`{name}`: {message.rstrip('.')}. {REMEDY}"
     return message
 
 
