@@ -131,7 +131,8 @@ def _find_folder(name: str) -> Path:
         folder = Path(snapshot_download(source, revision=commit))
     except (HTTPError, OSError, ValueError) as error:
         raise ValueError(
-            f"`--folder={name!r}` is no folder, and its present files could not be loaded from the Hub: {error}"
+            f"`--folder={name!r}` is no folder, and its present files could not be loaded from the Hub: {error} Correct "
+            "the name, or download the files and give their folder."
         ) from error
     print(f"{source} at commit {commit}.")
     return folder

@@ -97,6 +97,6 @@ def _parse(text: str) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(
             f"`peft_config={text!r}` is neither {', '.join(SHORTHANDS)} nor a mapping such as "
-            '{"peft_type": "LORA", "r": 8}.'
+            '{"peft_type": "LORA", "r": 8}. Give one of these, or leave it out to train the weights themselves.'
         )
     return found

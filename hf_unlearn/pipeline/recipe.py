@@ -1,10 +1,13 @@
 """Read a recipe: a flat YAML file whose keys are the names of options."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from ..utils.safe_text import shown
 
 NULL = "tag:yaml.org,2002:null"
 QUICK: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -21,8 +24,8 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     Raises:
         SystemExit: the file is missing, too large, nested too deeply or no valid YAML, or a key stands twice or has no value.
     """
-    if not Path(path).is_file():
-        raise SystemExit(f"`--config` needs the path of a YAML recipe, and {path or 'none'} is no file.")
+    if not os.path.isfile(path):
+        raise SystemExit(f"`--config` needs the path of a YAML recipe, and {shown(path) or 'none'} is no file.")
     path = Path(path)
     if path.stat().st_size > LIMIT:
         raise SystemExit(
