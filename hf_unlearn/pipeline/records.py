@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.report.report import UnlearningReport
-from ..evaluation.report.run_description import COMMIT, class_names, data_source, origin
+from ..evaluation.report.run_description import class_names, data_source, origin
 from ..hub.receipt.forgotten_rows import PRIVATE_FILE, PRIVATE_FOLDER
 from ..hub.receipt.receipt import Receipt
 from ..trainer import UnlearningTrainer
-from ..utils.hub_names import is_local
+from ..utils.hub_names import COMMIT, is_local
 from ..utils.safe_text import shown
 from .job import Job
 

@@ -8,6 +8,7 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 TIMEOUT = 10.0  # seconds. A Hub that does not answer is no error here: loading reports it.
+COMMIT = re.compile("[0-9a-f]{40}")
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ...utils.hub_names import HUB_ID
+from ...utils.hub_names import COMMIT, HUB_ID
 from ...utils.safe_text import shown
 from .report_data import ReportData
-from .run_description import COMMIT
 from .table import cell
 
 # Measure -> subject of the sentence, and what a value above and a value below the retrained model's means.

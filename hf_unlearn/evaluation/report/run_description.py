@@ -17,13 +17,12 @@ from ...models.snapshot import weights_digest
 from ...models.structure import find_heads, prefixes
 from ...training.protocols import FinishedRun
 from ...utils.files import front_matter
-from ...utils.hub_names import snapshots
+from ...utils.hub_names import COMMIT, snapshots
 from ...utils.safe_text import shown
 
 SHOWN_ARGUMENTS = (
     "update", "trust_region", "learning_rate", "max_steps", "num_train_epochs", "per_device_train_batch_size", "seed",
 )  # fmt: skip
-COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def describe_run(run: FinishedRun, retain: Any | None, sizes: Mapping[str, int]) -> dict[str, Any]:
