@@ -169,7 +169,9 @@ def test_a_killed_run_goes_on_without_repeating_finished_models(tmp_path, eight,
     folder, log = tmp_path / "killed", tmp_path / "log"
 
     def finished():
-        return {p.name: p.stat().st_mtime_ns for p in folder.glob("*.safetensors")}
+        """The whole files. One that is being written is hidden, and a killed run leaves it behind."""
+        whole = (p for p in folder.glob("*.safetensors") if not p.name.startswith("."))
+        return {p.name: p.stat().st_mtime_ns for p in whole}
 
     run = start(train_eight, folder, workers)
     until(lambda: len(finished()) >= 2, run)
