@@ -22,18 +22,18 @@ def with_option(error: Exception, classes: Sequence[Callable[..., Any]], given: 
         return message if message.startswith("`") else f"{message.rstrip('.')}. {REMEDY}"
     for kind in classes:
         values = {f.name: given[f.name] for f in fields(kind) if f.init and f.name in given}  # type: ignore[arg-type]
-        if _error_of(kind, values) is None:
+        if not _fails(kind, values):
             continue
         defaults = {f.name: f.default for f in fields(kind) if f.default is not MISSING}  # type: ignore[arg-type]
         for name in (n for n in values if n in defaults and values[n] != defaults[n]):
-            if _error_of(kind, {**values, name: defaults[name]}) is None:
+            if not _fails(kind, {**values, name: defaults[name]}):
                 return f"`{name}`: {message.rstrip('.')}. {REMEDY}"
     return message
 
 
-def _error_of(kind: Callable[..., Any], values: Mapping[str, Any]) -> Exception | None:
+def _fails(kind: Callable[..., Any], values: Mapping[str, Any]) -> bool:
     try:
         kind(**values)
-    except Exception as error:
-        return error
-    return None
+    except Exception:
+        return True
+    return False

@@ -54,6 +54,7 @@ class OptionParser(CommandParser, HfArgumentParser):
         """
         self.mappings, self.groups, self.page, self.elsewhere = mappings or {}, groups or {}, page, elsewhere or {}
         self.titled: dict[str, Any] = {}
+        self.given: dict[str, Any] = {}
         super().__init__(classes, **settings)
 
     def add_argument(self, *names: str, **settings: Any) -> argparse.Action:

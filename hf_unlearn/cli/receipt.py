@@ -87,8 +87,9 @@ def _verify(options: argparse.Namespace) -> int:
     folder = None if options.folder is None else _find_folder(options.folder)
     path: Path = options.receipt or folder / RECEIPT  # type: ignore[operator]
     if not path.is_file():
-        given = f"--folder={options.folder}" if options.receipt is None else f"--receipt={options.receipt}"
-        raise ValueError(f"`{given}`: there is no {path}. Give the path of the receipt in `--receipt`.")
+        raise ValueError(
+            f"`--folder={options.folder}`: there is no {path}. Give the path of the receipt in `--receipt`."
+        )
     private = None if options.private is None else ForgottenRows.load(options.private)
     rows = None if options.rows is None else _load_rows(options.rows)
     proofs = None if options.proofs is None else _load_proofs(options.proofs)

@@ -4,17 +4,14 @@ import copy
 import os
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..utils.files import front_matter
-from ..utils.hub_names import is_local, pinned
+from ..utils.hub_names import file_beside, is_local, pinned
 from ..utils.loading_errors import located
 from .adapters import base_classifier
 from .config_checks import HELD_ELSEWHERE, raw_config, read_config, weights_file
@@ -106,11 +103,13 @@ def find_base(source: str, revision: str | None = None) -> Base | None:
     """
     if adapter := find_adapter_config_file(source, revision=revision):
         return Base(*base_of_adapter(adapter, source), named_by="the adapter's configuration")
-    card = front_matter(_card(source, revision)).get("base_model")
-    named = card[0] if isinstance(card, list) and len(card) == 1 else card
+    card = file_beside(source, "README.md", revision)
+    told = None if card is None else front_matter(card).get("base_model")
+    named = told[0] if isinstance(told, list) and len(told) == 1 else told
     for given, place in ((named, "the model's card"), (_former_name(source, revision), "config.json")):
         if isinstance(given, str) and given and not _same(given, source):
-            return Base(*pinned(given), named_by=place)
+            with suppress(ValueError):  # `org/name@`, and other words that can name nothing
+                return Base(*pinned(given), named_by=place)
     return None
 
 
@@ -137,14 +136,6 @@ def check_tokenizer(base: Base, tokenizer: Any) -> None:
             f"`base_model={base.source!r}` has another tokenizer than the original: {len(other):,} of its entries have other numbers "
             f"there. {REMEDY}"
         )
-
-
-def _card(source: str, revision: str | None) -> Path:
-    """Return the path of the model's card, which may not exist."""
-    if not is_local(source):
-        with suppress(HfHubHTTPError, OSError, ValueError):
-            return Path(hf_hub_download(source, "README.md", revision=revision))
-    return Path(source, "README.md")
 
 
 def _former_name(source: str, revision: str | None) -> Any:

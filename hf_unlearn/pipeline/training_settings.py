@@ -9,11 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
-
 from ..utils.files import read_object
-from ..utils.hub_names import is_local
+from ..utils.hub_names import file_beside
 from .run_arguments import RunArguments
 
 logger = logging.getLogger(__name__)
@@ -88,7 +85,7 @@ def recorded_settings(run: RunArguments, rows: int, usual: TrainingSettings | No
     """
     found: dict[str, Any] = {}
     for name, read in (("trainer_state.json", _from_state), ("README.md", _from_card)):
-        path = _beside(run, name)
+        path = file_beside(run.model, name, run.model_revision)
         try:
             told = {} if path is None else read(path)
         except (ValueError, OSError) as error:
@@ -99,16 +96,6 @@ def recorded_settings(run: RunArguments, rows: int, usual: TrainingSettings | No
         found["epochs"] = found["steps"] * found["batch_size"] / rows
     found.pop("steps", None)
     return replace(usual or TrainingSettings(), **found) if 0 < found.get("epochs", 0) <= LONGEST else None
-
-
-def _beside(run: RunArguments, name: str) -> Path | None:
-    """Return the path of a file beside the original, from the Hub if the original is there; None if there is none."""
-    if is_local(run.model):
-        path = Path(run.model) / name
-        return path if path.is_file() else None
-    with suppress(HfHubHTTPError, OSError, ValueError):
-        return Path(hf_hub_download(run.model, name, revision=run.model_revision))
-    return None
 
 
 def _from_state(path: Path) -> Mapping[str, Any]:

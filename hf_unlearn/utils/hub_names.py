@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,19 @@ def snapshots(name: str) -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "snapshots")
+
+
+def file_beside(source: str, name: str, revision: str | None = None) -> Path | None:
+    """Return the path of a file in the folder or the repository of the model `source`; None if there is none, or no answer."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if is_local(source):
+        path = Path(source).expanduser() / name
+        return path if path.is_file() else None
+    with suppress(HfHubHTTPError, OSError, ValueError):
+        return Path(hf_hub_download(source, name, revision=revision))
+    return None
 
 
 def is_local(source: str) -> bool:

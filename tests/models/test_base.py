@@ -73,7 +73,7 @@ def test_it_is_found_in_the_card_before_the_configuration(tmp_path):
     assert find_base(str(folder)) is None  # it names itself
     (folder / "config.json").write_text(json.dumps(config | {"_name_or_path": str(tmp_path / "former")}))
     assert find_base(str(folder)) == Base(str(tmp_path / "former"), None, "config.json")
-    for value in ("[a, b]", "3", "", "{a: 1}"):
+    for value in ("[a, b]", "3", "", "{a: 1}", "org/name@"):
         (folder / "README.md").write_text(f"---\nbase_model: {value}\n---\n")
         assert find_base(str(folder)).named_by == "config.json"
     (folder / "README.md").write_text(f"---\nbase_model:\n- {tmp_path / 'card'}\n---\n")

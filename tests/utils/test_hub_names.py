@@ -3,7 +3,7 @@
 import pytest
 from huggingface_hub import HfApi
 
-from hf_unlearn.utils.hub_names import is_local, pinned, snapshots, split_revision
+from hf_unlearn.utils.hub_names import file_beside, is_local, pinned, snapshots, split_revision
 from tests.support.hub_runs import create_tagged, write
 
 
@@ -73,3 +73,15 @@ def test_a_folder_has_no_revisions(tmp_path):
         ValueError, match=r"`dataset_revision='v1'`: `dataset=.* is on this machine and has no revisions"
     ):
         pinned(str(tmp_path), "v1", "dataset")
+
+
+def test_a_file_beside_a_model_is_found_in_its_folder_or_its_repository(tmp_path, hub):
+    (tmp_path / "README.md").write_text("card")
+    assert file_beside(str(tmp_path), "README.md") == tmp_path / "README.md"
+    assert file_beside(str(tmp_path), "trainer_state.json") is None
+    HfApi().create_repo("alice/pets")
+    HfApi().upload_file(repo_id="alice/pets", path_in_repo="README.md", path_or_fileobj=b"card")
+    assert file_beside("alice/pets", "README.md").read_text() == "card"
+    assert file_beside("alice/pets", "trainer_state.json") is None
+    assert file_beside("alice/nothing", "README.md") is None
+    assert file_beside("alice/pets", "README.md", "no-such-branch") is None
