@@ -16,7 +16,7 @@ _PUBLIC = {
     "evaluation.audit.auditor": "Auditor audit_models",
     "hub.receipt.receipt": "Receipt",
     "methods": "UnlearningMethod METHODS JiT CounterfactualDistillation MarginalInformation FeatureInformation Retrain "
-    "FineTune GradientAscent GradientDifference WassersteinBarycenter UIB",
+    "SurrogateDistillation FineTune GradientAscent GradientDifference WassersteinBarycenter UIB",
 }
 _NAMES = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         JiT,
         MarginalInformation,
         Retrain,
+        SurrogateDistillation,
         UnlearningMethod,
         WassersteinBarycenter,
     )

@@ -21,6 +21,7 @@ from .evaluation.report.report import UnlearningReport
 from .hub.push.trainer_mixin import Publishing
 from .methods import UnlearningMethod, find_method
 from .models.adapters import UPDATE_ADAPTER, Patch, adapter_names, is_adapted, norms_to_hold
+from .models.base import Base
 from .models.forward import in_precision, logits_of, lone_values_normalized
 from .models.pretrained import load_named
 from .models.processor import Processor
@@ -29,6 +30,7 @@ from .models.snapshot import Snapshot, fingerprints
 from .models.trainable import check_precision, restrict, updated_names
 from .training.arguments import UnlearningArguments
 from .training.backends import check_backend, sharded_while_training, use_one_gpu, warn_if_whole
+from .training.base_model import StartsFromBase
 from .training.checkpointed_trainer import CheckpointedTrainer
 from .training.checkpoints import chosen_checkpoint, clean_output_folder, is_checkpoint, is_inside, read_state
 from .training.checks import check_data, check_original, check_output, check_patch, find_kind
@@ -44,7 +46,7 @@ from .utils.distributed import in_any_process, real_rows, sums_over_processes
 PROBED_TRAINING_ROWS = 1_000  # rows on which changes are measured when there is no forget set
 
 
-class UnlearningTrainer(Publishing, CheckpointedTrainer):
+class UnlearningTrainer(Publishing, StartsFromBase, CheckpointedTrainer):
     """The HF Trainer, which makes `model` unlearn `forget_dataset`, in place, by `method`.
 
     Args:
@@ -63,6 +65,8 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
             Default: None, a model of the same class and configuration.
         peft_config: A `PeftConfig`, or anything else that `adapter_config` takes. The run then trains only this adapter, a
             reversible patch over `model`, and `args.update` must be None. Default: None, the weights themselves move.
+        base_model: Folder or Hub id of what `model` was fine-tuned from, for a method that `reads_base`; `"none"` for random
+            weights. Default: None, what the card or the configuration beside `model` names.
         compute_metrics: The function that computes the metrics of an evaluation, as in `Trainer`. Default: None, loss only.
         callbacks: Callbacks to add to the default ones. Default: None, no more.
         optimizers: An optimizer and a learning-rate schedule. An optimizer replaces the trust region, and may hold only
@@ -97,6 +101,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         processing_class: Any | None = None,
         model_init: Callable[[], nn.Module] | None = None,
         peft_config: Any | None = None,
+        base_model: Base | str | Path | None = None,
         compute_metrics: Callable[..., Any] | None = None,
         callbacks: list[Any] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
@@ -109,6 +114,7 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         if isinstance(model, str | Path):
             model, processing_class = load_named(model, processing_class, forget_dataset, retain_dataset)
             self.given |= {"model": model, "processing_class": processing_class}
+        self._name_base(base_model)
         self.processor = Processor(
             model, processing_class, image_column=image_column, text_column=text_column, label_column=label_column
         )
@@ -156,7 +162,8 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
         kind = "samples" if forget is None else args.forget_kind
         if kind == "auto":
             kind = find_kind(model, self.processor, forget, retain)
-        resolved = args.resolved(self.method, kind, UPDATE_ADAPTER if adapted or is_adapted(model) else None)
+        update = UPDATE_ADAPTER if adapted or is_adapted(model) else None
+        resolved = args.resolved(self.method, kind, update, len(retain) if hasattr(retain, "__len__") else None)
         check_idle(args, resolved, optimizer)
         return resolved
 
@@ -260,12 +267,6 @@ class UnlearningTrainer(Publishing, CheckpointedTrainer):
             logs = {**logs, **terms, **self.method.measures()}
             self._terms.clear()
         super().log(logs, start_time)
-
-    def fresh_model(self) -> nn.Module:
-        """Return a seeded untrained model of the same kind, made by `model_init` or from the model's configuration."""
-        torch.manual_seed(self.args.seed)
-        model = self.model_init_fn() if self.model_init_fn is not None else type(self.model)(self.model.config)
-        return model.to(self.args.device)
 
     def _set_up(self) -> None:
         """Record the original (weights, digests, outputs), and set up the method and the monitor with it."""

@@ -10,10 +10,12 @@ from .information_bottleneck import UIB
 from .just_in_time import JiT
 from .marginal_information import MarginalInformation
 from .retrain import Retrain
+from .surrogate_distillation import SurrogateDistillation
 from .wasserstein_barycenter import WassersteinBarycenter
 
 METHODS.update(
     {
+        "surrogate_distillation": SurrogateDistillation,
         "jit": JiT,
         "counterfactual_distillation": CounterfactualDistillation,
         "marginal_information": MarginalInformation,

@@ -75,6 +75,7 @@ class UnlearningMethod:
     starts_fresh: ClassVar[bool] = False  # The run starts from untrained weights instead of the original's.
     stops_at_target: ClassVar[bool] = False  # The run ends once the forget set is at its target.
     reads_held_out: ClassVar[bool] = False  # Labeled rows of `eval_dataset` are used if there are any.
+    reads_base: ClassVar[bool] = False  # The model that the original was fine-tuned from is loaded, if it is known.
     loads_with: ClassVar[str] = ""
     """The function that loads a saved model if `from_pretrained` loses a part: `hf_unlearn.X.from_pretrained`."""
     backends: ClassVar[frozenset[str]] = frozenset({"single", "ddp"})
@@ -94,6 +95,15 @@ class UnlearningMethod:
     def arguments_for(self, update: str | None, kind: str) -> Mapping[str, Any]:
         """Return `arguments` for what the user chose to `update` (None: nothing yet) and a request for a `class` or `samples`."""
         return self.arguments
+
+    def default_steps(self, retain_rows: int | None, retain_batch: int) -> int | None:
+        """Return the steps of a run for which the user named no length; None: as `arguments` say.
+
+        Args:
+            retain_rows: rows of the retain set. None for a stream, or without one.
+            retain_batch: retain rows that a step reads.
+        """
+        return None
 
     def resolved(self, update: str, retain_given: bool) -> UnlearningMethod:
         """Return this method with `anchors` decided. None means: if more than the head moves and no retain set is given."""
@@ -126,6 +136,11 @@ class UnlearningMethod:
     def held_anchors(self) -> CounterfactualAnchors | None:
         """The anchors of the present run, or None."""
         return vars(self).get("_anchors")
+
+    @property
+    def found_rate(self) -> float | None:
+        """The learning rate that `setup` found for this original. It holds unless the user gave one."""
+        return vars(self).get("_found_rate")
 
     def ends_at_target(self) -> bool:
         """Return True if reaching the target may end the run. With anchors the repair goes on up to the last step."""

@@ -362,7 +362,7 @@ def _as_method(base: UnlearningMethod | str | None) -> UnlearningMethod | None:
         return None
     if not isinstance(base, UnlearningMethod):
         raise TypeError(f"`base` must be an `UnlearningMethod` or a key, got {type(base).__name__}.")
-    if base.one_shot or isinstance(base, UIB) or base.starts_fresh:
+    if base.one_shot or isinstance(base, UIB) or base.starts_fresh or base.reads_base:
         raise ValueError(
             f"`base={base.name!r}` has no steps from the original weights that a prior could regularise. Use a gradient method, "
             "such as 'gradient_ascent' or 'marginal_information', or None for fine-tuning."

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ..data.pairs import PreparedRows
 from ..models.adapters import Patch
+from ..models.base import StartingPoint
 from ..models.processor import Processor
 from ..models.reference import Reference
 from ..models.snapshot import Snapshot
@@ -21,6 +22,9 @@ class OutputMonitor(Protocol):
 
     def held_out_accuracy(self) -> float | None:
         """Return the accuracy on labeled held-out rows, or None without any."""
+
+    def held_out_answers(self) -> tuple[Tensor, Tensor] | None:
+        """Return logits (m, classes) of the present model on labeled held-out rows, and their labels; None without any."""
 
     def model_changed(self) -> None:
         """Drop stored outputs, because weights were written outside an optimizer step."""
@@ -55,6 +59,9 @@ class UnlearningRun(Protocol):
     @property
     def monitor(self) -> OutputMonitor:
         """The monitor, which exists from `setup` on."""
+
+    def starting_point(self) -> StartingPoint | None:
+        """Return where the training of the original began; None if that is not known."""
 
     def fresh_model(self) -> nn.Module:
         """Return an untrained model of the same architecture."""

@@ -22,6 +22,23 @@ REMEDY = "Name the model that the training started from, or `none` if it started
 
 
 @dataclass(frozen=True)
+class StartingPoint:
+    """Where the training of an original began, or where it may have begun.
+
+    Attributes:
+        model: a classifier like the original, with the weights of the base and a head of random weights; all are random without a
+            base.
+        shared: names of the parameters from which the original's were learned. The head is not among them, because the random
+            weights that it began with are not known.
+        pretrained: True if there is a base.
+    """
+
+    model: nn.Module
+    shared: frozenset[str]
+    pretrained: bool = True
+
+
+@dataclass(frozen=True)
 class Base:
     """The pretrained model behind an original. It is loaded when it is asked for, because most runs do not need it.
 
@@ -46,7 +63,12 @@ class Base:
     def load(self, original: nn.Module, seed: int = 0) -> nn.Module:
         """Return a classifier like `original` with the weights of this base and a head of random weights, drawn with `seed`.
 
-        Layers behind the last block that the base lacks, such as a pooler, are random too.
+        Layers behind the last block that the base lacks, such as a pooler, are random too. Errors are those of `start`.
+        """
+        return self.start(original, seed).model
+
+    def start(self, original: nn.Module, seed: int = 0) -> StartingPoint:
+        """Return `load`, and the names of the parameters that hold weights of the base.
 
         Raises:
             ValueError: the base has another architecture or other shapes, lacks weights, or is a classifier of the same classes,
@@ -76,7 +98,7 @@ class Base:
             for name, parameter in model.named_parameters():
                 if name in fresh | head:
                     parameter.copy_(drawn[name])
-        return model
+        return StartingPoint(model, frozenset(drawn.keys() - fresh - head))
 
     def _check(self, model: nn.Module, found: dict[str, Any], heads: tuple[str, ...]) -> None:
         """Raise ValueError if weights in front of the head are missing or have other shapes."""
@@ -93,6 +115,15 @@ class Base:
             raise ValueError(
                 f"`base_model={self.source!r}` lacks {len(lacking)} weights of the original, such as {lacking[0]}. {REMEDY}"
             )
+
+
+def random_start(original: nn.Module, seed: int = 0) -> StartingPoint:
+    """Return a model like `original` with random weights, drawn with `seed`: where it began if it was trained from scratch."""
+    classifier: Any = base_classifier(original)
+    torch.manual_seed(seed)
+    model = type(classifier)(classifier.config)
+    heads = prefixes(find_heads(model))
+    return StartingPoint(model, frozenset(n for n, _ in model.named_parameters() if not n.startswith(heads)), False)
 
 
 def find_base(source: str, revision: str | None = None) -> Base | None:

@@ -1,5 +1,6 @@
 """One pass of a model over rows, in evaluation mode and without gradients."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from ..utils.large_tensors import Collector
 from .forward import classify, eval_mode, model_inputs, on_device, unwrap
 from .processor import Processor
-from .structure import last_layer_inputs
+from .structure import find_blocks, last_layer_inputs
 
 
 @dataclass
@@ -105,3 +106,48 @@ def predict(
     if not labels:
         raise ValueError("`dataset` is empty: there is nothing to predict.")
     return logits.table(), None if any(x is None for x in labels) else torch.cat(labels)  # type: ignore[arg-type]
+
+
+def pooled_features(
+    model: nn.Module,
+    rows: Any,
+    collate: Callable[[list[Any]], Mapping[str, Any]],
+    batch_size: int = 128,
+    depth: float = 1.0,
+) -> tuple[Tensor, Tensor | None]:
+    """Return features (n, d) of `rows`, fp32, and labels (n,), or None if one is missing, on the CPU.
+
+    The features are the mean over tokens or places of what a block gives: the last block, or the one at a share `depth` of all.
+    A base has no trained head, and its layers in front of one are often untrained too, so the last block is the last part that
+    knows something. Without blocks the features are what the last layer reads.
+    """
+    blocks, parts, labels, seen = find_blocks(model), [], [], []
+    inner: Any = unwrap(model)
+    block = inner.get_submodule(blocks[math.ceil(depth * len(blocks)) - 1]) if blocks else nn.Identity()
+    handle = block.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    try:
+        for answer in answers(model, rows, collate, batch_size, features=not blocks):
+            features = answer.features
+            if blocks:
+                output = seen.pop()
+                hidden = output[0] if isinstance(output, tuple) else output
+                features = _pooled(hidden.float(), len(answer.logits), answer.inputs.get("attention_mask"))
+            assert features is not None
+            parts.append(features.float().cpu())
+            labels.append(answer.labels)
+            seen.clear()
+    finally:
+        handle.remove()
+    return torch.cat(parts), None if any(x is None for x in labels) else torch.cat(labels)  # type: ignore[arg-type]
+
+
+def _pooled(hidden: Tensor, rows: int, mask: Tensor | None) -> Tensor:
+    """The mean (B, d) over places (B, d, H, W), or over the tokens (B, T, d) that `mask` (B, T) shows as no padding."""
+    if hidden.ndim == 4:
+        return hidden.mean((-2, -1))
+    if hidden.shape[0] != rows:  # XLNet works on (T, B, d)
+        hidden = hidden.transpose(0, 1)
+    if mask is None or hidden.shape[1] < mask.shape[1]:  # Funnel shortens its texts
+        return hidden.mean(1)
+    weight = mask[..., None].to(hidden.dtype)
+    return (hidden[:, : mask.shape[1]] * weight).sum(1) / weight.sum(1).clamp_min(1)

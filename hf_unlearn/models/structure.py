@@ -119,10 +119,11 @@ def prefixes(modules: Iterable[str]) -> tuple[str, ...]:
 
 def find_last_layer(model: nn.Module) -> nn.Linear:
     """Return the layer that gives the logits: the last linear layer inside the head with one output per class."""
-    return _last_layers(model)[-1]
+    return last_layers(model)[-1]
 
 
-def _last_layers(model: nn.Module) -> list[nn.Linear]:
+def last_layers(model: nn.Module) -> list[nn.Linear]:
+    """Return all layers that may give the logits: adapters keep several copies of the last one."""
     model = unwrap(model)
     head = model.get_submodule(find_head(model))
     linear: list[Any] = [m for m in head.modules() if _gives_classes(model, m)]
@@ -138,7 +139,7 @@ def last_layer_inputs(model: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]
 
     Adapters keep several copies of that layer; all are watched, so that the one in use is seen.
     """
-    layers = _last_layers(model)
+    layers = last_layers(model)
     width = max(layer.in_features for layer in layers)  # the factors of a low-rank adapter are narrower
     seen: list[tuple[Tensor, Tensor]] = []
     handles = [

@@ -48,7 +48,8 @@ class Job:
             "learning_rate": settings.learning_rate,
             "per_device_train_batch_size": -(-settings.batch_size // self.args.world_size),
             "lr_scheduler_type": settings.lr_scheduler_type,
-            "weight_decay": 0.01,
+            # From a base as transformers trains by default: decay would move embeddings of words that no row holds.
+            "weight_decay": 0.01 if self.base is None else 0.0,
             "warmup_steps": warmup_steps(len(rows), settings.batch_size, settings.epochs),
             **{name: getattr(self.args, name) for name in ("use_cpu", "disable_tqdm", "dataloader_pin_memory")},
         }

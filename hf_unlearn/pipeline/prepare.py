@@ -61,9 +61,8 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
     if run.model_config is not None and not os.path.exists(run.model):
         train_original(run, args, train, train if split is None else split.retain)
     model, processing_class = load_model(run, train)
-    job = Job(
-        run, args, train, test, model, processing_class, split, validation, load_base(run, model, processing_class)
-    )
+    base = load_base(run, model, processing_class, run.retrain or (method is not None and method.reads_base))
+    job = Job(run, args, train, test, model, processing_class, split, validation, base)
     splits = {"train_split": train, "test_split": test, "validation_split": validation}
     with loading("model"):
         processor = Processor(model, processing_class, **job.columns)
@@ -118,13 +117,13 @@ def load_model(run: RunArguments, train: Any) -> tuple[nn.Module, Any]:
         return model, load_processing_class(run.model, train, run.model_revision)
 
 
-def load_base(run: RunArguments, model: nn.Module, processing_class: Any) -> Base | None:
+def load_base(run: RunArguments, model: nn.Module, processing_class: Any, needed: bool = True) -> Base | None:
     """Return what the original was fine-tuned from, once it is certain that it fits; None if it is not known or not needed.
 
     Raises:
         ValueError: the base that `run.base_model` names does not fit. One that was found beside the original is then left out.
     """
-    if run.base_model == "none" or run.model_config is not None or not (run.base_model or run.retrain):
+    if run.base_model == "none" or run.model_config is not None or not (run.base_model or needed):
         return None
     with loading("base_model", run.base_model):
         base = find_base(run.model, run.model_revision) if run.base_model is None else given_base(run.base_model)

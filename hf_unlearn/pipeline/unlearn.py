@@ -61,6 +61,7 @@ def unlearn(
         eval_dataset=job.validation,
         processing_class=job.processing_class,
         peft_config=job.run.peft_config,
+        base_model="none" if job.run.base_model == "none" or job.run.model_config is not None else job.base,
         **job.columns,
     )
     if not method.needs_retain:  # such a method must not train on these rows, and its damage to them must be seen

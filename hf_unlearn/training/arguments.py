@@ -164,10 +164,13 @@ class UnlearningArguments(TrainingArguments):
                 f"`torch_compile_mode={self.torch_compile_mode!r}` is unknown. Known: {', '.join(COMPILE_MODES)}."
             )
 
-    def resolved(self, method: UnlearningMethod, kind: str, update: str | None = None) -> UnlearningArguments:
+    def resolved(
+        self, method: UnlearningMethod, kind: str, update: str | None = None, retain_rows: int | None = None
+    ) -> UnlearningArguments:
         """Return a copy in which fields that are None have the values of `method` for a forget set of this `kind`.
 
-        `kind` is "class" or "samples". `update` is the value of the field of that name, if the field is None.
+        `kind` is "class" or "samples". `update` is the value of the field of that name, if the field is None. `retain_rows` is the
+        size of the retain set, None if that is not known.
         """
         out = copy.copy(self)
         out.update = update if self.update is None else self.update
@@ -192,6 +195,10 @@ class UnlearningArguments(TrainingArguments):
         # The default number of rows is shared by the processes, so that any number of them takes the same steps.
         out.batch_rows = defaults["per_device_train_batch_size"] if given is None else given * processes
         defaults["per_device_train_batch_size"] = -(-out.batch_rows // processes)
+        per_forget = defaults["retain_per_forget"] if self.retain_per_forget is None else self.retain_per_forget
+        steps = method.default_steps(retain_rows, out.batch_rows * per_forget * self.gradient_accumulation_steps)
+        if steps is not None and self.num_train_epochs is None:
+            defaults["max_steps"] = steps
         for name, value in defaults.items():
             if getattr(out, name) is None:
                 setattr(out, name, value)

@@ -157,14 +157,20 @@ class Monitor:
 
     def held_out_accuracy(self) -> float | None:
         """Return the share of labelled held-out rows that the present model gets right; None without such rows."""
+        found = self.held_out_answers()
+        if found is None:
+            return None
+        logits, labels = found
+        # Laplace's rule of succession: no error among few rows does not mean none on unseen data.
+        return ((logits.argmax(-1) == labels).sum().item() + 1) / (len(labels) + 2)
+
+    def held_out_answers(self) -> tuple[Tensor, Tensor] | None:
+        """Return logits (m, classes) of the present model on labelled held-out rows, and their labels; None without such rows."""
         held_out = self._validation_set()
         if held_out is None:
             return None
         logits, labels = self._predict(draw(held_out, VALIDATION_ROWS, self.run.args.seed))
-        if labels is None:
-            return None
-        # Laplace's rule of succession: no error among few rows does not mean none on unseen data.
-        return ((logits.argmax(-1) == labels).sum().item() + 1) / (len(labels) + 2)
+        return None if labels is None else (logits, labels)
 
     def _retain_counts(self) -> Tensor | None:
         """Count the labelled rows of each class in a map-style retain set, (classes,)."""

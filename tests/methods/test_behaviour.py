@@ -13,7 +13,7 @@ from hf_unlearn.data.sampling import EpochSampler
 from hf_unlearn.models.forward import model_inputs
 from hf_unlearn.models.trainable import updated_names
 from tests.support.data import class_split, data_for
-from tests.support.methods import FROM_RETAIN, GRADIENT, TRAINED, make
+from tests.support.methods import FROM_RETAIN, GRADIENT, IN_TRAIN_MODE, TRAINED, make
 from tests.support.models import build, changed, state, trained
 from tests.support.runs import SGD as PLAIN_STEPS
 from tests.support.runs import KillAt, Killed, trainer_for, whole_and_resumed
@@ -64,8 +64,8 @@ def test_loss_is_finite_and_only_allowed_parameters_move(tmp_path, name, arch, u
 @pytest.mark.parametrize(
     ("anchors", "name"),
     [
-        *(("plain", m) for m in GRADIENT if m not in FROM_RETAIN),
-        *(("anchors", m) for m in (GRADIENT if WHOLE else TRAINED) if m not in FROM_RETAIN),
+        *(("plain", m) for m in GRADIENT if m not in IN_TRAIN_MODE),
+        *(("anchors", m) for m in (GRADIENT if WHOLE else TRAINED) if m not in IN_TRAIN_MODE),
     ],
 )
 def test_batch_norm_statistics_stay_and_modes_are_restored(tmp_path, name, anchors):
@@ -78,7 +78,7 @@ def test_batch_norm_statistics_stay_and_modes_are_restored(tmp_path, name, ancho
     assert moved
 
 
-@pytest.mark.parametrize("name", FROM_RETAIN)
+@pytest.mark.parametrize("name", IN_TRAIN_MODE)
 def test_ordinary_training_moves_batch_norm_statistics(tmp_path, name):
     trainer = trainer_for("resnet", tmp_path, make(name), **SGD)
     before = state(trainer.model)
@@ -162,6 +162,7 @@ RESUMED = [
     ("feature_information", "roberta"),
     ("gradient_difference", "roberta"),
     ("uib", "resnet"),
+    ("surrogate_distillation", "resnet"),
     ("fine_tune", "bert"),
     ("retrain", "resnet"),
     *slow(
@@ -176,6 +177,7 @@ RESUMED = [
         ("uib", "bert"),
         ("uib+gradient_ascent", "vit"),
         ("uib+marginal_information", "roberta"),
+        ("surrogate_distillation", "bert"),
         ("fine_tune", "vit"),
         ("retrain", "distilbert"),
     ),

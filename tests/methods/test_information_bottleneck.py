@@ -357,7 +357,7 @@ def test_what_the_base_needs_is_needed():
     assert column.attribute == "group"
 
 
-BASES = [n for n, m in METHODS.items() if not m.one_shot and n not in ("uib", "retrain")]
+BASES = [n for n, m in METHODS.items() if not (m.one_shot or m.reads_base or n in ("uib", "retrain"))]
 
 
 @pytest.mark.usefixtures("few_anchors")

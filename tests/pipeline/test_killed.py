@@ -46,6 +46,7 @@ RUNS = {
     "uib": ("bert", "uib", UIB, {}),
     "uib over gradient_ascent": ("vit", "uib", {"base": "gradient_ascent", **UIB}, {"save_total_limit": 2}),
     "gradient_difference": ("resnet", "gradient_difference", {"anchors": True}, ADAMW),
+    "surrogate_distillation": ("resnet", "surrogate_distillation", {}, {"max_steps": 12}),
     "fine_tune with dropout": ("vit", "fine_tune", {}, {**ADAMW, "weight_average": 0.9}),
 }
 

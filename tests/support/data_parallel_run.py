@@ -50,6 +50,7 @@ CASES = {
     "uib": ("uib", "vit", {}, {}),
     "uib: over marginal_information": ("uib", "vit", {"base": "marginal_information"}, {"parts": 2}),
     "uib: over gradient_ascent": ("uib", "bert", {"base": "gradient_ascent", "refresh": 2}, {}),
+    "surrogate_distillation": ("surrogate_distillation", "vit", {}, {"parts": 2, "retain_per_forget": 2}),
     "retrain": ("retrain", "vit", {}, {"batch": 20, "learning_rate": 0.5}),
     "fine_tune": ("fine_tune", "bert", {}, {"batch": 20, "parts": 2, "learning_rate": 0.5}),
     "gradient_ascent": ("gradient_ascent", "resnet", {}, {"retain_per_forget": 3}),

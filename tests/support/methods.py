@@ -8,8 +8,9 @@ from hf_unlearn.methods import base
 from hf_unlearn.methods.components.counterfactual_anchors import CounterfactualAnchors
 
 FROM_RETAIN = ("retrain", "fine_tune")
+IN_TRAIN_MODE = (*FROM_RETAIN, "surrogate_distillation")  # these move BatchNorm statistics
 TRAINED = [name for name, method in METHODS.items() if not method.one_shot]
-CARRIERS = [name for name in TRAINED if name not in (*FROM_RETAIN, "uib")]  # each can be the base of UIB
+CARRIERS = [name for name in TRAINED if name not in (*IN_TRAIN_MODE, "uib")]  # each can be the base of UIB
 GRADIENT = TRAINED + [f"uib+{name}" for name in CARRIERS]
 
 

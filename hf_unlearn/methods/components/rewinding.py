@@ -1,0 +1,126 @@
+"""Going back from the original towards where its training began."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...data.pairs import PreparedRows
+from ...data.sampling import DrawnRows
+from ...models.adapters import is_adapted, norms_to_hold
+from ...models.base import StartingPoint
+from ...models.forward import classify, eval_mode, model_inputs, on_device, unwrap
+from ...models.prediction import answers, pooled_features
+from ...models.structure import last_layers
+from ...utils.distributed import joined_outputs, own_part, processes
+from ..protocols import UnlearningRun
+
+ROWS, BATCH = 128, 64  # of each set, that tell how the original and the rewound model answer
+NEW_ROW = 0.02  # standard deviation with which transformers draws the weights of a head
+
+
+def learned_by_training(run: UnlearningRun, start: StartingPoint | None) -> dict[str, Tensor]:
+    """Return what training added to the parameters that may move, for those whose starting point is known.
+
+    An adapter that the original was trained with began at zero, in the second factor of each of its products.
+    """
+    moving = {n: p for n, p in unwrap(run.model).named_parameters() if p.requires_grad}
+    if is_adapted(run.model):
+        return {n: p.detach().clone() for n, p in moving.items() if ".lora_B." in n and run.patch is None}
+    if start is None:
+        return {}
+    began = dict(start.model.named_parameters())
+    return {n: p.detach() - began[n].detach().to(p.device) for n, p in moving.items() if n in start.shared}
+
+
+def root_mean_square(tensors: Iterable[Tensor]) -> float | None:
+    """Return the root mean square of all elements; None if there are none."""
+    total, count = 0.0, 0
+    for tensor in tensors:
+        total, count = total + float(tensor.double().square().sum()), count + tensor.numel()
+    return math.sqrt(total / count) if count else None
+
+
+@torch.no_grad()
+def rewind(run: UnlearningRun, learned: Mapping[str, Tensor], share: float, kept: PreparedRows) -> None:
+    """Go back to `share` of the way that training went, in place, and measure the BatchNorm statistics anew on retain rows."""
+    if share == 1 or not learned:
+        return
+    parameters = dict(unwrap(run.model).named_parameters())
+    for name, moved in learned.items():
+        parameters[name].sub_(moved, alpha=1 - share)
+    _refresh_statistics(run, kept)
+
+
+def _refresh_statistics(run: UnlearningRun, kept: PreparedRows) -> None:
+    """Measure the BatchNorm statistics on retain rows: those of the original do not fit other weights."""
+    model = run.model
+    held = norms_to_hold(model, [n for n, p in unwrap(model).named_parameters() if p.requires_grad])
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms = [m for m in norms if not any(m is other for other in held)]
+    if not norms:
+        return
+    former = [(m.momentum, m.training) for m in norms]
+    with eval_mode(model):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum, norm.training = None, True  # the mean over all batches
+        for first in range(0, min(ROWS, len(kept)), BATCH):
+            batch = run.processor.collate(kept.many(range(first, min(first + BATCH, ROWS, len(kept)))))
+            classify(model, model_inputs(on_device(model, batch)))
+    for norm, (momentum, training) in zip(norms, former, strict=True):
+        norm.momentum, norm.training = momentum, training
+
+
+@torch.no_grad()
+def renew_head_rows(run: UnlearningRun, kept: PreparedRows, before: Tensor) -> None:
+    """Give the forgotten classes rows in the last layer as if no training row had ever been of these classes.
+
+    Each row w is drawn anew, as at the start of a training. The smallest change then makes it as unlikely as the original finds
+    the class on retain rows, which is how a retrained model has learned to leave it out: its mean logit on retain rows is the
+    original's, and its mean distance below the logits of the kept classes on forget rows is what it is on retain rows. A bias
+    becomes the mean of the others.
+
+    Args:
+        kept: retain rows, the first of which are read.
+        before: the original's logits on these (m, classes).
+    """
+    model, gone = run.model, list(run.reference.forgotten_classes)
+    layers = [layer for layer in last_layers(model) if layer.weight.requires_grad]
+    if not layers:
+        return
+    others = [c for c in range(before.shape[-1]) if c not in gone]
+    centres, levels = [], []
+    for rows in (kept, run.forget_rows):
+        drawn = DrawnRows(rows, np.arange(min(ROWS, len(rows))))
+        read = list(answers(model, drawn, run.processor.collate, BATCH, features=True))
+        centres.append(torch.cat([a.features for a in read]).float().mean(0))  # type: ignore[misc]
+        levels.append(float(torch.cat([a.logits for a in read]).float()[:, others].logsumexp(-1).mean()))
+    centre = torch.stack(centres)  # (2, d), of retain and of forget rows
+    inverse = torch.linalg.pinv(centre.double(), rtol=1e-3).float()
+    generator = torch.Generator().manual_seed(run.args.seed)
+    for layer in layers:
+        if layer.in_features != centre.shape[1]:  # the factors of an adapter
+            continue
+        for c in gone:
+            level = float(before[:, c].mean())
+            gap = float(before[:, others].logsumexp(-1).mean()) - level
+            row = torch.empty(centre.shape[1]).normal_(0.0, NEW_ROW, generator=generator).to(centre.device)
+            bias = 0.0 if layer.bias is None else float(layer.bias[others].mean())
+            wanted = torch.tensor([level, levels[1] - gap], device=centre.device)
+            layer.weight[c] = (row + inverse @ (wanted - bias - centre @ row)).to(layer.weight.dtype)
+            if layer.bias is not None:
+                layer.bias[c] = bias
+
+
+def read_features(
+    run: UnlearningRun, model: nn.Module, rows: PreparedRows, depth: float
+) -> tuple[Tensor, Tensor | None]:
+    """Return features (n, d) and labels (n,) of all rows; see `pooled_features`. Each process reads its part."""
+    part = own_part(len(rows))
+    filled = np.array([*part, *[0] * (-(-len(rows) // processes()) - len(part))])  # no process is without rows
+    drawn = DrawnRows(rows, filled)
+    features, labels = pooled_features(model, drawn, run.processor.collate, run.args.eval_batch_size, depth)
+    return joined_outputs(features[: len(part)], None if labels is None else labels[: len(part)], len(rows))

@@ -1,0 +1,110 @@
+"""Surrogate targets: what a model that never saw the rows to forget may say about them."""
+
+import math
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C, from the simplest probe on
+FOLDS = 4
+FEWEST = 5  # held-out rows of a class, below which the held-out rows of all classes stand in for them
+LEAST = 1e-9  # probability
+
+
+def train_probe(features: Tensor, labels: Tensor, seed: int = 0) -> Pipeline:
+    """Return a logistic regression on standardized features, as strong as cross-validation allows.
+
+    Of the strengths of regularization, the simplest probe is taken whose cross-entropy on unseen rows is within one standard error
+    of the best (Breiman et al., Classification and Regression Trees, 1984, section 3.4.3).
+
+    Args:
+        features: of the rows to learn from, (n, d).
+        labels: their classes, (n,), at least two of them.
+        seed: seed of the folds. Default 0.
+    """
+    x, y = features.numpy(), labels.numpy()
+    fold = np.random.default_rng(seed).permutation(len(y)) % FOLDS
+    losses = {}
+    for strength in STRENGTHS:
+        by_fold = []
+        for part in range(FOLDS):
+            seen, unseen = fold != part, fold == part
+            if len(np.unique(y[seen])) < 2 or not unseen.any():
+                continue
+            given = probe_probabilities(_probe(strength).fit(x[seen], y[seen]), x[unseen], int(y.max()) + 1)
+            by_fold.append(float(-given[torch.arange(len(given)), labels[unseen]].clamp_min(LEAST).log().mean()))
+        losses[strength] = by_fold
+    means = {strength: np.mean(by_fold) if by_fold else 0.0 for strength, by_fold in losses.items()}
+    best = min(means, key=lambda strength: means[strength])
+    allowed = means[best] + (np.std(losses[best]) / math.sqrt(len(losses[best])) if losses[best] else 0.0)
+    return _probe(next(strength for strength in STRENGTHS if means[strength] <= allowed)).fit(x, y)
+
+
+def _probe(strength: float) -> Pipeline:
+    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300))
+
+
+def probe_probabilities(probe: Pipeline, features: Tensor | np.ndarray, classes: int) -> Tensor:
+    """Return the probabilities (n, classes) of `probe`, with 0 for classes that it was not taught."""
+    out = torch.zeros(len(features), classes)
+    out[:, probe.classes_] = torch.as_tensor(probe.predict_proba(np.asarray(features)), dtype=torch.float32)
+    return out
+
+
+def geometric_mean(p: Tensor, q: Tensor) -> Tensor:
+    """Return √(p q), scaled to probabilities (n, classes): what both distributions hold for possible."""
+    joint = (p.clamp_min(LEAST) * q.clamp_min(LEAST)).sqrt()
+    return joint / joint.sum(-1, keepdim=True)
+
+
+def sharpened(p: Tensor, confidence: float) -> Tensor:
+    """Return probabilities ∝ p^τ, with the one τ in [0.2, 8] for which their mean confidence is nearest to `confidence`."""
+    low, high, log = 0.2, 8.0, p.clamp_min(LEAST).log()
+    for _ in range(40):
+        middle = (low + high) / 2
+        if mean_confidence((log * middle).softmax(-1)) < confidence:
+            low = middle
+        else:
+            high = middle
+    return (log * low).softmax(-1)
+
+
+def mean_confidence(p: Tensor) -> float:
+    """Return the mean of the largest probability of each row of `p` (n, classes)."""
+    return p.amax(-1).mean().item()
+
+
+def as_unseen(p: Tensor, labels: Tensor, unseen: Tensor, unseen_labels: Tensor) -> Tensor:
+    """Return `p` with the belief in each row's label moved, by rank, to that in the labels of unseen rows.
+
+    The log-odds of the labels of the rows of a class, in order, become the quantiles of the log-odds of the labels of unseen rows
+    of this class. So the rows that the model is most sure of stay those, and as a whole it is as sure of them as of rows that it
+    never saw. The other classes share the rest as before.
+
+    Args:
+        p: probabilities (n, classes).
+        labels: (n,).
+        unseen: probabilities for rows that the model was not trained on, (m, classes), at least one row.
+        unseen_labels: (m,).
+    """
+    out = p.clone()
+    held = _log_odds(unseen, unseen_labels)
+    for label in labels.unique():
+        rows, of_class = (labels == label).nonzero()[:, 0], held[unseen_labels == label]
+        known = of_class if len(of_class) >= FEWEST else held
+        own = _log_odds(p[rows], labels[rows])
+        rank = own.argsort(stable=True).argsort(stable=True)
+        belief = torch.quantile(known, (rank + 0.5) / len(rows)).sigmoid()
+        rest = 1 - p[rows, label]
+        out[rows] *= ((1 - belief) / rest.clamp_min(LEAST))[:, None]
+        out[rows, label] = belief
+    return out / out.sum(-1, keepdim=True)
+
+
+def _log_odds(p: Tensor, labels: Tensor) -> Tensor:
+    """log p_y / (1 − p_y) of the labels y, (n,)."""
+    return torch.logit(p.gather(1, labels[:, None])[:, 0].double(), eps=1e-7).float()

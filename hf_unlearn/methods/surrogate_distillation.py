@@ -1,0 +1,216 @@
+"""Surrogate distillation: back towards the base, and then taught what a model that never saw the forget rows would say."""
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data.pairs import PreparedRows
+from ..data.sampling import draw
+from ..models.adapters import is_adapted
+from ..models.base import StartingPoint
+from ..models.forward import classify, model_inputs, unwrap
+from ..models.prediction import predict
+from ..models.reference import Reference
+from ..utils.argument_checks import check_positive
+from .base import ALL_WEIGHTS, UnlearningMethod, setting
+from .components.losses import kl_to_target
+from .components.rewinding import (
+    ROWS,
+    learned_by_training,
+    read_features,
+    renew_head_rows,
+    rewind,
+    root_mean_square,
+)
+from .components.surrogate import (
+    LEAST,
+    as_unseen,
+    geometric_mean,
+    mean_confidence,
+    probe_probabilities,
+    sharpened,
+    train_probe,
+)
+from .protocols import UnlearningRun
+
+logger = logging.getLogger(__name__)
+
+TAUGHT_ROWS = 512  # most retain rows that the probe learns from
+FEWEST_STEPS, MOST_STEPS = 12, 400
+HEAD_RATE = 1e-3  # where training moved nothing but the head
+USUAL_RATE = 5e-5  # of fine-tuning, where it is not known how far training moved the weights
+SCRATCH_RATE = 1e-3  # of training from random weights, which lie as far from others as from trained ones
+ADAPTER_RATE = 5.0  # times the rate of the weights themselves: the factors of an adapter multiply small numbers
+FROM_BASE, FROM_SCRATCH = (
+    0.7,
+    0.85,
+)  # shares of the way that the run starts at; random weights know nothing to go back to
+
+
+@dataclass(kw_only=True)
+class SurrogateDistillation(UnlearningMethod):
+    """Go back towards the base, and teach the model what one that never saw the forget rows says. Ours; there is no paper.
+
+    θ_b is the base from which the original θ₀ was fine-tuned, f₀ the original, p̃ its output without the forgotten classes, and q
+    that of a linear probe on the frozen base, taught with retain rows alone. Start at θ_b + a (θ₀ − θ_b), and minimize
+
+        CE(retain) + μ KL(t(x) ‖ f_θ(x)) over forget x,    t ∝ (q p̃)^(τ/2)
+
+    τ makes t as confident as p̃ is on unseen rows, less a twentieth, because a retrained model is a little less sure of a class
+    that it lacks. A forgotten class is as unlikely in t as f₀ finds it on retain rows, and its row in the last layer is drawn anew
+    and moved until it gives that there: with a logit of −∞ the class would be relearned more slowly than it should. For single rows no class is left out, and t is f₀ with the belief in each label moved, by rank, to that in the
+    labels of unseen rows. Rewinding brings back features that the forget rows shaped; the targets bring back the outputs.
+
+    | forget set | retain set | forward passes a step | extra memory |
+    |---|---|---|---|
+    | inputs | inputs, labels | 1 | none; the base, before the first step |
+
+    AdamW's rate is a share of the root mean square by which fine-tuning moved a weight, so that the steps fit a model that was
+    moved a little as well as one that was moved far. For a model that was trained from scratch, random weights are the base.
+
+    Use it for a class or for single rows if the retain set is at hand. Do not use it without one.
+
+    Example:
+        ```python
+        trainer = UnlearningTrainer(model=model, args=UnlearningArguments(output_dir="out"), method=SurrogateDistillation(),
+                                    forget_dataset=split.forget, retain_dataset=split.retain, base_model="org/base")
+        ```
+    """
+
+    name: ClassVar[str] = "surrogate_distillation"
+    needs_retain: ClassVar[bool] = True
+    reads_held_out: ClassVar[bool] = True
+    reads_base: ClassVar[bool] = True
+    reasons: ClassVar[Mapping[str, str]] = {
+        "fsdp": "it compares whole weights with those of the base",
+        "deepspeed": "it compares whole weights with those of the base",
+    }
+    arguments: ClassVar[Mapping[str, Any]] = {
+        **ALL_WEIGHTS,
+        "check_steps": 10,
+        "per_device_train_batch_size": 4,
+        "retain_per_forget": 4,
+    }
+
+    rewind: float | None = setting(
+        None,
+        "Share a of the way from the base to the original at which the run starts. None: 0.7, or 0.85 if random weights were its start. "
+        "1: no rewinding.",
+    )
+    rate: float = setting(0.12, "Learning rate as a share of the root mean square by which training moved a weight.")
+    passes: float = setting(
+        0.5, "Passes over the retain set, unless `max_steps` or `num_train_epochs` say how long to run."
+    )
+    forget_weight: float = setting(0.3, "Weight μ of the KL divergence from the targets on forget rows.")
+    caution: float = setting(0.95, "Confidence on forget rows, as a share of the original's confidence on unseen rows.")
+
+    def __post_init__(self) -> None:
+        if self.rewind is not None and not 0 <= self.rewind <= 1:
+            raise ValueError(f"`rewind` is a share of the way from the base, in [0, 1], got {self.rewind}.")
+        if not self.forget_weight >= 0:
+            raise ValueError(f"`forget_weight` must not be negative, got {self.forget_weight}. 0 turns it off.")
+        check_positive(self, "rate", "passes", "caution")
+
+    def moves_statistics(self) -> bool:
+        return True
+
+    def default_steps(self, retain_rows: int | None, retain_batch: int) -> int | None:
+        wanted = MOST_STEPS if retain_rows is None else math.ceil(self.passes * retain_rows / retain_batch)
+        return min(max(wanted, FEWEST_STEPS), MOST_STEPS)
+
+    def setup(self, run: UnlearningRun) -> None:
+        start, reference = run.starting_point(), run.reference
+        if len(reference.forgotten_classes) == reference.logits.shape[-1]:
+            raise ValueError("`forget_class` names every class of the head, so none is left to answer with.")
+        kept = PreparedRows(draw(run.retain_dataset, TAUGHT_ROWS, run.args.seed), run.processor, "retain_dataset")
+        before, _ = predict(run.model, kept, run.processor, run.args.eval_batch_size, limit=ROWS)
+        self._targets = self._for_classes(run, start, kept, before) if reference.forgotten_classes else _for_rows(run)
+        learned = learned_by_training(run, start)
+        length = root_mean_square(learned.values())
+        self._idle = list(learned) if length == 0 else []
+        if self._idle:
+            logger.warning(
+                "Training moved nothing but the head of the original, so nothing below it knows the rows to forget, and only the "
+                "head is changed."
+            )
+        self._found_rate = self._rate_for(run, start, length)
+        rewind(run, learned, self._share(start), kept)
+        if reference.forgotten_classes:
+            renew_head_rows(run, kept, before)
+        run.monitor.model_changed()
+
+    def _rate_for(self, run: UnlearningRun, start: StartingPoint | None, length: float | None) -> float:
+        """The learning rate for an original that training moved by `length`."""
+        if length is None:
+            return USUAL_RATE * (ADAPTER_RATE if is_adapted(run.model) else 1.0)
+        if not length:
+            return HEAD_RATE
+        return self.rate * length if start is None or start.pretrained else SCRATCH_RATE
+
+    def _share(self, start: StartingPoint | None) -> float:
+        """The share a of the way from the starting point to the original."""
+        if self.rewind is not None:
+            return self.rewind
+        return FROM_SCRATCH if start is not None and not start.pretrained else FROM_BASE
+
+    def _for_classes(
+        self, run: UnlearningRun, start: StartingPoint | None, kept: PreparedRows, before: Tensor
+    ) -> Tensor:
+        """Return targets (n, classes) for rows of forgotten classes. `before` are the original's logits on retain rows."""
+        reference, held_out, gone = run.reference, run.monitor.held_out_answers(), list(run.reference.forgotten_classes)
+        # The last block of a base; of an original whose base is not known, the middle one, which training moved less.
+        known = start is not None and start.pretrained
+        witness, depth = (start.model.to(run.args.device), 1.0) if known else (run.model, 0.5)  # type: ignore[union-attr]
+        features, labels = read_features(run, witness, kept, depth)
+        about, _ = read_features(run, witness, run.forget_rows, depth)
+        believed = reference.struck_out(reference.logits).softmax(-1)
+        if labels is not None and len(labels.unique()) > 1:
+            probe = train_probe(features, labels, run.args.seed)
+            believed = geometric_mean(believed, probe_probabilities(probe, about, believed.shape[-1]))
+        unseen = before if held_out is None else held_out[0][~torch.isin(held_out[1], torch.tensor(gone))]
+        sure = mean_confidence(reference.struck_out(unseen if len(unseen) else before).softmax(-1))
+        targets = sharpened(believed, self.caution * sure)
+        unlikely = before.softmax(-1)[:, gone].clamp_min(LEAST).log().mean(0).exp()
+        targets[:, gone] = 0
+        targets *= (1 - unlikely.sum()) / targets.sum(-1, keepdim=True)
+        targets[:, gone] = unlikely
+        return targets
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
+        forget, retain = model_inputs(batch["forget"]), model_inputs(batch["retain"])
+        # One forward for both, so that BatchNorm sees what it will see, and not the forget rows alone.
+        logits = classify(model, {name: torch.cat([retain[name], forget[name]]) for name in retain}).float()
+        kept, gone = logits.split([len(logits) - len(batch["index"]), len(batch["index"])])
+        targets = self._targets[batch["index"].cpu()].to(logits.device)
+        return {
+            "retain": F.cross_entropy(kept, batch["retain"]["labels"]),
+            "forget": self.forget_weight * kl_to_target(targets, gone),
+        }
+
+    def adjust_gradients(self, model: nn.Module) -> None:
+        """Leave alone what training never moved, if it moved nothing but the head."""
+        if self._idle:
+            parameters = dict(unwrap(model).named_parameters())
+            for name in self._idle:
+                parameters[name].grad = None
+
+
+def _for_rows(run: UnlearningRun) -> Tensor:
+    """Return targets (n, classes) for single rows; the original's answers if there are no held-out rows to compare with."""
+    reference, held_out = run.reference, run.monitor.held_out_answers()
+    labels, believed = reference.labels, reference.logits.softmax(-1)
+    if held_out is None:
+        logger.warning(
+            "Without labelled held-out rows (`eval_dataset`) it is not known how sure a retrained model would be of the rows to "
+            "forget, so only rewinding forgets them."
+        )
+        return believed
+    return as_unseen(
+        believed, reference.predictions if labels is None else labels, held_out[0].softmax(-1), held_out[1]
+    )

@@ -1,0 +1,146 @@
+"""Surrogate distillation: its loss, its targets, and how it starts, against restated formulas."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hf_unlearn import ForgetRequest, SurrogateDistillation, UnlearningTrainer
+from hf_unlearn.methods.components.rewinding import ROWS
+from hf_unlearn.methods.components.surrogate import as_unseen, mean_confidence
+from hf_unlearn.methods.surrogate_distillation import HEAD_RATE, USUAL_RATE
+from hf_unlearn.models.forward import model_inputs
+from hf_unlearn.models.prediction import predict
+from tests.models.test_base import save_encoder
+from tests.support.data import class_split, data_for, processing_class
+from tests.support.models import changed, state, trained
+from tests.support.runs import arguments, forget_batch
+
+
+def run_of(arch, folder, method=None, *, base="none", split=None, held_out=None, model=None, **changes):
+    split = class_split(arch, 96) if split is None else split
+    settings = {"forget_kind": "class", "per_device_train_batch_size": None, "max_steps": None, **changes}
+    return UnlearningTrainer(
+        trained(arch) if model is None else model, arguments(folder, **settings), method or SurrogateDistillation(),
+        split.forget, split.retain, eval_dataset=held_out, processing_class=processing_class(arch), base_model=base,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("arch", ["vit", "bert"])
+def test_loss_is_cross_entropy_on_retain_and_divergence_from_the_targets_on_forget_rows(arch):
+    model, batch = trained(arch).train(), forget_batch(arch)
+    method = SurrogateDistillation(forget_weight=0.7)
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randn(100, 4, generator=generator).softmax(-1)
+    vars(method)["_targets"] = targets
+    terms = method.loss(model, batch, None)
+    with torch.no_grad():
+        kept = model(**model_inputs(batch["retain"])).logits
+        gone = model(**model_inputs(batch["forget"])).logits.log_softmax(-1)
+    t = targets[batch["index"]]
+    assert terms["retain"].item() == pytest.approx(F.cross_entropy(kept, batch["retain"]["labels"]).item(), rel=1e-4)
+    assert terms["forget"].item() == pytest.approx(0.7 * float((t * (t.log() - gone)).sum(-1).mean()), rel=1e-4)
+    assert set(terms) == {"retain", "forget"}
+
+
+@pytest.mark.parametrize("arch", ["vit", "bert"])
+def test_targets_are_as_sure_as_the_original_of_unseen_rows_and_leave_the_class_out(tmp_path, arch):
+    held_out = data_for(arch, 64, 11)
+    trainer = run_of(arch, tmp_path, held_out=held_out)
+    original, method = trained(arch), trainer.method
+    (gone,) = {*trainer.forget_dataset["label"]}
+    trainer._set_up()
+    targets, kept = trainer.method._targets, [c for c in range(4) if c != gone]
+    logits, labels = predict(original, held_out, trainer.processor)
+    sure = mean_confidence(logits[labels != gone][:, kept].softmax(-1))
+    retained, _ = predict(original, trainer.retain_dataset, trainer.processor, limit=ROWS)
+    unlikely = float(retained.softmax(-1)[:, gone].log().mean().exp())
+    assert targets.shape == (len(trainer.forget_dataset), 4)
+    torch.testing.assert_close(targets.sum(-1), torch.ones(len(targets)))
+    torch.testing.assert_close(targets[:, gone], torch.full((len(targets),), unlikely))
+    assert mean_confidence(targets[:, kept]) == pytest.approx(method.caution * sure * (1 - unlikely), abs=0.04)
+
+
+def test_single_rows_are_taught_what_unseen_rows_of_their_label_are_answered(tmp_path):
+    split = ForgetRequest(fraction=0.2).split(data_for("vit", 96, 5))
+    held_out = data_for("vit", 64, 11)
+    trainer = run_of("vit", tmp_path, split=split, held_out=held_out, forget_kind="samples")
+    trainer._set_up()
+    before, labels = predict(trained("vit"), split.forget, trainer.processor)
+    unseen, unseen_labels = predict(trained("vit"), held_out, trainer.processor)
+    expected = as_unseen(before.softmax(-1), labels, unseen.softmax(-1), unseen_labels)
+    torch.testing.assert_close(trainer.method._targets, expected)
+
+
+def test_a_run_forgets_a_class_and_keeps_the_others(tmp_path):
+    trainer = run_of("vit", tmp_path, SurrogateDistillation(passes=2.0), forget_target=None, max_retain_drop=0.1)
+    trainer.train()
+    assert trainer.outcome.ok, trainer.outcome.warnings
+    assert trainer.outcome.forget_end == 0
+    (gone,) = {*trainer.forget_dataset["label"]}
+    test = data_for("vit", 96, 12)
+    logits, labels = predict(trainer.model, test, trainer.processor)
+    right = (logits.argmax(-1) == labels).float()
+    assert right[labels != gone].mean() > 0.85
+    assert right[labels == gone].mean() < 0.05
+
+
+def test_the_start_is_a_share_of_the_way_and_the_rate_a_share_of_its_length(tmp_path):
+    save_encoder("vit", tmp_path / "base")
+    method = SurrogateDistillation(rewind=0.5, rate=0.2)
+    trainer = run_of("vit", tmp_path / "out", method, base=tmp_path / "base")
+    before = state(trainer.model)
+    start = trainer.starting_point()
+    trainer._set_up()
+    began, now = state(start.model), state(trainer.model)
+    moved = torch.cat([(before[n] - began[n]).flatten() for n in start.shared])
+    assert trainer.method.found_rate == pytest.approx(0.2 * float(moved.square().mean().sqrt()), rel=1e-4)
+    for name in start.shared:
+        torch.testing.assert_close(now[name], (before[name] + began[name]) / 2)
+
+
+def test_without_a_known_base_nothing_is_rewound_and_the_rate_is_the_usual_one(tmp_path):
+    trainer = run_of("vit", tmp_path, base=None)
+    before = state(trainer.model)
+    trainer._set_up()
+    assert trainer.method.found_rate == USUAL_RATE
+    assert all(n.startswith("classifier") for n in changed(before, state(trainer.model)))
+
+
+def test_a_head_that_was_trained_alone_is_all_that_changes(tmp_path, caplog):
+    trainer = run_of("vit", tmp_path, max_steps=3)
+    start = trainer.starting_point()
+    model = copy.deepcopy(start.model)
+    model.classifier.load_state_dict(trained("vit").classifier.state_dict())
+    trainer = run_of("vit", tmp_path, max_steps=3, model=model, weight_decay=0.1)
+    before = state(trainer.model)
+    trainer.train()
+    assert {n.partition(".")[0] for n in changed(before, state(trainer.model))} == {"classifier"}
+    assert trainer.method.found_rate == HEAD_RATE
+    assert "Training moved nothing but the head" in caplog.text
+
+
+def test_the_retain_set_says_how_long_a_run_is(tmp_path):
+    method = SurrogateDistillation(passes=0.5)
+    assert [method.default_steps(n, 16) for n in (1_600, 10, 10**6, None)] == [50, 12, 400, 400]
+    assert run_of("vit", tmp_path, method).args.max_steps == 12
+    assert run_of("vit", tmp_path, method, max_steps=5).args.max_steps == 5
+    assert run_of("vit", tmp_path, method, num_train_epochs=2).args.max_steps == -1
+
+
+def test_a_request_for_every_class_is_refused(tmp_path):
+    split = dataclasses.replace(class_split("vit", 32), forget=data_for("vit", 32, 9))
+    trainer = run_of("vit", tmp_path, split=split)
+    with pytest.raises(ValueError, match="names every class of the head"):
+        trainer._set_up()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [({"rewind": 1.5}, "`rewind`"), ({"forget_weight": -1}, "`forget_weight`"), ({"rate": 0}, "`rate`"), ({"passes": 0}, "`passes`")],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(settings, told):
+    with pytest.raises(ValueError, match=told):
+        SurrogateDistillation(**settings)
