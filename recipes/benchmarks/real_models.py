@@ -2,6 +2,7 @@
 
     python recipes/benchmarks/real_models.py --base-folder BASES --data-folder DATA --tasks trec --methods jit --requests LOC --seeds 0
     python recipes/benchmarks/real_models.py --base-folder BASES --data-folder DATA --methods      (no method: only train the models)
+    python recipes/benchmarks/real_models.py --base-folder BASES --data-folder DATA --tasks trec --export out/trec-minilm
     python recipes/benchmarks/real_models.py --table --out results.jsonl
 
 `--base-folder` holds the bases as folders `minilm` (a text encoder with its tokenizer) and `dinov2-small-56` (a ViT that reads
@@ -38,7 +39,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -257,8 +258,14 @@ def unlearn(words: list[str], output_dir: str) -> dict[str, Any]:
     with suppress(Saved):
         trainers.append(unlearn(job, method, keep=keep)[0])
     outcome = trainers[0].outcome
-    told = {name: getattr(outcome, name) for name in ("steps", "stopped", "warnings", "target_reached")}
-    return {**told, "code": 0 if outcome.ok else 1, **passes, **cost()}
+    told = {name: getattr(outcome, name) for name in ("steps", "stopped", "target_reached")}
+    return {
+        **told,
+        "warnings": [without_paths(warning) for warning in outcome.warnings],
+        "code": 0 if outcome.ok else 1,
+        **passes,
+        **cost(),
+    }
 
 
 def count_passes() -> dict[str, int]:
@@ -396,12 +403,11 @@ class Request:
         """Run `method`, and measure the result."""
         self.lab.cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.lab.cache, prefix=".run-") as scratch:
-            out = {"task": self.lab.name, "request": self.name, "method": method, "seed": seed, "options": list(extra)}
             job = {"do": "unlearn", "words": self.words(method, seed, extra), "output_dir": scratch}
-            out["exit_code"], told, error = run_job(job)
-            out |= {key: told[key] for key in ("steps", "stopped", "warnings", "target_reached") if key in told}
+            code, told, error = run_job(job)
             if not told:
-                return {**out, "error": error}
+                return {"exit_code": code, "error": error}
+            out = {"exit_code": code, **{k: told[k] for k in ("steps", "stopped", "warnings", "target_reached")}}
             costs = [json.loads((f / "cost.json").read_text()) for f in self.folders]
             out["share"] = {  # of the mean over the retrained models
                 name: round(of(told) / statistics.mean(map(of, costs)), 4)
@@ -560,6 +566,12 @@ def suiting() -> list[str]:
     return [key for key, method in METHODS.items() if not method.needs_column and key != "retrain"]
 
 
+def export(lab: Lab, folder: Path) -> None:
+    """Copy the rows and the original of a task to where the recipes look for them."""
+    shutil.copytree(lab.data, folder / "data")
+    shutil.copytree(lab.trained(), folder / "original")
+
+
 def run(options: argparse.Namespace) -> None:
     import datasets
     import transformers
@@ -569,6 +581,9 @@ def run(options: argparse.Namespace) -> None:
     methods = suiting() if options.methods is None else options.methods
     for name in options.tasks:
         lab = Lab(name, options)
+        if options.export is not None:
+            export(lab, options.export)
+            continue
         for request in [Request(lab, r) for r in options.requests or (*TASKS[name].requests, "random", "user")]:
             if request.kind == "class" and request.name not in lab.sets["train"].features["label"].names:
                 continue  # a class of another task
@@ -576,28 +591,21 @@ def run(options: argparse.Namespace) -> None:
                 print(
                     f"{name}, {request.name}: {len([request.original, *request.folders])} models are there", flush=True
                 )
-            for method in methods:
-                for seed in options.seeds:
-                    here = {
-                        "task": name,
-                        "request": request.name,
-                        "method": method,
-                        "seed": seed,
-                        "options": options.options,
-                    }
-                    finished = read(options.out).get(identity(here))
-                    if finished is None or (options.retry_failed and "error" in finished):
-                        try:
-                            cell = request.cell(method, seed, options.options)
-                        except Exception as error:  # a measurement that fails ends its own cell alone
-                            cell = {
-                                **here,
-                                "exit_code": None,
-                                "error": without_paths(f"{type(error).__name__}: {error}"),
-                            }
-                        append(options.out, cell)
-                        result = cell.get("verdict", cell.get("error"))
-                        print(f"{name}, {request.name}, {method}, seed {seed}: {result}", flush=True)
+            for method, seed in product(methods, options.seeds):
+                extra = [without_paths(word) for word in options.options]
+                here = {"task": name, "request": request.name, "method": method, "seed": seed, "options": extra}
+                finished = read(options.out).get(identity(here))
+                if finished is not None and not (options.retry_failed and "error" in finished):
+                    continue
+                try:
+                    cell = {**here, **request.cell(method, seed, options.options)}
+                except Exception as error:  # a measurement that fails ends its own cell alone
+                    cell = {**here, "exit_code": None, "error": without_paths(f"{type(error).__name__}: {error}")}
+                append(options.out, cell)
+                print(
+                    f"{name}, {request.name}, {method}, seed {seed}: {cell.get('verdict', cell.get('error'))}",
+                    flush=True,
+                )
 
 
 def main() -> None:
@@ -615,6 +623,9 @@ def main() -> None:
         "--options", nargs=argparse.REMAINDER, default=[], help="more options of `hf-unlearn run`; the last of all"
     )
     parser.add_argument("--retry-failed", action="store_true", help="run cells again that ended with an error")
+    parser.add_argument(
+        "--export", type=Path, help="only copy rows and original of one task into this new folder, for recipes"
+    )
     parser.add_argument("--table", action="store_true", help="print what is in --out")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -625,6 +636,8 @@ def main() -> None:
         return
     if options.base_folder is None or options.data_folder is None:
         parser.error("--base-folder and --data-folder are needed: the folders that hold the bases and the data sets.")
+    if options.export is not None and (len(options.tasks) > 1 or options.export.exists()):
+        parser.error("--export needs one task in --tasks, and a folder that does not exist yet.")
     run(options)
 
 
