@@ -436,7 +436,10 @@ class Request:
             "kind": self.kind,
             "verdict": audit.verdict,
             "because": audit.because,
-            "same_weights": unlearned.weights == auditor.original.weights,
+            "handed_back": all(
+                (rows.logits - auditor.original.outputs[name].logits).abs().max().item() < 1e-5
+                for name, rows in unlearned.outputs.items()
+            ),
             "original": figures(auditor.original, auditor.in_forgotten_class),
             "unlearned": figures(unlearned, auditor.in_forgotten_class),
             "retrained": [figures(m, auditor.in_forgotten_class) for m in retrained],
@@ -543,7 +546,7 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
             done = [c for c in found if "verdict" in c]
             medians = [f"{statistics.median(map(of, done)):.1f}" if done else "–" for _, of in columns]
             verdicts = counts(c.get("verdict", "failed") for c in found)
-            back = str(sum(c.get("same_weights", False) for c in found))
+            back = str(sum(c.get("handed_back", False) for c in found))
             lines.append(
                 "| "
                 + " | ".join([*key, str(len(found)), *medians, verdicts, counts(c["exit_code"] for c in found), back])

@@ -98,7 +98,7 @@ def measured(forgotten, kept, *, gap=0.0):
 
 def test_the_table_has_medians_and_counts():
     share = {"steps": 0.1, "passes": 0.2, "cpu": 0.3, "peak": 1.1}
-    common = {"share": share, "exit_code": 0, "same_weights": False, "retrained": [measured(0, 90), measured(2, 92)]}
+    common = {"share": share, "exit_code": 0, "handed_back": False, "retrained": [measured(0, 90), measured(2, 92)]}
     cells = []
     for seed, kept in enumerate((88, 90, 95)):
         cell = {"original": measured(99, 93), "unlearned": measured(3, kept), "verdict": "v" if seed else "w"}
@@ -159,6 +159,7 @@ def test_a_tiny_base_is_trained_unlearned_measured_and_not_measured_twice(tmp_pa
     assert len(jit["divergence"]["among"]) == 3
     assert all(jit["share"][name] > 0 for name in ("steps", "passes", "cpu", "peak"))
     assert jit["verdict"]
+    assert jit["unlearned"] == jit["original"] or not jit["handed_back"]
     assert refused["exit_code"] == 2
     assert "attribute" in refused["error"]
     assert str(tmp_path) not in options.out.read_text()
