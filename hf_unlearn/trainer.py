@@ -52,7 +52,7 @@ class UnlearningTrainer(Publishing, StartsFromBase, CheckpointedTrainer):
     Args:
         model: The trained classifier, a `PeftModel` around one, or its folder or Hub id. Default: None, if `model_init` is given.
         args: The arguments of the run. Default: `UnlearningArguments(output_dir="unlearned")`.
-        method: The method with its settings, or its name, such as `"jit"`. Default: None, the method that `args.method` names.
+        method: The method with its settings, or its name, such as `"jit"`. Default: None, the one that `args.method` names.
         forget_dataset: The rows to forget: a map-style `datasets.Dataset`, raw (image or text column) or processed.
             Default: None, for a method that unlearns an attribute of all rows (`needs_column`).
         retain_dataset: The rows to keep, map-style or a stream. A method that does not need them uses them only to
@@ -145,7 +145,7 @@ class UnlearningTrainer(Publishing, StartsFromBase, CheckpointedTrainer):
         args = args if args is not None else UnlearningArguments(output_dir="unlearned")
         if not isinstance(args, UnlearningArguments):
             raise TypeError(f"`args` must be `UnlearningArguments`, got {type(args).__name__}.")
-        method = find_method(args.method if method is None else method)
+        method = find_method(args.method if method is None else method, self.given["retain_dataset"] is not None)
         check_backend(method, args)
         check_options(args, optimizer, peft_config)
         use_one_gpu(args)

@@ -4,14 +4,16 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from ..hub.card.evaluation_card import write_card
 from ..hub.push.run_folder import push_after_run
 from ..methods import METHODS, UnlearningMethod
+from ..methods.choice import AUTO, choose_method
 from ..models.adapter_config import read_config
 from ..pipeline.folder_lock import sole_writer
 from ..pipeline.prepare import check_folders, check_request, prepare
@@ -65,20 +67,36 @@ def _run_shared(number: str, words: Sequence[str]) -> int:
         return launch([sys.executable, "-m", "hf_unlearn.cli.worker", *words], processes, environment)
 
 
+def _early(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return the options that decide which others there are, and the other words."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", nargs="?", const="")
+    parser.add_argument("--method", nargs="?", const="")
+    return parser.parse_known_args(list(argv))
+
+
+def _method(early: argparse.Namespace, others: Sequence[str], recipe: Mapping[str, Any]) -> tuple[Any, str]:
+    """Return the method's key that is given, or that suits the request; and why it was chosen, empty if it is given."""
+    key = recipe.get("method", AUTO) if early.method is None else early.method
+    if key != AUTO:
+        return key, ""
+    attribute = "attribute" in recipe or any(word.partition("=")[0] == "--attribute" for word in others)
+    return choose_method(True, attribute)  # there always are rows to keep: those that the request leaves
+
+
 def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, UnlearningMethod]:
     """Read the recipe (`--config file.yaml`) and the command line, which overrides the recipe, into three dataclasses.
 
     Raises:
         SystemExit: a key or the method is unknown, a value has the wrong type, or one is missing; the message names it.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--config", nargs="?", const="")
-    first.add_argument("--method", nargs="?", const="")
-    early, others = first.parse_known_args(list(argv))
+    early, others = _early(argv)
     recipe = {} if early.config is None else read_recipe(early.config)
-    key = recipe.get("method", "jit") if early.method is None else early.method
+    key, _ = _method(early, others, recipe)
     if not isinstance(key, str) or key not in METHODS:
-        raise SystemExit(f"`method={key!r}` is unknown. Known: {', '.join(METHODS)}.{did_you_mean(str(key), METHODS)}")
+        raise SystemExit(
+            f"`method={key!r}` is unknown. Known: auto, {', '.join(METHODS)}.{did_you_mean(str(key), METHODS)}"
+        )
     classes = (RunArguments, UnlearningArguments, METHODS[key])
     known = [name for c in classes for f in fields(c) if f.init for name in names_of(f)]
     elsewhere = {
@@ -128,6 +146,10 @@ def run_once(argv: Sequence[str], holds_folder: bool = False) -> int:
     locks = args.process_index == 0 and not holds_folder
     try:
         with sole_writer(folder) if locks else nullcontext():
+            early, others = _early(argv)
+            _, because = _method(early, others, {} if early.config is None else read_recipe(early.config))
+            if because and args.process_index == 0:
+                print(f"Method: {method.name}, because {because}. `--method` names another.", flush=True)
             job = prepare(run, args, method)
             trainer, report = unlearn(
                 job, method, keep=lambda t: save_finished(t, job.processing_class, folder / "model")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..models.reference import Reference
 from ..utils.argument_checks import did_you_mean
+from .choice import AUTO, choose_method
 from .components.counterfactual_anchors import CounterfactualAnchors
 from .protocols import UnlearningRun
 
@@ -41,17 +42,20 @@ def setting(default: Any, help: str, **metadata: Any) -> Any:
     return field(default=default, metadata={"help": help, **metadata})
 
 
-def find_method(given: UnlearningMethod | str) -> UnlearningMethod:
+def find_method(given: UnlearningMethod | str, retain: bool = False) -> UnlearningMethod:
     """Return a method as it is, or the method of a name in `METHODS` with its default settings.
+
+    For the name `auto` it is the one that `choose_method` finds, if rows to keep are at hand (`retain`) or not.
 
     Raises:
         ValueError: the name is unknown.
         TypeError: `given` is neither a name nor a method.
     """
     if isinstance(given, str):
+        given = choose_method(retain)[0] if given == AUTO else given
         if given not in METHODS:
             hint = did_you_mean(given, METHODS)
-            raise ValueError(f"`method={given!r}` is unknown. Known: {', '.join(METHODS)}.{hint}")
+            raise ValueError(f"`method={given!r}` is unknown. Known: auto, {', '.join(METHODS)}.{hint}")
         return METHODS[given]()
     if not isinstance(given, UnlearningMethod):
         raise TypeError(f"`method` must be a name or an `UnlearningMethod` such as `JiT()`, got {given!r}.")

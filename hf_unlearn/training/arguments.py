@@ -46,7 +46,9 @@ class UnlearningArguments(TrainingArguments):
         ValueError: A value is out of its range, or would have no effect on unlearning.
     """
 
-    method: str = setting("jit", "Name of the method, if the trainer is not given a method.")
+    method: str = setting(
+        "auto", "Name of the method, if the trainer is not given a method. auto: the one that suits what is at hand."
+    )
     update: str | None = setting(
         None,
         "Parameters that may move: 'all', 'head', 'last:n' (the last n blocks and the head) or a regular expression of "

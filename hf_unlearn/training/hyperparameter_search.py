@@ -97,7 +97,7 @@ def tuned(trainer: T, values: Mapping[str, Any], folder: str | Path | None = Non
     """
     given = trainer.given
     args: UnlearningArguments = given["args"] or trainer.args
-    method = find_method(values.get("method") or given["method"] or args.method)
+    method = find_method(values.get("method") or given["method"] or args.method, given["retain_dataset"] is not None)
     fields = {name.removeprefix("method."): v for name, v in values.items() if name.startswith("method.")}
     settings = {name: v for name, v in values.items() if not name.startswith("method.")}
     _check_names(fields, method, "method.")

@@ -39,7 +39,7 @@ def test_every_option_has_one_title(method):
         ("bias_labels", "run and report"),
         ("peft_config", "what may move"),
         ("trust_region", "what may move"),
-        ("sigma", "method"),
+        ("rewind", "method"),
         ("method", "method"),
         ("hub_model_id", "Hub"),
         ("push_to_hub", "Hub"),
@@ -48,14 +48,14 @@ def test_every_option_has_one_title(method):
     ],
 )
 def test_a_title_says_what_an_option_is_about(name, title):
-    assert option_groups(RunArguments, UnlearningArguments, METHODS["jit"])[name] == title
+    assert option_groups(RunArguments, UnlearningArguments, METHODS["surrogate_distillation"])[name] == title
 
 
 def test_the_short_page_leaves_out_what_only_the_trainer_needs(capsys):
     short, whole = page(capsys, "--help"), page(capsys, "--help-all")
     assert list(short) == list(whole) == ["options", *TITLES, "examples"]
     assert short["options"] == ["help", "config", "num-processes", "help-all"]
-    groups = option_groups(RunArguments, UnlearningArguments, METHODS["jit"])
+    groups = option_groups(RunArguments, UnlearningArguments, METHODS["surrogate_distillation"])
     shown = {name for title in TITLES for name in short[title]}
     assert shown == groups.keys() - OTHERS
     assert shown > set(CHOSEN)

@@ -48,7 +48,7 @@ def test_a_value_of_a_recipe_is_never_an_option(tmp_path, value):
         run, args, method = parse(["--config", config])
         assert run.forget_values == read_recipe(config)["forget_values"]
         assert sorted(run.forget_values) == sorted(["u003", value])
-        assert (args.max_steps, args.method, method.name) == (None, "jit", "jit")
+        assert (args.max_steps, args.method, method.name) == (None, "surrogate_distillation", "surrogate_distillation")
 
 
 @pytest.mark.parametrize("value", HOSTILE)

@@ -53,7 +53,12 @@ SOURCES = {  # options that name a file or folder that must be there
     "demo": "dataset",
 }
 TARGETS = {"run": "output_dir", "demo": "output", "receipt keygen": "output"}  # options that name what is written
-FIELDS = {f.name: str(f.type) for c in (RunArguments, UnlearningArguments, METHODS["jit"]) for f in fields(c) if f.init}
+FIELDS = {
+    f.name: str(f.type)
+    for c in (RunArguments, UnlearningArguments, METHODS["surrogate_distillation"])
+    for f in fields(c)
+    if f.init
+}
 
 
 def of_type(*types):

@@ -19,17 +19,17 @@ from tests.support.recipes import write_recipe
 
 
 def test_command_line_wins_and_numbers_are_numbers(tmp_path):
-    config = write_recipe(tmp_path, train_learning_rate="5e-4", sigma=0.7)
-    run, args, method = parse(["--config", config, "--sigma", "0.9", "--seed", "3"])
-    assert (run.train_learning_rate, method.sigma, args.seed) == (5e-4, 0.9, 3)
+    config = write_recipe(tmp_path, train_learning_rate="5e-4", rewind=0.7)
+    run, args, method = parse(["--config", config, "--rewind", "0.9", "--seed", "3"])
+    assert (run.train_learning_rate, method.rewind, args.seed) == (5e-4, 0.9, 3)
 
 
 @pytest.mark.parametrize(
     ("keys", "match"),
     [
-        ({"sigmaa": 1}, "`sigmaa`.*`sigma`"),
+        ({"rewindd": 1}, "`rewindd`.*`rewind`"),
         ({"method": "magic"}, "`method='magic'`"),
-        ({"sigma": -1}, "`sigma`"),
+        ({"rewind": -1}, "`rewind`"),
         ({"trust_region": 2}, "`trust_region`"),
     ],
 )
@@ -39,7 +39,7 @@ def test_a_wrong_key_or_value_is_named(tmp_path, keys, match):
 
 
 def test_an_option_of_another_method_is_named_as_such(tmp_path):
-    recipe = write_recipe(tmp_path, sigma=0.5)
+    recipe = write_recipe(tmp_path, method="jit", sigma=0.5)
     for words in (["--method", "fine_tune"], ["--method=fine_tune", "--sigma", "1"]):
         with pytest.raises(
             SystemExit, match="`sigma` is an option of `--method jit`, and this run is of `--method fine"
