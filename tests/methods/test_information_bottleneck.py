@@ -360,6 +360,7 @@ def test_what_the_base_needs_is_needed():
 BASES = [n for n, m in METHODS.items() if not (m.one_shot or m.reads_base or n in ("uib", "retrain"))]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_anchors")
 @pytest.mark.parametrize("name", BASES)
 def test_every_gradient_method_can_carry_the_prior(tmp_path, name):

@@ -20,7 +20,8 @@ from tests.support.models import changed, state, trained
 from tests.support.runs import SGD, arguments, trainer_for, whole_and_resumed
 from tests.support.tables import in_turn, slow
 
-pytestmark = pytest.mark.usefixtures("few_anchors")
+# Together too long for the quick tests.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_anchors")]
 
 
 def base_state(model):
@@ -184,7 +185,6 @@ def test_checkpointing_that_would_train_nothing_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("arch", ["resnet", "convnext"])
-@pytest.mark.slow
 def test_a_convolutional_model_in_half_precision_is_evaluated(tmp_path, arch):
     model, rows = trained(arch).to(torch.bfloat16), data_for(arch, 16, seed=3)
     trainer = patched(arch, tmp_path, model=model, eval_dataset=rows, eval_strategy="steps", eval_steps=1)

@@ -23,6 +23,8 @@ from tests.support.runs import KillAt, Killed, arguments, trainer_for, whole_and
 from tests.support.tables import slow
 from tests.training.support import ADAMW, EVERY, Count, ascent, evaluated, flip, make_trainer, names
 
+pytestmark = pytest.mark.slow  # together too long for the quick tests
+
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
@@ -69,7 +71,6 @@ def die_writing(folder, settings):
     trainer_for("vit", folder, DiesWriting(last=3), **settings).train()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("limit", [None, 1])
 def test_killed_while_it_writes_a_checkpoint_a_run_still_has_the_one_before(tmp_path, three_checkpoints, limit):
     settings = {**EVERY, **ADAMW, "save_total_limit": limit}

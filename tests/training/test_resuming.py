@@ -13,6 +13,8 @@ from tests.support.models import build, changed, state, trained
 from tests.support.runs import KillAt, Killed, trainer_for
 from tests.training.support import ADAMW, EVERY, Count, ascent, flip, killed, names
 
+pytestmark = pytest.mark.slow  # together too long for the quick tests
+
 
 def drawn(seed):
     return ForgetRequest(fraction=0.25, seed=seed).split(data_for("vit", 64))

@@ -14,6 +14,8 @@ from tests.support.models import trained
 
 from .support import Untouchable, audited_sets, prepared
 
+pytestmark = pytest.mark.slow  # together too long for the quick tests
+
 
 def test_nan_is_an_error_that_names_the_model():
     broken = trained("vit")

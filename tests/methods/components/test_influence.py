@@ -16,6 +16,8 @@ from tests.support.data import data_for, processing_class
 from tests.support.models import changed, state, trained
 from tests.support.tables import slow
 
+pytestmark = pytest.mark.slow  # together too long for the quick tests
+
 
 class Logistic(nn.Module):
     """Logistic regression on 16 inputs, as a classifier of two classes."""
