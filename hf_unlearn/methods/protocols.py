@@ -23,8 +23,8 @@ class OutputMonitor(Protocol):
     def held_out_accuracy(self) -> float | None:
         """Return the accuracy on labeled held-out rows, or None without any."""
 
-    def held_out_answers(self) -> tuple[Tensor, Tensor] | None:
-        """Return logits (m, classes) of the present model on labeled held-out rows, and their labels; None without any."""
+    def held_out_answers(self, limit: int) -> tuple[Tensor, Tensor] | None:
+        """Return logits (m, classes) of the present model on at most `limit` labeled held-out rows, and their labels."""
 
     def model_changed(self) -> None:
         """Drop stored outputs, because weights were written outside an optimizer step."""

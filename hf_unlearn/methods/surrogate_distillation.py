@@ -41,7 +41,7 @@ from .protocols import UnlearningRun
 
 logger = logging.getLogger(__name__)
 
-TAUGHT_ROWS = 512  # most retain rows that the probe learns from
+TAUGHT_ROWS = 512  # most retain rows that the probe learns from, and held-out rows that tell how sure the original is
 FEWEST_STEPS, MOST_STEPS = 12, 400
 HEAD_RATE = 1e-3  # where training moved nothing but the head
 USUAL_RATE = 5e-5  # of fine-tuning, where it is not known how far training moved the weights
@@ -93,7 +93,7 @@ class SurrogateDistillation(UnlearningMethod):
     }
     arguments: ClassVar[Mapping[str, Any]] = {
         **ALL_WEIGHTS,
-        "check_steps": 10,
+        "check_steps": 25,
         "per_device_train_batch_size": 4,
         "retain_per_forget": 4,
     }
@@ -163,7 +163,11 @@ class SurrogateDistillation(UnlearningMethod):
         self, run: UnlearningRun, start: StartingPoint | None, kept: PreparedRows, before: Tensor
     ) -> Tensor:
         """Return targets (n, classes) for rows of forgotten classes. `before` are the original's logits on retain rows."""
-        reference, held_out, gone = run.reference, run.monitor.held_out_answers(), list(run.reference.forgotten_classes)
+        reference, held_out, gone = (
+            run.reference,
+            run.monitor.held_out_answers(TAUGHT_ROWS),
+            list(run.reference.forgotten_classes),
+        )
         # The last block of a base; of an original whose base is not known, the middle one, which training moved less.
         known = start is not None and start.pretrained
         witness, depth = (start.model.to(run.args.device), 1.0) if known else (run.model, 0.5)  # type: ignore[union-attr]
@@ -203,7 +207,7 @@ class SurrogateDistillation(UnlearningMethod):
 
 def _for_rows(run: UnlearningRun) -> Tensor:
     """Return targets (n, classes) for single rows; the original's answers if there are no held-out rows to compare with."""
-    reference, held_out = run.reference, run.monitor.held_out_answers()
+    reference, held_out = run.reference, run.monitor.held_out_answers(TAUGHT_ROWS)
     labels, believed = reference.labels, reference.logits.softmax(-1)
     if held_out is None:
         logger.warning(

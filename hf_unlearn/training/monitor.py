@@ -164,12 +164,12 @@ class Monitor:
         # Laplace's rule of succession: no error among few rows does not mean none on unseen data.
         return ((logits.argmax(-1) == labels).sum().item() + 1) / (len(labels) + 2)
 
-    def held_out_answers(self) -> tuple[Tensor, Tensor] | None:
+    def held_out_answers(self, limit: int = VALIDATION_ROWS) -> tuple[Tensor, Tensor] | None:
         """Return logits (m, classes) of the present model on labelled held-out rows, and their labels; None without such rows."""
         held_out = self._validation_set()
         if held_out is None:
             return None
-        logits, labels = self._predict(draw(held_out, VALIDATION_ROWS, self.run.args.seed))
+        logits, labels = self._predict(draw(held_out, limit, self.run.args.seed))
         return None if labels is None else (logits, labels)
 
     def _retain_counts(self) -> Tensor | None:
