@@ -41,6 +41,7 @@ class Drawing:
 def drawings(report: ReportData) -> dict[str, Drawing]:
     """Return the figures that the report has data for, by file name."""
     models, path = ", ".join(report.models), report.outcome.get("path", [])
+    halved = [str(check["step"]) for check in path if "step_scale" in check]
 
     def listed(measure: str, digits: int) -> str:
         return "; ".join(f"{n} {m[measure]:.{digits}f}" for n, m in report.models.items() if measure in m)
@@ -64,7 +65,8 @@ def drawings(report: ReportData) -> dict[str, Drawing]:
         "path": (
             "What the run saw on the way, on samples of its sets: over the steps"
             + (", and forget against retain set." if path and "retain" in path[0] else ".")
-            + (" The last step was taken back." if _was_taken_back(report) else ""),
+            + (" The last step was taken back." if _was_taken_back(report) else "")
+            + (f" Steps were halved, from the last good state on, at step {', '.join(halved)}." if halved else ""),
             "Lines of what is still remembered of the forget set and kept of the retain set, from the first to the last step.",
         ),
         "relearning": (
