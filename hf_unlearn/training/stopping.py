@@ -23,7 +23,7 @@ from transformers import TrainerCallback
 
 from ..models.forward import unwrap
 from ..models.reference import SAMPLES_FLOOR
-from ..models.sharding import as_held, local, whole
+from ..models.sharding import as_held, local, reshard, whole
 from ..models.snapshot import Snapshot
 from ..utils.distributed import in_any_process
 from .optimizers import forget_moments, scale_rates
@@ -120,6 +120,7 @@ class ForgettingControl(TrainerCallback):
     def _swap_average(self) -> None:
         """Exchange the weights and the average."""
         if self.average:
+            reshard(self.run.model)
             for name, parameter in self._moving().items():
                 weights = parameter.clone()
                 parameter.copy_(self.average[name])
