@@ -41,7 +41,7 @@ def verify(run: TrainingRun) -> Outcome:
     all_steps = run.state.global_step >= run.state.max_steps
     stopped = run.forgetting.stopped or ("all steps done" if all_steps else "ended by a callback")
     if times := run.forgetting.halvings:
-        stopped += f" (steps halved {times} {'time' if times == 1 else 'times'})"
+        stopped += f", steps halved {times} {'time' if times == 1 else 'times'}"
     out = Outcome(
         steps=run.state.global_step,
         stopped=stopped,

@@ -96,7 +96,7 @@ def test_a_method_that_reads_no_kept_rows_is_still_judged_by_them(tmp_path, word
     assert "pipeline(" not in card
     assert main(["receipt", "verify", "--folder", str(tmp_path / "out")]) == 0
     assert main(["push", str(tmp_path / "out"), "--repo", "a/b", "--dry-run"]) == 2
-    assert "holds no model to push" in capsys.readouterr().err
+    assert "holds no model to push, because its run ended with the original" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("few_anchors")

@@ -116,7 +116,7 @@ def test_weights_are_those_of_a_loop_by_hand(tmp_path, name):
         0.5 ** (i + 1) for i in range(len(halved))
     ]
     times = "1 time" if len(halved) == 1 else f"{len(halved)} times"
-    assert trainer.outcome.stopped == f"all steps done (steps halved {times})"
+    assert trainer.outcome.stopped == f"all steps done, steps halved {times}"
     assert changed(state(trained("vit")), state(model))
     end, wanted, before = (torch.cat([t.flatten() for t in state(m).values()]) for m in (model, ours, trained("vit")))
     assert (end - wanted).norm() < 2e-3 * (wanted - before).norm()
@@ -131,7 +131,7 @@ def test_a_run_gives_up_after_the_given_number_of_halvings(tmp_path, caplog):
     trainer.train()
     assert trainer.outcome.steps == 3
     assert trainer.outcome.stopped.startswith("kept data suffers")
-    assert trainer.outcome.stopped.endswith("(steps halved 2 times)")
+    assert trainer.outcome.stopped.endswith(", steps halved 2 times")
     assert trainer.outcome.unchanged
     assert not trainer.outcome.ok
     assert not changed(state(trained("vit")), state(trainer.model))
@@ -155,7 +155,7 @@ def test_damage_at_the_last_step_halves_the_way_until_nothing_suffers(tmp_path):
     assert [check["retain"] for check in trainer.outcome.path] == pytest.approx(accuracies)
     assert trainer.outcome.path[-2]["step_scale"] == share < 1
     assert not changed(state(model), state(trainer.model))
-    assert trainer.outcome.stopped.startswith("all steps done (steps halved")
+    assert trainer.outcome.stopped.startswith("all steps done, steps halved")
 
 
 RESUMED = {
