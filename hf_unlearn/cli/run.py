@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from ..pipeline.run_arguments import RunArguments
 from ..pipeline.unlearn import unlearn
 from ..training.arguments import UnlearningArguments
 from ..training.backends import check_backend
-from ..training.checkpoints import resume_hint
+from ..training.checkpoints import finished_marker, resume_hint
 from ..training.resuming import save_finished
 from ..training.stopping import Interrupted
 from ..utils.argument_checks import check_finite, did_you_mean
@@ -151,9 +152,7 @@ def run_once(argv: Sequence[str], holds_folder: bool = False) -> int:
             if because and args.process_index == 0:
                 print(f"Method: {method.name}, because {because}. `--method` names another.", flush=True)
             job = prepare(run, args, method)
-            trainer, report = unlearn(
-                job, method, keep=lambda t: save_finished(t, job.processing_class, folder / "model")
-            )
+            trainer, report = unlearn(job, method, keep=lambda t: _keep(t, job.processing_class, folder / "model"))
             if not trainer.is_world_process_zero():
                 return 0
             with clear_errors("the report", folder):
@@ -163,9 +162,23 @@ def run_once(argv: Sequence[str], holds_folder: bool = False) -> int:
     except KeyboardInterrupt as stop:
         raise Interrupted(resume_hint(stop, folder), getattr(stop, "signum", signal.SIGINT)) from stop
     report.print()
-    print(f"Model in {folder / 'model'}, report in {folder / 'report.html'}, card in {folder / 'README.md'}")
+    places = f"report in {folder / 'report.html'}, card in {folder / 'README.md'}"
+    if trainer.outcome.unchanged:
+        kept_back = "No model was written or pushed" if args.push_to_hub else "No model was written"
+        print(f"{kept_back}, because the run ended with the original ({trainer.outcome.stopped}); {places}")
+        return 1
+    print(f"Model in {folder / 'model'}, {places}")
     pushed = push_after_run(trainer, folder)
     return (0 if trainer.outcome.ok else 1) if pushed else 2
+
+
+def _keep(trainer: Any, processing_class: Any, folder: Path) -> None:
+    """Save the model that the run ended with. If that is the original, nothing is saved, and a former run's model goes too."""
+    if trainer.outcome.unchanged:
+        finished_marker(folder).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        save_finished(trainer, processing_class, folder)
 
 
 def checked(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, UnlearningMethod]:

@@ -5,6 +5,7 @@ Reading is a collective operation: all processes must do it together. A tensor t
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .forward import unwrap
@@ -13,6 +14,13 @@ from .forward import unwrap
 def is_sharded(model: nn.Module) -> bool:
     """Check whether parameters of `model` are held in parts."""
     return any(isinstance(p, DTensor) for p in model.parameters())
+
+
+def reshard(model: nn.Module) -> None:
+    """Let go of the whole parameters that a forward pass without a backward pass leaves, so that `model` has its parts again."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ RUN_KEYS = (
     "peft_config", "bias_column", "relearning",
 )  # fmt: skip
 ARGUMENT_KEYS = (
-    "update", "trust_region", "forget_kind", "forget_target", "max_retain_drop", "check_steps", "weight_average", "probe_size",
+    "update", "trust_region", "forget_kind", "forget_target", "max_retain_drop", "max_halvings", "check_steps", "weight_average", "probe_size",
     "retain_per_forget", "momentum", "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size",
     "gradient_accumulation_steps", "optim", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "adam_beta1",
     "adam_beta2", "adam_epsilon", "seed", "fp16", "bf16", "train_sampling_strategy", "use_cpu",

@@ -30,6 +30,7 @@ BOUNDS = {
     **dict.fromkeys(("learning_rate", "weight_decay", "adam_epsilon", "warmup_steps"), math.inf),
     **dict.fromkeys(("adam_beta1", "adam_beta2"), 1.0),
     **dict.fromkeys(("seed", "data_seed"), 2**32),
+    "max_halvings": 64,
     **dict.fromkeys(("gradient_accumulation_steps", "retain_per_forget", "probe_size"), 2**31),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 2**31),
 }
@@ -73,7 +74,14 @@ class UnlearningArguments(TrainingArguments):
     max_retain_drop: float = setting(
         0.05, "Accuracy on retained rows, in [0, 1], that a run may lose before it goes back to the last good state."
     )
-    check_steps: int | None = setting(None, "Steps between two checks of the target and of damage.")
+    max_halvings: int = setting(
+        6,
+        "How often a run that damages retained rows goes back to the last good state and goes on with steps of half the "
+        "length, before it gives up. 0: it ends at the first damage, and its first step is not looked at.",
+    )
+    check_steps: int | None = setting(
+        None, "Steps between two checks of the target and of damage. Damage is also looked for after the first step."
+    )
     weight_average: float | None = setting(
         None, "Decay, in [0, 1), of an exponential average of the weights, which the run ends with. 0: no average."
     )

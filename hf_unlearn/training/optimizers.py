@@ -11,6 +11,9 @@ from ..models.adapters import ADAPTER_STEP_FLOOR, is_adapted
 from ..models.forward import unwrap
 from .arguments import UnlearningArguments
 
+# Where optimizers and schedules keep rates and bounds of rates.
+GROUP_RATES = ("lr", "initial_lr", "max_lr", "min_lr")
+SCHEDULE_RATES = ("base_lrs", "max_lrs", "min_lrs", "eta_min", "_last_lr")
 OPTIMIZER_OPTIONS = ("optim", "optim_args", "weight_decay", "momentum", "adam_beta1", "adam_beta2", "adam_epsilon")
 
 
@@ -63,6 +66,32 @@ def choose_optimizer(
     if args.optim == "sgd":
         return torch.optim.SGD, {"lr": args.learning_rate, "momentum": args.momentum}
     return None
+
+
+def scale_rates(optimizer: Any, schedule: Any, factor: float) -> None:
+    """Multiply the learning rates of `optimizer`, present and future ones, by `factor`. `schedule` may hold other schedules."""
+    for group in optimizer.param_groups:
+        group.update({name: factor * group[name] for name in GROUP_RATES if group.get(name) is not None})
+    _scale_schedule(schedule, factor)
+
+
+def _scale_schedule(schedule: Any, factor: float) -> None:
+    for name in SCHEDULE_RATES:
+        rates = getattr(schedule, name, None)
+        if rates is not None:
+            setattr(schedule, name, [factor * r for r in rates] if isinstance(rates, list) else factor * rates)
+    for part in getattr(schedule, "_schedulers", ()):
+        _scale_schedule(part, factor)
+
+
+def forget_moments(optimizer: Any) -> None:
+    """Bring the state of `optimizer` back to that before its first step."""
+    optimizer.state.clear()
+    if isinstance(getattr(optimizer, "optimizer", optimizer), torch.optim.Adagrad):  # it makes its state at once
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                start = torch.full_like(p, group["initial_accumulator_value"], requires_grad=False)
+                optimizer.state[p] = {"step": torch.tensor(0.0), "sum": start}
 
 
 def _check_parameters(given: torch.optim.Optimizer, model: nn.Module, updated: set[str], update: str | None) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+UNCHANGED = "no parameter changed: the model is the original"
 STILL_OUTPUTS = "the outputs on the forget set did not move"
 
 
@@ -46,6 +47,11 @@ class Outcome:
     def ok(self) -> bool:
         """True if the run did what was asked."""
         return not self.warnings
+
+    @property
+    def unchanged(self) -> bool:
+        """True if the run ended with the original, so that there is no unlearned model."""
+        return UNCHANGED in self.warnings
 
     def as_dict(self) -> dict[str, Any]:
         """Return a JSON-ready form for others, without the digits by which a mean over few rows would reveal these rows."""

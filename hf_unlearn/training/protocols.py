@@ -29,6 +29,7 @@ class StopRecord(Protocol):
 
     path: list[dict[str, float]]
     stopped: str
+    halvings: int
 
 
 class TrainingRun(UnlearningRun, Protocol):

@@ -21,7 +21,7 @@ ARGUMENTS = (
     "update", "trust_region", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args",
     "adam_beta1", "adam_beta2", "adam_epsilon", "momentum", "weight_decay", "max_grad_norm", "bf16", "fp16",
     "max_steps", "num_train_epochs", "batch_rows", "gradient_accumulation_steps", "retain_per_forget", "dataloader_drop_last",
-    "weight_average", "check_steps", "probe_size", "forget_kind", "forget_target", "max_retain_drop", "seed",
+    "weight_average", "check_steps", "probe_size", "forget_kind", "forget_target", "max_retain_drop", "max_halvings", "seed",
 )  # fmt: skip
 
 

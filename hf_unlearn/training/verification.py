@@ -8,7 +8,7 @@ from torch import Tensor
 from ..models.adapters import norms_to_hold
 from ..models.snapshot import fingerprints
 from ..utils.large_tensors import chunks
-from .outcome import STILL_OUTPUTS, Outcome, StrayChange
+from .outcome import STILL_OUTPUTS, UNCHANGED, Outcome, StrayChange
 from .protocols import TrainingRun
 
 logger = logging.getLogger(__name__)
@@ -39,9 +39,12 @@ def verify(run: TrainingRun) -> Outcome:
     remembered = reference.remembered(logits, torch.arange(len(logits))).float().mean().item()
     path, target = run.forgetting.path, run.monitor.target
     all_steps = run.state.global_step >= run.state.max_steps
+    stopped = run.forgetting.stopped or ("all steps done" if all_steps else "ended by a callback")
+    if times := run.forgetting.halvings:
+        stopped += f", steps halved {times} {'time' if times == 1 else 'times'}"
     out = Outcome(
         steps=run.state.global_step,
-        stopped=run.forgetting.stopped or ("all steps done" if all_steps else "ended by a callback"),
+        stopped=stopped,
         forget_start=path[0]["forget"],
         forget_end=remembered,
         forget_target=target,
@@ -53,7 +56,7 @@ def verify(run: TrainingRun) -> Outcome:
         path=path,
     )
     if not changed and not method.one_shot:
-        out.warnings.append("no parameter changed: the model is the original")
+        out.warnings.append(UNCHANGED)
     elif out.outputs_moved < 1e-4:
         out.warnings.append(STILL_OUTPUTS)
     if target is not None and out.forget_start <= target:

@@ -82,11 +82,21 @@ def test_bias_arguments_are_read_checked_and_reported(tmp_path, words, capsys):
 
 def test_a_method_that_reads_no_kept_rows_is_still_judged_by_them(tmp_path, words, capsys):
     ruin = ["--method", "gradient_ascent", "--trust_region", "0.3", "--max_steps", "20", "--figures", "false"]
-    assert main([*words, *ruin]) == 1
+    (tmp_path / "out" / "model").mkdir(parents=True)  # of a former run
+    (tmp_path / "out" / "model" / "model.safetensors").write_bytes(b"former")
+    assert main([*words, *ruin, "--max_halvings", "0", "--overwrite", "true"]) == 1
     outcome = json.loads((tmp_path / "out" / "report.json").read_text())["outcome"]
     assert any("kept data suffers" in warning for warning in outcome["warnings"])
     assert outcome["retain_start"] > 0.9
-    assert "kept data suffers" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "No model was written, because the run ended with the original (kept data suffers" in told
+    assert not list((tmp_path / "out").glob("model*"))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "there is no unlearned model to load" in card
+    assert "pipeline(" not in card
+    assert main(["receipt", "verify", "--folder", str(tmp_path / "out")]) == 0
+    assert main(["push", str(tmp_path / "out"), "--repo", "a/b", "--dry-run"]) == 2
+    assert "holds no model to push, because its run ended with the original" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("few_anchors")

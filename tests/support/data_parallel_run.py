@@ -57,6 +57,10 @@ CASES = {
     "gradient_ascent: lands on its target": (
         "gradient_ascent", "vit", {}, {"forget_kind": "samples", "forget_target": 0.5, "trust_region": 0.02, "max_steps": 40},
     ),
+    "gradient_ascent: halves its steps": (
+        "gradient_ascent", "vit", {},
+        {"trust_region": 0.1, "max_steps": 6, "check_steps": 4, "max_retain_drop": 0.2, "max_halvings": 20},
+    ),
     "gradient_difference": ("gradient_difference", "bert", {"anchors": True}, {"retain_per_forget": 2, "parts": 2}),
     "trust region": ("gradient_difference", "vit", {}, {"trust_region": 0.01}),
 }  # fmt: skip
@@ -109,6 +113,7 @@ SHARDED = (
     "retrain",
     "fine_tune",
     "gradient_ascent: lands on its target",
+    "gradient_ascent: halves its steps",
     "gradient_difference",
 )
 ZERO = (

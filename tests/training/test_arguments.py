@@ -20,6 +20,7 @@ from tests.support.runs import arguments
         ({"forget_target": 5}, "`forget_target`"),
         ({"forget_target": float("nan")}, "`forget_target`"),
         ({"check_steps": 0}, "`check_steps`"),
+        ({"max_halvings": -1}, "`max_halvings` must be at least 0 and below 64, got -1"),
         ({"retain_per_forget": 0}, "`retain_per_forget`"),
         ({"learning_rate": float("nan")}, "`learning_rate` must be at least 0 and below inf, got nan"),
         ({"weight_decay": -1.0}, "`weight_decay`"),

@@ -133,7 +133,14 @@ def test_a_target_that_is_met_before_the_first_step_is_no_success(tmp_path):
 def test_rows_of_the_guard_are_measured_and_not_trained_on(tmp_path):
     split = class_split("vit")
     trainer = trainer_for(
-        "vit", tmp_path, GradientAscent(), retain=False, max_retain_drop=0.05, check_steps=1, trust_region=0.5
+        "vit",
+        tmp_path,
+        GradientAscent(),
+        retain=False,
+        max_retain_drop=0.05,
+        max_halvings=0,
+        check_steps=1,
+        trust_region=0.5,
     )
     trainer.guard_dataset = split.retain
     trainer.train()

@@ -1,9 +1,11 @@
 """Every optimizer setting takes effect or is refused."""
 
+import numpy as np
 import pytest
 import torch
 
 from hf_unlearn import GradientAscent, JiT, UnlearningTrainer
+from hf_unlearn.training.optimizers import scale_rates
 from tests.support.data import class_split, processing_class
 from tests.support.models import changed, state, trained
 from tests.support.runs import SGD, arguments, trainer_for
@@ -84,3 +86,34 @@ def test_a_trust_region_and_an_optimizer_are_one_too_many(tmp_path):
 def test_noise_in_half_precision_has_no_training_mode():
     with pytest.raises(ValueError, match=r"`precision='bfloat16'`.*`mode='train'`"):
         JiT(mode="train", precision="bfloat16")
+
+
+SCHEDULES = {
+    "lambda": lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda step: 1 / (1 + step)),
+    "cosine": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 10, eta_min=o.param_groups[0]["lr"] / 8),
+    "restarts": lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, 3, eta_min=o.param_groups[0]["lr"] / 8),
+    "one cycle": lambda o: torch.optim.lr_scheduler.OneCycleLR(o, [g["lr"] for g in o.param_groups], 12),
+    "step": lambda o: torch.optim.lr_scheduler.StepLR(o, 3),
+    "sequence": lambda o: torch.optim.lr_scheduler.SequentialLR(
+        o, [torch.optim.lr_scheduler.LinearLR(o), torch.optim.lr_scheduler.ExponentialLR(o, 0.5)], [6]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_scaled_rates_follow_the_schedule_of_an_optimizer_with_smaller_rates(name):
+    """The reference began with half of the rates."""
+    rates = {}
+    for factor in (1.0, 0.5):
+        groups = [{"params": [torch.nn.Parameter(torch.ones(1))], "lr": factor * lr} for lr in (0.8, 0.2)]
+        optimizer = torch.optim.SGD(groups, lr=0.1)
+        schedule, rates[factor] = SCHEDULES[name](optimizer), []
+        for step in range(10):
+            if step == 4 and factor == 1.0:
+                scale_rates(optimizer, schedule, 0.5)
+            rates[factor].append([g["lr"] for g in optimizer.param_groups])
+            optimizer.step()
+            schedule.step()
+    assert rates[1.0][:4] == pytest.approx(np.array(rates[0.5][:4]) * 2)
+    assert rates[1.0][4:] == pytest.approx(np.array(rates[0.5][4:]))
+    assert len({tuple(r) for r in rates[0.5]}) > 2

@@ -56,6 +56,7 @@ def test_damaged_run_goes_back_to_its_last_good_state(tmp_path, arch):
         "max_retain_drop": 0.05,
         "trust_region": 0.0,
         "optim": "sgd",
+        "max_halvings": 0,
     }
     good = trainer_for(arch, tmp_path / "good", Turning(turn=99), max_steps=4, learning_rate=1e-3, **changes)
     good.train()
@@ -82,6 +83,7 @@ def test_nan_outputs_go_back_to_the_last_good_state(tmp_path):
         learning_rate=1e-3,
         max_grad_norm=0.0,
         lr_scheduler_type="constant",
+        max_halvings=0,
         retain=False,
     )
     trainer.add_callback(RateFrom(2, 1e2))
@@ -94,8 +96,9 @@ def test_nan_outputs_go_back_to_the_last_good_state(tmp_path):
 
 def test_damage_at_the_first_check_restores_the_original(tmp_path):
     trainer = trainer_for(
-        "vit", tmp_path, GradientAscent(), max_steps=50, check_steps=5, trust_region=0.5, max_retain_drop=0.05
-    )
+        "vit", tmp_path, GradientAscent(), max_steps=50, check_steps=5, trust_region=0.5, max_retain_drop=0.05,
+        max_halvings=0,
+    )  # fmt: skip
     trainer.train()
     assert trainer.outcome.stopped.startswith("kept data suffers")
     assert trainer.outcome.steps == 5
@@ -172,7 +175,7 @@ def test_a_trainer_that_resumes_its_own_run_starts_from_its_original(tmp_path):
 def test_going_back_restores_batch_statistics_too(tmp_path):
     trainer = trainer_for(
         "resnet", tmp_path, JiT(num_perturbations=2, mode="train", anchors=False), max_steps=9, update="all",
-        check_steps=3, trust_region=0.5, max_retain_drop=0.05,
+        check_steps=3, trust_region=0.5, max_retain_drop=0.05, max_halvings=0,
     )  # fmt: skip
     trainer.train()
     assert trainer.outcome.stopped.startswith(("kept data suffers", "diverged"))

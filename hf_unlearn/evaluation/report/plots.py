@@ -41,6 +41,7 @@ class Drawing:
 def drawings(report: ReportData) -> dict[str, Drawing]:
     """Return the figures that the report has data for, by file name."""
     models, path = ", ".join(report.models), report.outcome.get("path", [])
+    halved = [str(check["step"]) for check in path if "step_scale" in check]
 
     def listed(measure: str, digits: int) -> str:
         return "; ".join(f"{n} {m[measure]:.{digits}f}" for n, m in report.models.items() if measure in m)
@@ -64,7 +65,8 @@ def drawings(report: ReportData) -> dict[str, Drawing]:
         "path": (
             "What the run saw on the way, on samples of its sets: over the steps"
             + (", and forget against retain set." if path and "retain" in path[0] else ".")
-            + (" The last step was taken back." if _was_taken_back(report) else ""),
+            + (" The last step was taken back." if _was_taken_back(report) else "")
+            + (f" Steps were halved, from the last good state on, at step {', '.join(halved)}." if halved else ""),
             "Lines of what is still remembered of the forget set and kept of the retain set, from the first to the last step.",
         ),
         "relearning": (
@@ -209,6 +211,9 @@ def _path(report: ReportData, figure: Any) -> None:
     forget = [100 * check["forget"] for check in path]
     kept = [100 * check.get("retain", np.nan) for check in path]
     both, back = not np.isnan(kept).all(), _was_taken_back(report)
+    last = len(path) - 1
+    good = [i for i in range(last + (not back)) if "step_scale" not in path[i]]  # others were left for an earlier state
+    end = good[-1]
     axes, *second = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
     axes.plot(steps, forget, "o-", color="#D55E00", linewidth=3.5, markersize=8, label="forget set, still remembered")
     if both:
@@ -217,19 +222,18 @@ def _path(report: ReportData, figure: Any) -> None:
     if target is not None:
         axes.axhline(100 * target, color="#D55E00", linestyle="--", linewidth=1, label="forgetting target")
     if back:
-        axes.axvspan(*steps[-2:], color="#dddddd", zorder=0, label="taken back")
+        axes.axvspan(steps[end], steps[last], color="#dddddd", zorder=0, label="taken back")
     axes.set(xlabel="step", ylabel="share (%)", ylim=(-3, 103), title="Over the steps")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False, loc="best")
     _clean(axes)
     for axes in second:  # retain set against forget set
-        end = len(path) - 1 - back
         axes.plot(forget[: end + 1], kept[: end + 1], "-", color="#777777", linewidth=1)
         axes.scatter(forget, kept, c=np.linspace(0, 0.8, len(path)), cmap="viridis", vmin=0, vmax=1, s=22, zorder=3)
         words = {0: "start", end: "end"} if (forget[0], kept[0]) != (forget[end], kept[end]) else {0: "start and end"}
         if back:
             axes.plot(forget[end:], kept[end:], ":", color="#777777", linewidth=1)
-            words[end + 1] = "taken back"
+            words[last] = "taken back"
         for i, text in words.items():
             side = "left" if forget[i] < 20 else "right" if forget[i] > 80 else "center"
             axes.annotate(text, (forget[i], kept[i]), xytext=(0, -14), textcoords="offset points", ha=side)

@@ -16,6 +16,7 @@ from ...evaluation.report.findings import FAILED, Finding, Severity, changes_hea
 from ...evaluation.report.interpretation import limits, notes, reading, request_of
 from ...evaluation.report.plots import drawings
 from ...evaluation.report.report import UnlearningReport
+from ...training.outcome import UNCHANGED
 from ...utils.files import read_object, write_atomically
 from ...utils.safe_text import inert, plain, shown, visible
 from ..layout import ADAPTER_CONFIG, AUDIT, CARD, RECEIPT, REPORT
@@ -78,7 +79,7 @@ def render_card(
         audited=audit is not None,
         audit_command=audit_command(run),
         receipt=receipt,
-        snippet=snippet(run, repo_id),
+        snippet="" if UNCHANGED in read.outcome.get("warnings", ()) else snippet(run, repo_id),
         on_hub=repo_id is not None,
         run_command=run_command(run),
         settings={"method": run.get("method", {}), "arguments": run.get("arguments", {})},

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...evaluation.report.report_data import REPORT_SCHEMA
+from ...training.outcome import UNCHANGED
 from ...utils.files import front_matter, read_object, write_atomically
 from ...utils.hub_names import HUB_ID, is_local
 from ...utils.safe_text import visible
@@ -93,6 +94,11 @@ def prepare_folder(
     source = run_folder / "model" if (run_folder / "model").is_dir() else run_folder
     model, unpublished = inventory(source)
     model = [name for name in model if MODEL.fullmatch(name)]
+    if not model and UNCHANGED in (_part(_read(run_folder / REPORT), "outcome", REPORT).get("warnings") or ()):
+        raise ValueError(
+            f"`run_folder`: {run_folder} holds no model to push, because its run ended with the original. Run again with another "
+            "method, or with a smaller `trust_region` or `learning_rate`."
+        )
     _check_model(source, model)
     evidence, others = inventory(run_folder)
     evidence = [name for name in evidence if EVIDENCE.fullmatch(name)]

@@ -55,8 +55,8 @@ class PooledSums:
         return {} if self.past is None else {"past": self.past.tolist(), "weight": self.weight}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        if "past" in state:
-            self.past, self.weight = torch.tensor(state["past"]), state["weight"]
+        self.past = torch.tensor(state["past"]) if "past" in state else None
+        self.weight = state.get("weight", 0.0)
 
 
 def over_share(value: Tensor, share: float) -> Tensor:

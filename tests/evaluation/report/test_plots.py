@@ -139,6 +139,19 @@ def test_the_path_ends_at_the_state_that_was_kept(stopped, forget, words):
     assert ("The last step was taken back" in drawings(shown)["path"].caption) == ("taken back" in words)
 
 
+def test_the_path_of_a_run_that_halved_its_steps_ends_at_the_last_good_state():
+    path = [{"step": i, "forget": 1 - i / 10, "retain": 1.0 - (i > 1) / 2} for i in range(5)]
+    for check in path[2:4]:
+        check["step_scale"] = 0.5 ** (check["step"] - 1)
+    shown = report(outcome={"path": path, "stopped": "kept data suffers: 50.0 points lost, steps halved 2 times"})
+    over_steps, against = drawn(_path, shown).axes
+    assert [(text.get_text(), text.xy[0]) for text in against.texts] == [
+        ("start", 100.0), ("end", 90.0), ("taken back", 60.0),
+    ]  # fmt: skip
+    assert [patch.get_x() for patch in over_steps.patches] == [1]
+    assert "Steps were halved, from the last good state on, at step 2, 3." in drawings(shown)["path"].caption
+
+
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install hf_unlearn\[plots\]"):
