@@ -63,6 +63,7 @@ class ForgettingControl(TrainerCallback):
         self._rates = 0.0  # sum of the learning rates of all steps, before any halving
         self._method_state: dict[str, Any] = {}  # of the method in the last good state
         self._went_back = 0  # step of the last halving
+        self._begin: Snapshot | None = None  # the state that `setup` made, until a check finds a good one
         self._looks_early = False  # True if the first step is looked at
         self._ended = False
         self._save_after_epoch = False
@@ -79,7 +80,9 @@ class ForgettingControl(TrainerCallback):
         assert run.original is not None
         self.good = run.original
         # A start that `setup` moved may lose accuracy, which the steps are to repair.
-        unmoved = all(self.good.tensors[n].equal(t) for n, t in Snapshot(run.model, run.updated).tensors.items())
+        begin = Snapshot(run.model, run.updated)
+        unmoved = all(self.good.tensors[n].equal(t) for n, t in begin.tensors.items())
+        self._begin = None if unmoved or saved.get("was_good") else begin
         self._looks_early = unmoved and self._may_halve() and run.monitor.guards_kept
         if run.args.weight_average:  # the start of the average, which `setup` may have moved
             self.average = {n: p.detach().clone() for n, p in self._moving().items()}
@@ -107,7 +110,8 @@ class ForgettingControl(TrainerCallback):
         """Return the state without tensors, JSON-ready. `ended` is True if the run would take no further step."""
         ended = self._ended or (self.run.control.should_training_stop and not self.run.interrupted)
         found = {"path": self.path, "stopped": self.stopped, "averaged": self.averaged, "ended": ended}
-        return {**found, "halvings": self.halvings, "went_back": self._went_back, "good_method": self._method_state}
+        found |= {"halvings": self.halvings, "went_back": self._went_back, "was_good": self._begin is None}
+        return {**found, "good_method": self._method_state}
 
     def size(self) -> int:
         """Return the number of bytes that `save` writes."""
@@ -247,14 +251,14 @@ class ForgettingControl(TrainerCallback):
                 self._bisect_to_target()
             self.stopped, control.should_training_stop = "target reached", True
         elif state.global_step < state.max_steps:
-            self.good = Snapshot(self.run.model, self.run.updated)
+            self.good, self._begin = Snapshot(self.run.model, self.run.updated), None
             self._method_state = copy.deepcopy(self.run.method.state())
 
     @torch.no_grad()
     def _halve_steps(self, reason: str, found: dict[str, float]) -> None:
         """Restore the last good state, from which the run goes on with steps of half the length."""
         run = self.run
-        self.good.restore(run.model)
+        (self._begin or self.good).restore(run.model)
         for name, parameter in self._moving().items() if self.average else ():
             self.average[name].copy_(parameter)  # here it holds the weights that the next step starts from
         run.method.load_state(copy.deepcopy(self._method_state))

@@ -216,3 +216,32 @@ def test_the_look_after_the_first_step_moves_no_random_number_and_no_weight(tmp_
     assert not changed(ends[0][0], ends[1][0])
     assert ends[0][1] == ends[1][1]
     assert [check["step"] for check in ends[1][1].path] == [0, 3, 6]
+
+
+@dataclass(kw_only=True)
+class Moved(GradientAscent):
+    """Starts beside the original, and notes where each step starts."""
+
+    starts: list = field(default_factory=list, init=False)
+
+    def setup(self, run):
+        with torch.no_grad():
+            run.model.classifier.bias += 0.125
+        run.monitor.model_changed()
+
+    def before_step(self, model, batches):
+        self.starts.append(state(model))
+
+
+def test_before_a_good_check_a_run_goes_back_to_the_start_that_its_method_made(tmp_path):
+    method = Moved()
+    trainer = trainer_for(
+        "vit", tmp_path, method, trust_region=0.5, max_steps=6, check_steps=2, max_retain_drop=DROP, max_halvings=1
+    )
+    begin = trained("vit").classifier.bias + 0.125
+    trainer.train()
+    halved = [check["step"] for check in trainer.outcome.path if "step_scale" in check]
+    assert halved == [2]
+    assert not changed(method.starts[0], method.starts[2])
+    assert torch.equal(method.starts[2]["classifier.bias"], begin)
+    assert not changed(state(trained("vit")), state(trainer.model)) or trainer.outcome.retain_end > 1 - DROP
