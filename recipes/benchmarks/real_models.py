@@ -400,8 +400,8 @@ class Request:
         return [*(word for words in given for word in words), *extra]
 
     def cell(self, method: str, seed: int, extra: Sequence[str]) -> dict[str, Any]:
-        """Run `method`, and measure the result."""
-        self.lab.cache.mkdir(parents=True, exist_ok=True)
+        """Run `method`, and measure the result. The models to compare with are measured first: that is kept if this is killed."""
+        auditor, retrained = self.auditor, self.retrained
         with tempfile.TemporaryDirectory(dir=self.lab.cache, prefix=".run-") as scratch:
             job = {"do": "unlearn", "words": self.words(method, seed, extra), "output_dir": scratch}
             code, told, error = run_job(job)
@@ -418,13 +418,16 @@ class Request:
             }  # fmt: skip
             out |= {"cpu_seconds": told["cpu_seconds"], "peak_mib": told["peak_mib"]}
             model = Path(scratch) / "model"
-            return {**out, **self.measure(model)} if model.exists() else {**out, "error": "no model was saved"}
+            return (
+                {**out, **self.measure(model, auditor, retrained)}
+                if model.exists()
+                else {**out, "error": "no model was saved"}
+            )
 
-    def measure(self, model: Path) -> dict[str, Any]:
+    def measure(self, model: Path, auditor: Any, retrained: Sequence[Any]) -> dict[str, Any]:
         """Return accuracies in points, divergences on forget rows in nats, and the audit with three retrained models."""
         from hf_unlearn.metrics.functional.distance import jensen_shannon
 
-        auditor, retrained = self.auditor, self.retrained
         unlearned = auditor.measure(self.load(model), "unlearned")
         audit = auditor.audit(unlearned, retrained)
         logits = {id(m): m.outputs["forget"].logits for m in (auditor.original, unlearned, *retrained)}
