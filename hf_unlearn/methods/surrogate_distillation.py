@@ -31,7 +31,6 @@ from .components.rewinding import (
 from .components.surrogate import (
     LEAST,
     as_unseen,
-    geometric_mean,
     mean_confidence,
     probe_probabilities,
     sharpened,
@@ -42,6 +41,7 @@ from .protocols import UnlearningRun
 logger = logging.getLogger(__name__)
 
 TAUGHT_ROWS = 512  # most retain rows that the probe learns from, and held-out rows that tell how sure the original is
+DEPTHS = (1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)  # of the base, at which probes are tried
 FEWEST_STEPS, MOST_STEPS = 12, 400
 HEAD_RATE = 1e-3  # where training moved nothing but the head
 USUAL_RATE = 5e-5  # of fine-tuning, where it is not known how far training moved the weights
@@ -57,13 +57,13 @@ FROM_BASE, FROM_SCRATCH = (
 class SurrogateDistillation(UnlearningMethod):
     """Go back towards the base, and teach the model what one that never saw the forget rows says. Ours; there is no paper.
 
-    θ_b is the base from which the original θ₀ was fine-tuned, f₀ the original, p̃ its output without the forgotten classes, and q
-    that of a linear probe on the frozen base, taught with retain rows alone. Start at θ_b + a (θ₀ − θ_b), and minimize
+    θ_b is the base from which the original θ₀ was fine-tuned, f₀ the original, and q the output of a linear probe on the frozen
+    base, taught with retain rows alone. Start at θ_b + a (θ₀ − θ_b), and minimize
 
-        CE(retain) + μ KL(t(x) ‖ f_θ(x)) over forget x,    t ∝ (q p̃)^(τ/2)
+        CE(retain) + μ KL(t(x) ‖ f_θ(x)) over forget x,    t ∝ q^τ
 
-    τ makes t as confident as p̃ is on unseen rows, less a twentieth, because a retrained model is a little less sure of a class
-    that it lacks. A forgotten class is as unlikely in t as f₀ finds it on retain rows, and its row in the last layer is drawn anew
+    The probe reads the block at which cross-validation finds it best. τ ≥ 1 makes t as confident as f₀ is on unseen rows of kept
+    classes, less a twentieth, because a retrained model is a little less sure of a class that it lacks. A forgotten class is as unlikely in t as f₀ finds it on retain rows, and its row in the last layer is drawn anew
     and moved until it gives that there: with a logit of −∞ the class would be relearned more slowly than it should. For single rows no class is left out, and t is f₀ with the belief in each label moved, by rank, to that in the
     labels of unseen rows. Rewinding brings back features that the forget rows shaped; the targets bring back the outputs.
 
@@ -93,7 +93,7 @@ class SurrogateDistillation(UnlearningMethod):
     }
     arguments: ClassVar[Mapping[str, Any]] = {
         **ALL_WEIGHTS,
-        "check_steps": 25,
+        "check_steps": 1_000_000,  # the start loses accuracy, which the steps bring back, so only the end is checked
         "per_device_train_batch_size": 4,
         "retain_per_forget": 4,
     }
@@ -168,15 +168,16 @@ class SurrogateDistillation(UnlearningMethod):
             run.monitor.held_out_answers(TAUGHT_ROWS),
             list(run.reference.forgotten_classes),
         )
-        # The last block of a base; of an original whose base is not known, the middle one, which training moved less.
+        # Without a known base, the middle of the original stands in for it, which training moved less than the end.
         known = start is not None and start.pretrained
-        witness, depth = (start.model.to(run.args.device), 1.0) if known else (run.model, 0.5)  # type: ignore[union-attr]
-        features, labels = read_features(run, witness, kept, depth)
-        about, _ = read_features(run, witness, run.forget_rows, depth)
+        witness, depths = (start.model.to(run.args.device), DEPTHS) if known else (run.model, (0.5,))  # type: ignore[union-attr]
+        features, labels = read_features(run, witness, kept, depths)
+        about, _ = read_features(run, witness, run.forget_rows, depths)
         believed = reference.struck_out(reference.logits).softmax(-1)
         if labels is not None and len(labels.unique()) > 1:
-            probe = train_probe(features, labels, run.args.seed)
-            believed = geometric_mean(believed, probe_probabilities(probe, about, believed.shape[-1]))
+            probes = [train_probe(x, labels, run.args.seed) for x in features]
+            best = min(range(len(probes)), key=lambda i: probes[i][1])
+            believed = probe_probabilities(probes[best][0], about[best], believed.shape[-1])
         unseen = before if held_out is None else held_out[0][~torch.isin(held_out[1], torch.tensor(gone))]
         sure = mean_confidence(reference.struck_out(unseen if len(unseen) else before).softmax(-1))
         targets = sharpened(believed, self.caution * sure)

@@ -1,8 +1,9 @@
 """One pass of a model over rows, in evaluation mode and without gradients."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -113,32 +114,34 @@ def pooled_features(
     rows: Any,
     collate: Callable[[list[Any]], Mapping[str, Any]],
     batch_size: int = 128,
-    depth: float = 1.0,
-) -> tuple[Tensor, Tensor | None]:
-    """Return features (n, d) of `rows`, fp32, and labels (n,), or None if one is missing, on the CPU.
+    depths: Sequence[float] = (1.0,),
+) -> tuple[list[Tensor], Tensor | None]:
+    """Return features (n, d) of `rows` for each of `depths`, fp32, and labels (n,), or None if one is missing, all on the CPU.
 
-    The features are the mean over tokens or places of what a block gives: the last block, or the one at a share `depth` of all.
-    A base has no trained head, and its layers in front of one are often untrained too, so the last block is the last part that
-    knows something. Without blocks the features are what the last layer reads.
+    The features are the mean over tokens or places of what a block gives: the one at that share of all blocks, the last at 1.
+    Layers behind the last block of a base are often untrained. Without blocks the features are what the last layer reads.
     """
-    blocks, parts, labels, seen = find_blocks(model), [], [], []
-    inner: Any = unwrap(model)
-    block = inner.get_submodule(blocks[math.ceil(depth * len(blocks)) - 1]) if blocks else nn.Identity()
-    handle = block.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    blocks, inner, labels = find_blocks(model), unwrap(model), []
+    names = [blocks[max(math.ceil(depth * len(blocks)), 1) - 1] for depth in depths] if blocks else []
+    parts: list[list[Tensor]] = [[] for _ in names or [""]]
+    seen: dict[str, Any] = {}
+    handles = [inner.get_submodule(n).register_forward_hook(partial(_note, seen, n)) for n in dict.fromkeys(names)]
     try:
         for answer in answers(model, rows, collate, batch_size, features=not blocks):
-            features = answer.features
-            if blocks:
-                output = seen.pop()
-                hidden = output[0] if isinstance(output, tuple) else output
-                features = _pooled(hidden.float(), len(answer.logits), answer.inputs.get("attention_mask"))
-            assert features is not None
-            parts.append(features.float().cpu())
+            mask, count = answer.inputs.get("attention_mask"), len(answer.logits)
+            found: list[Any] = [_pooled(seen[name].float(), count, mask) for name in names] or [answer.features]
+            for part, features in zip(parts, found, strict=True):
+                part.append(features.float().cpu())
             labels.append(answer.labels)
-            seen.clear()
     finally:
-        handle.remove()
-    return torch.cat(parts), None if any(x is None for x in labels) else torch.cat(labels)  # type: ignore[arg-type]
+        for handle in handles:
+            handle.remove()
+    known = None if any(x is None for x in labels) else torch.cat(labels)  # type: ignore[arg-type]
+    return [torch.cat(part) for part in parts], known
+
+
+def _note(seen: dict[str, Any], name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+    seen[name] = output[0] if isinstance(output, tuple) else output
 
 
 def _pooled(hidden: Tensor, rows: int, mask: Tensor | None) -> Tensor:

@@ -1,7 +1,7 @@
 """Going back from the original towards where its training began."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -116,11 +116,13 @@ def renew_head_rows(run: UnlearningRun, kept: PreparedRows, before: Tensor) -> N
 
 
 def read_features(
-    run: UnlearningRun, model: nn.Module, rows: PreparedRows, depth: float
-) -> tuple[Tensor, Tensor | None]:
-    """Return features (n, d) and labels (n,) of all rows; see `pooled_features`. Each process reads its part."""
+    run: UnlearningRun, model: nn.Module, rows: PreparedRows, depths: Sequence[float]
+) -> tuple[list[Tensor], Tensor | None]:
+    """Return features (n, d) at each of `depths`, and labels (n,), of all rows; see `pooled_features`. Processes share the rows."""
     part = own_part(len(rows))
     filled = np.array([*part, *[0] * (-(-len(rows) // processes()) - len(part))])  # no process is without rows
     drawn = DrawnRows(rows, filled)
-    features, labels = pooled_features(model, drawn, run.processor.collate, run.args.eval_batch_size, depth)
-    return joined_outputs(features[: len(part)], None if labels is None else labels[: len(part)], len(rows))
+    found, labels = pooled_features(model, drawn, run.processor.collate, run.args.eval_batch_size, depths)
+    own = None if labels is None else labels[: len(part)]
+    joined = [joined_outputs(features[: len(part)], own, len(rows)) for features in found]
+    return [features for features, _ in joined], joined[0][1]

@@ -15,8 +15,8 @@ FEWEST = 5  # held-out rows of a class, below which the held-out rows of all cla
 LEAST = 1e-9  # probability
 
 
-def train_probe(features: Tensor, labels: Tensor, seed: int = 0) -> Pipeline:
-    """Return a logistic regression on standardized features, as strong as cross-validation allows.
+def train_probe(features: Tensor, labels: Tensor, seed: int = 0) -> tuple[Pipeline, float]:
+    """Return a logistic regression on standardized features, as strong as cross-validation allows, and its cross-entropy there.
 
     Of the strengths of regularization, the simplest probe is taken whose cross-entropy on unseen rows is within one standard error
     of the best (Breiman et al., Classification and Regression Trees, 1984, section 3.4.3).
@@ -41,7 +41,8 @@ def train_probe(features: Tensor, labels: Tensor, seed: int = 0) -> Pipeline:
     means = {strength: np.mean(by_fold) if by_fold else 0.0 for strength, by_fold in losses.items()}
     best = min(means, key=lambda strength: means[strength])
     allowed = means[best] + (np.std(losses[best]) / math.sqrt(len(losses[best])) if losses[best] else 0.0)
-    return _probe(next(strength for strength in STRENGTHS if means[strength] <= allowed)).fit(x, y)
+    chosen = next(strength for strength in STRENGTHS if means[strength] <= allowed)
+    return _probe(chosen).fit(x, y), float(means[chosen])
 
 
 def _probe(strength: float) -> Pipeline:
@@ -55,15 +56,9 @@ def probe_probabilities(probe: Pipeline, features: Tensor | np.ndarray, classes:
     return out
 
 
-def geometric_mean(p: Tensor, q: Tensor) -> Tensor:
-    """Return √(p q), scaled to probabilities (n, classes): what both distributions hold for possible."""
-    joint = (p.clamp_min(LEAST) * q.clamp_min(LEAST)).sqrt()
-    return joint / joint.sum(-1, keepdim=True)
-
-
 def sharpened(p: Tensor, confidence: float) -> Tensor:
-    """Return probabilities ∝ p^τ, with the one τ in [0.2, 8] for which their mean confidence is nearest to `confidence`."""
-    low, high, log = 0.2, 8.0, p.clamp_min(LEAST).log()
+    """Return probabilities ∝ p^τ, with the one τ in [1, 8] for which their mean confidence is nearest to `confidence`."""
+    low, high, log = 1.0, 8.0, p.clamp_min(LEAST).log()
     for _ in range(40):
         middle = (low + high) / 2
         if mean_confidence((log * middle).softmax(-1)) < confidence:

@@ -89,6 +89,7 @@ def test_new_rows_of_the_head_answer_as_the_original_does_on_retain_rows(tmp_pat
 
 def test_features_come_with_their_labels(tmp_path):
     run, kept = prepared("bert", tmp_path)
-    features, labels = read_features(run, run.model, kept, 1.0)
-    assert features.shape == (len(kept), 16)
+    (half, last), labels = read_features(run, run.model, kept, (0.5, 1.0))
+    assert half.shape == last.shape == (len(kept), 16)
+    assert not torch.equal(half, last)
     assert labels.tolist() == run.retain_dataset["label"][:]

@@ -7,7 +7,6 @@ import torch
 
 from hf_unlearn.methods.components.surrogate import (
     as_unseen,
-    geometric_mean,
     mean_confidence,
     probe_probabilities,
     sharpened,
@@ -15,15 +14,7 @@ from hf_unlearn.methods.components.surrogate import (
 )
 
 
-def test_the_geometric_mean_of_two_beliefs():
-    p, q = torch.tensor([[0.81, 0.18, 0.01]]), torch.tensor([[0.01, 0.50, 0.49]])
-    roots = torch.tensor([[0.09, 0.30, 0.07]])
-    torch.testing.assert_close(geometric_mean(p, q), roots / roots.sum())
-    torch.testing.assert_close(geometric_mean(p, p), p)
-    assert geometric_mean(p, torch.tensor([[1.0, 0.0, 0.0]])).argmax() == 0
-
-
-@pytest.mark.parametrize("confidence", [0.5, 0.7, 0.9])
+@pytest.mark.parametrize("confidence", [0.8, 0.9])
 def test_sharpening_reaches_a_confidence_and_keeps_the_order(confidence):
     p = (2 * torch.randn(50, 4, generator=torch.Generator().manual_seed(0))).softmax(-1)
     sharp = sharpened(p, confidence)
@@ -65,7 +56,8 @@ def rows_of(classes, spread, seed=0, n=120):
 
 def test_a_probe_learns_what_the_features_tell_and_says_nothing_of_other_classes():
     x, y = rows_of(3, 0.5)
-    probe = train_probe(x, y)
+    probe, loss = train_probe(x, y)
+    assert loss < 0.1
     unseen, labels = rows_of(3, 0.5, seed=1)
     p = probe_probabilities(probe, unseen, 5)
     assert p.shape == (120, 5)
@@ -76,11 +68,16 @@ def test_a_probe_learns_what_the_features_tell_and_says_nothing_of_other_classes
 
 def test_a_probe_of_noise_is_as_simple_as_can_be():
     x, y = torch.randn(80, 8, generator=torch.Generator().manual_seed(0)), torch.arange(80) % 2
-    p = probe_probabilities(train_probe(x, y), x, 2)
+    p = probe_probabilities(train_probe(x, y)[0], x, 2)
     entropy = float(-(p * p.log()).sum(-1).mean())
     assert entropy > 0.95 * math.log(2)
 
 
 def test_a_probe_of_very_few_rows():
     x, y = rows_of(2, 0.1, n=3)
-    assert probe_probabilities(train_probe(x, y), x, 2).shape == (3, 2)
+    assert probe_probabilities(train_probe(x, y)[0], x, 2).shape == (3, 2)
+
+
+def test_nothing_is_made_less_sure():
+    p = torch.tensor([[0.8, 0.2], [0.6, 0.4]])
+    torch.testing.assert_close(sharpened(p, 0.5), p)
