@@ -63,7 +63,7 @@ class SurrogateDistillation(UnlearningMethod):
         CE(retain) + μ KL(t(x) ‖ f_θ(x)) over forget x,    t ∝ q^τ
 
     The probe reads the block at which cross-validation finds it best. τ ≥ 1 makes t as confident as f₀ is on unseen rows of kept
-    classes, less a twentieth, because a retrained model is a little less sure of a class that it lacks. A forgotten class is as unlikely in t as f₀ finds it on retain rows, and its row in the last layer is drawn anew
+    classes, less a seventh, because a retrained model is a little less sure of a class that it lacks. A forgotten class is as unlikely in t as f₀ finds it on retain rows, and its row in the last layer is drawn anew
     and moved until it gives that there: with a logit of −∞ the class would be relearned more slowly than it should. For single rows no class is left out, and t is f₀ with the belief in each label moved, by rank, to that in the
     labels of unseen rows. Rewinding brings back features that the forget rows shaped; the targets bring back the outputs.
 
@@ -108,7 +108,7 @@ class SurrogateDistillation(UnlearningMethod):
         0.5, "Passes over the retain set, unless `max_steps` or `num_train_epochs` say how long to run."
     )
     forget_weight: float = setting(0.3, "Weight μ of the KL divergence from the targets on forget rows.")
-    caution: float = setting(0.95, "Confidence on forget rows, as a share of the original's confidence on unseen rows.")
+    caution: float = setting(0.85, "Confidence on forget rows, as a share of the original's confidence on unseen rows.")
 
     def __post_init__(self) -> None:
         if self.rewind is not None and not 0 <= self.rewind <= 1:
