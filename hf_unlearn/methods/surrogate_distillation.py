@@ -63,9 +63,11 @@ class SurrogateDistillation(UnlearningMethod):
         CE(retain) + μ KL(t(x) ‖ f_θ(x)) over forget x,    t ∝ q^τ
 
     The probe reads the block at which cross-validation finds it best. τ ≥ 1 makes t as confident as f₀ is on unseen rows of kept
-    classes, less a seventh, because a retrained model is a little less sure of a class that it lacks. A forgotten class is as unlikely in t as f₀ finds it on retain rows, and its row in the last layer is drawn anew
-    and moved until it gives that there: with a logit of −∞ the class would be relearned more slowly than it should. For single rows no class is left out, and t is f₀ with the belief in each label moved, by rank, to that in the
-    labels of unseen rows. Rewinding brings back features that the forget rows shaped; the targets bring back the outputs.
+    classes, less a seventh, because a retrained model is a little less sure of a class that it lacks. A forgotten class is as
+    unlikely in t as f₀ finds it on retain rows, and its row in the last layer is drawn anew and moved until it gives that: with a
+    logit of −∞ the class would be relearned more slowly than it should. For single rows no class is left out, and t is f₀ with
+    the belief in each label moved, by rank, to that in the labels of unseen rows. Rewinding brings back features that the forget
+    rows shaped; the targets bring back the outputs.
 
     | forget set | retain set | forward passes a step | extra memory |
     |---|---|---|---|
@@ -128,6 +130,11 @@ class SurrogateDistillation(UnlearningMethod):
         start, reference = run.starting_point(), run.reference
         if len(reference.forgotten_classes) == reference.logits.shape[-1]:
             raise ValueError("`forget_class` names every class of the head, so none is left to answer with.")
+        if start is None and not is_adapted(run.model):
+            logger.warning(
+                "It is not known what the original was fine-tuned from, so nothing is rewound, and the middle of the original stands "
+                "in for the base. Name the base (`base_model`), or 'none' if the training started from random weights."
+            )
         kept = PreparedRows(draw(run.retain_dataset, TAUGHT_ROWS, run.args.seed), run.processor, "retain_dataset")
         before, _ = predict(run.model, kept, run.processor, run.args.eval_batch_size, limit=ROWS)
         self._targets = self._for_classes(run, start, kept, before) if reference.forgotten_classes else _for_rows(run)

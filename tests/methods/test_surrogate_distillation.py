@@ -101,11 +101,12 @@ def test_the_start_is_a_share_of_the_way_and_the_rate_a_share_of_its_length(tmp_
         torch.testing.assert_close(now[name], (before[name] + began[name]) / 2)
 
 
-def test_without_a_known_base_nothing_is_rewound_and_the_rate_is_the_usual_one(tmp_path):
+def test_without_a_known_base_nothing_is_rewound_and_the_rate_is_the_usual_one(tmp_path, caplog):
     trainer = run_of("vit", tmp_path, base=None)
     before = state(trainer.model)
     trainer._set_up()
     assert trainer.method.found_rate == USUAL_RATE
+    assert "It is not known what the original was fine-tuned from" in caplog.text
     assert all(n.startswith("classifier") for n in changed(before, state(trainer.model)))
 
 
