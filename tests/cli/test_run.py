@@ -213,5 +213,5 @@ def test_without_a_method_the_one_that_suits_runs_and_says_so(folders, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Method: surrogate_distillation, because rows to keep are at hand." in done.stdout
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["models"]["unlearned"]["test_accuracy_kept"] > 0.9
+    assert report["models"]["unlearned"]["test_kept_accuracy"] > 0.9
     assert report["run"]["method"]["method"] == "surrogate_distillation"
