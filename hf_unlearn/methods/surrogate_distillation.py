@@ -46,7 +46,7 @@ FEWEST_STEPS, MOST_STEPS = 12, 400
 HEAD_RATE = 1e-3  # where training moved nothing but the head
 USUAL_RATE = 5e-5  # of fine-tuning, where it is not known how far training moved the weights
 SCRATCH_RATE = 1e-3  # of training from random weights, which lie as far from others as from trained ones
-ADAPTER_RATE = 5.0  # times the rate of the weights themselves: the factors of an adapter multiply small numbers
+PATCH_RATE = 17.0  # times the rate of the weights themselves: the factors of an adapter multiply small numbers
 FROM_BASE, FROM_SCRATCH = (
     0.7,
     0.85,
@@ -155,10 +155,12 @@ class SurrogateDistillation(UnlearningMethod):
     def _rate_for(self, run: UnlearningRun, start: StartingPoint | None, length: float | None) -> float:
         """The learning rate for an original that training moved by `length`."""
         if length is None:
-            return USUAL_RATE * (ADAPTER_RATE if is_adapted(run.model) else 1.0)
-        if not length:
-            return HEAD_RATE
-        return self.rate * length if start is None or start.pretrained else SCRATCH_RATE
+            rate = USUAL_RATE
+        elif not length:
+            rate = HEAD_RATE
+        else:
+            rate = self.rate * length if start is None or start.pretrained else SCRATCH_RATE
+        return rate if run.patch is None else PATCH_RATE * rate
 
     def _share(self, start: StartingPoint | None) -> float:
         """The share a of the way from the starting point to the original."""

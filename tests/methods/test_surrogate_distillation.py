@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hf_unlearn import ForgetRequest, SurrogateDistillation, UnlearningTrainer
 from hf_unlearn.methods.components.rewinding import ROWS
 from hf_unlearn.methods.components.surrogate import as_unseen, mean_confidence
-from hf_unlearn.methods.surrogate_distillation import HEAD_RATE, USUAL_RATE
+from hf_unlearn.methods.surrogate_distillation import HEAD_RATE, PATCH_RATE, USUAL_RATE
 from hf_unlearn.models.forward import model_inputs
 from hf_unlearn.models.prediction import predict
 from tests.models.test_base import save_encoder
@@ -145,3 +145,20 @@ def test_a_request_for_every_class_is_refused(tmp_path):
 def test_settings_out_of_range_are_refused(settings, told):
     with pytest.raises(ValueError, match=told):
         SurrogateDistillation(**settings)
+
+
+def test_a_patch_takes_longer_steps_and_leaves_the_original_as_it_is(tmp_path):
+    pytest.importorskip("peft")
+    save_encoder("vit", tmp_path / "base")
+    whole = run_of("vit", tmp_path / "whole", base=tmp_path / "base")
+    whole._set_up()
+    patched = UnlearningTrainer(
+        trained("vit"), arguments(tmp_path / "out", forget_kind="class"), SurrogateDistillation(), whole.forget_dataset,
+        whole.retain_dataset, processing_class=processing_class("vit"), base_model=tmp_path / "base", peft_config="lora",
+    )  # fmt: skip
+    frozen = {n: p.detach().clone() for n, p in patched.model.named_parameters() if not p.requires_grad}
+    patched.train()
+    assert patched.method.found_rate == pytest.approx(PATCH_RATE * whole.method.found_rate, rel=1e-5)
+    now = dict(patched.model.named_parameters())
+    assert len(frozen) > 20
+    assert all(torch.equal(p, now[n]) for n, p in frozen.items())

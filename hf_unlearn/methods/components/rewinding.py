@@ -23,17 +23,23 @@ NEW_ROW = 0.02  # standard deviation with which transformers draws the weights o
 
 
 def learned_by_training(run: UnlearningRun, start: StartingPoint | None) -> dict[str, Tensor]:
-    """Return what training added to the parameters that may move, for those whose starting point is known.
+    """Return what training added to the original's parameters, for those whose starting point is known.
 
-    An adapter that the original was trained with began at zero, in the second factor of each of its products.
+    These are the parameters that may move, and under a patch the frozen ones below it. An adapter that the original was trained
+    with began at zero, in the second factor of each of its products.
     """
-    moving = {n: p for n, p in unwrap(run.model).named_parameters() if p.requires_grad}
-    if is_adapted(run.model):
-        return {n: p.detach().clone() for n, p in moving.items() if ".lora_B." in n and run.patch is None}
+    parameters = dict(unwrap(run.model).named_parameters())
+    if is_adapted(run.model) and run.patch is None:
+        return {n: p.detach().clone() for n, p in parameters.items() if ".lora_B." in n and p.requires_grad}
     if start is None:
         return {}
     began = dict(start.model.named_parameters())
-    return {n: p.detach() - began[n].detach().to(p.device) for n, p in moving.items() if n in start.shared}
+    found = {}
+    for name, parameter in parameters.items():
+        below = name.removeprefix("base_model.model.").replace(".base_layer.", ".")  # as PEFT names what it adapts
+        if below in start.shared and (parameter.requires_grad or run.patch is not None):
+            found[name] = parameter.detach() - began[below].detach().to(parameter.device)
+    return found
 
 
 def root_mean_square(tensors: Iterable[Tensor]) -> float | None:
@@ -47,7 +53,7 @@ def root_mean_square(tensors: Iterable[Tensor]) -> float | None:
 @torch.no_grad()
 def rewind(run: UnlearningRun, learned: Mapping[str, Tensor], share: float, kept: PreparedRows) -> None:
     """Go back to `share` of the way that training went, in place, and measure the BatchNorm statistics anew on retain rows."""
-    if share == 1 or not learned:
+    if share == 1 or not learned or run.patch is not None:  # a patch leaves the original as it is
         return
     parameters = dict(unwrap(run.model).named_parameters())
     for name, moved in learned.items():
