@@ -28,7 +28,7 @@ def test_weights_that_move_in_half_precision_are_refused(tmp_path, dtype):
 
 
 def test_unknown_method_lists_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match=r"`method='jitt'` is unknown\. Known: jit, counterfactual_distillation"):
+    with pytest.raises(ValueError, match=r"`method='jitt'` is unknown\. Known: auto, surrogate_distillation"):
         UnlearningTrainer(build("vit"), arguments(tmp_path, method="jitt"), forget_dataset=class_split("vit").forget)
     with pytest.raises(TypeError, match=r"`args` must be `UnlearningArguments`, got TrainingArguments"):
         make_trainer(tmp_path, args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True))

@@ -206,3 +206,12 @@ def test_samples_of_a_class_with_marginal_information(folders, tmp_path):
     assert 0 < report["outcome"]["forget_target"] <= 1
     assert report["run"]["rows"]["test"] == 96 - 96 // 5
     assert report["information"]["original"]["bounds"]["total_variation"] <= 1
+
+
+def test_without_a_method_the_one_that_suits_runs_and_says_so(folders, tmp_path):
+    done = forked(run_command(folders, tmp_path / "out", method=None))
+    assert done.returncode == 0, done.stderr
+    assert "Method: surrogate_distillation, because rows to keep are at hand." in done.stdout
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["models"]["unlearned"]["test_kept_accuracy"] > 0.9
+    assert report["run"]["method"]["method"] == "surrogate_distillation"

@@ -20,6 +20,7 @@ def run_options(root, **keys):
         "model": root / "original",
         "dataset": root / "data",
         "forget_class": 1,
+        "method": "jit",  # one method, whatever the default is
         "use_cpu": "true",
         "disable_tqdm": "true",
         **keys,

@@ -18,6 +18,7 @@ from ...utils.distributed import joined_outputs, own_part, processes
 from ..protocols import UnlearningRun
 
 ROWS, BATCH = 128, 64  # of each set, that tell how the original and the rewound model answer
+FEWEST = 4  # rows of a class, whose mean is taken
 NEW_ROW = 0.02  # standard deviation with which transformers draws the weights of a head
 
 
@@ -79,9 +80,9 @@ def renew_head_rows(run: UnlearningRun, kept: PreparedRows, before: Tensor) -> N
     """Give the forgotten classes rows in the last layer as if no training row had ever been of these classes.
 
     Each row w is drawn anew, as at the start of a training. The smallest change then makes it as unlikely as the original finds
-    the class on retain rows, which is how a retrained model has learned to leave it out: its mean logit on retain rows is the
-    original's, and its mean distance below the logits of the kept classes on forget rows is what it is on retain rows. A bias
-    becomes the mean of the others.
+    the class on retain rows, which is how a retrained model has learned to leave it out: on the retain rows that are answered with
+    one class, its mean logit is the original's, and on forget rows its mean distance below the kept classes is what it is on
+    retain rows. A bias becomes the mean of the others.
 
     Args:
         kept: retain rows, the first of which are read.
@@ -92,27 +93,35 @@ def renew_head_rows(run: UnlearningRun, kept: PreparedRows, before: Tensor) -> N
     if not layers:
         return
     others = [c for c in range(before.shape[-1]) if c not in gone]
-    centres, levels = [], []
-    for rows in (kept, run.forget_rows):
-        drawn = DrawnRows(rows, np.arange(min(ROWS, len(rows))))
-        read = list(answers(model, drawn, run.processor.collate, BATCH, features=True))
-        centres.append(torch.cat([a.features for a in read]).float().mean(0))  # type: ignore[misc]
-        levels.append(float(torch.cat([a.logits for a in read]).float()[:, others].logsumexp(-1).mean()))
-    centre = torch.stack(centres)  # (2, d), of retain and of forget rows
-    inverse = torch.linalg.pinv(centre.double(), rtol=1e-3).float()
+    retained, _ = _features_and_level(run, kept, len(before), others)
+    forgotten, level = _features_and_level(run, run.forget_rows, ROWS, others)
+    answer = before[:, others].argmax(-1)
+    counts = answer.bincount(minlength=len(others))
+    groups = [answer == c for c in range(len(others)) if counts[c] >= FEWEST] or [
+        torch.ones_like(answer, dtype=torch.bool)
+    ]
+    centres = torch.stack([*(retained[group].mean(0) for group in groups), forgotten.mean(0)])
+    inverse = torch.linalg.pinv(centres.double(), rtol=1e-2).float()
     generator = torch.Generator().manual_seed(run.args.seed)
     for layer in layers:
-        if layer.in_features != centre.shape[1]:  # the factors of an adapter
+        if layer.in_features != centres.shape[1]:  # the factors of an adapter
             continue
         for c in gone:
-            level = float(before[:, c].mean())
-            gap = float(before[:, others].logsumexp(-1).mean()) - level
-            row = torch.empty(centre.shape[1]).normal_(0.0, NEW_ROW, generator=generator).to(centre.device)
+            gap = float((before[:, others].logsumexp(-1) - before[:, c]).mean())
+            row = torch.empty(centres.shape[1]).normal_(0.0, NEW_ROW, generator=generator)
             bias = 0.0 if layer.bias is None else float(layer.bias[others].mean())
-            wanted = torch.tensor([level, levels[1] - gap], device=centre.device)
-            layer.weight[c] = (row + inverse @ (wanted - bias - centre @ row)).to(layer.weight.dtype)
+            wanted = torch.tensor([*(float(before[group, c].mean()) for group in groups), level - gap])
+            layer.weight[c] = (row + inverse @ (wanted - bias - centres @ row)).to(layer.weight)
             if layer.bias is not None:
                 layer.bias[c] = bias
+
+
+def _features_and_level(run: UnlearningRun, rows: PreparedRows, count: int, others: list[int]) -> tuple[Tensor, float]:
+    """Return what the last layer reads for the first rows (m, d), and the mean log of the sum of exp of the logits of `others`."""
+    drawn = DrawnRows(rows, np.arange(min(count, len(rows))))
+    read = list(answers(run.model, drawn, run.processor.collate, BATCH, features=True))
+    logits = torch.cat([a.logits for a in read]).float()
+    return torch.cat([a.features for a in read]).float().cpu(), float(logits[:, others].logsumexp(-1).mean())  # type: ignore[misc]
 
 
 def read_features(

@@ -162,7 +162,17 @@ def test_a_run_on_hostile_names_has_an_inert_card(tmp_path):
         data = image_data(96, seed).cast_column("label", datasets.ClassLabel(names=names))
         data.rename_column("user", HOSTILE[0]).to_parquet(tmp_path / "data" / f"{split}.parquet")
     words = ["--model", tmp_path / "original", "--dataset", tmp_path / "data", "--output_dir", tmp_path / "out"]
-    words += ["--forget_class", names[0], "--forget_column", HOSTILE[0], "--forget_values", "user-4", "user-8"]
+    words += [
+        "--method",
+        "jit",
+        "--forget_class",
+        names[0],
+        "--forget_column",
+        HOSTILE[0],
+        "--forget_values",
+        "user-4",
+        "user-8",
+    ]
     words += ["--use_cpu", "true", "--disable_tqdm", "true", "--max_steps", "1", "--figures", "false"]
     assert main(["run", *map(str, words)]) in (0, 1)
     text = (tmp_path / "out" / "README.md").read_text()

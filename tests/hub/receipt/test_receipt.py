@@ -179,7 +179,7 @@ def finished(tmp_path_factory):
         "max_steps": "1",
         "run_name": "for-jane",
     }
-    code = main(["run", *(str(w) for k, v in keys.items() for w in (f"--{k}", v))])
+    code = main(["run", "--method", "jit", *(str(w) for k, v in keys.items() for w in (f"--{k}", v))])
     assert code in (0, 1)
     return root
 

@@ -76,9 +76,11 @@ def test_new_rows_of_the_head_answer_as_the_original_does_on_retain_rows(tmp_pat
     logits, _ = predict(run.model, kept, run.processor, limit=128)
     renew_head_rows(run, kept, logits)
     after, _ = predict(run.model, kept, run.processor, limit=128)
-    assert float(after[:, gone].mean()) == pytest.approx(float(logits[:, gone].mean()), abs=1e-3)
     others = [c for c in range(logits.shape[-1]) if c != gone]
     torch.testing.assert_close(after[:, others], logits[:, others])
+    for c in others:
+        rows = logits[:, others].argmax(-1) == others.index(c)
+        assert float(after[rows, gone].mean()) == pytest.approx(float(logits[rows, gone].mean()), abs=1e-2)
     moved = changed(before, state(run.model))
     assert len(moved) == 2
     assert all(n.startswith("classifier") for n in moved)
