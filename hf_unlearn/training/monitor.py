@@ -2,6 +2,9 @@
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +14,10 @@ from torch import Tensor
 from ..data.columns import find_label_column, read_labels
 from ..data.pairs import PreparedRows
 from ..data.sampling import DrawnRows, draw, drawn_rows, has_transform
+from ..models.last_layer import LastLayerPasses, Versions, versions
 from ..models.prediction import predict
 from ..models.reference import SAMPLES_FLOOR
-from ..utils.distributed import in_any_process, joined_outputs, own_part, processes, share_statistics
+from ..utils.distributed import in_any_process, in_parallel, joined_outputs, own_part, processes, share_statistics
 from ..utils.large_tensors import chunks
 from .original_check import find_doubts
 from .protocols import TrainingRun
@@ -44,6 +48,17 @@ def estimated_target(error: float, forget_counts: Tensor, retain_counts: Tensor)
     return float((forget / forget.sum() * (1 - error * growth).clamp_min(0)).sum())
 
 
+@dataclass
+class _Outputs:
+    """The outputs of the model on a set of rows, and when it gave them."""
+
+    state: Any  # of the Trainer, which each run makes anew
+    step: int
+    weights: Versions
+    logits: Tensor
+    labels: Tensor | None
+
+
 class Monitor:
     """Measures the model of a run. It must be made while the model is the original, whose outputs `run.reference` holds.
 
@@ -59,36 +74,54 @@ class Monitor:
         self.run = run
         self.guards_kept = False
         self._kept: PreparedRows | None = None  # labelled rows
-        self._logits: tuple[int, Tensor] | None = (0, run.reference.logits)  # step and logits of the last full pass
+        self._passes = LastLayerPasses()
+        self._known: dict[str, _Outputs] = {}  # name of a set of rows -> outputs of the last pass over it
+        self._original: dict[str, tuple[Tensor, Tensor | None]] = {"forget": (run.reference.logits, None)}
+        self._is_original = False
         self._build_kept_probe()
         self.doubts = find_doubts(run, self._kept_answers())
         self.target = self._find_target()
 
     def model_changed(self) -> None:
-        """Drop the stored logits, because weights were written outside an optimizer step."""
-        self._logits = None
+        """Drop what is known of the outputs, because weights were written outside an optimizer step."""
+        self._known.clear()
+        self._passes.clear()
+
+    @contextmanager
+    def of_original(self) -> Iterator[None]:
+        """Inside, the model has its original weights, whose outputs are known as far as they were measured at the start."""
+        self._is_original = True
+        try:
+            yield
+        finally:
+            self._is_original = False
 
     def forget_logits(self) -> Tensor:
         """Return the logits (n, classes) of the present model on the whole forget set."""
-        step = self.run.state.global_step
-        if self._logits is None or self._logits[0] != step:
-            self._logits = (step, self._predict(self.run.forget_rows)[0])
-        return self._logits[1]
+        return self._outputs("forget", self.run.forget_rows)[0]
 
     def share_remembered(self, limit: int | None = None) -> float:
         """Return the share of the forget set (or of `limit` rows drawn by seed) answered as before; NaN if an output is."""
         forget = self.run.forget_rows
         rows = drawn_rows(len(forget), limit or len(forget), self.run.args.seed)
-        logits = self.forget_logits() if len(rows) == len(forget) else self._predict(DrawnRows(forget, rows))[0]
+        index, state = torch.from_numpy(rows), self.run.state
+        if len(rows) == len(forget):
+            logits = self.forget_logits()
+        elif state.global_step >= state.max_steps:  # the end of a run is measured on the whole set anyway
+            logits = self.forget_logits()[index]
+        elif (whole := self._held("forget")) is not None:
+            logits = whole[0][index]
+        else:
+            logits = self._pass(f"forget: {limit}", DrawnRows(forget, rows))[0]
         if not all(torch.isfinite(part).all() for (part,) in chunks(logits)):
             return math.nan
-        return self.run.reference.remembered(logits, torch.from_numpy(rows)).float().mean().item()
+        return self.run.reference.remembered(logits, index).float().mean().item()
 
     def share_kept(self) -> float | None:
         """Return the accuracy on the probe of retained rows: None without labelled rows, NaN if an output is NaN."""
         if self._kept is None:
             return None
-        logits, labels = self._predict(self._kept)
+        logits, labels = self._outputs("kept", self._kept)
         assert labels is not None  # `_build_kept_probe` has checked them
         if not torch.isfinite(logits).all():
             return math.nan
@@ -101,9 +134,47 @@ class Monitor:
         """
         if self._kept is None or has_transform(self._kept.rows):
             return None
-        logits, labels = self._predict(self._kept)
+        logits, labels = self._original["kept"] = self._pass("kept", self._kept)
         assert labels is not None
         return logits.argmax(-1), labels
+
+    def _outputs(self, name: str, rows: PreparedRows) -> tuple[Tensor, Tensor | None]:
+        """Return logits and labels of the set `name`, from the last pass over it if the model is still the same.
+
+        Kept rows with a transform of the user are another view each time, and are read each time.
+        """
+        if (held := self._held(name)) is not None:
+            return held
+        logits, labels = self._pass(name, rows)
+        if not self._is_original and (name == "forget" or not (in_parallel() or has_transform(rows.rows))):
+            state = self.run.state
+            self._known[name] = _Outputs(state, state.global_step, self._weights(), logits, labels)
+        return logits, labels
+
+    def _held(self, name: str) -> tuple[Tensor, Tensor | None] | None:
+        """Return the outputs on the set `name` that are known of the present weights, if any are."""
+        if self._is_original:
+            return self._original.get(name)
+        found, state = self._known.get(name), self.run.state
+        if (
+            found is None
+            or found.state is not state
+            or found.step != state.global_step
+            or found.weights != self._weights()
+        ):
+            return None
+        return found.logits, found.labels
+
+    def _weights(self) -> Versions:
+        # Several processes must agree on what is read anew, and their tensors differ in these numbers.
+        return [] if in_parallel() else versions(self.run.model)
+
+    def _pass(self, name: str, rows: Any) -> tuple[Tensor, Tensor | None]:
+        """Read a set of rows that is read again and again."""
+        run, prepared = self.run, rows.dataset if isinstance(rows, DrawnRows) else rows
+        if in_parallel() or run.shards or run.is_deepspeed_enabled or has_transform(prepared.rows):
+            return self._predict(rows)
+        return self._passes.predict(name, run.model, rows, run.processor, run.args.eval_batch_size, run.args.output_dir)
 
     def _predict(self, rows: Any) -> tuple[Tensor, Tensor | None]:
         """Return the logits (n, classes) and labels (n,) of all `rows`. Each process reads its part."""

@@ -17,6 +17,9 @@ class RunMonitor(OutputMonitor, Protocol):
     guards_kept: bool
     doubts: list[str]
 
+    def of_original(self) -> AbstractContextManager[None]:
+        """Inside, the model has its original weights."""
+
     def share_remembered(self, limit: int | None = None) -> float:
         """Return the share of the forget set (or of `limit` rows of it) that is still answered as before."""
 

@@ -92,7 +92,7 @@ class ForgettingControl(TrainerCallback):
             for name, average in self.average.items():
                 average.copy_(tensors[f"average.{name}"])
         if not self.path:
-            with run.original_weights():
+            with run.original_weights(), run.monitor.of_original():
                 self._check(0)
 
     @property

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from hf_unlearn import ForgetRequest, GradientAscent, MarginalInformation
+from hf_unlearn import ForgetRequest, GradientAscent, JiT, MarginalInformation
 from hf_unlearn.training.monitor import estimated_target
 from tests.support.data import class_split, data_for
 from tests.support.models import state, trained
@@ -149,3 +149,62 @@ def test_rows_of_the_guard_are_measured_and_not_trained_on(tmp_path):
     assert trainer.outcome.retain_start == trainer.outcome.path[0]["retain"] > 0.9
     assert trainer.outcome.stopped.startswith("kept data suffers")
     assert not trainer.outcome.ok
+
+
+def _counting(trainer):
+    """Count the rows of each forward pass of the trainer's model."""
+    counts = []
+    trainer.model.vit.register_forward_hook(lambda _m, _i, out: counts.append(len(out[0])))
+    return counts
+
+
+def test_rows_are_read_once_for_the_same_weights_and_again_once_weights_are_written(tmp_path):
+    trainer = trainer_for("vit", tmp_path, MarginalInformation(), split=class_split("vit", 64), update="all", **ADAM)
+    trainer._set_up()
+    counts, monitor = _counting(trainer), trainer.monitor
+    trainer.forgetting.start()  # the original was measured before
+    assert counts == []
+    first = [monitor.share_kept(), monitor.share_remembered(), monitor.share_remembered(3)]
+    read = sum(counts)
+    assert read == len(monitor._kept) + len(trainer.forget_rows)
+    assert [monitor.share_kept(), monitor.share_remembered(), monitor.share_remembered(3)] == first
+    assert sum(counts) == read
+    with torch.no_grad():  # nobody says that the model changed
+        trainer.model.classifier.bias[1] -= 40.0
+    assert monitor.share_remembered() == 0.0
+    monitor.share_kept()
+    assert sum(counts) == 2 * read
+    monitor.model_changed()
+    monitor.share_kept()
+    assert sum(counts) > 2 * read
+
+
+def test_while_the_head_alone_moves_a_run_reads_its_probes_once_and_finds_the_same(tmp_path):
+    def run(folder, **changes):
+        trainer = trainer_for(
+            "vit",
+            tmp_path / folder,
+            JiT(),
+            split=class_split("vit", 64),
+            update="head",
+            max_steps=6,
+            check_steps=1,
+            **changes,
+        )
+        trainer._set_up()
+        counts = _counting(trainer)
+        return trainer, counts
+
+    trainer, counts = run("a")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("hf_unlearn.models.last_layer._moving_layer", lambda _model: None)
+        plain, all_counts = run("b")
+        plain.train()
+    trainer.train()
+    assert trainer.forgetting.path == plain.forgetting.path
+    assert trainer.outcome == plain.outcome
+    assert all(
+        torch.equal(a, b) for a, b in zip(state(trainer.model).values(), state(plain.model).values(), strict=True)
+    )
+    probes = len(trainer.monitor._kept) + len(trainer.forget_rows)
+    assert sum(all_counts) - sum(counts) >= 4 * probes
