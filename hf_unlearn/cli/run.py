@@ -17,7 +17,7 @@ from ..methods import METHODS, UnlearningMethod
 from ..methods.choice import AUTO, choose_method
 from ..models.adapter_config import read_config
 from ..pipeline.folder_lock import sole_writer
-from ..pipeline.prepare import check_folders, check_request, prepare
+from ..pipeline.prepare import check_folders, check_request, classes_without_rows, prepare
 from ..pipeline.recipe import read_recipe
 from ..pipeline.records import record_receipt
 from ..pipeline.run_arguments import RunArguments
@@ -152,6 +152,13 @@ def run_once(argv: Sequence[str], holds_folder: bool = False) -> int:
             if because and args.process_index == 0:
                 print(f"Method: {method.name}, because {because}. `--method` names another.", flush=True)
             job = prepare(run, args, method)
+            if because and method.needs_retain and not method.needs_column and (lost := classes_without_rows(job)):
+                args.method, method = "jit", METHODS["jit"]()
+                if args.process_index == 0:
+                    print(
+                        f"Method: jit, because the data has no row of {', '.join(lost[:5])}, and training without would forget that.",
+                        flush=True,
+                    )
             trainer, report = unlearn(job, method, keep=lambda t: _keep(t, job.processing_class, folder / "model"))
             if not trainer.is_world_process_zero():
                 return 0

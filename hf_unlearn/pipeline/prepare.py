@@ -6,9 +6,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
-from ..data.columns import read_groups
+from ..data.columns import find_label_column, read_groups, read_labels
 from ..data.forget_request import Split, read_ids
 from ..evaluation.report.bias_pattern import parse_pattern
 from ..hub.card.evaluation_card import check_readme
@@ -72,6 +73,20 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
     if split is not None and (args.check_rows or run.drop_forgotten_words):
         _settle_words(job, processor, split)
     return job
+
+
+def classes_without_rows(job: Job) -> list[str]:
+    """Return the names of the model's classes that no row of the training split is of; none for a stream.
+
+    A model that is taught with these rows forgets such a class, and no row at hand would show it.
+    """
+    processor = Processor(job.model, job.processing_class, **job.columns)
+    rows = processor.align(job.train, "train_split", quiet=True)
+    column = find_label_column(rows, processor.label_columns[0]) if hasattr(rows, "__len__") else None
+    if column is None:
+        return []
+    held = {processor.class_id(value, column) for value in np.unique(read_labels(rows, column)).tolist()}
+    return [str(name) for number, name in processor.config.id2label.items() if int(number) not in held]
 
 
 def _settle_words(job: Job, processor: Processor, split: Split) -> None:

@@ -235,7 +235,8 @@ def test_a_folder_without_one_of_the_models_classes_forgets_the_class_that_was_n
     words = {"dataset": tmp_path / "pets", "output_dir": tmp_path / "out", "figures": "false"}
     assert main(["run", *run_options(tmp_path, **words, forget_class="2")]) == 2
     assert "`forget_class='2'` is 'dog' in the data set and 'cat' in the model" in capsys.readouterr().err
-    assert main(["run", *run_options(tmp_path, **words, forget_class="dog")]) == 0
+    assert main(["run", *run_options(tmp_path, **words, forget_class="dog", method=None)]) == 0
+    assert "Method: jit, because the data has no row of cat" in capsys.readouterr().out
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["run"]["forgotten_labels"] == ["dog"]
     assert report["models"]["original"]["test_accuracy"] > 0.9

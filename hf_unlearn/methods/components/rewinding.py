@@ -106,18 +106,23 @@ def renew_head_rows(run: UnlearningRun, kept: PreparedRows, before: Tensor) -> N
     groups = [answer == c for c in range(len(others)) if counts[c] >= FEWEST] or [
         torch.ones_like(answer, dtype=torch.bool)
     ]
-    centres = torch.stack([*(retained[group].mean(0) for group in groups), forgotten.mean(0)])
-    inverse = torch.linalg.pinv(centres.double(), rtol=1e-2).float()
+    means = torch.stack([*(retained[group].mean(0) for group in groups), forgotten.mean(0)])
+    absent = [c for i, c in enumerate(others) if not counts[i]]
     generator = torch.Generator().manual_seed(run.args.seed)
     for layer in layers:
-        if layer.in_features != centres.shape[1]:  # the factors of an adapter
+        if layer.in_features != means.shape[1]:  # the factors of an adapter
             continue
+        former = layer.weight.detach().float().cpu().clone()
+        # Where a kept class has no rows at hand, its own row in the layer shows the direction in which its inputs lie.
+        centres = torch.cat([means, former[absent]])
+        inverse = torch.linalg.pinv(centres.double(), rtol=1e-2).float()
         for c in gone:
             gap = float((before[:, others].logsumexp(-1) - before[:, c]).mean())
-            row = torch.empty(centres.shape[1]).normal_(0.0, NEW_ROW, generator=generator)
+            row = torch.empty(means.shape[1]).normal_(0.0, NEW_ROW, generator=generator)
             bias = 0.0 if layer.bias is None else float(layer.bias[others].mean())
-            wanted = torch.tensor([*(float(before[group, c].mean()) for group in groups), level - gap])
-            layer.weight[c] = (row + inverse @ (wanted - bias - centres @ row)).to(layer.weight)
+            wanted = torch.tensor([*(float(before[group, c].mean()) for group in groups), level - gap]) - bias
+            wanted = torch.cat([wanted, former[absent] @ former[c]])
+            layer.weight[c] = (row + inverse @ (wanted - centres @ row)).to(layer.weight)
             if layer.bias is not None:
                 layer.bias[c] = bias
 
