@@ -19,6 +19,15 @@ METAVARS = {str: "TEXT", int: "N", float: "X", string_to_bool: "true|false"}
 SWITCH_WORDS = {"on": "true", "off": "false"}  # YAML writes true and false in this way too
 
 
+def number_or_switch(text: str) -> int:
+    """Return a whole number as it is, and true and false for a switch. 1 and 0 are true and false, so that both are recorded alike."""
+    try:
+        number = int(text) if text.isdecimal() else int(string_to_bool(SWITCH_WORDS.get(text.lower(), text)))
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise argparse.ArgumentTypeError(f"give true, false or a whole number, got {shown(text, 40)!r}") from error
+    return number if number > 1 else bool(number)
+
+
 def names_of(field: Field[Any]) -> list[str]:
     """Return the name of an option and its aliases, as keys of a recipe."""
     return [field.name, *(alias.lstrip("-") for alias in field.metadata.get("aliases", ()))]
@@ -60,6 +69,8 @@ class OptionParser(CommandParser, HfArgumentParser):
     def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
         name = settings.get("dest", names[0].lstrip("-"))
         settings.pop("group", None)  # of a field's metadata
+        if settings.pop("counts", False):  # without a value it is true
+            settings |= {"type": number_or_switch, "metavar": "true|false|N", "nargs": "?", "const": True}
         if settings.get("nargs") == "+":
             settings["action"] = Gathered
         if "action" not in settings or settings["action"] is Gathered:

@@ -193,7 +193,8 @@ def checked(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unl
     run, args, method = parse(argv)
     check_backend(method, args)
     check_request(run, method)
-    check_folders(run.model, args.output_dir, args.overwrite or run.resume or bool(args.resume_from_checkpoint))
+    replaces = args.overwrite or run.resume or bool(args.resume_from_checkpoint)
+    check_folders(run.model, args.output_dir, replaces, run.retrain)
     if run.peft_config is not None:
         read_config(run.peft_config)
     return run, args, method

@@ -13,6 +13,7 @@ from ..data.columns import find_label_column, read_groups, read_labels
 from ..data.forget_request import Split, read_ids
 from ..evaluation.report.bias_pattern import parse_pattern
 from ..hub.card.evaluation_card import check_readme
+from ..hub.layout import retrained_folders
 from ..hub.receipt.forgotten_rows import PRIVATE_FOLDER
 from ..methods import UnlearningMethod
 from ..models.adapters import is_adapted
@@ -62,7 +63,7 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
     if run.model_config is not None and not os.path.exists(run.model):
         train_original(run, args, train, train if split is None else split.retain)
     model, processing_class = load_model(run, train)
-    base = load_base(run, model, processing_class, run.retrain or (method is not None and method.reads_base))
+    base = load_base(run, model, processing_class, bool(run.retrain) or (method is not None and method.reads_base))
     job = Job(run, args, train, test, model, processing_class, split, validation, base)
     splits = {"train_split": train, "test_split": test, "validation_split": validation}
     with loading("model"):
@@ -156,10 +157,11 @@ def load_base(run: RunArguments, model: nn.Module, processing_class: Any, needed
     return base
 
 
-def check_folders(model: str, output_dir: str, overwrite: bool) -> None:
+def check_folders(model: str, output_dir: str, overwrite: bool, retrain: int = 0) -> None:
     """Raise ValueError if something is in the way of what a run writes.
 
-    That is its original, a model of another run, a README.md that somebody wrote, or a file where a folder is written.
+    That is its original, a model of another run, a README.md that somebody wrote, or a file where a folder is written. `retrain`
+    is the number of models that the run retrains.
     """
     if not output_dir.strip():
         raise ValueError("`output_dir` is empty. Name a folder; `.` is the present one.")
@@ -171,5 +173,6 @@ def check_folders(model: str, output_dir: str, overwrite: bool) -> None:
         raise ValueError(f"`output_dir={output_dir!r}`: {error.strerror}. Choose another folder.") from error
     if holds_model and not overwrite:
         raise ValueError(f"`output_dir={output_dir!r}` holds a model. Choose another folder or pass --overwrite true.")
-    check_writable(folder, [n for n in RUN_COVERS if "." in n], (*WRITTEN, "figures", PRIVATE_FOLDER), "output_dir")
+    folders = (*WRITTEN, *retrained_folders(retrain)[1:], "figures", PRIVATE_FOLDER)
+    check_writable(folder, [n for n in RUN_COVERS if "." in n], folders, "output_dir")
     check_readme(folder, overwrite)

@@ -17,6 +17,7 @@ REQUEST = {
     **{name: f"forget_{name}" for name in ("column", "values", "ids_file", "fraction", "seed")},
 }
 """The argument of `ForgetRequest` that each `forget_*` key gives. Errors name the key."""
+MOST_RETRAINED = 100  # models; more are a mistake, and each takes a folder
 MODEL = "Classifier to start from, as a folder or a Hub id (`org/name@revision`). It is never overwritten."
 DATASET = "Data set that the model was trained on, as a folder or a Hub id (`org/name@revision`), or 'digits' for scikit-learn's."
 
@@ -61,7 +62,13 @@ class RunArguments:
     drop_forgotten_words: bool = setting(
         False, "Take words that only rows to forget hold out of the tokenizer, and clear their embeddings."
     )
-    retrain: bool = setting(False, "Also train a model without the forget set, and compare with it.", group=REPORT)
+    retrain: int = setting(
+        False,
+        "Also train a model without the forget set, and compare with it. A number: train so many, each with another seed; the report "
+        "compares with the first, `hf-unlearn audit` with all of them.",
+        group=REPORT,
+        counts=True,
+    )
     train_epochs: float | None = setting(
         None,
         "Epochs in which an original and the retrained model are trained. None: 10 for an original; for the retrained model those "
@@ -93,6 +100,10 @@ class RunArguments:
         if isinstance(self.text_column, list | tuple):  # the command line always gives a list
             self.text_column = ",".join(self.text_column)
         check_counts(self, "train_rows", "test_rows", "train_batch_size")
+        if not 0 <= self.retrain <= MOST_RETRAINED:
+            raise ValueError(
+                f"`retrain` must be true, false or a number of models, {MOST_RETRAINED} at most, got {self.retrain}."
+            )
         check_positive(self, "train_epochs", "train_learning_rate")
         check_not_empty(self)
         self.model, self.dataset = os.path.expanduser(self.model), os.path.expanduser(self.dataset)

@@ -13,6 +13,7 @@ from ..data.pairs import PreparedRows
 from ..data.sampling import draw
 from ..evaluation.report.bias_pattern import read_pattern
 from ..evaluation.report.report import UnlearningReport
+from ..hub.layout import retrained_folders
 from ..methods import Retrain, UnlearningMethod
 from ..models.adapters import base_classifier
 from ..models.prediction import predict
@@ -122,15 +123,27 @@ def _tell_if_retraining_is_cheaper(job: Job, trainer: UnlearningTrainer) -> None
 def retrain(job: Job, wanted: float | None = None) -> tuple[nn.Module, float]:
     """Train a fresh model like the original, without the forget set, and save it as `retrained`. Returns it and the seconds.
 
-    A training whose settings are a guess is repeated with more epochs until the model fits the retain set.
+    A training whose settings are a guess is repeated with more epochs until the model fits the retain set. If `job.run.retrain`
+    asks for more models, each is trained with the settings of the first and another seed, and saved as `retrained-2` and so on.
 
     Args:
         wanted: accuracy of the original on the retain set, in [0, 1]. Default: None, `job.model` is the original.
     """
     assert job.split is not None
-    split, folder = job.split, Path(job.args.output_dir or ".") / "retrained"
     start = "random weights" if job.base is None else f"the base {job.base.source}"
-    print(f"Retraining without the {len(split.forget)} rows to forget, for comparison, from {start}", flush=True)
+    print(f"Retraining without the {len(job.split.forget)} rows to forget, for comparison, from {start}", flush=True)
+    out, (name, *more) = Path(job.args.output_dir or "."), retrained_folders(max(1, job.run.retrain))
+    first, job.retrained_with = _train_until_it_fits(job, out / name, wanted)
+    for number, name in enumerate(more, start=2):
+        print(f"Retraining model {number} of {len(more) + 1}, with another seed", flush=True)
+        _save(job, _train_fresh(job, job.retrained_with, out / name, job.run.resume, number), out / name)
+    return first.model, first.seconds
+
+
+def _train_until_it_fits(job: Job, folder: Path, wanted: float | None) -> tuple[UnlearningTrainer, TrainingSettings]:
+    """Train the first model and save it in `folder`. Returns its trainer and the settings that the search ended with."""
+    assert job.split is not None
+    split = job.split
     settings = trainings(job.run, len(split.forget) + len(split.retain), len(split.retain), job.base is not None)
     if wanted is None and len(settings) > 1:
         wanted = kept_accuracy(job, job.model)
@@ -150,10 +163,13 @@ def retrain(job: Job, wanted: float | None = None) -> tuple[nn.Module, float]:
         if reached is None or reached >= wanted - FIT:
             break
         print(f"It fits {reached:.1%} of the retain set, the original {wanted:.1%}: it is trained again.", flush=True)
-    job.retrained_with = tried
+    _save(job, trainer, folder)
+    return trainer, tried
+
+
+def _save(job: Job, trainer: UnlearningTrainer, folder: Path) -> None:
     if trainer.is_world_process_zero():  # `hf-unlearn audit` reads it
         save_finished(trainer, job.processing_class, folder)
-    return trainer.model, trainer.seconds
 
 
 def kept_accuracy(job: Job, model: nn.Module) -> float | None:
@@ -165,10 +181,15 @@ def kept_accuracy(job: Job, model: nn.Module) -> float | None:
     return None if labels is None else (logits.argmax(-1) == labels).float().mean().item()
 
 
-def _train_fresh(job: Job, settings: TrainingSettings, folder: Path, resume: bool) -> UnlearningTrainer:
-    """Train a model on the retain set, in `folder`, from the base or, if there is none, from random weights."""
+def _train_fresh(
+    job: Job, settings: TrainingSettings, folder: Path, resume: bool, number: int = 1
+) -> UnlearningTrainer:
+    """Train a model on the retain set, in `folder`, from the base or, if there is none, from random weights.
+
+    `number` counts the retrained models from 1, and each has a seed of its own.
+    """
     assert job.split is not None
-    original, seed = base_classifier(job.model), job.args.seed + 1
+    original, seed = base_classifier(job.model), job.args.seed + number
     arguments = {
         **job.train_arguments(settings),
         "save_strategy": "epoch" if job.args.save_strategy == "best" else job.args.save_strategy,

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 STATE_FILE = "unlearning_state.json"  # the seal of a checkpoint, which is written last
 FINISHED = ".finished.json"  # ends the name of the marker beside a finished model: `model.finished.json`
 CHECKPOINT_NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-\d+")
+RETRAINED_NAME = re.compile(r"retrained(-\d+)?")  # of a folder with a retrained model
 STAGING = "_partial"  # folder for unfinished checkpoints in the output folder; a push to the Hub leaves out `_*`
 
 
@@ -201,14 +202,17 @@ def clean_output_folder(folder: str | Path, place: Path | None, overwrite: bool)
     """
     folder, resumes = Path(folder), is_inside(place, folder)
     names = ["model", "."] if not resumes or is_checkpoint(place) else []  # type: ignore[arg-type]
-    for marker in (finished_marker(folder / name) for name in (names if resumes else [*names, "retrained"])):
+    retrained = [p for p in folder.glob("retrained*") if RETRAINED_NAME.fullmatch(p.name.removesuffix(FINISHED))]
+    for marker in (*(finished_marker(folder / name) for name in names), *(() if resumes else retrained)):
         if _is_finished_marker(marker):
             marker.unlink()
     for partial in (folder / STAGING, *folder.glob(".model-*"), *folder.glob(".retrained-*")):
         shutil.rmtree(partial, ignore_errors=True)
     for partial in folder.glob(".*.partial.*"):
         partial.unlink(missing_ok=True)
-    for old in _checkpoints(folder) if overwrite and not resumes else ():
+    # A resumed run would take a checkpoint of an earlier run in the folder of a retrained model for its own.
+    places = [folder, *retrained] if overwrite and not resumes else []
+    for old in (checkpoint for place in places for checkpoint in _checkpoints(place)):
         if is_checkpoint(old):
             _remove(old)
 

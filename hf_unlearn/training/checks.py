@@ -20,7 +20,7 @@ from ..models.prediction import predict
 from ..models.processor import Processor
 from ..models.snapshot import joint_digest
 from ..utils.argument_checks import check_finite
-from .checkpoints import CHECKPOINT_NAME, STAGING, is_checkpoint
+from .checkpoints import CHECKPOINT_NAME, RETRAINED_NAME, STAGING, is_checkpoint
 from .row_checks import check_every_row
 
 logger = logging.getLogger(__name__)
@@ -167,7 +167,11 @@ def check_source(original: Path, folder: Path) -> None:
     """Raise ValueError if a run that writes to `folder` would overwrite its original."""
     there, out = original.resolve(), folder.resolve()
     inside = there.relative_to(out).parts[:1] if there.is_relative_to(out) else ("elsewhere",)
-    if not inside or inside[0] in WRITTEN or CHECKPOINT_NAME.fullmatch(inside[0]):
+    if (
+        not inside
+        or inside[0] in WRITTEN
+        or any(name.fullmatch(inside[0]) for name in (CHECKPOINT_NAME, RETRAINED_NAME))
+    ):
         raise ValueError(
             f"`output_dir={str(folder)!r}` would overwrite the original, {str(original)!r}. Choose another folder."
         )

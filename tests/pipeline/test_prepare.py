@@ -97,6 +97,7 @@ def test_a_job_holds_both_sides_of_the_request(tmp_path):
         ("figures", lambda p: p.write_text("")),
         ("_private", lambda p: p.write_text("")),
         ("model", lambda p: p.symlink_to("nowhere")),
+        ("retrained-2", lambda p: p.write_text("")),
         ("README.md", lambda p: p.symlink_to("nowhere")),
     ],
 )
@@ -105,7 +106,7 @@ def test_what_is_in_the_way_of_a_result_is_found_before_the_run(tmp_path, name, 
     check_folders("m", str(tmp_path / "out"), False)
     make(tmp_path / "out" / name)
     with pytest.raises(ValueError, match=f"`output_dir=.*{name} is (a|write).*the run writes a (file|folder) there"):
-        check_folders("m", str(tmp_path / "out"), False)
+        check_folders("m", str(tmp_path / "out"), False, retrain=2)
 
 
 @pytest.mark.parametrize(

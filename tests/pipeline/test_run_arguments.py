@@ -61,3 +61,32 @@ def test_the_command_line_takes_two_columns_of_texts(words):
     options = ["--model", "m", "--dataset", "d", "--forget_class", "1", "--output_dir", "out"]
     run, _, _ = parse([*options, "--text_column", *words])
     assert run.text_column == "premise,hypothesis"
+
+
+@pytest.mark.parametrize(
+    ("given", "count"), [("true", 1), ("On", 1), ("1", 1), ("yes", 1), ("off", 0), ("0", 0), ("3", 3), (None, 0)]
+)
+def test_retrain_is_a_switch_or_a_number_of_models(tmp_path, given, count):
+    from_recipe, *_ = parse(["--config", write_recipe(tmp_path, retrain=given)])
+    from_words, *_ = parse(["--config", write_recipe(tmp_path), *([] if given is None else ["--retrain", given])])
+    assert from_recipe.retrain == from_words.retrain == count
+    assert (
+        isinstance(from_words.retrain, bool) == isinstance(from_recipe.retrain, bool) == (count < 2)
+    )  # as recorded before
+    assert parse(["--config", write_recipe(tmp_path), "--retrain"])[0].retrain is True
+
+
+@pytest.mark.parametrize("given", ["-1", "2.5", "many", "1" * 5000])
+def test_another_number_of_models_to_retrain_is_refused(tmp_path, capsys, given):
+    for words in (
+        ["--config", write_recipe(tmp_path), f"--retrain={given}"],
+        ["--config", write_recipe(tmp_path, retrain=f"'{given}'")],
+    ):
+        with pytest.raises(SystemExit):
+            parse(words)
+        assert "--retrain: give true, false or a whole number, got '" in capsys.readouterr().err
+    for number in (-2, 101):
+        with pytest.raises(
+            ValueError, match=f"`retrain` must be true, false or a number of models, 100 at most, got {number}"
+        ):
+            RunArguments(model="m", dataset="d", retrain=number)

@@ -13,6 +13,9 @@ from hf_unlearn.cli import main
 from hf_unlearn.methods import METHODS
 from hf_unlearn.models.prediction import predict
 from hf_unlearn.models.processor import Processor
+from hf_unlearn.pipeline.prepare import prepare
+from hf_unlearn.pipeline.run_arguments import RunArguments
+from hf_unlearn.pipeline.unlearn import retrain
 from tests.support.data import image_data, image_processor
 from tests.support.models import trained
 from tests.support.recipes import run_options, save_model_and_data
@@ -178,6 +181,53 @@ def test_a_retraining_repeats_the_settings_beside_the_original(tmp_path, words, 
     assert expected.items() <= found["run"]["retraining"].items()
     assert not found["warnings"] or "void" not in found["warnings"][0]
     assert "settings in trainer_state.json of the original: 30 epochs, learning rate 0.005" in capsys.readouterr().out
+
+
+def retrained(root, name, seed=0, **keys):
+    """Retrain without class 1, in the folder `name`; returns the weights of every retrained model there."""
+    run = {"model": str(root / "original"), "dataset": str(root / "data"), "forget_class": ["1"]}
+    args = UnlearningArguments(output_dir=str(root / name), use_cpu=True, disable_tqdm=True, seed=seed)
+    retrain(prepare(RunArguments(**run, train_rows=24, train_epochs=1, train_batch_size=8, **keys), args))
+    return {p.parent.name: load_file(p) for p in (root / name).glob("*/model.safetensors")}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(tensor.equal(other[name]) for name, tensor in one.items())
+
+
+def test_several_models_are_retrained_with_seeds_of_their_own(tmp_path):
+    save_model_and_data(tmp_path)
+    both, one = retrained(tmp_path, "both", retrain=2), retrained(tmp_path, "one", retrain=True)
+    next_seed = retrained(tmp_path, "next", seed=1, retrain=True)
+    assert both.keys() == {"retrained", "retrained-2"}
+    assert same(both["retrained"], one["retrained"])
+    assert same(both["retrained-2"], next_seed["retrained"])
+    assert not same(both["retrained"], both["retrained-2"])
+
+
+@pytest.mark.parametrize("trained_until", [0, 1])
+def test_a_run_killed_after_the_first_retrained_model_goes_on_with_the_second(tmp_path, monkeypatch, trained_until):
+    """Killed before the second model's training, or when it was trained and not yet saved."""
+    save_model_and_data(tmp_path)
+    whole, starts, train = retrained(tmp_path, "whole", retrain=2), [], UnlearningTrainer.train
+
+    def killed(trainer, **keys):
+        starts.append(trainer.args.output_dir)
+        if len(starts) == 2:
+            if trained_until:
+                train(trainer, **keys)
+            raise KeyboardInterrupt
+        return train(trainer, **keys)
+
+    monkeypatch.setattr(UnlearningTrainer, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        retrained(tmp_path, "killed", retrain=2)
+    first = tmp_path / "killed" / "retrained" / "model.safetensors"
+    written = first.stat().st_mtime_ns
+    ended = retrained(tmp_path, "killed", retrain=2, resume=True)
+    assert starts == [str(tmp_path / "killed" / name) for name in ("retrained", "retrained-2") * 2]
+    assert first.stat().st_mtime_ns == written
+    assert all(same(ended[name], whole[name]) for name in ("retrained", "retrained-2"))
 
 
 @pytest.mark.slow

@@ -9,7 +9,14 @@ from transformers import TrainerCallback
 from transformers.trainer_pt_utils import safe_globals
 
 from hf_unlearn import JiT
-from hf_unlearn.training.checkpoints import chosen_checkpoint, find_damage, last_checkpoint, read_state, seal_checkpoint
+from hf_unlearn.training.checkpoints import (
+    chosen_checkpoint,
+    clean_output_folder,
+    find_damage,
+    last_checkpoint,
+    read_state,
+    seal_checkpoint,
+)
 from hf_unlearn.training.resuming import save_finished
 from tests.support.models import changed, state
 from tests.support.runs import KillAt, Killed, trainer_for
@@ -158,6 +165,22 @@ def test_overwriting_deletes_the_finished_marker_of_the_earlier_run(tmp_path):
     with pytest.raises(ValueError, match="no whole checkpoint"):
         last_checkpoint(tmp_path)
     assert (tmp_path / "model" / "model.safetensors").is_file()  # until there is another
+
+
+def test_overwriting_deletes_what_retrained_models_of_the_earlier_run_could_be_resumed_from(tmp_path):
+    killed(tmp_path / "earlier")
+    (tmp_path / "model").mkdir()
+    ended = ascent(tmp_path)
+    ended.train()
+    save_finished(ended, None, tmp_path / "model")
+    for name in ("retrained", "retrained-2", "retrained-mine"):
+        shutil.copytree(tmp_path / "earlier" / "checkpoint-2", tmp_path / name / "checkpoint-2")
+        shutil.copy(tmp_path / "model.finished.json", tmp_path / f"{name}.finished.json")
+    clean_output_folder(tmp_path, tmp_path / "model", overwrite=True)  # a resumed run keeps them
+    assert len([*tmp_path.glob("retrained*/checkpoint-2")]) == len([*tmp_path.glob("retrained*.json")]) == 3
+    clean_output_folder(tmp_path, None, overwrite=True)
+    assert [p.parent.name for p in tmp_path.glob("retrained*/checkpoint-2")] == ["retrained-mine"]
+    assert [p.name for p in tmp_path.glob("retrained*.json")] == ["retrained-mine.finished.json"]
 
 
 def test_a_checkpoint_of_an_earlier_version_can_be_resumed_from(tmp_path):

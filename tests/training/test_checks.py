@@ -272,7 +272,7 @@ def test_output_folder_that_holds_a_model_is_refused_unless_overwritten(tmp_path
 
 
 @pytest.mark.parametrize(
-    "place", ["model", "retrained", "original-training", "checkpoint-500", "checkpoint-500/deeper", ""]
+    "place", ["model", "retrained", "retrained-3", "original-training", "checkpoint-500", "checkpoint-500/deeper", ""]
 )
 def test_a_run_does_not_write_to_the_place_of_its_original(tmp_path, place):
     original = tmp_path / "out" / place

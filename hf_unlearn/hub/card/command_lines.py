@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...utils.safe_text import shown
+from ..layout import retrained_folders
 
 ORIGINAL, DATA, OUT = "ORIGINAL", "DATA", "OUT"
 # For each key of a recipe that the card does not show: the words with which the owner of the run gives it again.
@@ -69,10 +70,11 @@ def audit_command(run: Mapping[str, Any]) -> str | None:
             rows = f"{train} --forget_class {' '.join(map(_word, recipe['forget_class']))}"
         elif asked == {"forget_column", "forget_values"} and "forget_column" in recipe:
             rows = f"{train} --forget_column {_word(recipe['forget_column'])} --forget_values VALUES"
+    retrained = retrained_folders(recipe.get("retrain", 0))
     test = f"{data}:{_word(splits['test'])}" if "test" in splits else "TEST_ROWS"
     parts = [
         f"hf-unlearn audit --original {_word(recipe.get('model', ORIGINAL))} --unlearned {OUT}/model",
-        *([f"--retrained {OUT}/retrained"] if recipe.get("retrain") else []),
+        *([f"--retrained {' '.join(f'{OUT}/{name}' for name in retrained)}"] if retrained else []),
         rows,
         f"--test {test}",
         *(f"--{key} {_word(recipe[key])}" for key in ("image_column", "text_column", "label_column") if key in recipe),

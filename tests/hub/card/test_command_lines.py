@@ -89,6 +89,7 @@ def test_a_barycenter_is_not_loaded_as_if_it_were_the_original(tmp_path, monkeyp
         ({"forget_class": [1], "train_rows": 9}, [], {"--forget": ["FORGET_ROWS"], "--retain": ["RETAIN_ROWS"]}),
         ({"forget_class": [1], "forget_fraction": 0.5}, [], {"--forget": ["FORGET_ROWS"]}),
         ({"retrain": True}, ["model"], {"--original": ["ORIGINAL"], "--retrained": ["OUT/retrained"]}),
+        ({"retrain": 3}, [], {"--retrained": ["OUT/retrained", "OUT/retrained-2", "OUT/retrained-3"]}),
     ],
 )
 def test_the_audit_command_selects_the_rows_of_the_recipe(recipe, left_out, options):

@@ -85,6 +85,14 @@ def test_the_card_says_what_was_asked_and_what_was_measured(run):
         assert warning in top
 
 
+def test_the_card_gives_the_seeds_of_all_retrained_models(run):
+    report = report_of(run)
+    report["run"]["recipe"]["retrain"] = 3
+    text = render_card(report)
+    assert "5 of the run, 6 to 8 of the retrained models, the first of which is in the tables." in text
+    assert "--retrained OUT/retrained OUT/retrained-2 OUT/retrained-3 " in text
+
+
 def test_the_card_is_rendered_at_once_without_network_or_torch(run, no_network):
     report = report_of(run)
     started = time.process_time()
