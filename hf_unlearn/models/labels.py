@@ -46,6 +46,13 @@ def check_head(config: Any, column: str) -> None:
     )
 
 
+def missing_labels(labels: np.ndarray) -> np.ndarray:
+    """Return booleans (n,) for labels of a column: which of them are missing."""
+    if labels.dtype.kind == "O":  # `None` among numbers or texts
+        return np.array([is_missing(v) for v in labels.tolist()], dtype=bool)
+    return np.isnan(labels) if labels.dtype.kind == "f" else np.zeros(len(labels), bool)
+
+
 def is_missing(label: Any) -> bool:
     """True for None and NaN: the row has no label."""
     return label is None or (not isinstance(label, str) and np.ndim(label) == 0 and bool(label != label))

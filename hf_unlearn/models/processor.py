@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from ..data.bad_rows import CellError, check_row, first_row
 from ..data.class_names import align_labels
-from ..data.columns import find_label_column
+from ..data.columns import find_label_column, read_labels
 from .architectures import check_architecture
 from .forward import Batch, is_text_model, model_inputs, unwrap
 from .image_inputs import ReadableSizes, check_picture, read_picture
-from .labels import check_head, class_number, head_names, is_missing
+from .labels import check_head, class_number, head_names, is_missing, missing_labels
 from .text_inputs import TextInputs
 
 IMAGE_COLUMNS = ("image", "img", "pixel_values")
@@ -89,6 +89,22 @@ class Processor:
     def class_id(self, value: Any, column: str) -> int:
         """Return the number of a class of the model that is given by number or name."""
         return class_number(value, column, self.label2id, self.config.num_labels)
+
+    def class_counts(self, rows: Any) -> Tensor | None:
+        """Count the labeled rows of each class of the model in a map-style data set or a list, (classes,); None for others."""
+        column = find_label_column(rows, self.label_columns[0])
+        if column is None or not hasattr(rows, "__len__"):
+            return None
+        if isinstance(rows, list):
+            labels = np.array([row[column] for row in rows])
+        elif hasattr(rows, "features"):
+            labels = read_labels(rows, column)
+        else:
+            return None
+        counts = torch.zeros(self.config.num_labels, dtype=torch.long)
+        for value, count in zip(*np.unique(labels[~missing_labels(labels)], return_counts=True), strict=True):
+            counts[self.class_id(value, column)] += int(count)
+        return counts
 
     def align(self, dataset: Any, argument: str, quiet: bool = False) -> Any:
         """Return `dataset` with the model's numbers in its label column, by the names of its classes.

@@ -6,10 +6,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
-from ..data.columns import find_label_column, read_groups, read_labels
+from ..data.columns import read_groups
 from ..data.forget_request import Split, read_ids
 from ..evaluation.report.bias_pattern import parse_pattern
 from ..hub.card.evaluation_card import check_readme
@@ -82,12 +81,10 @@ def classes_without_rows(job: Job) -> list[str]:
     A model that is taught with these rows forgets such a class, and no row at hand would show it.
     """
     processor = Processor(job.model, job.processing_class, **job.columns)
-    rows = processor.align(job.train, "train_split", quiet=True)
-    column = find_label_column(rows, processor.label_columns[0]) if hasattr(rows, "__len__") else None
-    if column is None:
+    counts = processor.class_counts(processor.align(job.train, "train_split", quiet=True))
+    if counts is None:
         return []
-    held = {processor.class_id(value, column) for value in np.unique(read_labels(rows, column)).tolist()}
-    return [str(name) for number, name in processor.config.id2label.items() if int(number) not in held]
+    return [str(name) for number, name in processor.config.id2label.items() if not counts[int(number)]]
 
 
 def _settle_words(job: Job, processor: Processor, split: Split) -> None:
@@ -139,7 +136,7 @@ def load_base(run: RunArguments, model: nn.Module, processing_class: Any, needed
     Raises:
         ValueError: the base that `run.base_model` names does not fit. One that was found beside the original is then left out.
     """
-    if run.base_model == "none" or run.model_config is not None or not (run.base_model or needed):
+    if run.from_scratch or not (run.base_model or needed):
         return None
     with loading("base_model", run.base_model):
         base = find_base(run.model, run.model_revision) if run.base_model is None else given_base(run.base_model)

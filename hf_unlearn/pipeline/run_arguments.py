@@ -126,6 +126,11 @@ class RunArguments:
             return split_stream(request, train, seed) if self.streaming else request.split(train)
 
     @property
+    def from_scratch(self) -> bool:
+        """True if the original is known to have started from random weights."""
+        return self.base_model == "none" or self.model_config is not None
+
+    @property
     def forgets(self) -> bool:
         """True if a `forget_*` key selects rows."""
         return any(getattr(self, key) is not None for argument, key in REQUEST.items() if argument != "seed")

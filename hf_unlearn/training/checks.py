@@ -15,7 +15,7 @@ from ..data.overlap import check_overlap
 from ..data.pairs import PreparedRows
 from ..methods import METHODS, UnlearningMethod
 from ..models.adapters import UPDATE_ADAPTER, base_classifier, is_adapted
-from ..models.labels import MISSING, check_head, is_missing
+from ..models.labels import MISSING, check_head, missing_labels
 from ..models.prediction import predict
 from ..models.processor import Processor
 from ..models.snapshot import joint_digest
@@ -108,9 +108,7 @@ def check_labels(processor: Processor, data: Any, argument: str, needed: bool = 
     if column is None:
         return
     labels, classes = read_labels(data, column), processor.config.num_labels
-    missing = np.isnan(labels) if labels.dtype.kind == "f" else np.zeros(len(labels), bool)
-    if labels.dtype.kind == "O":  # `None` among numbers or texts
-        missing = np.array([is_missing(v) for v in labels.tolist()])
+    missing = missing_labels(labels)
     if missing.any():
         first = f"the first in row {missing.argmax()}"
         absent = f"`{argument}`: {missing.sum()} of {len(labels)} labels in column '{column}' are missing, {first}"

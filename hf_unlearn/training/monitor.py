@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.columns import find_label_column, read_labels
 from ..data.pairs import PreparedRows
 from ..data.sampling import DrawnRows, draw, drawn_rows, has_transform
 from ..models.last_layer import LastLayerPasses, Versions, versions
 from ..models.prediction import predict
 from ..models.reference import SAMPLES_FLOOR
-from ..utils.distributed import in_any_process, in_parallel, joined_outputs, own_part, processes, share_statistics
+from ..utils.distributed import filled_part, in_any_process, in_parallel, joined_outputs, own_part, share_statistics
 from ..utils.large_tensors import chunks
 from .original_check import find_doubts
 from .protocols import TrainingRun
@@ -180,8 +179,7 @@ class Monitor:
         """Return the logits (n, classes) and labels (n,) of all `rows`. Each process reads its part."""
         part, run, folder = own_part(len(rows)), self.run, self.run.args.output_dir
         # Sharded parameters need all processes in each forward pass, so all read the same number of rows.
-        filled = [*part, *[0] * (-(-len(rows) // processes()) - len(part))]
-        drawn = DrawnRows(rows, np.array(filled))
+        drawn = DrawnRows(rows, np.array(filled_part(len(rows))))
         share_statistics(run.model)
         logits, labels = predict(run.model, drawn, run.processor, run.args.eval_batch_size, folder=folder)
         return joined_outputs(logits[: len(part)], labels if labels is None else labels[: len(part)], len(rows), folder)
@@ -215,7 +213,7 @@ class Monitor:
             return CLASS_TARGET
         if not method.stops_at_target or not method.needs_retain:
             return None
-        accuracy, counts = self.held_out_accuracy(), self._retain_counts()
+        accuracy, counts = self.held_out_accuracy(), self.run.processor.class_counts(self.run.retain_dataset)
         if accuracy is None or counts is None:
             logger.warning(
                 "No forgetting target can be estimated without labelled held-out rows (`eval_dataset`) and a labelled, "
@@ -242,20 +240,3 @@ class Monitor:
             return None
         logits, labels = self._predict(draw(held_out, limit, self.run.args.seed))
         return None if labels is None else (logits, labels)
-
-    def _retain_counts(self) -> Tensor | None:
-        """Count the labelled rows of each class in a map-style retain set, (classes,)."""
-        retain, processor = self.run.retain_dataset, self.run.processor
-        column = find_label_column(retain, processor.label_columns[0])
-        if column is None:
-            return None
-        if isinstance(retain, list):
-            rows: Any = [row[column] for row in retain]
-        elif hasattr(retain, "features") and hasattr(retain, "__len__"):
-            rows = read_labels(retain, column)
-        else:
-            return None
-        counts = torch.zeros(self.run.reference.logits.shape[-1], dtype=torch.long)
-        for value, count in zip(*np.unique(rows, return_counts=True), strict=True):
-            counts[processor.class_id(value, column)] += int(count)
-        return counts

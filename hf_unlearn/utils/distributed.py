@@ -66,6 +66,12 @@ def own_part(rows: int) -> range:
     return range(rows * rank // processes, rows * (rank + 1) // processes)
 
 
+def filled_part(rows: int) -> list[int]:
+    """Return the numbers of `own_part`, and row 0 after them until every process has as many: no process is without rows."""
+    part = own_part(rows)
+    return [*part, *[0] * (-(-rows // processes()) - len(part))]
+
+
 def _joined(part: Tensor, rows: int, folder: str | Path | None = None) -> Tensor:
     """Join the parts (own rows, columns) that the processes hold of `own_part(rows)` into one table (rows, columns)."""
     if not in_parallel():

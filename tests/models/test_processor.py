@@ -145,3 +145,17 @@ def test_check_names_the_argument():
         Processor(build("vit")).check(datasets.Dataset.from_dict({"pixel_values": []}), "eval_dataset")
     with pytest.raises(ValueError, match="`eval_dataset`: no image column"):
         Processor(build("vit")).check(text_data(2), "eval_dataset")
+
+
+@pytest.mark.parametrize(
+    "labels", [[0, 2, 2, None, 2], ["c0", "c2", "c2", None, "c2"], [0.0, 2.0, 2.0, float("nan"), 2.0]]
+)
+def test_rows_of_each_class_are_counted_without_those_that_have_no_label(labels):
+    model = build("vit")
+    model.config.label2id = {f"c{i}": i for i in range(CLASSES)}
+    model.config.id2label = {i: f"c{i}" for i in range(CLASSES)}
+    processor = Processor(model, image_processor())
+    rows = image_data(5).remove_columns("label").add_column("label", labels)
+    assert processor.class_counts(rows).tolist() == [1, 0, 3, 0]
+    assert processor.class_counts(rows.select_columns(["image"])) is None
+    assert processor.class_counts(rows.to_iterable_dataset()) is None
