@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -68,21 +68,22 @@ def _run_shared(number: str, words: Sequence[str]) -> int:
         return launch([sys.executable, "-m", "hf_unlearn.cli.worker", *words], processes, environment)
 
 
-def _early(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Return the options that decide which others there are, and the other words."""
+def _first_words(argv: Sequence[str]) -> tuple[dict[str, Any], list[str], Any, str]:
+    """Return what decides which options there are: the recipe, the other words, and the method's key.
+
+    The fourth value says why this method suits the request; it is empty if the user named the method.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", nargs="?", const="")
     parser.add_argument("--method", nargs="?", const="")
-    return parser.parse_known_args(list(argv))
-
-
-def _method(early: argparse.Namespace, others: Sequence[str], recipe: Mapping[str, Any]) -> tuple[Any, str]:
-    """Return the method's key that is given, or that suits the request; and why it was chosen, empty if it is given."""
+    early, others = parser.parse_known_args(list(argv))
+    recipe = {} if early.config is None else read_recipe(early.config)
     key = recipe.get("method", AUTO) if early.method is None else early.method
     if key != AUTO:
-        return key, ""
+        return recipe, others, key, ""
     attribute = "attribute" in recipe or any(word.partition("=")[0] == "--attribute" for word in others)
-    return choose_method(True, attribute)  # there always are rows to keep: those that the request leaves
+    # There always are rows to keep: those that the request leaves.
+    return recipe, others, *choose_method(True, attribute)
 
 
 def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, UnlearningMethod]:
@@ -91,9 +92,7 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, UnlearningArguments, Unlea
     Raises:
         SystemExit: a key or the method is unknown, a value has the wrong type, or one is missing; the message names it.
     """
-    early, others = _early(argv)
-    recipe = {} if early.config is None else read_recipe(early.config)
-    key, _ = _method(early, others, recipe)
+    recipe, others, key, _ = _first_words(argv)
     if not isinstance(key, str) or key not in METHODS:
         raise SystemExit(
             f"`method={key!r}` is unknown. Known: auto, {', '.join(METHODS)}.{did_you_mean(str(key), METHODS)}"
@@ -147,8 +146,7 @@ def run_once(argv: Sequence[str], holds_folder: bool = False) -> int:
     locks = args.process_index == 0 and not holds_folder
     try:
         with sole_writer(folder) if locks else nullcontext():
-            early, others = _early(argv)
-            _, because = _method(early, others, {} if early.config is None else read_recipe(early.config))
+            *_, because = _first_words(argv)
             if because and args.process_index == 0:
                 print(f"Method: {method.name}, because {because}. `--method` names another.", flush=True)
             job = prepare(run, args, method)

@@ -12,7 +12,7 @@ from ..metrics.functional.information import disjoint_information, marginal_info
 from ..models.forward import classify, eval_mode, model_inputs
 from ..models.reference import FrozenOriginal, Reference
 from .base import ALL_WEIGHTS, setting
-from .components.losses import kl_to_target
+from .components.losses import joint_inputs, kl_to_target
 from .components.pooled_sums import class_sums, means
 from .pooled_information import PooledInformation
 from .protocols import UnlearningRun
@@ -95,9 +95,8 @@ class MarginalInformation(PooledInformation):
 
     def logits(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """Return logits (retain rows then forget rows, classes), in fp32, from one forward pass."""
-        retain, forget = model_inputs(batch["retain"]), model_inputs(batch["forget"])
         with eval_mode(model):
-            return classify(model, {k: torch.cat([retain[k], forget[k]]) for k in retain}).float()
+            return classify(model, joint_inputs(batch)).float()
 
     def own_sums(self, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """Return the sums of the softmax outputs of retain and forget rows, (2, C + 1); if `conditional`, (classes, 2, C + 1)."""

@@ -14,12 +14,12 @@ from ..data.pairs import PreparedRows
 from ..data.sampling import draw
 from ..models.adapters import is_adapted
 from ..models.base import StartingPoint
-from ..models.forward import classify, model_inputs, unwrap
+from ..models.forward import classify, unwrap
 from ..models.prediction import predict
 from ..models.reference import Reference
 from ..utils.argument_checks import check_positive
 from .base import ALL_WEIGHTS, UnlearningMethod, setting
-from .components.losses import kl_to_target
+from .components.losses import joint_inputs, kl_to_target
 from .components.rewinding import (
     ROWS,
     learned_by_training,
@@ -47,10 +47,8 @@ HEAD_RATE = 1e-3  # where training moved nothing but the head
 USUAL_RATE = 5e-5  # of fine-tuning, where it is not known how far training moved the weights
 SCRATCH_RATE = 1e-3  # of training from random weights, which lie as far from others as from trained ones
 PATCH_RATE = 17.0  # times the rate of the weights themselves: the factors of an adapter multiply small numbers
-FROM_BASE, FROM_SCRATCH = (
-    0.7,
-    0.85,
-)  # shares of the way that the run starts at; random weights know nothing to go back to
+FROM_BASE = 0.7  # share of the way from the base to the original at which the run starts
+FROM_SCRATCH = 0.85  # the same from random weights, which know nothing to go back to
 
 
 @dataclass(kw_only=True)
@@ -128,7 +126,7 @@ class SurrogateDistillation(UnlearningMethod):
 
     def setup(self, run: UnlearningRun) -> None:
         start, reference = run.starting_point(), run.reference
-        if len(reference.forgotten_classes) == reference.logits.shape[-1]:
+        if not reference.kept_classes:
             raise ValueError("`forget_class` names every class of the head, so none is left to answer with.")
         if start is None and not is_adapted(run.model):
             logger.warning(
@@ -136,8 +134,12 @@ class SurrogateDistillation(UnlearningMethod):
                 "in for the base. Name the base (`base_model`), or 'none' if the training started from random weights."
             )
         kept = PreparedRows(draw(run.retain_dataset, TAUGHT_ROWS, run.args.seed), run.processor, "retain_dataset")
-        before, _ = predict(run.model, kept, run.processor, run.args.eval_batch_size, limit=ROWS)
-        self._targets = self._for_classes(run, start, kept, before) if reference.forgotten_classes else _for_rows(run)
+        held_out = run.monitor.held_out_answers(TAUGHT_ROWS)
+        if reference.forgotten_classes:
+            before, _ = predict(run.model, kept, run.processor, run.args.eval_batch_size, limit=ROWS)
+            self._targets = self._for_classes(run, start, kept, before, held_out)
+        else:
+            self._targets = _for_rows(reference, held_out)
         learned = learned_by_training(run, start)
         length = root_mean_square(learned.values())
         self._idle = list(learned) if length == 0 else []
@@ -169,14 +171,15 @@ class SurrogateDistillation(UnlearningMethod):
         return FROM_SCRATCH if start is not None and not start.pretrained else FROM_BASE
 
     def _for_classes(
-        self, run: UnlearningRun, start: StartingPoint | None, kept: PreparedRows, before: Tensor
+        self,
+        run: UnlearningRun,
+        start: StartingPoint | None,
+        kept: PreparedRows,
+        before: Tensor,
+        held_out: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
         """Return targets (n, classes) for rows of forgotten classes. `before` are the original's logits on retain rows."""
-        reference, held_out, gone = (
-            run.reference,
-            run.monitor.held_out_answers(TAUGHT_ROWS),
-            list(run.reference.forgotten_classes),
-        )
+        reference, gone = run.reference, list(run.reference.forgotten_classes)
         # Without a known base, the middle of the original stands in for it, which training moved less than the end.
         known = start is not None and start.pretrained
         witness, depths = (start.model.to(run.args.device), DEPTHS) if known else (run.model, (0.5,))  # type: ignore[union-attr]
@@ -197,9 +200,8 @@ class SurrogateDistillation(UnlearningMethod):
         return targets
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
-        forget, retain = model_inputs(batch["forget"]), model_inputs(batch["retain"])
         # One forward for both, so that BatchNorm sees what it will see, and not the forget rows alone.
-        logits = classify(model, {name: torch.cat([retain[name], forget[name]]) for name in retain}).float()
+        logits = classify(model, joint_inputs(batch)).float()
         kept, gone = logits.split([len(logits) - len(batch["index"]), len(batch["index"])])
         targets = self._targets[batch["index"].cpu()].to(logits.device)
         return {
@@ -215,9 +217,8 @@ class SurrogateDistillation(UnlearningMethod):
                 parameters[name].grad = None
 
 
-def _for_rows(run: UnlearningRun) -> Tensor:
+def _for_rows(reference: Reference, held_out: tuple[Tensor, Tensor] | None) -> Tensor:
     """Return targets (n, classes) for single rows; the original's answers if there are no held-out rows to compare with."""
-    reference, held_out = run.reference, run.monitor.held_out_answers(TAUGHT_ROWS)
     labels, believed = reference.labels, reference.logits.softmax(-1)
     if held_out is None:
         logger.warning(

@@ -41,6 +41,11 @@ class Reference:
         """The original's predictions, (n,) class ids."""
         return self.logits.argmax(-1)
 
+    @property
+    def kept_classes(self) -> list[int]:
+        """The classes of the head that are not forgotten as a whole."""
+        return [c for c in range(self.logits.shape[-1]) if c not in self.forgotten_classes]
+
     def remembered(self, logits: Tensor, index: Tensor) -> Tensor:
         """Return (B,) booleans: whether `logits` still classify the forget samples `index` as the original does.
 

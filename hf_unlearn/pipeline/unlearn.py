@@ -62,7 +62,7 @@ def unlearn(
         eval_dataset=job.validation,
         processing_class=job.processing_class,
         peft_config=job.run.peft_config,
-        base_model="none" if job.run.base_model == "none" or job.run.model_config is not None else job.base,
+        base_model="none" if job.run.from_scratch else job.base,
         **job.columns,
     )
     if not method.needs_retain:  # such a method must not train on these rows, and its damage to them must be seen
@@ -94,8 +94,7 @@ def unlearn(
     )
     report.run |= record_request(job, trainer)
     if job.retrained_with is not None:
-        unknown = job.run.model_config is None and job.run.base_model != "none"
-        start = job.base.describe() if job.base else None if unknown else "none"
+        start = job.base.describe() if job.base else "none" if job.run.from_scratch else None
         report.run["retraining"] = asdict(job.retrained_with) | {"base": start, "void": bool(report.void)}
     return trainer, report
 

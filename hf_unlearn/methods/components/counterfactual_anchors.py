@@ -59,7 +59,7 @@ class CounterfactualAnchors:
         """
         self.processor = processor
         device, classes = next(model.parameters()).device, reference.logits.shape[-1]
-        kept = [c for c in range(classes) if c not in reference.forgotten_classes]
+        kept = reference.kept_classes
         if not kept:
             raise ValueError("Counterfactual anchors need a kept class, and every class of the head is forgotten.")
         generator = torch.Generator().manual_seed(self.seed)

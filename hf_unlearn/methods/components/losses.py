@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,6 +14,12 @@ from ...models.forward import classify, eval_mode, model_inputs
 def kl_to_target(target: Tensor, logits: Tensor) -> Tensor:
     """Return the mean of KL(target ‖ softmax(logits)) over the batch, in nats; `target` holds probabilities (B, classes)."""
     return F.kl_div(F.log_softmax(logits.float(), dim=-1), target, reduction="batchmean")
+
+
+def joint_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the model inputs of both sides of a batch for one forward pass: the retain rows, and then the forget rows."""
+    retain, forget = model_inputs(batch["retain"]), model_inputs(batch["forget"])
+    return {name: torch.cat([retain[name], forget[name]]) for name in retain}
 
 
 def total_variation(x: Tensor) -> Tensor:

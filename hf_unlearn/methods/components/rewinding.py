@@ -14,7 +14,7 @@ from ...models.base import StartingPoint
 from ...models.forward import classify, eval_mode, model_inputs, on_device, unwrap
 from ...models.prediction import answers, pooled_features
 from ...models.structure import last_layers
-from ...utils.distributed import joined_outputs, own_part, processes
+from ...utils.distributed import filled_part, joined_outputs, own_part
 from ..protocols import UnlearningRun
 
 ROWS, BATCH = 128, 64  # of each set, that tell how the original and the rewound model answer
@@ -98,7 +98,7 @@ def renew_head_rows(run: UnlearningRun, kept: PreparedRows, before: Tensor) -> N
     layers = [layer for layer in last_layers(model) if layer.weight.requires_grad]
     if not layers:
         return
-    others = [c for c in range(before.shape[-1]) if c not in gone]
+    others = run.reference.kept_classes
     retained, _ = _features_and_level(run, kept, len(before), others)
     forgotten, level = _features_and_level(run, run.forget_rows, ROWS, others)
     answer = before[:, others].argmax(-1)
@@ -140,8 +140,7 @@ def read_features(
 ) -> tuple[list[Tensor], Tensor | None]:
     """Return features (n, d) at each of `depths`, and labels (n,), of all rows; see `pooled_features`. Processes share the rows."""
     part = own_part(len(rows))
-    filled = np.array([*part, *[0] * (-(-len(rows) // processes()) - len(part))])  # no process is without rows
-    drawn = DrawnRows(rows, filled)
+    drawn = DrawnRows(rows, np.array(filled_part(len(rows))))
     found, labels = pooled_features(model, drawn, run.processor.collate, run.args.eval_batch_size, depths)
     own = None if labels is None else labels[: len(part)]
     joined = [joined_outputs(features[: len(part)], own, len(rows)) for features in found]
