@@ -27,6 +27,7 @@ def words(tmp_path):
     return ["run", *run_options(save_model_and_data(tmp_path), output_dir=tmp_path / "out")]
 
 
+@pytest.mark.slow
 def test_a_report_that_fails_does_not_take_the_model_with_it(tmp_path, words, monkeypatch, capsys):
     def fail(*_, **__):
         raise ValueError("no report today")
@@ -172,6 +173,7 @@ def test_a_retraining_of_unknown_length_goes_on_until_it_fits(tmp_path, words, c
     assert json.loads((tmp_path / "out" / "report.json").read_text())["models"] == report["models"]
 
 
+@pytest.mark.slow
 def test_a_retraining_repeats_the_settings_beside_the_original(tmp_path, words, capsys):
     state = {"num_train_epochs": 30, "train_batch_size": 8, "log_history": [{"learning_rate": 5e-3}]}
     (tmp_path / "original" / "trainer_state.json").write_text(json.dumps(state))
@@ -270,6 +272,7 @@ def test_a_base_that_cannot_be_one_is_refused_before_training(tmp_path, words, m
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_folder_without_one_of_the_models_classes_forgets_the_class_that_was_named(tmp_path, capsys, caplog):
     save_model_and_data(tmp_path)
     names = ["ant", "bee", "cat", "dog"]
@@ -309,6 +312,7 @@ def some_rows(tmp_path):
     return ["run", *run_options(folders, output_dir=tmp_path / "out", forget_class=None)]
 
 
+@pytest.mark.slow
 def test_a_run_that_moves_nothing_fails_unless_the_rows_were_unseen_anyway(tmp_path, some_rows, capsys):
     still = [*some_rows, *STILL, "--trust_region", "1e-6"]
     assert main(still) == 0
@@ -321,6 +325,7 @@ def test_a_run_that_moves_nothing_fails_unless_the_rows_were_unseen_anyway(tmp_p
         assert "or `marginal_information`" in text.replace("\\", "").replace("&#39;", "'"), name
 
 
+@pytest.mark.slow
 def test_a_costly_run_is_announced(some_rows, capsys):
     cheap = ["--train_epochs", "1", "--overwrite", "true"]
     main([*some_rows, *STILL, *cheap, "--trust_region", "1e-6"])
