@@ -3,7 +3,7 @@
 import gc
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -379,7 +379,7 @@ class UnlearningTrainer(Publishing, StartsFromBase, CheckpointedTrainer):
         self,
         retain_dataset: Any | None = None,
         test_dataset: Any | None = None,
-        retrained: nn.Module | None = None,
+        retrained: nn.Module | Iterable[nn.Module] | None = None,
         **settings: Any,
     ) -> UnlearningReport:
         """Measure the original, the unlearned and the retrained model side by side.
@@ -387,7 +387,7 @@ class UnlearningTrainer(Publishing, StartsFromBase, CheckpointedTrainer):
         Args:
             retain_dataset: Retained rows to measure on. Default: None, the retain set of the run.
             test_dataset: Rows that no model was trained on. Default: None, no figures for unseen rows.
-            retrained: A model trained without the forget set, for comparison. Default: None, no comparison.
+            retrained: A model trained without the forget set, or several, for comparison. Default: None, no comparison.
             settings: Further arguments of `UnlearningReport.measure`.
 
         Raises:

@@ -64,8 +64,8 @@ class RunArguments:
     )
     retrain: int = setting(
         False,
-        "Also train a model without the forget set, and compare with it. A number: train so many, each with another seed; the report "
-        "compares with the first, `hf-unlearn audit` with all of them.",
+        "Also train a model without the forget set, and compare with it. A number: train so many, each with another seed, and compare "
+        "with their means, and with how far they are from each other.",
         group=REPORT,
         counts=True,
     )

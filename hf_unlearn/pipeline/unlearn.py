@@ -1,10 +1,12 @@
 """The long steps of a run: unlearn, retrain for comparison, and measure both models."""
 
+import gc
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from torch import nn
@@ -13,10 +15,11 @@ from ..data.pairs import PreparedRows
 from ..data.sampling import draw
 from ..evaluation.report.bias_pattern import read_pattern
 from ..evaluation.report.report import UnlearningReport
-from ..hub.layout import retrained_folders
+from ..evaluation.report.report_data import retrained_names
 from ..methods import Retrain, UnlearningMethod
 from ..models.adapters import base_classifier
 from ..models.prediction import predict
+from ..models.pretrained import from_pretrained_quietly
 from ..models.processor import Processor
 from ..models.snapshot import fingerprints
 from ..models.vocabulary import blank_rows
@@ -38,7 +41,7 @@ FITTED_ROWS = 2_000
 def unlearn(
     job: Job,
     method: UnlearningMethod,
-    retrained: tuple[nn.Module, float] | None = None,
+    retrained: tuple[nn.Module | Iterable[nn.Module], float] | None = None,
     keep: Callable[[Any], None] | None = None,
 ) -> tuple[Any, UnlearningReport]:
     """Unlearn `job.split` from the job's model and measure the result. Returns the trainer and the report.
@@ -46,8 +49,7 @@ def unlearn(
     If several processes run, only the first measures; the others return an empty report.
 
     Args:
-        retrained: the retrained model and the seconds of its training. If None, and if `job.run.retrain` asks for one, it is
-            trained here.
+        retrained: what `retrain` returned. If None, and if `job.run.retrain` asks for a retrained model, it is trained here.
         keep: called with the trainer before anything is measured, so that a failed report does not lose the model.
     """
     if job.args.forget_kind == "auto":
@@ -88,9 +90,9 @@ def unlearn(
         retrained = retrain(job, wanted)
     if not trainer.is_world_process_zero():
         return trainer, UnlearningReport(models={})
-    model, seconds = retrained or (None, None)
+    models, seconds = retrained or (None, None)
     report = trainer.report(
-        retain, test, model, retrained_seconds=seconds, relearning=job.run.relearning, pattern=pattern
+        retain, test, models, retrained_seconds=seconds, relearning=job.run.relearning, pattern=pattern
     )
     report.run |= record_request(job, trainer)
     if job.retrained_with is not None:
@@ -119,11 +121,24 @@ def _tell_if_retraining_is_cheaper(job: Job, trainer: UnlearningTrainer) -> None
         )
 
 
-def retrain(job: Job, wanted: float | None = None) -> tuple[nn.Module, float]:
+@dataclass(frozen=True)
+class SavedModels:
+    """Models in folders. Each is loaded when its turn comes, so that one alone is in memory."""
+
+    kind: Any  # the class of all of them
+    folders: Sequence[Path]
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        for folder in self.folders:
+            yield from_pretrained_quietly(self.kind, str(folder), None)[0]
+
+
+def retrain(job: Job, wanted: float | None = None) -> tuple[nn.Module | SavedModels, float]:
     """Train a fresh model like the original, without the forget set, and save it as `retrained`. Returns it and the seconds.
 
     A training whose settings are a guess is repeated with more epochs until the model fits the retain set. If `job.run.retrain`
     asks for more models, each is trained with the settings of the first and another seed, and saved as `retrained-2` and so on.
+    Then all of them are returned, and the seconds are a mean.
 
     Args:
         wanted: accuracy of the original on the retain set, in [0, 1]. Default: None, `job.model` is the original.
@@ -131,12 +146,19 @@ def retrain(job: Job, wanted: float | None = None) -> tuple[nn.Module, float]:
     assert job.split is not None
     start = "random weights" if job.base is None else f"the base {job.base.source}"
     print(f"Retraining without the {len(job.split.forget)} rows to forget, for comparison, from {start}", flush=True)
-    out, (name, *more) = Path(job.args.output_dir or "."), retrained_folders(max(1, job.run.retrain))
-    first, job.retrained_with = _train_until_it_fits(job, out / name, wanted)
-    for number, name in enumerate(more, start=2):
-        print(f"Retraining model {number} of {len(more) + 1}, with another seed", flush=True)
-        _save(job, _train_fresh(job, job.retrained_with, out / name, job.run.resume, number), out / name)
-    return first.model, first.seconds
+    folders = [Path(job.args.output_dir or ".") / name for name in retrained_names(max(1, job.run.retrain))]
+    trainer, job.retrained_with = _train_until_it_fits(job, folders[0], wanted)
+    if len(folders) == 1:
+        return trainer.model, trainer.seconds
+    kind, seconds = type(trainer.model), [trainer.seconds]
+    for number, folder in enumerate(folders[1:], start=2):
+        del trainer
+        gc.collect()  # what a trainer holds goes only now, and one model at a time is enough
+        print(f"Retraining model {number} of {len(folders)}, with another seed", flush=True)
+        trainer = _train_fresh(job, job.retrained_with, folder, job.run.resume, number)
+        _save(job, trainer, folder)
+        seconds.append(trainer.seconds)
+    return SavedModels(kind, folders), fmean(seconds)
 
 
 def _train_until_it_fits(job: Job, folder: Path, wanted: float | None) -> tuple[UnlearningTrainer, TrainingSettings]:

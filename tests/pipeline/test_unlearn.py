@@ -193,6 +193,25 @@ def retrained(root, name, seed=0, **keys):
     return {p.parent.name: load_file(p) for p in (root / name).glob("*/model.safetensors")}
 
 
+def test_a_report_reads_all_retrained_models(tmp_path, words):
+    few = ["--train_rows", "24", "--train_epochs", "1", "--train_batch_size", "8", "--relearning", "false"]
+    main([*words, *QUICK[2:], *few, "--retrain", "2", "--seed", "0"])
+    out = tmp_path / "out"
+    report, test = UnlearningReport.from_dict(json.loads((out / "report.json").read_text())), image_data(96, 9)
+    assert list(report.retrained) == ["retrained", "retrained-2"]
+    for name, figures in report.retrained.items():
+        model = AutoModelForImageClassification.from_pretrained(out / name)
+        logits, labels = predict(model, test, Processor(model, image_processor()))
+        assert figures["test_accuracy"] == pytest.approx((logits.argmax(-1) == labels).float().mean().item())
+    assert report.models["retrained"]["test_accuracy"] == pytest.approx(
+        sum(figures["test_accuracy"] for figures in report.retrained.values()) / 2
+    )
+    assert report.seconds["ratio"] == pytest.approx(report.seconds["unlearning"] / report.seconds["retraining"])
+    card = (out / "README.md").read_text()
+    assert "1 to 2 of the retrained models, whose means are in the tables." in card
+    assert "training each of the 2 retrained models" in card
+
+
 def same(one, other):
     return one.keys() == other.keys() and all(tensor.equal(other[name]) for name, tensor in one.items())
 
