@@ -230,7 +230,7 @@ def classify_by_length(model: nn.Module, inputs: Mapping[str, Any], x: Tensor | 
         return classify(model, inputs, None if x is None else replace_by(x))
     logits = []
     for rows in parts:
-        longest = int(mask[rows].sum(1).max())
+        longest = int(inputs["attention_mask"][rows].sum(1).max())
         cut = {name: values[rows][:, :longest] for name, values in inputs.items()}
         logits.append(classify(model, cut, None if x is None else replace_by(x[rows][:, :longest])))
     return torch.cat(logits)[torch.cat(parts).argsort()]
