@@ -23,6 +23,7 @@ from .methods import UnlearningMethod, find_method
 from .models.adapters import UPDATE_ADAPTER, Patch, adapter_names, is_adapted, norms_to_hold
 from .models.base import Base
 from .models.forward import in_precision, logits_of, lone_values_normalized
+from .models.last_layer import LastLayerPasses
 from .models.pretrained import load_named
 from .models.processor import Processor
 from .models.reference import Reference, build_reference, forgotten_classes
@@ -272,14 +273,13 @@ class UnlearningTrainer(Publishing, StartsFromBase, CheckpointedTrainer):
         """Record the original (weights, digests, outputs), and set up the method and the monitor with it."""
         self.original = Snapshot(self.model, self.updated)
         self.original_fingerprints = fingerprints(self.model)
+        passes, (size, folder) = LastLayerPasses(), (self.args.eval_batch_size, self.args.output_dir)
         with self._unpatched():
-            self.reference = build_reference(
-                self.model, self.forget_rows, self.processor, self.args.eval_batch_size, self.args.output_dir
-            )
+            self.reference = build_reference(self.model, self.forget_rows, self.processor, size, folder, passes)
             if self.args.forget_kind == "class":
                 self.reference.forgotten_classes = forgotten_classes(self.reference)
             self.method.prepare(self)
-        self.monitor = Monitor(self)
+        self.monitor = Monitor(self, passes)
         self.method.setup(self)
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs: Any) -> Any:

@@ -14,7 +14,7 @@ from ..data.pairs import PreparedRows
 from ..data.sampling import draw
 from ..models.adapters import is_adapted
 from ..models.base import StartingPoint
-from ..models.forward import classify, unwrap
+from ..models.forward import classify_by_length, unwrap
 from ..models.prediction import predict
 from ..models.reference import Reference
 from ..utils.argument_checks import check_positive
@@ -201,7 +201,7 @@ class SurrogateDistillation(UnlearningMethod):
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
         # One forward for both, so that BatchNorm sees what it will see, and not the forget rows alone.
-        logits = classify(model, joint_inputs(batch)).float()
+        logits = classify_by_length(model, joint_inputs(batch)).float()
         kept, gone = logits.split([len(logits) - len(batch["index"]), len(batch["index"])])
         targets = self._targets[batch["index"].cpu()].to(logits.device)
         return {
