@@ -69,6 +69,12 @@ class RunArguments:
         group=REPORT,
         counts=True,
     )
+    retrained_cache: str | None = setting(
+        None,
+        "Folder where runs share retrained models, so that the same training on the same rows is done once. None: "
+        "`hf_unlearn/retrained` in the folder of HF_HOME. 'none': this run trains its own. Kept rows are learned in these models: empty "
+        "the folder when such rows must be deleted.",
+    )
     train_epochs: float | None = setting(
         None,
         "Epochs in which an original and the retrained model are trained. None: 10 for an original; for the retrained model those "
@@ -107,6 +113,8 @@ class RunArguments:
         check_positive(self, "train_epochs", "train_learning_rate")
         check_not_empty(self)
         self.model, self.dataset = os.path.expanduser(self.model), os.path.expanduser(self.dataset)
+        if self.retrained_cache and os.path.isfile(os.path.expanduser(self.retrained_cache)):
+            raise ValueError(f"`retrained_cache={self.retrained_cache!r}` is a file. Name a folder, or 'none'.")
 
     def request(self) -> ForgetRequest:
         """Return the request of the `forget_*` keys. Raises ValueError if they name nothing or do not go together."""

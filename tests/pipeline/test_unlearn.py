@@ -209,7 +209,8 @@ def test_a_report_reads_all_retrained_models(tmp_path, words):
     assert report.seconds["ratio"] == pytest.approx(report.seconds["unlearning"] / report.seconds["retraining"])
     card = (out / "README.md").read_text()
     assert "1 to 2 of the retrained models, whose means are in the tables." in card
-    assert "training each of the 2 retrained models" in card
+    assert "s, training each of the 2 retrained models " in card
+    assert " s on average in the same run on the same machine: " in card
 
 
 def same(one, other):

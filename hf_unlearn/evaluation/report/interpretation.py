@@ -21,7 +21,8 @@ SENTENCES = {
 YARDSTICK = "Read every figure against {}: distance to {} is what counts, in either direction."
 SEVERAL = (
     "The figures of {} are means, over models that were trained with different seeds. In their column, round brackets hold the "
-    "lowest and the highest of them. A difference is called clear if it goes beyond the intervals of all of them.",
+    "lowest and the highest of them.",
+    "A difference is called clear if it goes beyond the intervals of all of {}.",
     "Divergence, same answers and gap are means over the distances to each of {}. In their own column stands how far each is from "
     "the others: a model that was retrained once more would be about as far.",
 )
@@ -72,7 +73,7 @@ def notes(report: ReportData) -> list[str]:
     """Return sentences that say how to read the figures of this report."""
     attacked = any("loss_attack_auc" in measured for measured in report.models.values())
     return [
-        *(_of_reading_the_yardstick(report) if "retrained" in report.models and not report.void else []),
+        *(_of_reading_the_yardstick(report) if "retrained" in report.models else []),
         INTERVALS,
         *([INFORMATION] if report.information else []),
         *([LOSS_ATTACK] if attacked else []),
@@ -81,8 +82,9 @@ def notes(report: ReportData) -> list[str]:
 
 
 def _of_reading_the_yardstick(report: ReportData) -> list[str]:
-    told = [YARDSTICK.format(report.yardstick, "them" if report.retrained else "it")]
-    return [*told, *(sentence.format(report.yardstick) for sentence in SEVERAL)] if report.retrained else told
+    told = [] if report.void else [YARDSTICK.format(report.yardstick, "them" if report.retrained else "it")]
+    column, *compared = (sentence.format(report.yardstick) for sentence in SEVERAL)
+    return [*told, *([column] if report.retrained else []), *(compared if report.retrained and told else [])]
 
 
 def limits(report: ReportData) -> list[str]:

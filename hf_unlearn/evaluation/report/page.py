@@ -117,7 +117,8 @@ def _time(report: ReportData) -> str:
         )
     verdict = " Retraining is cheaper here." if ratio > 1 else ""
     mean = f", the mean of {len(report.retrained)} trainings" if report.retrained else ""
-    return f"Unlearning took {100 * ratio:.1f} % of the retraining time{mean}.{verdict}"
+    before = " An earlier run measured that time." if report.retrained_before else ""
+    return f"Unlearning took {100 * ratio:.1f} % of the retraining time{mean}.{before}{verdict}"
 
 
 def _settings(report: ReportData) -> list[tuple[str, str]]:

@@ -81,6 +81,11 @@ class ReportData:
         )
 
     @property
+    def retrained_before(self) -> bool:
+        """True if an earlier run trained the retrained model, or some of several."""
+        return bool((self.run.get("retraining") or {}).get("cached"))
+
+    @property
     def yardstick(self) -> str:
         """What sentences call that with which the run is compared: the retrained model, or for example the 3 retrained models."""
         return f"the {len(self.retrained)} retrained models" if self.retrained else "the retrained model"

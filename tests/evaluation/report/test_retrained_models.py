@@ -197,3 +197,5 @@ def test_models_that_do_not_fit_their_rows_are_no_yardstick():
     )
     assert "no figure of them says" in report.warnings[0]
     assert limits(report)[-1] != ONE_DRAW
+    assert [note for note in notes(report) if "2 retrained models" in note] == [notes(report)[0]]
+    assert "round brackets hold the lowest and the highest" in notes(report)[0]
