@@ -35,7 +35,7 @@ HEAD_STEPS = {
 }
 ALL_STEPS = {"trust_region": 0.002, "max_steps": 120, "check_steps": 20, "per_device_train_batch_size": 32}
 ROW_STEPS = {"update": "all", "trust_region": 5e-4, "max_steps": 8, "check_steps": 1, "per_device_train_batch_size": 64}
-PROBED_COPIES = 4  # of each row, that tell if bfloat16 is precise enough: both precisions read the same noise
+PROBED_COPIES = 8  # of each row, that tell if bfloat16 is precise enough: both precisions read the same noise
 CHOICES = {
     "outputs": ("auto", "all"),
     "clamp": ("dataset", "batch"),

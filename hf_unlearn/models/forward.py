@@ -221,16 +221,17 @@ def classify_by_length(model: nn.Module, inputs: Mapping[str, Any], x: Tensor | 
 
     The parts are the longer and the shorter texts, and each is cut to its own length. One forward pass takes pictures, texts that are
     padded on the left, whose positions some models count from there, models with BatchNorm, whose statistics are of whole
-    batches, and runs in several processes.
+    batches, and everything on a GPU, where a small pass takes as long as a large one, or in several processes.
     """
     mask, parts = inputs.get("attention_mask"), []
-    if mask is not None and not in_parallel() and mask[:, 0].all():
-        parts = _length_parts(mask.sum(1))
+    if mask is not None and not in_parallel() and mask.device.type == "cpu" and mask[:, 0].all():
+        lengths = (mask * torch.arange(1, mask.shape[1] + 1)).amax(1)
+        parts = _length_parts(lengths)
     if len(parts) < 2 or any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         return classify(model, inputs, None if x is None else replace_by(x))
     logits = []
     for rows in parts:
-        longest = int(inputs["attention_mask"][rows].sum(1).max())
+        longest = int(lengths[rows].max())
         cut = {name: values[rows][:, :longest] for name, values in inputs.items()}
         logits.append(classify(model, cut, None if x is None else replace_by(x[rows][:, :longest])))
     return torch.cat(logits)[torch.cat(parts).argsort()]
@@ -242,7 +243,7 @@ def _length_parts(lengths: Tensor) -> list[Tensor]:
     All rows stay together if that saves less than `SAVED` of the tokens.
     """
     longest, order = lengths.sort(descending=True, stable=True)
-    first = torch.arange(len(lengths), device=lengths.device)  # rows of the longer part; 0: all are together
+    first = torch.arange(len(lengths))  # rows of the longer part; 0: all are together
     tokens = first * longest[0] + (len(lengths) - first) * longest
     best = int(tokens.argmin())
     return [order[:best], order[best:]] if tokens[best] <= (1 - SAVED) * tokens[0] else [order]
