@@ -3,7 +3,7 @@
 import gc
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from .methods import UnlearningMethod, find_method
 from .models.adapters import UPDATE_ADAPTER, Patch, adapter_names, is_adapted, norms_to_hold
 from .models.base import Base
 from .models.forward import in_precision, logits_of, lone_values_normalized
+from .models.last_layer import LastLayerPasses
 from .models.pretrained import load_named
 from .models.processor import Processor
 from .models.reference import Reference, build_reference, forgotten_classes
@@ -272,14 +273,13 @@ class UnlearningTrainer(Publishing, StartsFromBase, CheckpointedTrainer):
         """Record the original (weights, digests, outputs), and set up the method and the monitor with it."""
         self.original = Snapshot(self.model, self.updated)
         self.original_fingerprints = fingerprints(self.model)
+        passes, (size, folder) = LastLayerPasses(), (self.args.eval_batch_size, self.args.output_dir)
         with self._unpatched():
-            self.reference = build_reference(
-                self.model, self.forget_rows, self.processor, self.args.eval_batch_size, self.args.output_dir
-            )
+            self.reference = build_reference(self.model, self.forget_rows, self.processor, size, folder, passes)
             if self.args.forget_kind == "class":
                 self.reference.forgotten_classes = forgotten_classes(self.reference)
             self.method.prepare(self)
-        self.monitor = Monitor(self)
+        self.monitor = Monitor(self, passes)
         self.method.setup(self)
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs: Any) -> Any:
@@ -379,7 +379,7 @@ class UnlearningTrainer(Publishing, StartsFromBase, CheckpointedTrainer):
         self,
         retain_dataset: Any | None = None,
         test_dataset: Any | None = None,
-        retrained: nn.Module | None = None,
+        retrained: nn.Module | Iterable[nn.Module] | None = None,
         **settings: Any,
     ) -> UnlearningReport:
         """Measure the original, the unlearned and the retrained model side by side.
@@ -387,7 +387,7 @@ class UnlearningTrainer(Publishing, StartsFromBase, CheckpointedTrainer):
         Args:
             retain_dataset: Retained rows to measure on. Default: None, the retain set of the run.
             test_dataset: Rows that no model was trained on. Default: None, no figures for unseen rows.
-            retrained: A model trained without the forget set, for comparison. Default: None, no comparison.
+            retrained: A model trained without the forget set, or several, for comparison. Default: None, no comparison.
             settings: Further arguments of `UnlearningReport.measure`.
 
         Raises:

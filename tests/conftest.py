@@ -14,7 +14,10 @@ from tests.support.loopback_hub import LoopbackHub
 
 
 def pytest_configure(config):
-    """Make a folder in which all processes of the tests share the models that they train."""
+    """Make a folder in which all processes of the tests share the models that they train. The library shares none."""
+    os.environ["HF_UNLEARN_RETRAINED_CACHE"] = (
+        "none"  # no test finds what another one trained, or writes to the user's cache
+    )
     if "TAUGHT" not in os.environ:
         shelf = TemporaryDirectory(prefix="taught-")
         os.environ["TAUGHT"] = shelf.name

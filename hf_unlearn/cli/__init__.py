@@ -8,6 +8,7 @@ from importlib import import_module
 from .exit_codes import answered
 
 COMMANDS = ("demo", "run", "audit", "card", "push", "receipt")  # each is a module of this package
+LONG = ("demo", "run", "audit")  # those that read models and data before they have anything to say
 USAGE = """usage: hf-unlearn {demo,run,audit,card,push,receipt} ...
 
   hf-unlearn demo                      train a small classifier, forget a class and a random 10 %, compare with retraining
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     command = words[0] if words else "--help"
     if command in COMMANDS:
+        if command in LONG and not any(word.startswith(("-h", "--help")) for word in words):
+            print(f"hf-unlearn {command}: loading libraries, models and data", file=sys.stderr, flush=True)
         # Only this command's module is imported, because each takes seconds. A Ctrl-C in these seconds has its exit code too.
         return answered(lambda: import_module(f".{command}", __name__).main(words[1:]))
     if command == "--version":

@@ -50,6 +50,7 @@ def main(words: Sequence[str]) -> int:
                 text_column=options.text_column,
                 label_column=options.label_column,
                 retrain=True,
+                retrained_cache="none",
                 relearning=True,
                 train_epochs=8.0 if text else 25.0,
                 train_learning_rate=2e-3 if text else 3e-3,

@@ -28,11 +28,6 @@ WEIGHTS = re.compile(
 BOILERPLATE = re.compile(r"\.git(attributes|ignore)|(LICEN[SC]E|NOTICE)([-_]\w+)?(\.(md|txt))?", re.IGNORECASE)
 
 
-def retrained_folders(count: int) -> list[str]:
-    """Return the names of the folders in which a run saves `count` retrained models."""
-    return ["retrained", *(f"retrained-{number}" for number in range(2, count + 1))][:count]
-
-
 def is_publishable(path: str) -> bool:
     """Whether a file with this path in the repository is on the list of what may be published."""
     return bool(MODEL.fullmatch(path) or EVIDENCE.fullmatch(path))

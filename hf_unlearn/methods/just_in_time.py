@@ -10,7 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.forward import classify, continuous_input, eval_mode, model_inputs, repeat_inputs, replace_by, unwrap
+from ..models.forward import (
+    classify,
+    classify_by_length,
+    continuous_input,
+    eval_mode,
+    model_inputs,
+    repeat_inputs,
+    unwrap,
+)
 from ..models.reference import Reference
 from ..utils.argument_checks import check_counts
 from ..utils.distributed import in_any_process, in_parallel, range_over_processes
@@ -27,6 +35,7 @@ HEAD_STEPS = {
 }
 ALL_STEPS = {"trust_region": 0.002, "max_steps": 120, "check_steps": 20, "per_device_train_batch_size": 32}
 ROW_STEPS = {"update": "all", "trust_region": 5e-4, "max_steps": 8, "check_steps": 1, "per_device_train_batch_size": 64}
+PROBED_COPIES = 8  # of each row, that tell if bfloat16 is precise enough: both precisions read the same noise
 CHOICES = {
     "outputs": ("auto", "all"),
     "clamp": ("dataset", "batch"),
@@ -195,13 +204,13 @@ class JiT(UnlearningMethod):
         rows = run.forget_rows.many(range(min(16, len(run.forget_rows))))
         batch = {k: v.to(run.args.device) for k, v in run.processor.collate(rows).items()}
         inputs, seeds = model_inputs(batch), torch.arange(len(rows))
+        probe, losses = copy.copy(self), []
+        probe.num_perturbations = min(PROBED_COPIES, self.num_perturbations)
         with eval_mode(model), torch.no_grad():
             logits = classify(model, inputs).float()
-            losses = []
             for half in (None, HalfCopy(model)):
-                self._half = half
-                losses.append(self.flatness(logits, *self.perturbed_logits(model, inputs, seeds)).item())
-        self._half = None
+                probe._half = half
+                losses.append(probe.flatness(logits, *probe.perturbed_logits(model, inputs, seeds)).item())
         return abs(losses[1] - losses[0]) <= 0.01 * losses[0]
 
     def before_step(self, model: nn.Module, batches: Sequence[Mapping[str, Any]]) -> None:
@@ -281,7 +290,7 @@ class JiT(UnlearningMethod):
                 shifted.clamp_(low, high)
             distances.append(torch.linalg.vector_norm((x - shifted).flatten(2), dim=-1) / unit)
             flat = shifted.flatten(0, 1).to(next(runner.parameters()).dtype)
-            logits.append(classify(runner, repeat_inputs(inputs, copies), replace_by(flat)).float())
+            logits.append(classify_by_length(runner, repeat_inputs(inputs, copies), flat).float())
         return torch.cat(logits).view(self.num_perturbations, len(x), -1), torch.cat(distances).float()
 
 

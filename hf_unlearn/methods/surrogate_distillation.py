@@ -14,7 +14,7 @@ from ..data.pairs import PreparedRows
 from ..data.sampling import draw
 from ..models.adapters import is_adapted
 from ..models.base import StartingPoint
-from ..models.forward import classify, unwrap
+from ..models.forward import classify_by_length, unwrap
 from ..models.prediction import predict
 from ..models.reference import Reference
 from ..utils.argument_checks import check_positive
@@ -31,9 +31,12 @@ from .components.rewinding import (
 from .components.surrogate import (
     LEAST,
     as_unseen,
+    geometric_mean,
     mean_confidence,
+    power,
     probe_probabilities,
     sharpened,
+    sharpness,
     train_probe,
 )
 from .protocols import UnlearningRun
@@ -55,17 +58,19 @@ FROM_SCRATCH = 0.85  # the same from random weights, which know nothing to go ba
 class SurrogateDistillation(UnlearningMethod):
     """Go back towards the base, and teach the model what one that never saw the forget rows says. Ours; there is no paper.
 
-    θ_b is the base from which the original θ₀ was fine-tuned, f₀ the original, and q the output of a linear probe on the frozen
-    base, taught with retain rows alone. Start at θ_b + a (θ₀ − θ_b), and minimize
+    θ_b is the base from which the original θ₀ was fine-tuned, f₀ the original without the forgotten classes, and q₁ … q₅ the
+    outputs of linear probes on five blocks of the frozen base, taught with retain rows alone. Start at θ_b + a (θ₀ − θ_b), and
+    minimize
 
-        CE(retain) + μ KL(t(x) ‖ f_θ(x)) over forget x,    t ∝ q^τ
+        CE(retain) + μ KL(t(x) ‖ f_θ(x)) over forget x,    t ∝ (q^σ f₀)^τ,    q ∝ (q₁ ⋯ q₅)^⅕
 
-    The probe reads the block at which cross-validation finds it best. τ ≥ 1 makes t as confident as f₀ is on unseen rows of kept
-    classes, less a seventh, because a retrained model is a little less sure of a class that it lacks. A forgotten class is as
-    unlikely in t as f₀ finds it on retain rows, and its row in the last layer is drawn anew and moved until it gives that: with a
-    logit of −∞ the class would be relearned more slowly than it should. For single rows no class is left out, and t is f₀ with
-    the belief in each label moved, by rank, to that in the labels of unseen rows. Rewinding brings back features that the forget
-    rows shaped; the targets bring back the outputs.
+    No single block is best for all data, and probes and original err in different ways, so t is a geometric mean. σ makes q as
+    confident on retain rows that the probes were not taught (by cross-validation) as f₀ is on unseen rows of kept classes. τ ≥ 1
+    makes t as confident as f₀ is there, less a tenth, because a retrained model is a little less sure of a class that it lacks.
+    A forgotten class is as unlikely in t as the original finds it on retain rows, and its row in the last layer is drawn anew and
+    moved until it gives that: with a logit of −∞ the class would be relearned more slowly than it should. For single rows no class
+    is left out, and t is the original's output with the belief in each label moved, by rank, to that in the labels of unseen rows.
+    Rewinding brings back features that the forget rows shaped; the targets bring back the outputs.
 
     | forget set | retain set | forward passes a step | extra memory |
     |---|---|---|---|
@@ -108,7 +113,7 @@ class SurrogateDistillation(UnlearningMethod):
         0.5, "Passes over the retain set, unless `max_steps` or `num_train_epochs` say how long to run."
     )
     forget_weight: float = setting(0.3, "Weight μ of the KL divergence from the targets on forget rows.")
-    caution: float = setting(0.85, "Confidence on forget rows, as a share of the original's confidence on unseen rows.")
+    caution: float = setting(0.9, "Confidence on forget rows, as a share of the original's confidence on unseen rows.")
 
     def __post_init__(self) -> None:
         if self.rewind is not None and not 0 <= self.rewind <= 1:
@@ -185,13 +190,16 @@ class SurrogateDistillation(UnlearningMethod):
         witness, depths = (start.model.to(run.args.device), DEPTHS) if known else (run.model, (0.5,))  # type: ignore[union-attr]
         features, labels = read_features(run, witness, kept, depths)
         about, _ = read_features(run, witness, run.forget_rows, depths)
-        believed = reference.struck_out(reference.logits).softmax(-1)
-        if labels is not None and len(labels.unique()) > 1:
-            probes = [train_probe(x, labels, run.args.seed) for x in features]
-            best = min(range(len(probes)), key=lambda i: probes[i][1])
-            believed = probe_probabilities(probes[best][0], about[best], believed.shape[-1])
         unseen = before if held_out is None else held_out[0][~torch.isin(held_out[1], torch.tensor(gone))]
         sure = mean_confidence(reference.struck_out(unseen if len(unseen) else before).softmax(-1))
+        believed = reference.struck_out(reference.logits).softmax(-1)
+        if labels is not None and len(labels.unique()) > 1:
+            classes = believed.shape[-1]
+            probes = [train_probe(x, labels, classes, run.args.seed) for x in features]
+            said = geometric_mean([probe_probabilities(p, x, classes) for (p, _), x in zip(probes, about, strict=True)])
+            said = power(said, sharpness(geometric_mean([rows for _, rows in probes]), sure))
+            # The middle of the original is not independent of the original, so there its probe speaks alone.
+            believed = geometric_mean([said, believed]) if known else said
         targets = sharpened(believed, self.caution * sure)
         unlikely = before.softmax(-1)[:, gone].clamp_min(LEAST).log().mean(0).exp()
         targets[:, gone] = 0
@@ -201,7 +209,7 @@ class SurrogateDistillation(UnlearningMethod):
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
         # One forward for both, so that BatchNorm sees what it will see, and not the forget rows alone.
-        logits = classify(model, joint_inputs(batch)).float()
+        logits = classify_by_length(model, joint_inputs(batch)).float()
         kept, gone = logits.split([len(logits) - len(batch["index"]), len(batch["index"])])
         targets = self._targets[batch["index"].cpu()].to(logits.device)
         return {

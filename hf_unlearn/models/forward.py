@@ -14,6 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from ..utils.distributed import in_parallel
+
+SAVED = 0.1  # share of the tokens of a batch that a second forward pass must save
+
 Batch = dict[str, Any]
 Edit = Callable[[Tensor], Tensor]
 
@@ -208,6 +212,41 @@ def classify(model: nn.Module, inputs: Mapping[str, Any], edit: Edit | None = No
             "on them. Use a classifier of another architecture."
         )
     return logits
+
+
+def classify_by_length(model: nn.Module, inputs: Mapping[str, Any], x: Tensor | None = None) -> Tensor:
+    """Return the logits (B, classes) of `classify`. Padded texts go through `model` in two parts where that saves enough padding.
+
+    `x` takes the place of the continuous input, if it is given.
+
+    The parts are the longer and the shorter texts, and each is cut to its own length. One forward pass takes pictures, texts that are
+    padded on the left, whose positions some models count from there, models with BatchNorm, whose statistics are of whole
+    batches, and everything on a GPU, where a small pass takes as long as a large one, or in several processes.
+    """
+    mask, parts = inputs.get("attention_mask"), []
+    if mask is not None and not in_parallel() and mask.device.type == "cpu" and mask[:, 0].all():
+        lengths = (mask * torch.arange(1, mask.shape[1] + 1)).amax(1)
+        parts = _length_parts(lengths)
+    if len(parts) < 2 or any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+        return classify(model, inputs, None if x is None else replace_by(x))
+    logits = []
+    for rows in parts:
+        longest = int(lengths[rows].max())
+        cut = {name: values[rows][:, :longest] for name, values in inputs.items()}
+        logits.append(classify(model, cut, None if x is None else replace_by(x[rows][:, :longest])))
+    return torch.cat(logits)[torch.cat(parts).argsort()]
+
+
+def _length_parts(lengths: Tensor) -> list[Tensor]:
+    """Divide the rows of texts of these `lengths` (B,) into longer and shorter ones, so that both parts have the fewest tokens.
+
+    All rows stay together if that saves less than `SAVED` of the tokens.
+    """
+    longest, order = lengths.sort(descending=True, stable=True)
+    first = torch.arange(len(lengths))  # rows of the longer part; 0: all are together
+    tokens = first * longest[0] + (len(lengths) - first) * longest
+    best = int(tokens.argmin())
+    return [order[:best], order[best:]] if tokens[best] <= (1 - SAVED) * tokens[0] else [order]
 
 
 def _embeddings(model: nn.Module) -> Any:

@@ -11,10 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..utils.large_tensors import Collector
+from ..utils.large_tensors import Collector, joined
 from .forward import classify, eval_mode, model_inputs, on_device, unwrap
 from .processor import Processor
 from .structure import find_blocks, last_layer_inputs
+
+WINDOW = 2_048  # texts that are put in order of length together
+CPU_ROWS = 16  # of a batch on a CPU, for which larger ones take more time for each row
 
 
 @dataclass
@@ -26,6 +29,7 @@ class Answers:
     logits: Tensor  # (B, classes), on the model's device
     labels: Tensor | None  # (B,), on the CPU; None where a row has none
     features: Tensor | None  # (B, d), what the last layer read for these logits; None unless asked for
+    places: Tensor  # (B,), the numbers of these rows among all rows
 
 
 def answers(
@@ -34,13 +38,16 @@ def answers(
     collate: Callable[[list[Any]], Mapping[str, Any]],
     batch_size: int = 128,
     features: bool = False,
+    any_order: bool = False,
 ) -> Iterator[Answers]:
     """Yield the `Answers` to batches of `rows` (a list, a data set or a stream), in order.
 
-    Between batches the model is in its former mode. `features` also asks for what the last layer reads.
+    Between batches the model is in its former mode. `features` also asks for what the last layer reads. In `any_order`, prepared
+    texts of like length share a batch, so that little padding is read; `places` says which rows they are. On a CPU the batches have at
+    most `CPU_ROWS` rows.
     """
-    iterator = iter(rows)
-    while part := list(islice(iterator, batch_size)):
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    for places, part in _batches(rows, min(batch_size, CPU_ROWS) if on_cpu else batch_size, any_order):
         batch = on_device(model, collate(part))
         inputs, read = model_inputs(batch), None
         with torch.no_grad(), eval_mode(model):
@@ -50,7 +57,33 @@ def answers(
                 read = _features_of(logits, *seen[-1])
             else:
                 logits = _classified(model, inputs)
-        yield Answers(part, inputs, logits, batch["labels"].cpu() if "labels" in batch else None, read)
+        yield Answers(part, inputs, logits, batch["labels"].cpu() if "labels" in batch else None, read, places)
+
+
+def _batches(rows: Iterable[Any], size: int, any_order: bool) -> Iterator[tuple[Tensor, list[Any]]]:
+    """Yield batches of rows, and the numbers of the rows."""
+    iterator, first = iter(rows), 0
+    while window := list(islice(iterator, size)):
+        order = list(range(len(window)))
+        if any_order and _length(window[0]):
+            window += islice(iterator, max(WINDOW // size - 1, 0) * size)
+            order = sorted(range(len(window)), key=lambda i: -_length(window[i]))
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            yield first + torch.tensor(chosen), [window[i] for i in chosen]
+        first += len(window)
+
+
+def _length(row: Any) -> int:
+    """Return the number of tokens of a prepared text; 0 for other rows."""
+    tokens = row.get("input_ids") if isinstance(row, Mapping) else None
+    return len(tokens) if isinstance(tokens, Tensor) else 0
+
+
+def all_labels(parts: Sequence[Tensor | None], places: Sequence[Tensor]) -> Tensor | None:
+    """Return the labels (n,) of all rows in order, from those of batches and the places of their rows; None if one is missing."""
+    known = [part for part in parts if part is not None]
+    return joined(known, places) if len(known) == len(parts) else None
 
 
 def _classified(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
@@ -100,13 +133,20 @@ def predict(
         folder: the place of very large results (`new_table`); by default where temporary files go.
     """
     size = min(len(dataset), len(dataset) if limit is None else limit) if hasattr(dataset, "__len__") else None
-    logits, labels = Collector(size, folder), []
-    for answer in answers(model, islice(dataset, limit), processor.collate, batch_size):
-        logits.add(answer.logits)
+    logits, labels, places = Collector(size, folder), [], []
+    rows = islice(dataset, limit)
+    for answer in answers(model, prepared_texts(rows, processor), processor.collate, batch_size, any_order=True):
+        logits.add(answer.logits, answer.places)
         labels.append(answer.labels)
+        places.append(answer.places)
     if not labels:
         raise ValueError("`dataset` is empty: there is nothing to predict.")
-    return logits.table(), None if any(x is None for x in labels) else torch.cat(labels)  # type: ignore[arg-type]
+    return logits.table(), all_labels(labels, places)
+
+
+def prepared_texts(rows: Iterable[Any], processor: Processor) -> Iterable[Any]:
+    """Return `rows`, texts as token ids: their lengths are known then. Pictures stay as they are, because they are large."""
+    return map(processor.prepared, rows) if processor.text else rows
 
 
 def pooled_features(
@@ -121,23 +161,23 @@ def pooled_features(
     The features are the mean over tokens or places of what a block gives: the one at that share of all blocks, the last at 1.
     Layers behind the last block of a base are often untrained. Without blocks the features are what the last layer reads.
     """
-    blocks, inner, labels = find_blocks(model), unwrap(model), []
+    blocks, inner, labels, places = find_blocks(model), unwrap(model), [], []
     names = [blocks[max(math.ceil(depth * len(blocks)), 1) - 1] for depth in depths] if blocks else []
     parts: list[list[Tensor]] = [[] for _ in names or [""]]
     seen: dict[str, Any] = {}
     handles = [inner.get_submodule(n).register_forward_hook(partial(_note, seen, n)) for n in dict.fromkeys(names)]
     try:
-        for answer in answers(model, rows, collate, batch_size, features=not blocks):
+        for answer in answers(model, rows, collate, batch_size, features=not blocks, any_order=True):
             mask, count = answer.inputs.get("attention_mask"), len(answer.logits)
             found: list[Any] = [_pooled(seen[name].float(), count, mask) for name in names] or [answer.features]
             for part, features in zip(parts, found, strict=True):
                 part.append(features.float().cpu())
             labels.append(answer.labels)
+            places.append(answer.places)
     finally:
         for handle in handles:
             handle.remove()
-    known = None if any(x is None for x in labels) else torch.cat(labels)  # type: ignore[arg-type]
-    return [torch.cat(part) for part in parts], known
+    return [joined(part, places) for part in parts], all_labels(labels, places)
 
 
 def _note(seen: dict[str, Any], name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:

@@ -86,6 +86,10 @@ class Processor:
             out["labels"] = torch.tensor(self.class_id(row[label], label))
         return out
 
+    def prepared(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a row as the tensors that `__call__` makes, or the row itself if it is prepared already."""
+        return row if isinstance(row.get(self.ready), Tensor) else self(row)
+
     def class_id(self, value: Any, column: str) -> int:
         """Return the number of a class of the model that is given by number or name."""
         return class_number(value, column, self.label2id, self.config.num_labels)
@@ -221,7 +225,7 @@ class Processor:
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
         """Return rows, raw or prepared, as one batch; texts are padded on the tokenizer's side."""
-        ready = [r if isinstance(r.get(self.ready), Tensor) else self(r) for r in rows]
+        ready = list(map(self.prepared, rows))
         batch: Batch = {}
         if all("labels" in r for r in ready):
             batch["labels"] = torch.stack([torch.as_tensor(r["labels"]) for r in ready])

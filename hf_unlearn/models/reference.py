@@ -16,7 +16,8 @@ from ..utils.distributed import joined_outputs, own_part, range_over_processes, 
 from ..utils.large_tensors import Collector, chunks
 from .adapters import Patch
 from .forward import classify, continuous_input, eval_mode, unwrap
-from .prediction import answers
+from .last_layer import LastLayerPasses
+from .prediction import all_labels
 from .processor import Processor
 
 # A run on single samples goes back a step once less than this share of them is predicted as by the original.
@@ -83,19 +84,27 @@ class FrozenOriginal:
 
 @torch.no_grad()
 def build_reference(
-    model: nn.Module, forget: PreparedRows, processor: Processor, batch_size: int, folder: str | None = None
+    model: nn.Module,
+    forget: PreparedRows,
+    processor: Processor,
+    batch_size: int,
+    folder: str | None = None,
+    passes: LastLayerPasses | None = None,
 ) -> Reference:
     """Pass the forget rows through `model` once, in evaluation mode. Several processes share the rows.
 
-    Very large outputs lie in `folder` (`new_table`).
+    Very large outputs lie in `folder` (`new_table`). The pass counts as one over the set `forget` of `passes`.
     """
     labels: list[Tensor | None] = []
+    places: list[Tensor] = []
     low, high, total, squares, count = float("inf"), -float("inf"), 0.0, 0.0, 0.0
     own = own_part(len(forget))
     logits = Collector(len(own), folder)
-    for answer in answers(model, DrawnRows(forget, np.asarray(own)), processor.collate, batch_size):
-        logits.add(answer.logits)
+    rows = DrawnRows(forget, np.asarray(own))
+    for answer in (passes or LastLayerPasses()).answers("forget", model, rows, processor, batch_size):
+        logits.add(answer.logits, answer.places)
         labels.append(answer.labels)
+        places.append(answer.places)
         x, mask = continuous_input(model, answer.inputs)
         values = x.flatten() if mask.ndim == 0 else x[mask[..., 0] > 0].flatten()
         low, high = min(low, values.min().item()), max(high, values.max().item())
@@ -104,8 +113,8 @@ def build_reference(
         count += values.numel()
     low, high = range_over_processes(low, high)
     total, squares, count = sums_over_processes([total, squares, count])
-    parts: list[Any] = [torch.zeros(0, dtype=torch.long), *labels]  # a process without rows has no other part
-    known = None if any(y is None for y in labels) else torch.cat(parts)
+    none = torch.zeros(0, dtype=torch.long)  # a process without rows has no other part
+    known = all_labels([none, *labels], [none, *places])
     out, known = joined_outputs(logits.table(processor.config.num_labels), known, len(forget), folder)
     if not all(torch.isfinite(part).all() for (part,) in chunks(out)):
         raise ValueError("`model` gives NaN or infinite logits on the forget set before anything was changed.")

@@ -11,8 +11,8 @@ from torch import nn
 from ..data.columns import read_groups
 from ..data.forget_request import Split, read_ids
 from ..evaluation.report.bias_pattern import parse_pattern
+from ..evaluation.report.report_data import retrained_names
 from ..hub.card.evaluation_card import check_readme
-from ..hub.layout import retrained_folders
 from ..hub.receipt.forgotten_rows import PRIVATE_FOLDER
 from ..methods import UnlearningMethod
 from ..models.adapters import is_adapted
@@ -170,6 +170,6 @@ def check_folders(model: str, output_dir: str, overwrite: bool, retrain: int = 0
         raise ValueError(f"`output_dir={output_dir!r}`: {error.strerror}. Choose another folder.") from error
     if holds_model and not overwrite:
         raise ValueError(f"`output_dir={output_dir!r}` holds a model. Choose another folder or pass --overwrite true.")
-    folders = (*WRITTEN, *retrained_folders(retrain)[1:], "figures", PRIVATE_FOLDER)
+    folders = (*WRITTEN, *retrained_names(retrain)[1:], "figures", PRIVATE_FOLDER)
     check_writable(folder, [n for n in RUN_COVERS if "." in n], folders, "output_dir")
     check_readme(folder, overwrite)

@@ -30,7 +30,7 @@ ARGUMENT_KEYS = (
     "gradient_accumulation_steps", "optim", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "adam_beta1",
     "adam_beta2", "adam_epsilon", "seed", "fp16", "bf16", "train_sampling_strategy", "use_cpu",
 )  # fmt: skip
-WITHOUT_EFFECT = ("resume", "figures")  # these change no result, so a report does not name them
+WITHOUT_EFFECT = ("resume", "figures", "retrained_cache")  # these change no result, so a report does not name them
 
 
 def record_receipt(job: Job, trainer: UnlearningTrainer, report: UnlearningReport) -> dict[str, Any]:

@@ -64,10 +64,16 @@ class RunArguments:
     )
     retrain: int = setting(
         False,
-        "Also train a model without the forget set, and compare with it. A number: train so many, each with another seed; the report "
-        "compares with the first, `hf-unlearn audit` with all of them.",
+        "Also train a model without the forget set, and compare with it. A number: train so many, each with another seed, and compare "
+        "with their means, and with how far they are from each other.",
         group=REPORT,
         counts=True,
+    )
+    retrained_cache: str | None = setting(
+        None,
+        "Folder where runs share retrained models, so that the same training on the same rows is done once. None: "
+        "`hf_unlearn/retrained` in the folder of HF_HOME. 'none': this run trains its own. Kept rows are learned in these models: empty "
+        "the folder when such rows must be deleted.",
     )
     train_epochs: float | None = setting(
         None,
@@ -107,6 +113,8 @@ class RunArguments:
         check_positive(self, "train_epochs", "train_learning_rate")
         check_not_empty(self)
         self.model, self.dataset = os.path.expanduser(self.model), os.path.expanduser(self.dataset)
+        if self.retrained_cache and os.path.isfile(os.path.expanduser(self.retrained_cache)):
+            raise ValueError(f"`retrained_cache={self.retrained_cache!r}` is a file. Name a folder, or 'none'.")
 
     def request(self) -> ForgetRequest:
         """Return the request of the `forget_*` keys. Raises ValueError if they name nothing or do not go together."""

@@ -1,10 +1,12 @@
 """The long steps of a run: unlearn, retrain for comparison, and measure both models."""
 
+import gc
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from torch import nn
@@ -13,22 +15,25 @@ from ..data.pairs import PreparedRows
 from ..data.sampling import draw
 from ..evaluation.report.bias_pattern import read_pattern
 from ..evaluation.report.report import UnlearningReport
-from ..hub.layout import retrained_folders
+from ..evaluation.report.report_data import retrained_names
 from ..methods import Retrain, UnlearningMethod
 from ..models.adapters import base_classifier
 from ..models.prediction import predict
+from ..models.pretrained import from_pretrained_quietly, save_model
 from ..models.processor import Processor
 from ..models.snapshot import fingerprints
 from ..models.vocabulary import blank_rows
 from ..trainer import UnlearningTrainer
 from ..training.arguments import UnlearningArguments
-from ..training.checkpoints import read_state, resumable
+from ..training.checkpoints import finished_marker, read_state, resumable
 from ..training.checks import check_rows
 from ..training.plain_training import warn_if_untrained
 from ..training.resuming import save_finished, train_or_resume
 from ..training.row_checks import check_every_row
+from ..utils.distributed import in_any_process
 from .job import Job
 from .records import record_request
+from .retrained_cache import find_entry
 from .training_settings import TrainingSettings, given_settings, is_guess, trainings
 
 FIT = 0.05  # accuracy on the retain set by which a retrained model may stay below the original
@@ -38,7 +43,7 @@ FITTED_ROWS = 2_000
 def unlearn(
     job: Job,
     method: UnlearningMethod,
-    retrained: tuple[nn.Module, float] | None = None,
+    retrained: tuple[nn.Module | Iterable[nn.Module], float] | None = None,
     keep: Callable[[Any], None] | None = None,
 ) -> tuple[Any, UnlearningReport]:
     """Unlearn `job.split` from the job's model and measure the result. Returns the trainer and the report.
@@ -46,8 +51,7 @@ def unlearn(
     If several processes run, only the first measures; the others return an empty report.
 
     Args:
-        retrained: the retrained model and the seconds of its training. If None, and if `job.run.retrain` asks for one, it is
-            trained here.
+        retrained: what `retrain` returned. If None, and if `job.run.retrain` asks for a retrained model, it is trained here.
         keep: called with the trainer before anything is measured, so that a failed report does not lose the model.
     """
     if job.args.forget_kind == "auto":
@@ -88,14 +92,15 @@ def unlearn(
         retrained = retrain(job, wanted)
     if not trainer.is_world_process_zero():
         return trainer, UnlearningReport(models={})
-    model, seconds = retrained or (None, None)
+    models, seconds = retrained or (None, None)
     report = trainer.report(
-        retain, test, model, retrained_seconds=seconds, relearning=job.run.relearning, pattern=pattern
+        retain, test, models, retrained_seconds=seconds, relearning=job.run.relearning, pattern=pattern
     )
     report.run |= record_request(job, trainer)
     if job.retrained_with is not None:
         start = job.base.describe() if job.base else "none" if job.run.from_scratch else None
-        report.run["retraining"] = asdict(job.retrained_with) | {"base": start, "void": bool(report.void)}
+        cached = {"cached": job.retrained_before} if job.retrained_before else {}
+        report.run["retraining"] = asdict(job.retrained_with) | {"base": start, "void": bool(report.void)} | cached
     return trainer, report
 
 
@@ -119,11 +124,34 @@ def _tell_if_retraining_is_cheaper(job: Job, trainer: UnlearningTrainer) -> None
         )
 
 
-def retrain(job: Job, wanted: float | None = None) -> tuple[nn.Module, float]:
+@dataclass(frozen=True)
+class Retrained:
+    """A retrained model, the seconds of its training, and the trainer that trained it; None if it comes from the cache."""
+
+    model: nn.Module
+    seconds: float
+    trainer: UnlearningTrainer | None
+
+
+@dataclass(frozen=True)
+class SavedModels:
+    """Models in folders. Each is loaded when its turn comes, so that one alone is in memory."""
+
+    kind: Any  # the class of all of them
+    folders: Sequence[Path]
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        for folder in self.folders:
+            yield from_pretrained_quietly(self.kind, str(folder), None)[0]
+
+
+def retrain(job: Job, wanted: float | None = None) -> tuple[nn.Module | SavedModels, float]:
     """Train a fresh model like the original, without the forget set, and save it as `retrained`. Returns it and the seconds.
 
     A training whose settings are a guess is repeated with more epochs until the model fits the retain set. If `job.run.retrain`
     asks for more models, each is trained with the settings of the first and another seed, and saved as `retrained-2` and so on.
+    Then all of them are returned, and the seconds are a mean. A model that an earlier run trained in the same way comes from the
+    cache (`job.run.retrained_cache`).
 
     Args:
         wanted: accuracy of the original on the retain set, in [0, 1]. Default: None, `job.model` is the original.
@@ -131,16 +159,23 @@ def retrain(job: Job, wanted: float | None = None) -> tuple[nn.Module, float]:
     assert job.split is not None
     start = "random weights" if job.base is None else f"the base {job.base.source}"
     print(f"Retraining without the {len(job.split.forget)} rows to forget, for comparison, from {start}", flush=True)
-    out, (name, *more) = Path(job.args.output_dir or "."), retrained_folders(max(1, job.run.retrain))
-    first, job.retrained_with = _train_until_it_fits(job, out / name, wanted)
-    for number, name in enumerate(more, start=2):
-        print(f"Retraining model {number} of {len(more) + 1}, with another seed", flush=True)
-        _save(job, _train_fresh(job, job.retrained_with, out / name, job.run.resume, number), out / name)
-    return first.model, first.seconds
+    folders = [Path(job.args.output_dir or ".") / name for name in retrained_names(max(1, job.run.retrain))]
+    one, job.retrained_with = _train_until_it_fits(job, folders[0], wanted)
+    if len(folders) == 1:
+        return one.model, one.seconds
+    kind, seconds = type(one.model), [one.seconds]
+    for number, folder in enumerate(folders[1:], start=2):
+        del one
+        gc.collect()  # what a trainer holds goes only now, and one model at a time is enough
+        print(f"Retraining model {number} of {len(folders)}, with another seed", flush=True)
+        one = _train_fresh(job, job.retrained_with, folder, job.run.resume, number)
+        _save(job, one, folder)
+        seconds.append(one.seconds)
+    return SavedModels(kind, folders), fmean(seconds)
 
 
-def _train_until_it_fits(job: Job, folder: Path, wanted: float | None) -> tuple[UnlearningTrainer, TrainingSettings]:
-    """Train the first model and save it in `folder`. Returns its trainer and the settings that the search ended with."""
+def _train_until_it_fits(job: Job, folder: Path, wanted: float | None) -> tuple[Retrained, TrainingSettings]:
+    """Train the first model and save it in `folder`. Returns it and the settings that the search ended with."""
     assert job.split is not None
     split = job.split
     settings = trainings(job.run, len(split.forget) + len(split.retain), len(split.retain), job.base is not None)
@@ -155,20 +190,27 @@ def _train_until_it_fits(job: Job, folder: Path, wanted: float | None) -> tuple[
             )
             rate, size = f"learning rate {tried.learning_rate:g}", f"batch size {tried.batch_size}"
             print(f"Retraining with {told}: {tried.epochs:g} epochs, {rate}, {size}", flush=True)
-        trainer = _train_fresh(job, tried, folder, job.run.resume and number == 0)
+        found = _train_fresh(job, tried, folder, job.run.resume and number == 0)
         if number + 1 == len(settings) or wanted is None:
             break
-        reached = kept_accuracy(job, trainer.model)
+        reached = kept_accuracy(job, found.model)
         if reached is None or reached >= wanted - FIT:
             break
         print(f"It fits {reached:.1%} of the retain set, the original {wanted:.1%}: it is trained again.", flush=True)
-    _save(job, trainer, folder)
-    return trainer, tried
+    _save(job, found, folder)
+    return found, tried
 
 
-def _save(job: Job, trainer: UnlearningTrainer, folder: Path) -> None:
-    if trainer.is_world_process_zero():  # `hf-unlearn audit` reads it
-        save_finished(trainer, job.processing_class, folder)
+def _save(job: Job, retrained: Retrained, folder: Path) -> None:
+    """Save a retrained model, which `hf-unlearn audit` reads, in the first process."""
+    job.retrained_before += retrained.trainer is None
+    if job.args.process_index:
+        return
+    if retrained.trainer is not None:
+        save_finished(retrained.trainer, job.processing_class, folder)
+    else:
+        finished_marker(folder).unlink(missing_ok=True)  # of another model
+        save_model(retrained.model, job.processing_class, folder)
 
 
 def kept_accuracy(job: Job, model: nn.Module) -> float | None:
@@ -180,12 +222,11 @@ def kept_accuracy(job: Job, model: nn.Module) -> float | None:
     return None if labels is None else (logits.argmax(-1) == labels).float().mean().item()
 
 
-def _train_fresh(
-    job: Job, settings: TrainingSettings, folder: Path, resume: bool, number: int = 1
-) -> UnlearningTrainer:
+def _train_fresh(job: Job, settings: TrainingSettings, folder: Path, resume: bool, number: int = 1) -> Retrained:
     """Train a model on the retain set, in `folder`, from the base or, if there is none, from random weights.
 
-    `number` counts the retrained models from 1, and each has a seed of its own.
+    `number` counts the retrained models from 1, and each has a seed of its own. A model that is in the cache is not trained. A
+    training that is resumed, perhaps with other settings than at its start, goes past the cache.
     """
     assert job.split is not None
     original, seed = base_classifier(job.model), job.args.seed + number
@@ -206,9 +247,21 @@ def _train_fresh(
         processing_class=job.processing_class,
         **job.columns,
     )
+    start = fingerprints(trainer.fresh_model())
+    entry = None if resume and resumable(folder) else find_entry(trainer, start, job.run.retrained_cache)
+    known = None if entry is None else entry.load(trainer.model)
+    if not in_any_process(known is None) and known is not None:
+        print(
+            f"The yardstick {folder.name} comes from the cache: an earlier run trained it, in {known['seconds']:.1f} s and "
+            f"{known['steps']:,} steps. `retrained_cache: none` trains it anew.",
+            flush=True,
+        )
+        return Retrained(trainer.model, known["seconds"], None)
     train_or_resume(trainer, resume)
-    warn_if_untrained(fingerprints(trainer.fresh_model()), trainer.model, "retrained model")
-    return trainer
+    warn_if_untrained(start, trainer.model, "retrained model")
+    if entry is not None and trainer.is_world_process_zero():
+        entry.store(trainer.model, trainer.seconds, trainer.state.global_step)
+    return Retrained(trainer.model, trainer.seconds, trainer)
 
 
 def _finished(folder: Path, settings: Sequence[TrainingSettings]) -> int:

@@ -58,7 +58,7 @@ class UnlearningArguments(TrainingArguments):
     trust_region: float | None = setting(
         None,
         "Length of a step, as a share of each tensor's norm, decayed by the schedule. It replaces `learning_rate` and "
-        "`optim`. With 0, those two are used.",
+        "`optim`. With 0, those two are used. None: the method's, and at most a fiftieth of the way that training went from a known base.",
     )
     forget_kind: str = setting(
         "auto",

@@ -10,8 +10,14 @@ from torch import nn
 from transformers import Trainer
 
 from ..methods import UnlearningMethod
+from ..methods.components.rewinding import root_mean_square
+from ..methods.components.trust_region import TrustRegion
 from ..models.adapters import base_classifier
 from ..models.base import Base, StartingPoint, find_base, given_base, random_start
+from ..models.snapshot import Snapshot
+from .arguments import UnlearningArguments
+
+LONGEST = 0.02  # step of a trust region, as a share of the way that training went
 
 
 class StartsFromBase(Trainer):
@@ -25,6 +31,7 @@ class StartsFromBase(Trainer):
     base_model: Base | str | None = None
     given: dict[str, Any]
     model_init_fn: Callable[[], nn.Module] | None
+    original: Snapshot | None
 
     def _name_base(self, given: Base | str | Path | None) -> None:
         """Set `base_model`, and raise ValueError for a folder that is not there."""
@@ -65,9 +72,28 @@ class StartsFromBase(Trainer):
         """Make the optimizer, with the rate that the method found for this original if the user gave none."""
         made = self.optimizer is None
         optimizer = super().create_optimizer() if model is None else super().create_optimizer(model)
-        args = self.given["args"]
-        rate = self.method.found_rate
-        if made and rate is not None and (args is None or args.learning_rate is None):
+        if not made:
+            return optimizer
+        args = self.given["args"] or UnlearningArguments()
+        rate = self.method.found_rate if args.learning_rate is None else None
+        if isinstance(optimizer, TrustRegion) and args.trust_region is None:
+            rate = self._longest_step(optimizer.defaults["lr"])
+        if rate is not None:
             for group in optimizer.param_groups:
                 group["lr"] = rate
         return optimizer
+
+    def _longest_step(self, wanted: float) -> float:
+        """Return the length of a step: `wanted`, but at most a small share of the way that training went from a known base.
+
+        Fine-tuning moves the weights little: a step of 0.2 % of their norm can be as long as all of it.
+        """
+        unknown = self.is_fsdp_enabled or self.base_model == "none"
+        start = None if unknown or self.args.update == "head" else self.starting_point()
+        if start is None or not start.pretrained or self.original is None:
+            return wanted
+        began = dict(start.model.named_parameters())
+        own = {n: t.float() for n, t in self.original.tensors.items() if n in start.shared}
+        moved = root_mean_square(t - began[n].detach().float().cpu() for n, t in own.items())
+        size = root_mean_square(own.values())
+        return min(wanted, LONGEST * moved / size) if moved and size else wanted

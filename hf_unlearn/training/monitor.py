@@ -69,11 +69,11 @@ class Monitor:
         doubts: What the original's answers say against the labels, in sentences.
     """
 
-    def __init__(self, run: TrainingRun) -> None:
+    def __init__(self, run: TrainingRun, passes: LastLayerPasses | None = None) -> None:
         self.run = run
         self.guards_kept = False
         self._kept: PreparedRows | None = None  # labelled rows
-        self._passes = LastLayerPasses()
+        self._passes = LastLayerPasses() if passes is None or run.patch is not None else passes
         self._known: dict[str, _Outputs] = {}  # name of a set of rows -> outputs of the last pass over it
         self._original: dict[str, tuple[Tensor, Tensor | None]] = {"forget": (run.reference.logits, None)}
         self._is_original = False
@@ -110,6 +110,8 @@ class Monitor:
             logits = self.forget_logits()[index]
         elif (whole := self._held("forget")) is not None:
             logits = whole[0][index]
+        elif self._keeps_features(forget) and self._passes.may_keep("forget", self.run.model, forget):
+            logits = self.forget_logits()[index]  # which the end of the run needs anyway
         else:
             logits = self._pass(f"forget: {limit}", DrawnRows(forget, rows))[0]
         if not all(torch.isfinite(part).all() for (part,) in chunks(logits)):
@@ -170,10 +172,15 @@ class Monitor:
 
     def _pass(self, name: str, rows: Any) -> tuple[Tensor, Tensor | None]:
         """Read a set of rows that is read again and again."""
-        run, prepared = self.run, rows.dataset if isinstance(rows, DrawnRows) else rows
-        if in_parallel() or run.shards or run.is_deepspeed_enabled or has_transform(prepared.rows):
+        run = self.run
+        if not self._keeps_features(rows.dataset if isinstance(rows, DrawnRows) else rows):
             return self._predict(rows)
         return self._passes.predict(name, run.model, rows, run.processor, run.args.eval_batch_size, run.args.output_dir)
+
+    def _keeps_features(self, rows: PreparedRows) -> bool:
+        """Return True if what the last layer reads of `rows` may be kept for the next pass."""
+        run = self.run
+        return not (in_parallel() or run.shards or run.is_deepspeed_enabled or has_transform(rows.rows))
 
     def _predict(self, rows: Any) -> tuple[Tensor, Tensor | None]:
         """Return the logits (n, classes) and labels (n,) of all `rows`. Each process reads its part."""

@@ -1,7 +1,7 @@
 """Tables of model outputs, one row for each row of a data set: in memory, or in an unnamed file if they are large."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,23 +38,35 @@ def chunk_rows(table: Tensor) -> int:
 
 
 class Collector:
-    """Collects batches (B, columns) into one table. If the number of rows is unknown, the table stays in memory."""
+    """Collects batches (B, columns) into one table. If the number of rows is unknown, the table stays in memory.
+
+    Batches come in the order of the rows, or all with the places of their rows in the table.
+    """
 
     def __init__(self, rows: int | None, folder: str | Path | None = None) -> None:
         self.rows, self.folder, self.filled = rows, folder, 0
         self._parts: list[Tensor] = []
+        self._places: list[Tensor] = []  # of the rows of each part
 
-    def add(self, batch: Tensor) -> None:
+    def add(self, batch: Tensor, places: Tensor | None = None) -> None:
+        if places is None:
+            places = torch.arange(self.filled, self.filled + len(batch))
+        self.filled += len(batch)
         if self.rows is None:
             self._parts.append(batch.float().cpu())
+            self._places.append(places)
             return
         if not self._parts:
             self._parts = [new_table(self.rows, batch.shape[-1], self.folder)]
-        self._parts[0][self.filled : self.filled + len(batch)] = batch
-        self.filled += len(batch)
+        self._parts[0][places] = batch.float().cpu()
 
     def table(self, columns: int = 0) -> Tensor:
         """Return all batches, (rows added, columns), in fp32 on the CPU. `columns` counts only if there was no batch."""
         if not self._parts:
             return torch.zeros(0, columns)
-        return torch.cat(self._parts) if self.rows is None else self._parts[0][: self.filled]
+        return joined(self._parts, self._places) if self.rows is None else self._parts[0][: self.filled]
+
+
+def joined(parts: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
+    """Join tensors whose rows have these places, (B,) each, in the whole."""
+    return torch.cat(list(parts))[torch.cat(list(places)).argsort()]

@@ -1,11 +1,13 @@
 """Every command explains itself."""
 
+import subprocess
+import sys
 from dataclasses import fields
 
 import pytest
 
 from hf_unlearn import METHODS, __version__
-from hf_unlearn.cli import COMMANDS, main
+from hf_unlearn.cli import COMMANDS, LONG, main
 from hf_unlearn.cli.audit import AuditArguments
 from hf_unlearn.pipeline.run_arguments import RunArguments
 
@@ -41,3 +43,12 @@ def test_without_a_command_the_usage_is_shown_as_an_error(capsys):
     assert capsys.readouterr().err == usage
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"{__version__}\n"
+
+
+@pytest.mark.parametrize("command", LONG)
+def test_a_long_command_gives_a_sign_before_it_loads_a_library(command):
+    # An import that ends the command shows what was written before it.
+    code = f"import sys; from hf_unlearn.cli import main; sys.modules['torch'] = None; sys.exit(main(['{command}']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr.startswith(f"hf-unlearn {command}: loading libraries, models and data\n")
+    assert done.returncode

@@ -65,7 +65,7 @@ def test_loss_is_finite_and_only_allowed_parameters_move(tmp_path, name, arch, u
     ("anchors", "name"),
     [
         *(("plain", m) for m in GRADIENT if m not in IN_TRAIN_MODE),
-        *(("anchors", m) for m in (GRADIENT if WHOLE else TRAINED) if m not in IN_TRAIN_MODE),
+        *slow(*(("anchors", m) for m in (GRADIENT if WHOLE else TRAINED) if m not in IN_TRAIN_MODE)),
     ],
 )
 def test_batch_norm_statistics_stay_and_modes_are_restored(tmp_path, name, anchors):
@@ -120,7 +120,7 @@ SUMS = [
     ("name", "settings", "arch"),
     [
         *((m, {}, arch) for i, m in enumerate(GRADIENT) for arch in in_turn(i)),
-        *((m, settings, arch) for m, settings in SUMS for arch in ("vit", "bert")),
+        *slow(*((m, settings, arch) for m, settings in SUMS for arch in ("vit", "bert"))),
     ],
     ids=lambda v: v if isinstance(v, str) else "-".join(v) or "defaults",
 )
@@ -157,15 +157,15 @@ def test_accumulated_small_batches_equal_one_large_batch(tmp_path, name, setting
 
 RESUMED = [
     ("jit", "vit"),
-    ("counterfactual_distillation", "bert"),
-    ("marginal_information", "vit"),
-    ("feature_information", "roberta"),
     ("gradient_difference", "roberta"),
     ("uib", "resnet"),
     ("surrogate_distillation", "resnet"),
-    ("fine_tune", "bert"),
-    ("retrain", "resnet"),
     *slow(
+        ("counterfactual_distillation", "bert"),
+        ("marginal_information", "vit"),
+        ("feature_information", "roberta"),
+        ("fine_tune", "bert"),
+        ("retrain", "resnet"),
         ("jit", "bert"),
         ("jit", "resnet"),
         ("counterfactual_distillation", "vit"),

@@ -115,6 +115,7 @@ def test_single_samples_are_refused_with_advice(tmp_path):
         trainer.train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["vit", *slow("resnet", "bert")])
 def test_distillation_forgets_the_class_and_keeps_the_others(tmp_path, arch):
     split = class_split(arch, 128)

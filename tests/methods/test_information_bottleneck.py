@@ -230,6 +230,7 @@ def test_an_average_of_the_weights_starts_where_the_run_does(tmp_path):
         assert torch.allclose(trainer.model.get_parameter(name), mean, atol=1e-5), name
 
 
+@pytest.mark.slow
 def test_refresh_keeps_the_mean_of_the_request_before(tmp_path):
     first = trainer_for("vit", tmp_path / "first", UIB(samples=16), split=class_split("vit", label=1), **SGD)
     first.train()
@@ -394,6 +395,7 @@ def test_refresh_takes_the_prior_anew_and_counts_from_the_original(tmp_path):
     assert max(moved) <= 1.5 * method.trust
 
 
+@pytest.mark.slow
 def test_a_second_request_adds_its_displacement_to_the_prior_of_the_first(tmp_path):
     first = trainer_for("vit", tmp_path / "first", UIB(samples=16, clip=1e6), split=class_split("vit", label=1), **SGD)
     first.train()
@@ -418,6 +420,7 @@ def test_a_second_request_adds_its_displacement_to_the_prior_of_the_first(tmp_pa
         UIB().save_prior(tmp_path / "none.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "killed_at"),
     [

@@ -8,11 +8,20 @@ import torch
 import torch.nn.functional as F
 
 from hf_unlearn import ForgetRequest, SurrogateDistillation, UnlearningTrainer
+from hf_unlearn.data.pairs import PreparedRows
+from hf_unlearn.data.sampling import draw
 from hf_unlearn.methods.components.rewinding import ROWS
-from hf_unlearn.methods.components.surrogate import as_unseen, mean_confidence
-from hf_unlearn.methods.surrogate_distillation import HEAD_RATE, PATCH_RATE, USUAL_RATE
+from hf_unlearn.methods.components.surrogate import (
+    as_unseen,
+    mean_confidence,
+    probe_probabilities,
+    sharpened,
+    sharpness,
+    train_probe,
+)
+from hf_unlearn.methods.surrogate_distillation import DEPTHS, HEAD_RATE, PATCH_RATE, TAUGHT_ROWS, USUAL_RATE
 from hf_unlearn.models.forward import model_inputs
-from hf_unlearn.models.prediction import predict
+from hf_unlearn.models.prediction import pooled_features, predict
 from tests.models.test_base import save_encoder
 from tests.support.data import class_split, data_for, processing_class
 from tests.support.models import changed, state, trained
@@ -61,6 +70,35 @@ def test_targets_are_as_sure_as_the_original_of_unseen_rows_and_leave_the_class_
     torch.testing.assert_close(targets.sum(-1), torch.ones(len(targets)))
     torch.testing.assert_close(targets[:, gone], torch.full((len(targets),), unlikely))
     assert mean_confidence(targets[:, kept]) > method.caution * sure * (1 - unlikely) - 0.04  # a probe may be surer
+
+
+def test_targets_are_the_mean_of_what_probes_of_the_base_and_the_original_say(tmp_path):
+    save_encoder("vit", tmp_path / "base")
+    trainer = run_of("vit", tmp_path / "out", base=tmp_path / "base")
+    start, original, processor = trainer.starting_point(), trained("vit"), trainer.processor
+    (gone,) = {*trainer.forget_dataset["label"]}
+    kept = [c for c in range(4) if c != gone]
+    taught = draw(trainer.retain_dataset, TAUGHT_ROWS, trainer.args.seed)
+    collate = trainer.processor.collate
+    opinions, unseen = [], []
+    for depth in DEPTHS:
+        (features,), labels = pooled_features(
+            start.model, PreparedRows(taught, processor, "retain_dataset"), collate, 64, (depth,)
+        )
+        (about,), _ = pooled_features(
+            start.model, PreparedRows(trainer.forget_dataset, processor, "forget_dataset"), collate, 64, (depth,)
+        )
+        probe, rest = train_probe(features, labels, 4, trainer.args.seed)
+        opinions.append(probe_probabilities(probe, about, 4)[:, kept])
+        unseen.append(rest[:, kept])
+    sure = mean_confidence(predict(original, taught, processor)[0][:, kept].softmax(-1))
+    logs = [torch.stack([p.log() for p in of]).mean(0) for of in (opinions, unseen)]
+    tau = sharpness(logs[1].softmax(-1), sure)
+    struck = predict(original, trainer.forget_dataset, processor)[0][:, kept].log_softmax(-1)
+    trainer._set_up()
+    expected = sharpened((((tau * logs[0]).log_softmax(-1) + struck) / 2).softmax(-1), trainer.method.caution * sure)
+    found = trainer.method._targets[:, kept]
+    torch.testing.assert_close(found / found.sum(-1, keepdim=True), expected, atol=1e-3, rtol=1e-3)
 
 
 def test_single_rows_are_taught_what_unseen_rows_of_their_label_are_answered(tmp_path):

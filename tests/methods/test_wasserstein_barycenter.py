@@ -113,6 +113,7 @@ def test_bad_settings_are_refused(settings, message):
         WassersteinBarycenter(**settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("streamed", [False, True], ids=["map", "stream"])
 def test_trainer_fits_reports_saves_and_gives_the_original_back(tmp_path, arch, streamed):

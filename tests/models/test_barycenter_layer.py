@@ -17,6 +17,7 @@ from hf_unlearn.models.barycenter_layer import RECORD, TENSORS, Barycenter, atta
 from hf_unlearn.models.structure import find_last_layer
 from tests.support.barycenters import fitted, leading_batch
 from tests.support.models import build, changed, state
+from tests.support.tables import slow
 
 ARCHS = ("resnet", "vit", "bert")
 
@@ -85,7 +86,7 @@ def test_groups_are_given_known_or_refused():
 # --- on a model -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arch", ["resnet", "vit", "convnext", "swin", "bert", "distilbert", "roberta"])
+@pytest.mark.parametrize("arch", ["resnet", "bert", *slow("vit", "convnext", "swin", "distilbert", "roberta")])
 def test_features_of_the_groups_are_brought_together_on_every_model(arch):
     model, data, processor, barycenter = fitted(arch)
     before = state(model)

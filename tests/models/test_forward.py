@@ -13,6 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_unlearn.models.forward import (
     classify,
+    classify_by_length,
     continuous_input,
     eval_mode,
     logits_of,
@@ -117,6 +118,52 @@ def test_half_precision_models_take_full_precision_inputs(arch):
         x, _ = continuous_input(model, inputs)
         assert torch.equal(classify(model, inputs, replace_by(x.float())), plain)
     assert plain.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("arch", TEXT)
+@pytest.mark.parametrize("given", [False, True])
+def test_two_passes_by_length_give_the_logits_and_gradients_of_one(arch, given):
+    model = trained(arch).train()
+    processor, sizes = Processor(model, tokenizer()), []
+    texts = ["w1 w2", "w3 w1 w5 w2 w9 w8 w7 w6", "w4", "w5 w6", "w6 w2 w3 w2 w1 w2 w9"]
+    inputs = model_inputs(processor.collate([{"text": text} for text in texts]))
+    inputs["attention_mask"][1, 3] = 0  # a hole shortens no text
+    whole = classify(model, inputs)
+    wanted = torch.autograd.grad(whole.logsumexp(-1).sum(), list(model.parameters()), allow_unused=True)
+    handle = model.register_forward_pre_hook(
+        lambda _m, _a, read: sizes.append(tuple(read["input_ids"].shape)), with_kwargs=True
+    )
+    parts = classify_by_length(model, inputs, continuous_input(model, inputs)[0] if given else None)
+    found = torch.autograd.grad(parts.logsumexp(-1).sum(), list(model.parameters()), allow_unused=True)
+    handle.remove()
+    assert sizes == [(2, 10), (3, 4)]
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
+    for ours, theirs in zip(found, wanted, strict=True):
+        if ours is None or (given and ours.shape[0] == model.config.vocab_size):
+            continue  # no gradient goes behind what took the place of the embeddings
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["vit", "one length", "left"])
+def test_pictures_and_texts_of_one_length_or_padded_on_the_left_take_one_pass(kind):
+    model, calls = trained("vit" if kind == "vit" else "bert"), []
+    inputs = model_inputs(batch_of("vit" if kind == "vit" else "bert"))
+    if kind == "one length":
+        inputs = {name: values[:, :4] for name, values in inputs.items()}  # no text is shorter
+    elif kind == "left":
+        inputs = {name: values.flip(1) for name, values in inputs.items()}
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        assert torch.equal(classify_by_length(model, inputs), classify(model, inputs))
+    assert len(calls) == 2
+
+
+def test_texts_that_pass_through_batch_norm_stay_together():
+    model = trained("bert")
+    model.dropout = torch.nn.BatchNorm1d(16)
+    with torch.no_grad():
+        inputs = model_inputs(batch_of("bert"))
+        assert torch.equal(classify_by_length(model, inputs), classify(model, inputs))
 
 
 # --- activation checkpointing -----------------------------------------------------------------------------------------

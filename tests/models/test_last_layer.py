@@ -6,9 +6,11 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from hf_unlearn.data.pairs import PreparedRows
 from hf_unlearn.models.last_layer import LastLayerPasses
 from hf_unlearn.models.prediction import predict
 from hf_unlearn.models.processor import Processor
+from hf_unlearn.models.reference import build_reference
 from hf_unlearn.models.trainable import restrict, updated_names
 from tests.support.data import data_for, processing_class
 from tests.support.models import trained
@@ -80,3 +82,26 @@ def test_outputs_that_are_changed_behind_the_last_layer_are_read_each_time(parts
     model.register_forward_hook(lambda _m, _i, out: setattr(out, "logits", out.logits * 2))
     passes_give(passes, *parts)
     passes_give(passes, *parts)
+
+
+def test_the_rows_that_the_reference_read_are_not_read_again(parts):
+    model, data, processor = parts
+    rows, passes = PreparedRows(data, processor), LastLayerPasses()
+    assert passes.may_keep("forget", model, rows)
+    reference = build_reference(model, rows, processor, 8, passes=passes)
+    with rows_read(model) as count:
+        logits, labels = passes.predict("forget", model, rows, processor, 8)
+        assert count() == 0
+    assert torch.equal(logits, reference.logits)
+    assert torch.equal(labels, reference.labels)
+
+
+def test_a_set_whose_features_do_not_give_the_logits_is_not_tried_again(parts):
+    model, data, processor = parts
+    model.register_forward_hook(lambda _m, _i, out: setattr(out, "logits", out.logits * 2))
+    passes = LastLayerPasses()
+    passes.predict("a", model, data, processor, 8)
+    assert not passes.may_keep("a", model, data)
+    assert passes.may_keep("b", model, data)
+    model.base_model.requires_grad_()
+    assert not passes.may_keep("b", model, data)

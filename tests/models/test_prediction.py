@@ -4,7 +4,9 @@ import pytest
 import torch
 import transformers
 
-from hf_unlearn.models.prediction import answers, predict
+from hf_unlearn.data.pairs import PreparedRows
+from hf_unlearn.models.forward import model_inputs
+from hf_unlearn.models.prediction import answers, pooled_features, predict
 from hf_unlearn.models.processor import Processor
 from hf_unlearn.models.structure import find_last_layer
 from tests.support.data import (
@@ -49,6 +51,39 @@ def test_features_of_a_decoder_are_those_of_the_token_that_answers():
     (answer,) = answers(model, text_data(6), Processor(model, tokenizer()).collate, features=True)
     torch.testing.assert_close(answer.features @ model.score.weight.T, answer.logits)
     assert answer.features.shape == (6, 16)
+
+
+@pytest.mark.parametrize("form", ["texts", "prepared", "stream"])
+def test_texts_of_like_length_share_a_batch_and_come_back_in_their_order(form):
+    model, data = trained("bert"), text_data(100)
+    processor, shapes = Processor(model, tokenizer()), []
+    single = [processor.collate([row]) for row in data]
+    with torch.no_grad():
+        wanted = torch.cat([model(**model_inputs(one)).logits for one in single])
+    model.register_forward_pre_hook(lambda _m, _a, inputs: shapes.append(inputs["input_ids"].shape), with_kwargs=True)
+    rows = {"texts": data, "prepared": PreparedRows(data, processor), "stream": data.to_iterable_dataset()}[form]
+    logits, labels = predict(model, rows, processor, batch_size=20)
+    torch.testing.assert_close(logits, wanted, atol=1e-5, rtol=1e-5)
+    assert labels.tolist() == data["label"][:]
+    lengths = sorted((one["input_ids"].shape[1] for one in single), reverse=True)
+    assert [tuple(shape) for shape in shapes] == [(min(16, 100 - i), lengths[i]) for i in range(0, 100, 16)]
+
+
+def test_a_label_that_is_missing_is_missed_in_any_order():
+    model, data = trained("bert"), text_data(40)
+    rows = [{**row, "label": None} if i == 7 else row for i, row in enumerate(data)]
+    assert predict(model, rows, Processor(model, tokenizer()), batch_size=16)[1] is None
+
+
+@pytest.mark.parametrize("arch", ["bert", "vit"])
+def test_pooled_features_come_in_the_order_of_the_rows(arch):
+    model, data = trained(arch), data_for(arch, 40)
+    processor = Processor(model, processing_class(arch))
+    rows = PreparedRows(data, processor)
+    (found,), labels = pooled_features(model, rows, processor.collate, 16)
+    single = [pooled_features(model, [row], processor.collate, 1)[0][0] for row in rows]
+    torch.testing.assert_close(found, torch.cat(single), atol=1e-5, rtol=1e-5)
+    assert labels.tolist() == data["label"][:]
 
 
 def test_rows_are_read_as_they_are_asked_for():

@@ -38,6 +38,7 @@ from tests.support.data import (
     tokenizer,
 )
 from tests.support.models import build, changed, state, trained
+from tests.support.tables import slow
 
 # --- stacks of patches in folders -------------------------------------------------------------------------------------
 
@@ -304,7 +305,10 @@ def adapter_with_head(folder, arch, task=None, labels=CLASSES, whole_base=False)
 
 @pytest.mark.parametrize(
     ("arch", "task", "whole_base"),
-    [("bert", "SEQ_CLS", False), ("bert", None, True), ("roberta", "SEQ_CLS", False), ("vit", None, False)],
+    [
+        ("bert", "SEQ_CLS", False),
+        *slow(("bert", None, True), ("roberta", "SEQ_CLS", False), ("vit", None, False)),
+    ],
 )
 def test_an_adapter_that_carries_the_head_loads_over_a_base_without_it(tmp_path, arch, task, whole_base):
     model = adapter_with_head(tmp_path, arch, task, whole_base=whole_base)

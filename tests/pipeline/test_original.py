@@ -11,6 +11,7 @@ from tests.support.models import build
 from tests.support.runs import arguments
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("feature", "names"),
     [

@@ -27,6 +27,7 @@ def words(tmp_path):
     return ["run", *run_options(save_model_and_data(tmp_path), output_dir=tmp_path / "out")]
 
 
+@pytest.mark.slow
 def test_a_report_that_fails_does_not_take_the_model_with_it(tmp_path, words, monkeypatch, capsys):
     def fail(*_, **__):
         raise ValueError("no report today")
@@ -172,6 +173,7 @@ def test_a_retraining_of_unknown_length_goes_on_until_it_fits(tmp_path, words, c
     assert json.loads((tmp_path / "out" / "report.json").read_text())["models"] == report["models"]
 
 
+@pytest.mark.slow
 def test_a_retraining_repeats_the_settings_beside_the_original(tmp_path, words, capsys):
     state = {"num_train_epochs": 30, "train_batch_size": 8, "log_history": [{"learning_rate": 5e-3}]}
     (tmp_path / "original" / "trainer_state.json").write_text(json.dumps(state))
@@ -189,6 +191,26 @@ def retrained(root, name, seed=0, **keys):
     args = UnlearningArguments(output_dir=str(root / name), use_cpu=True, disable_tqdm=True, seed=seed)
     retrain(prepare(RunArguments(**run, train_rows=24, train_epochs=1, train_batch_size=8, **keys), args))
     return {p.parent.name: load_file(p) for p in (root / name).glob("*/model.safetensors")}
+
+
+def test_a_report_reads_all_retrained_models(tmp_path, words):
+    few = ["--train_rows", "24", "--train_epochs", "1", "--train_batch_size", "8", "--relearning", "false"]
+    main([*words, *QUICK[2:], *few, "--retrain", "2", "--seed", "0"])
+    out = tmp_path / "out"
+    report, test = UnlearningReport.from_dict(json.loads((out / "report.json").read_text())), image_data(96, 9)
+    assert list(report.retrained) == ["retrained", "retrained-2"]
+    for name, figures in report.retrained.items():
+        model = AutoModelForImageClassification.from_pretrained(out / name)
+        logits, labels = predict(model, test, Processor(model, image_processor()))
+        assert figures["test_accuracy"] == pytest.approx((logits.argmax(-1) == labels).float().mean().item())
+    assert report.models["retrained"]["test_accuracy"] == pytest.approx(
+        sum(figures["test_accuracy"] for figures in report.retrained.values()) / 2
+    )
+    assert report.seconds["ratio"] == pytest.approx(report.seconds["unlearning"] / report.seconds["retraining"])
+    card = (out / "README.md").read_text()
+    assert "1 to 2 of the retrained models, whose means are in the tables." in card
+    assert "s, training each of the 2 retrained models " in card
+    assert " s on average in the same run on the same machine: " in card
 
 
 def same(one, other):
@@ -270,6 +292,7 @@ def test_a_base_that_cannot_be_one_is_refused_before_training(tmp_path, words, m
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_folder_without_one_of_the_models_classes_forgets_the_class_that_was_named(tmp_path, capsys, caplog):
     save_model_and_data(tmp_path)
     names = ["ant", "bee", "cat", "dog"]
@@ -309,6 +332,7 @@ def some_rows(tmp_path):
     return ["run", *run_options(folders, output_dir=tmp_path / "out", forget_class=None)]
 
 
+@pytest.mark.slow
 def test_a_run_that_moves_nothing_fails_unless_the_rows_were_unseen_anyway(tmp_path, some_rows, capsys):
     still = [*some_rows, *STILL, "--trust_region", "1e-6"]
     assert main(still) == 0
@@ -321,6 +345,7 @@ def test_a_run_that_moves_nothing_fails_unless_the_rows_were_unseen_anyway(tmp_p
         assert "or `marginal_information`" in text.replace("\\", "").replace("&#39;", "'"), name
 
 
+@pytest.mark.slow
 def test_a_costly_run_is_announced(some_rows, capsys):
     cheap = ["--train_epochs", "1", "--overwrite", "true"]
     main([*some_rows, *STILL, *cheap, "--trust_region", "1e-6"])

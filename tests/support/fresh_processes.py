@@ -56,7 +56,8 @@ def changed_environment(**values):
 def start(work, *args, log=os.devnull, environment=None):
     """Start `work(*args)`, a function of a module, in a new process. It writes to `log`, and its exit code is what `work` returns."""
     start_server()
-    environment = {"TAUGHT": os.environ["TAUGHT"], **(environment or {})}  # the server may be older than this value
+    names = ("TAUGHT", "HF_UNLEARN_RETRAINED_CACHE")  # the server may be older than these values
+    environment = {**{name: os.environ[name] for name in names}, **(environment or {})}
     process = CONTEXT.Process(target=_run, args=(work, args, str(log), environment))
     process.start()
     return process

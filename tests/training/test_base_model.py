@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from hf_unlearn import SurrogateDistillation, UnlearningMethod, UnlearningTrainer
+from hf_unlearn import GradientDifference, SurrogateDistillation, UnlearningMethod, UnlearningTrainer
 from hf_unlearn.models.base import Base
 from hf_unlearn.models.forward import model_inputs
+from hf_unlearn.training.base_model import LONGEST
 from tests.models.test_base import save_encoder
 from tests.support.data import class_split, processing_class
-from tests.support.models import build, trained
+from tests.support.models import build, state, trained
 from tests.support.runs import arguments, trainer_for
 
 
@@ -90,3 +91,33 @@ def test_finding_the_start_leaves_the_random_numbers_alone(tmp_path):
     torch.manual_seed(5)
     trainer.starting_point()
     assert torch.equal(torch.rand(3), expected)
+
+
+def near_base(folder):
+    """Save an encoder as a base, and return a classifier whose training moved every weight by a thousandth."""
+    save_encoder("bert", folder)
+    original = Base(str(folder)).load(trained("bert"))
+    with torch.no_grad():
+        for parameter in original.parameters():
+            parameter.mul_(1.001)
+    return original
+
+
+@pytest.mark.parametrize(
+    ("base", "given", "rate"),
+    [("base", {}, LONGEST * 0.001 / 1.001), ("base", {"trust_region": 0.002}, 0.002), ("none", {}, 0.002)],
+    ids=["as far as training went", "as given", "random weights"],
+)
+def test_a_step_of_a_trust_region_is_a_share_of_the_way_that_training_went(tmp_path, base, given, rate):
+    original, split = near_base(tmp_path / "base"), class_split("bert")
+    trainer = UnlearningTrainer(
+        original, arguments(tmp_path / "out", lr_scheduler_type="constant", update="all", **given), GradientDifference(),
+        split.forget, split.retain, processing_class=processing_class("bert"),
+        base_model=base if base == "none" else tmp_path / base,
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(rate, rel=1e-3)
+    before, after = state(near_base(tmp_path / "again")), state(trainer.model)
+    weight = "bert.embeddings.word_embeddings.weight"
+    way = float((after[weight] - before[weight]).norm() / before[weight].norm())
+    assert 0 < way <= 3.01 * rate

@@ -46,6 +46,7 @@ def test_a_model_retrained_for_one_epoch_of_few_rows_has_learned_something(few_r
     assert "random weights" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_model_that_training_did_not_change_gives_a_warning(few_rows, tmp_path, caplog):
     run, args = few_rows
     job = prepare(RunArguments(**run, train_epochs=1, train_learning_rate=1e-60), args)  # nothing in float32

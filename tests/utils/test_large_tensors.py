@@ -26,6 +26,15 @@ def small_memory(monkeypatch):
     monkeypatch.setattr(large_tensors, "CHUNK", 12)
 
 
+@pytest.mark.parametrize("rows", [30, None])
+def test_batches_in_any_order_are_put_in_their_places(rows):
+    values, places = torch.randn(30, 5), torch.randperm(30)
+    collector = Collector(rows)
+    for part in places.split(7):
+        collector.add(values[part], part)
+    assert torch.equal(collector.table(), values)
+
+
 @pytest.mark.slow
 def test_large_tables_are_files_without_a_name(small_memory, tmp_path):
     values = torch.randn(30, 5)

@@ -95,21 +95,27 @@ def _of_the_model(report: ReportData) -> Iterator[Finding]:
 
 def _of_the_figures(report: ReportData) -> Iterator[Finding]:
     ours, theirs = report.models.get("unlearned", {}), None if report.void else report.models.get("retrained")
-    if theirs and ours.get("forget_accuracy", 0.0) < theirs.get("forget_accuracy", 0.0) - 0.05:
-        yield Finding(Severity.DIFFERS, "over-forgetting: accuracy on the forget set is below the retrained model's")
+    lowest = (report.spread("retrained", "forget_accuracy") or [(theirs or {}).get("forget_accuracy", 0.0)])[0]
+    if theirs and ours.get("forget_accuracy", 0.0) < lowest - 0.05:
+        yield Finding(Severity.DIFFERS, f"over-forgetting: accuracy on the forget set is below {report.of_yardstick}")
     limits = [report.intervals.get(n, {}).get("forget_accuracy") for n in ("unlearned", "retrained")]
     if theirs and limits[0] and limits[1] and limits[0][0] > limits[1][1]:
         yield Finding(
             Severity.REMAINS,
-            "under-forgetting: accuracy on the forget set is above the retrained model's, beyond both intervals",
+            f"under-forgetting: accuracy on the forget set is above {report.of_yardstick}, {_beyond(report)}",
         )
     yield from _of_attacks(report)
     if theirs and "relearning_steps" in ours and ours["relearning_steps"] < 0.5 * theirs["relearning_steps"]:
         yield Finding(
             Severity.REMAINS,
-            f"shallow: the class is back after {report.relearned('unlearned')} relearning steps, the retrained model takes "
-            f"{report.relearned('retrained')}; outputs look right, weights still know it",
+            f"shallow: the class is back after {report.relearned('unlearned')} relearning steps, {report.yardstick} "
+            f"{'take on average' if report.retrained else 'takes'} {report.relearned('retrained')}; outputs look right, weights still "
+            "know it",
         )
+
+
+def _beyond(report: ReportData) -> str:
+    return f"beyond {'all' if report.retrained else 'both'} intervals"
 
 
 def _of_attacks(report: ReportData) -> Iterator[Finding]:
@@ -118,7 +124,7 @@ def _of_attacks(report: ReportData) -> Iterator[Finding]:
         ours, theirs = (report.intervals.get(n, {}).get(measure) for n in ("unlearned", "retrained"))
         theirs = None if report.void else theirs
         if ours and theirs and ours[1] < theirs[0]:
-            less = f"the {attack} finds less than in the retrained model, beyond both intervals"
+            less = f"the {attack} finds less than in {report.yardstick}, {_beyond(report)}"
             if report.began_lower(measure):
                 yield Finding(Severity.REMAINS, f"under-forgetting: {less}, and still less in the original")
             else:

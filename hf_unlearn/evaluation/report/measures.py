@@ -1,6 +1,6 @@
 """The figures of a report, each with its interval, from the logits of one model on each set."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -62,12 +62,11 @@ def loss_attack(outputs: Outputs) -> Roc | None:
     return roc(-loss(forget, forget_labels), -loss(test, labels))
 
 
-def distances(logits: Tensor, yardstick: Tensor) -> dict[str, Interval]:
-    """Return how far outputs (n, classes) are from those of the retrained model on the same rows."""
-    return {
-        "js_to_retrained": intervals.mean(divergences(logits, yardstick).numpy()),
-        "agreement_with_retrained": intervals.share(logits.argmax(-1) == yardstick.argmax(-1)),
-    }
+def distances(logits: Tensor, yardsticks: Sequence[Tensor]) -> dict[str, Interval]:
+    """Return how far outputs (n, classes) are, on average, from those of each retrained model on the same rows."""
+    of_rows = np.mean([divergences(logits, yardstick).numpy() for yardstick in yardsticks], axis=0)
+    same = [intervals.share(logits.argmax(-1) == yardstick.argmax(-1)) for yardstick in yardsticks]
+    return {"js_to_retrained": intervals.mean(of_rows), "agreement_with_retrained": intervals.mean_of(same)}
 
 
 def per_class(logits: Tensor, labels: Tensor) -> tuple[list[float | None], list[list[float] | None]]:

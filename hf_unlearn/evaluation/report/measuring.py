@@ -1,7 +1,7 @@
 """Measure a finished run: run every model once over the same rows, and compute the figures of a report from its outputs."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from ...data.pairs import PreparedRows
 from ...data.sampling import draw, drawn_rows
 from ...metrics.functional.fairness import group_accuracies
 from ...metrics.functional.information_audit import audit
-from ...metrics.functional.intervals import Interval, mean_distance, share
+from ...metrics.functional.intervals import Interval, mean_distance, mean_of, share
 from ...models.prediction import predict
 from ...training.checks import check_labels
 from ...training.original_check import ORIGINAL, doubts_of_rows
@@ -24,7 +24,8 @@ from . import measures
 from .bias_pattern import Pattern, bias_measures, read_values
 from .cautions import cautions
 from .measures import Outputs
-from .report_data import ReportData
+from .report_data import ReportData, retrained_names
+from .retrained_models import join
 from .run_description import describe_run
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def fill(
     run: FinishedRun,
     retain: Any | None,
     test: Any | None,
-    retrained: nn.Module | None,
+    retrained: nn.Module | Iterable[nn.Module] | None,
     retrained_seconds: float | None,
     relearning: bool,
     pattern: Pattern | None,
@@ -63,33 +64,40 @@ def fill(
         if rows is not None
     }
     classes = run.reference.forgotten_classes
-    outputs: dict[str, Outputs] = {}
-
-    def run_model(name: str, model: nn.Module) -> None:
-        size = run.args.eval_batch_size
-        outputs[name] = {key: predict(model, rows, run.processor, size) for key, rows in sets.items()}
-        if relearning and classes and "test" in sets:
-            _relearn(report, run, name, model, sets, outputs["original"])
-
-    with run.original_weights() as model:
-        run_model("original", model)
-    run_model("unlearned", run.model)
-    if retrained is not None:
-        run_model("retrained", retrained.to(run.args.device))
-
-    for name, out in outputs.items():
-        _figures_of_one_model(report, name, out, classes)
+    attribute = getattr(run.method, "attribute", None)
+    groups = None if attribute is None else _column(run, test if "test" in sets else retain, attribute, max_rows)
+    shown: list[str] = []
     if pattern is not None:
         values = read_values(test, pattern.column)
-        drawn = [values[i] for i in drawn_rows(len(values), max_rows, run.args.seed)]  # the same rows as in `sets`
-        _bias(report, outputs, pattern, drawn, run.processor.label2id)
-    if retrained is not None and "forget" in sets:
-        _distance_to_retrained(report, outputs)
-    attribute = getattr(run.method, "attribute", None)
-    if attribute is not None:
-        _groups(report, outputs, attribute, _column(run, test if "test" in sets else retain, attribute, max_rows))
-    elif {"forget", "retain"} <= sets.keys():
-        _information_on_the_forget_set(report, outputs)
+        shown = [values[i] for i in drawn_rows(len(values), max_rows, run.args.seed)]  # the same rows as in `sets`
+    outputs: dict[str, Outputs] = {}
+
+    def measure_model(name: str, model: nn.Module) -> None:
+        """Add all figures of one model. Of its outputs only those are kept that are needed later."""
+        out = {key: predict(model, rows, run.processor, run.args.eval_batch_size) for key, rows in sets.items()}
+        outputs[name] = out if name == "original" else {key: out[key] for key in out if key == "forget"}
+        if relearning and classes and "test" in sets:
+            _relearn(report, run, name, model, sets, outputs["original"])
+        _figures_of_one_model(report, name, out, classes)
+        if pattern is not None:
+            _bias(report, name, out, pattern, shown, run.processor.label2id)
+        if attribute is not None:
+            _groups(report, name, out, attribute, groups)
+        elif {"forget", "retain"} <= sets.keys():
+            _information_on_the_forget_set(report, name, out)
+
+    with run.original_weights() as model:
+        measure_model("original", model)
+    measure_model("unlearned", run.model)
+    names: list[str] = []
+    for other in [retrained] if isinstance(retrained, nn.Module) else retrained or ():
+        names = retrained_names(len(names) + 1)
+        measure_model(names[-1], other.to(run.args.device))
+        del other  # else two models would be in memory while the next one is loaded
+    if names and "forget" in sets:
+        _distances_to_retrained(report, outputs, names)
+    if len(names) > 1:
+        join(report, names)
     report.seconds = {"unlearning": run.seconds}
     if retrained_seconds:
         report.seconds |= {"retraining": retrained_seconds, "ratio": run.seconds / retrained_seconds}
@@ -143,15 +151,17 @@ def _figures_of_one_model(report: ReportData, name: str, out: Outputs, classes: 
         report.per_class[name], report.per_class_intervals[name] = measures.per_class(logits, labels)
 
 
-def _distance_to_retrained(report: ReportData, outputs: Mapping[str, Outputs]) -> None:
-    for name in ("original", "unlearned"):
-        _add(report, name, measures.distances(outputs[name]["forget"][0], outputs["retrained"]["forget"][0]))
-        shared = [m for m in GAP_MEASURES if m in report.models[name] and m in report.models["retrained"]]
+def _distances_to_retrained(report: ReportData, outputs: Mapping[str, Outputs], retrained: Sequence[str]) -> None:
+    """Measure how far models are from the retrained ones, on average, and how far several of these are from each other."""
+    for name in ("original", "unlearned", *(retrained if len(retrained) > 1 else ())):
+        others = [other for other in retrained if other != name]
+        _add(report, name, measures.distances(outputs[name]["forget"][0], [outputs[n]["forget"][0] for n in others]))
+        shared = [m for m in GAP_MEASURES if m in report.models[name] and m in report.models[others[0]]]
         if shared:
-            ours, theirs = (
-                [Interval(report.models[n][m], *report.intervals[n][m]) for m in shared] for n in (name, "retrained")
+            ours, *theirs = (
+                [Interval(report.models[n][m], *report.intervals[n][m]) for m in shared] for n in (name, *others)
             )
-            report.gap[name], *limits = (100 * v for v in mean_distance(ours, theirs))
+            report.gap[name], *limits = (100 * v for v in mean_of([mean_distance(ours, t) for t in theirs]))
             report.intervals[name]["gap"] = limits
 
 
@@ -190,39 +200,36 @@ def _relearn(
 
 
 def _bias(
-    report: ReportData, outputs: Mapping[str, Outputs], pattern: Pattern, values: list[str], label2id: Mapping[str, int]
+    report: ReportData, name: str, out: Outputs, pattern: Pattern, values: list[str], label2id: Mapping[str, int]
 ) -> None:
-    for name, out in outputs.items():
-        logits, labels = out["test"]
-        if labels is not None:
-            _add(report, name, bias_measures(logits.argmax(-1), labels, values, pattern))
+    logits, labels = out["test"]
+    if labels is not None:
+        _add(report, name, bias_measures(logits.argmax(-1), labels, values, pattern))
     names = {number: name for name, number in label2id.items()}
     labels_named = {value: names.get(number, str(number)) for value, number in pattern.labels.items()}
     report.run["bias"] = {"column": pattern.column, "labels": labels_named}
 
 
-def _information_on_the_forget_set(report: ReportData, outputs: Mapping[str, Outputs]) -> None:
-    for name, out in outputs.items():
-        retain, forget = out["retain"][0].softmax(-1), out["forget"][0].softmax(-1)
-        origin = ["retain"] * len(retain) + ["forget"] * len(forget)
-        report.information[name] = audit(torch.cat([retain, forget]), origin, marginal=True).as_dict()
+def _information_on_the_forget_set(report: ReportData, name: str, out: Outputs) -> None:
+    retain, forget = out["retain"][0].softmax(-1), out["forget"][0].softmax(-1)
+    origin = ["retain"] * len(retain) + ["forget"] * len(forget)
+    report.information[name] = audit(torch.cat([retain, forget]), origin, marginal=True).as_dict()
 
 
-def _groups(report: ReportData, outputs: Mapping[str, Outputs], attribute: str, groups: list[Any] | None) -> None:
+def _groups(report: ReportData, name: str, out: Outputs, attribute: str, groups: list[Any] | None) -> None:
     """Measure the accuracy of each group, and what the outputs tell about the group given the label."""
     if groups is None or len(set(groups)) < 2:
         return
-    for name, out in outputs.items():
-        logits, labels = out.get("test") or out["retain"]
-        report.information[name] = audit(logits.softmax(-1), groups, labels).as_dict()
-        if labels is None:
-            continue
-        accuracies = group_accuracies(logits.argmax(-1), labels, groups)
-        report.groups[name] = {str(value): accuracy for value, accuracy in accuracies.items()}
-        right, values = (logits.argmax(-1) == labels).numpy(), np.array(groups, dtype=object)
-        limits = {str(value): share(right[values == value])[1:] for value in accuracies}
-        report.group_intervals[name] = {value: list(pair) for value, pair in limits.items()}
     report.run["attribute"] = attribute
+    logits, labels = out.get("test") or out["retain"]
+    report.information[name] = audit(logits.softmax(-1), groups, labels).as_dict()
+    if labels is None:
+        return
+    accuracies = group_accuracies(logits.argmax(-1), labels, groups)
+    report.groups[name] = {str(value): accuracy for value, accuracy in accuracies.items()}
+    right, values = (logits.argmax(-1) == labels).numpy(), np.array(groups, dtype=object)
+    limits = {str(value): share(right[values == value])[1:] for value in accuracies}
+    report.group_intervals[name] = {value: list(pair) for value, pair in limits.items()}
 
 
 def _column(run: FinishedRun, data: Any, name: str, limit: int) -> list[Any] | None:

@@ -111,9 +111,14 @@ def _done(report: ReportData) -> str:
 def _time(report: ReportData) -> str:
     ratio = report.seconds["ratio"]
     if report.void:
-        return "The two durations cannot be compared, because the retrained model was not trained as the original was."
+        were = "were" if report.retrained else "was"
+        return (
+            f"The two durations cannot be compared, because {report.yardstick} {were} not trained as the original was."
+        )
     verdict = " Retraining is cheaper here." if ratio > 1 else ""
-    return f"Unlearning took {100 * ratio:.1f} % of the retraining time.{verdict}"
+    mean = f", the mean of {len(report.retrained)} trainings" if report.retrained else ""
+    before = " An earlier run measured that time." if report.retrained_before else ""
+    return f"Unlearning took {100 * ratio:.1f} % of the retraining time{mean}.{before}{verdict}"
 
 
 def _settings(report: ReportData) -> list[tuple[str, str]]:

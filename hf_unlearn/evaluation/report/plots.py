@@ -41,6 +41,8 @@ class Drawing:
 def drawings(report: ReportData) -> dict[str, Drawing]:
     """Return the figures that the report has data for, by file name."""
     models, path = ", ".join(report.models), report.outcome.get("path", [])
+    each = " Each retrained model has a line." if report.retrained else ""
+    means = " The bars of the retrained models are means, with the span of their intervals." if report.retrained else ""
     halved = [str(check["step"]) for check in path if "step_scale" in check]
 
     def listed(measure: str, digits: int) -> str:
@@ -51,15 +53,15 @@ def drawings(report: ReportData) -> dict[str, Drawing]:
     words = {
         "roc": (
             "Loss attack: share of forget rows found against share of test rows called members by mistake, both on log axes. "
-            "On the dashed line an attacker guesses.",
+            f"On the dashed line an attacker guesses.{each}",
             f"ROC curves on log axes. Area under the curve: {listed('loss_attack_auc', 2)}",
         ),
         "per_class_accuracy": (
-            "Test accuracy of each class, with 95 % intervals.",
+            f"Test accuracy of each class, with 95 % intervals.{means}",
             f"Bars of test accuracy per class for {models}.",
         ),
         "confidence": (
-            "How sure each model is of its answers, as shares of the rows of each set.",
+            f"How sure each model is of its answers, as shares of the rows of each set.{each}",
             f"Histograms of the highest probability for {models}, one panel for each set.",
         ),
         "path": (
@@ -71,7 +73,7 @@ def drawings(report: ReportData) -> dict[str, Drawing]:
         ),
         "relearning": (
             f"Test accuracy on the forgotten classes while they are taught again{taught}. The sooner it is back, "
-            "the less was forgotten.",
+            f"the less was forgotten.{each}",
             f"Lines of accuracy over relearning steps. Back after: {listed('relearning_steps', 0)}",
         ),
     }
@@ -112,6 +114,12 @@ def _draw(report: ReportData, drawing: Drawing) -> Any:
     figure = Figure(figsize=drawing.size, layout="constrained")
     drawing.draw(report, figure)
     return figure
+
+
+def _look(report: ReportData, name: str) -> dict[str, Any]:
+    """Return how the line of a model looks, and its label. Several retrained models look alike, and the first has the label."""
+    kind = "retrained" if name in report.retrained else name
+    return {"label": report.heading(name) if kind == name else None, "color": COLORS[kind], **STYLES[kind]}
 
 
 def _clean(axes: Any) -> None:
@@ -177,7 +185,7 @@ def _confidence(report: ReportData, figure: Any) -> None:
         for model, histograms in report.confidence.items():
             shares = 100 * np.asarray(histograms[name])
             edges = np.linspace(0, 1, len(shares) + 1)
-            axes.stairs(shares, edges, label=report.heading(model), color=COLORS[model], **STYLES[model])
+            axes.stairs(shares, edges, **_look(report, model))
         axes.set(title=f"{name} set", xlabel="highest probability", xlim=(0, 1), yscale="log", ylim=(0.05, 130))
         axes.set_yticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
         axes.minorticks_off()
@@ -192,8 +200,10 @@ def _roc(report: ReportData, figure: Any) -> None:
     for name, curve in report.roc.items():
         rates, found = np.array(curve["false_positives"]), np.array(curve["true_positives"])
         positive = (rates > 0) & (found > 0)  # others have no place on log axes
-        label = f"{report.heading(name)}, AUC {report.models[name]['loss_attack_auc']:.2f}"
-        axes.step(rates[positive], found[positive], where="post", label=label, color=COLORS[name], **STYLES[name])
+        look = _look(report, name)
+        if look["label"]:
+            look["label"] += f", AUC {report.models[name]['loss_attack_auc']:.2f}"
+        axes.step(rates[positive], found[positive], where="post", **look)
     axes.plot([lowest, 1], [lowest, 1], "--", color="#555555", linewidth=1, label="guessing")
     axes.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1.1))
     axes.set(xlabel="test rows called members (share)", ylabel="forget rows found (share)", title="Loss attack")
@@ -250,14 +260,8 @@ def _relearning(report: ReportData, figure: Any) -> None:
     for name, accuracies in curves.items():
         steps = np.arange(len(accuracies))
         marker = "o" if len(steps) < 40 else ""
-        axes.plot(
-            steps,
-            100 * np.array(accuracies),
-            f"{marker}-",
-            markersize=4,
-            label=report.heading(name),
-            color=COLORS[name],
-        )
+        look = {key: value for key, value in _look(report, name).items() if key in ("label", "color")}
+        axes.plot(steps, 100 * np.array(accuracies), f"{marker}-", markersize=4, **look)
     wanted = report.run.get("relearning", {}).get("wanted")
     if wanted:
         last = max([1, *(len(c) - 1 for c in curves.values())])

@@ -18,6 +18,8 @@ from .plots import save_figures
 from .report_data import ReportData
 
 if TYPE_CHECKING:  # measuring needs torch, reading and showing a report does not
+    from collections.abc import Iterable
+
     from torch import nn
 
     from ...training.protocols import FinishedRun
@@ -36,20 +38,21 @@ class UnlearningReport(ReportData):
         trainer: FinishedRun,
         retain: Any | None,
         test: Any | None,
-        retrained: nn.Module | None = None,
+        retrained: nn.Module | Iterable[nn.Module] | None = None,
         *,
         retrained_seconds: float | None = None,
         relearning: bool = False,
         pattern: Pattern | None = None,
         max_rows: int = 10_000,
     ) -> Self:
-        """Measure the original, the unlearned model and, if given, the retrained model.
+        """Measure the original, the unlearned model and, if given, the retrained model or models.
 
         Args:
             trainer: a trainer after `train()`.
             retain, test: labeled data sets. Figures that need a set that is None are left out.
-            retrained: a model trained without the forget set, to compare with. Default: None.
-            retrained_seconds: seconds that the training of `retrained` took. Default: None.
+            retrained: a model trained without the forget set, to compare with, or several that were trained with different
+                seeds. Several are measured one after another, so an iterator can load each when its turn comes. Default: None.
+            retrained_seconds: seconds that the training of `retrained` took, the mean of several. Default: None.
             relearning: also count the steps until a forgotten class is relearned, if classes were forgotten and there is a
                 test set. Default: False.
             pattern: a column of `test` and the labels that its values point to, from `read_pattern`; also measure how far
@@ -69,7 +72,10 @@ class UnlearningReport(ReportData):
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain values that JSON can hold."""
-        return {**asdict(self), "warnings": self.warnings}
+        found = asdict(self)
+        if not self.retrained:
+            del found["retrained"]
+        return {**found, "warnings": self.warnings}
 
     rows = table.rows
     to_markdown = page.to_markdown

@@ -11,6 +11,11 @@ UNSEEN = 0.6  # AUC of the loss attack that rows which the original treats as un
 FOR_SINGLE_ROWS = ("uib", "marginal_information", "gradient_difference")  # methods to try
 
 
+def retrained_names(count: int) -> list[str]:
+    """Return the names of `count` retrained models: in a report, and of the folders in which a run saves them."""
+    return ["retrained", *(f"retrained-{number}" for number in range(2, count + 1))][:count]
+
+
 @dataclass
 class ReportData:
     """What was run, and what was measured of each model.
@@ -29,6 +34,9 @@ class ReportData:
         information: model -> information in its outputs (`InformationAudit`, on all rows measured): about whether a row is
             in the forget set or, if an attribute was unlearned, about its value given the label.
         groups, group_intervals: model -> value of the attribute -> accuracy on the test set, and its [low, high].
+        retrained: retrained model -> measure (also `gap` and `information`) -> value, if there are several. Under the name
+            `retrained`, the other attributes then hold the means of these models, and intervals that span those of all. Curves
+            (`roc`, `relearning`, `confidence`) have an entry for each of them. Empty with one retrained model.
         seconds: of unlearning and of retraining, and their ratio.
         outcome: checks, warnings and path of the run (`Outcome`).
         run: method, arguments, sizes, versions.
@@ -46,6 +54,7 @@ class ReportData:
     information: dict[str, dict[str, Any]] = field(default_factory=dict)
     groups: dict[str, dict[str, float]] = field(default_factory=dict)
     group_intervals: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    retrained: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     outcome: dict[str, Any] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
@@ -60,15 +69,44 @@ class ReportData:
             return ""
         if limits[0] and limits[1] and limits[0][1] >= limits[1][0]:
             return ""  # too few rows to tell the two apart
+        are, they, were, of_them = (
+            ("are, on average,", "they were", "They were", "them")
+            if self.retrained
+            else ("is", "it was", "It was", "it")
+        )
         return (
-            f"the comparison is void: the retrained model is right on {theirs:.1%} of the retain set, the rows it was trained on, and "
-            f"the original on {ours:.1%}. It was not trained as the original was, so no figure of it says what forgetting should "
+            f"the comparison is void: {self.yardstick} {are} right on {theirs:.1%} of the retain set, the rows {they} trained on, and "
+            f"the original on {ours:.1%}. {were} not trained as the original was, so no figure of {of_them} says what forgetting should "
             "look like. Set `train_epochs`, `train_learning_rate` and `train_batch_size` as in the training of the original"
         )
 
+    @property
+    def retrained_before(self) -> bool:
+        """True if an earlier run trained the retrained model, or some of several."""
+        return bool((self.run.get("retraining") or {}).get("cached"))
+
+    @property
+    def yardstick(self) -> str:
+        """What sentences call that with which the run is compared: the retrained model, or for example the 3 retrained models."""
+        return f"the {len(self.retrained)} retrained models" if self.retrained else "the retrained model"
+
+    @property
+    def of_yardstick(self) -> str:
+        """The possessive form of `yardstick`."""
+        return f"{self.yardstick}'{'' if self.retrained else 's'}"
+
+    def spread(self, name: str, measure: str) -> list[float] | None:
+        """Return the lowest and the highest value of several retrained models; None for another model, or if there is one."""
+        found = [each[measure] for each in self.retrained.values() if measure in each] if name == "retrained" else []
+        return [min(found), max(found)] if found else None
+
     def heading(self, name: str) -> str:
         """Return the heading of a model's column in a table."""
-        return f"{name} (void)" if name == "retrained" and self.void else name
+        if name != "retrained":
+            return name
+        told = [f"{len(self.retrained)} models"] if self.retrained else []
+        told += ["void"] if self.void else []
+        return f"{name} ({', '.join(told)})" if told else name
 
     @property
     def nothing_to_forget(self) -> str:
@@ -110,9 +148,15 @@ class ReportData:
         return None not in values and values[0] < values[1]  # type: ignore[operator]
 
     def relearned(self, name: str) -> str:
-        """Return the number of steps that teach a model the forgotten class again, or that it took more than were tried."""
-        steps, tried = self.models[name]["relearning_steps"], len(self.relearning.get(name, ())) - 1
-        return f"more than {tried}" if 0 <= tried < steps else f"{steps:.0f}"
+        """Return the number of steps that teach a model the forgotten class again, or that it took more than were tried.
+
+        For several retrained models it is their mean.
+        """
+        steps, models = self.models[name]["relearning_steps"], {name: self.models[name]}
+        models = self.retrained if name == "retrained" and self.retrained else models
+        tried = {n: len(self.relearning.get(n, ())) - 1 for n in models}
+        never = [tried[n] for n, each in models.items() if 0 <= tried[n] < each["relearning_steps"]]
+        return f"more than {min(*never, steps - 1):.0f}" if never else f"{steps:.0f}"
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

@@ -29,6 +29,7 @@ TITLES = {
     "relearning_steps": "steps until the class is relearned",
     "gap": "gap to retrained, mean of 4 (points)",
 }
+INTERVAL, SPREAD = "{} [{}, {}]", "{} ({} to {})"
 COMPARED = ("js_to_retrained", "agreement_with_retrained", "gap")  # nothing without a yardstick
 # Decimals of measures that are no shares; shares are shown in percent with one decimal.
 DIGITS = {"js_to_retrained": 4, "cramers_v": 3, "gap": 2, "loss_attack_auc": 3}
@@ -44,15 +45,18 @@ def title(report: ReportData, measure: str) -> str:
     return TITLES[measure].format(column=f"'{shown(bias['column'])}'", label=labels)
 
 
-def cell(measure: str, value: float | None, limits: list[float] | None = None) -> str:
-    """Return a figure and its interval, such as `97.1 [96.2, 97.9]`. Shares are in percent."""
+def cell(measure: str, value: float | None, limits: list[float] | None = None, form: str = INTERVAL) -> str:
+    """Return a figure with its interval, such as `97.1 [96.2, 97.9]`, or with other `limits` in another `form`.
+
+    Shares are in percent.
+    """
     if value is None:
         return "–"
     if measure == "relearning_steps":
         return f"{value:.0f}"
     scale = 1 if measure in DIGITS else 100
     figures = [f"{scale * v:.{DIGITS.get(measure, 1)}f}" for v in (value, *(limits or ()))]
-    return f"{figures[0]} [{figures[1]}, {figures[2]}]" if limits else figures[0]
+    return form.format(*figures) if limits else figures[0]
 
 
 def rows(report: ReportData) -> list[tuple[str, list[str]]]:
@@ -64,11 +68,9 @@ def rows(report: ReportData) -> list[tuple[str, list[str]]]:
             continue
         values = [report.gap.get(n) if measure == "gap" else report.models[n].get(measure) for n in names]
         if any(v is not None for v in values):
-            limits = [report.intervals.get(n, {}).get(measure) for n in names]
-            cells = [cell(measure, v, i) for v, i in zip(values, limits, strict=True)]
-            if measure == "relearning_steps":
-                cells = [c if v is None else report.relearned(n) for n, v, c in zip(names, values, cells, strict=True)]
-            out.append((title(report, measure), cells))
+            out.append(
+                (title(report, measure), [_cell(report, n, measure, v) for n, v in zip(names, values, strict=True)])
+            )
     out += _information(report, names)
     for group in next(iter(report.groups.values()), {}):
         what = f"accuracy where '{shown(report.run['attribute'])}' is {shown(group)} (%)"
@@ -81,14 +83,29 @@ def rows(report: ReportData) -> list[tuple[str, list[str]]]:
     return out
 
 
+def _cell(report: ReportData, name: str, measure: str, value: float | None) -> str:
+    """Return a figure of one model with its interval. That of several retrained models has the lowest and the highest instead."""
+    spread = report.spread(name, measure)
+    if measure == "relearning_steps" and value is not None:
+        steps = report.relearned(name)
+        return f"{steps} ({spread[0]:.0f} to {spread[1]:.0f})" if spread and steps.isdigit() else steps
+    if spread:
+        return cell(measure, value, spread, SPREAD)
+    return cell(measure, value, report.intervals.get(name, {}).get(measure))
+
+
 def _information(report: ReportData, names: list[str]) -> list[tuple[str, list[str]]]:
     if not report.information:
         return []
     information = [report.information[n] for n in names]
     what = f"'{shown(report.run['attribute'])}'" if "attribute" in report.run else "the forget set"
     what += " given the label" if information[0]["conditional"] else ""
-    scaled = [[1e3 * i[key] for key in ("value", "low", "high")] for i in information]
+    spreads = [report.spread(n, "information") for n in names]
+    scaled = [
+        ([1e3 * v for v in (i["value"], *(spread or (i["low"], i["high"])))], SPREAD if spread else INTERVAL)
+        for i, spread in zip(information, spreads, strict=True)
+    ]
     return [
-        (f"information on {what} (millinats)", [f"{v:.2f} [{low:.2f}, {high:.2f}]" for v, low, high in scaled]),
+        (f"information on {what} (millinats)", [form.format(*(f"{v:.2f}" for v in values)) for values, form in scaled]),
         ("the same, for outputs without any information", [f"≤ {1e3 * i['null_high']:.2f}" for i in information]),
     ]

@@ -5,8 +5,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from ...evaluation.report.report_data import retrained_names
 from ...utils.safe_text import shown
-from ..layout import retrained_folders
 
 ORIGINAL, DATA, OUT = "ORIGINAL", "DATA", "OUT"
 # For each key of a recipe that the card does not show: the words with which the owner of the run gives it again.
@@ -70,7 +70,7 @@ def audit_command(run: Mapping[str, Any]) -> str | None:
             rows = f"{train} --forget_class {' '.join(map(_word, recipe['forget_class']))}"
         elif asked == {"forget_column", "forget_values"} and "forget_column" in recipe:
             rows = f"{train} --forget_column {_word(recipe['forget_column'])} --forget_values VALUES"
-    retrained = retrained_folders(recipe.get("retrain", 0))
+    retrained = retrained_names(recipe.get("retrain", 0))
     test = f"{data}:{_word(splits['test'])}" if "test" in splits else "TEST_ROWS"
     parts = [
         f"hf-unlearn audit --original {_word(recipe.get('model', ORIGINAL))} --unlearned {OUT}/model",

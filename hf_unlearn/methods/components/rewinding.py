@@ -15,6 +15,7 @@ from ...models.forward import classify, eval_mode, model_inputs, on_device, unwr
 from ...models.prediction import answers, pooled_features
 from ...models.structure import last_layers
 from ...utils.distributed import filled_part, joined_outputs, own_part
+from ...utils.large_tensors import joined
 from ..protocols import UnlearningRun
 
 ROWS, BATCH = 128, 64  # of each set, that tell how the original and the rewound model answer
@@ -130,9 +131,10 @@ def renew_head_rows(run: UnlearningRun, kept: PreparedRows, before: Tensor) -> N
 def _features_and_level(run: UnlearningRun, rows: PreparedRows, count: int, others: list[int]) -> tuple[Tensor, float]:
     """Return what the last layer reads for the first rows (m, d), and the mean log of the sum of exp of the logits of `others`."""
     drawn = DrawnRows(rows, np.arange(min(count, len(rows))))
-    read = list(answers(run.model, drawn, run.processor.collate, BATCH, features=True))
+    read = list(answers(run.model, drawn, run.processor.collate, BATCH, features=True, any_order=True))
     logits = torch.cat([a.logits for a in read]).float()
-    return torch.cat([a.features for a in read]).float().cpu(), float(logits[:, others].logsumexp(-1).mean())  # type: ignore[misc]
+    features = joined([a.features.float().cpu() for a in read], [a.places for a in read])  # type: ignore[union-attr]
+    return features, float(logits[:, others].logsumexp(-1).mean())
 
 
 def read_features(

@@ -1,6 +1,7 @@
 """Surrogate targets: what a model that never saw the rows to forget may say about them."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,34 +16,35 @@ FEWEST = 5  # held-out rows of a class, below which the held-out rows of all cla
 LEAST = 1e-9  # probability
 
 
-def train_probe(features: Tensor, labels: Tensor, seed: int = 0) -> tuple[Pipeline, float]:
-    """Return a logistic regression on standardized features, as strong as cross-validation allows, and its cross-entropy there.
+def train_probe(features: Tensor, labels: Tensor, classes: int, seed: int = 0) -> tuple[Pipeline, Tensor]:
+    """Return a logistic regression on standardized features, as strong as cross-validation allows, and what it says there.
 
     Of the strengths of regularization, the simplest probe is taken whose cross-entropy on unseen rows is within one standard error
-    of the best (Breiman et al., Classification and Regression Trees, 1984, section 3.4.3).
+    of the best (Breiman et al., Classification and Regression Trees, 1984, section 3.4.3). What it says there are probabilities
+    (n, classes) for each row, by a probe that was not taught this row; all classes are alike if none could be taught.
 
     Args:
         features: of the rows to learn from, (n, d).
         labels: their classes, (n,), at least two of them.
+        classes: number of classes of the head.
         seed: seed of the folds. Default 0.
     """
     x, y = features.numpy(), labels.numpy()
     fold = np.random.default_rng(seed).permutation(len(y)) % FOLDS
-    losses = {}
+    usable = [part for part in range(FOLDS) if len(np.unique(y[fold != part])) > 1 and (fold == part).any()]
+    means, errors, answers = {}, {}, {}
     for strength in STRENGTHS:
-        by_fold = []
-        for part in range(FOLDS):
+        given = torch.full((len(y), classes), 1 / classes)
+        for part in usable:
             seen, unseen = fold != part, fold == part
-            if len(np.unique(y[seen])) < 2 or not unseen.any():
-                continue
-            given = probe_probabilities(_probe(strength).fit(x[seen], y[seen]), x[unseen], int(y.max()) + 1)
-            by_fold.append(float(-given[torch.arange(len(given)), labels[unseen]].clamp_min(LEAST).log().mean()))
-        losses[strength] = by_fold
-    means = {strength: np.mean(by_fold) if by_fold else 0.0 for strength, by_fold in losses.items()}
+            given[unseen] = probe_probabilities(_probe(strength).fit(x[seen], y[seen]), x[unseen], classes)
+        losses = -given[torch.arange(len(y)), labels].clamp_min(LEAST).log()
+        by_fold = [float(losses[fold == part].mean()) for part in usable] or [0.0]
+        means[strength], errors[strength] = np.mean(by_fold), np.std(by_fold) / math.sqrt(len(by_fold))
+        answers[strength] = given
     best = min(means, key=lambda strength: means[strength])
-    allowed = means[best] + (np.std(losses[best]) / math.sqrt(len(losses[best])) if losses[best] else 0.0)
-    chosen = next(strength for strength in STRENGTHS if means[strength] <= allowed)
-    return _probe(chosen).fit(x, y), float(means[chosen])
+    chosen = next(strength for strength in STRENGTHS if means[strength] <= means[best] + errors[best])
+    return _probe(chosen).fit(x, y), answers[chosen]
 
 
 def _probe(strength: float) -> Pipeline:
@@ -56,16 +58,31 @@ def probe_probabilities(probe: Pipeline, features: Tensor | np.ndarray, classes:
     return out
 
 
-def sharpened(p: Tensor, confidence: float) -> Tensor:
-    """Return probabilities ∝ p^τ, with the one τ in [1, 8] for which their mean confidence is nearest to `confidence`."""
-    low, high, log = 1.0, 8.0, p.clamp_min(LEAST).log()
+def sharpness(p: Tensor, confidence: float) -> float:
+    """Return the τ in [1, 8] for which the mean confidence of probabilities ∝ p^τ is nearest to `confidence`."""
+    low, high = 1.0, 8.0
     for _ in range(40):
         middle = (low + high) / 2
-        if mean_confidence((log * middle).softmax(-1)) < confidence:
+        if mean_confidence(power(p, middle)) < confidence:
             low = middle
         else:
             high = middle
-    return (log * low).softmax(-1)
+    return low
+
+
+def power(p: Tensor, exponent: float) -> Tensor:
+    """Return probabilities ∝ p^`exponent`."""
+    return (exponent * p.clamp_min(LEAST).log()).softmax(-1)
+
+
+def sharpened(p: Tensor, confidence: float) -> Tensor:
+    """Return `power(p, τ)` with the τ of `sharpness`."""
+    return power(p, sharpness(p, confidence))
+
+
+def geometric_mean(opinions: Sequence[Tensor]) -> Tensor:
+    """Return probabilities ∝ the geometric mean of those of all opinions, each (n, classes)."""
+    return torch.stack([p.clamp_min(LEAST).log() for p in opinions]).mean(0).softmax(-1)
 
 
 def mean_confidence(p: Tensor) -> float:

@@ -4,6 +4,7 @@ Rows count as independent draws. Shares get exact intervals, which stay honest a
 width. Means and F1 get the percentile bootstrap over rows.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,6 +65,11 @@ def difference(first: Interval, second: Interval) -> Interval:
     return Interval(p - q, float(p - q - below), float(p - q + above))
 
 
+def mean_of(figures: Sequence[Interval]) -> Interval:
+    """Return the mean of `figures` on the same rows. Its limits are the mean limits, which is rather wide."""
+    return Interval(*np.mean(figures, axis=0).tolist())
+
+
 def mean_distance(ours: list[Interval], theirs: list[Interval]) -> Interval:
     """Return the mean |ours − theirs| over paired shares.
 
@@ -73,8 +79,8 @@ def mean_distance(ours: list[Interval], theirs: list[Interval]) -> Interval:
     distances = []
     for a, b in zip(ours, theirs, strict=True):
         d, low, high = difference(a, b)
-        distances.append((abs(d), max(low, -high, 0.0), max(high, -low)))
-    return Interval(*np.mean(distances, axis=0).tolist())
+        distances.append(Interval(abs(d), max(low, -high, 0.0), max(high, -low)))
+    return mean_of(distances)
 
 
 def mean(values: Any, seed: int = 0) -> Interval:

@@ -10,11 +10,12 @@ from hf_unlearn.evaluation.report.bias_pattern import read_pattern
 from tests.support.data import class_split, data_for
 from tests.support.models import changed, state, trained
 from tests.support.runs import trainer_for
+from tests.support.tables import slow
 
 from .support import HOSTILE_NAME
 
 
-@pytest.fixture(scope="session", params=["vit", "bert"])
+@pytest.fixture(scope="session", params=["vit", *slow("bert")])
 def finished_run(request, tmp_path_factory):
     """A finished run with a stand-in for the retrained model, and its report."""
     arch = request.param

@@ -132,3 +132,11 @@ def test_a_run_that_took_longer_than_retraining_says_so(ratio, cheaper):
     for text in (report.to_markdown(), report.to_html(figures=False)):
         assert f"{100 * ratio:.1f} % of the retraining time" in text
         assert ("Retraining is cheaper here" in text) == cheaper
+
+
+def test_the_time_of_an_earlier_run_is_told_from_one_of_this_run():
+    report = fits(1.0, 1.0)
+    report.seconds = {"unlearning": 1.0, "retraining": 2.0, "ratio": 0.5}
+    assert report.to_markdown().count("An earlier run measured that time") == 0
+    report.run["retraining"] = {"base": "none", "void": False, "cached": 1}
+    assert "50.0 % of the retraining time. An earlier run measured that time." in report.to_markdown()

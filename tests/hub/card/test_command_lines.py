@@ -18,6 +18,7 @@ from tests.support.models import trained
 from tests.support.runs import trainer_for
 
 
+@pytest.mark.slow
 def test_the_recipe_on_the_card_is_the_one_that_ran(run, tmp_path):
     recipe = re.search(r"save these keys as `recipe.yaml`.*?```yaml\n(.*?)\n```", run.text, re.DOTALL)[1]
     (tmp_path / "recipe.yaml").write_text(recipe)

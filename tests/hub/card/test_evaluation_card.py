@@ -143,6 +143,7 @@ def test_the_card_prints_the_warnings_of_the_report_and_the_audit_among_them():
     assert warnings == [first, *others, "an audit of this model says: not forgotten", last]
 
 
+@pytest.mark.slow
 def test_an_audit_of_these_weights_is_shown_and_one_of_others_is_not(run, capsys):
     words = ["audit", "--original", run.root / "original", "--unlearned", run.folder / "model", "--use_cpu", "true"]
     words += ["--forget", f"{run.root / 'data'}:train", "--forget_class", "1", "--test", f"{run.root / 'data'}:test"]

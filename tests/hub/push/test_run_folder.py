@@ -44,6 +44,7 @@ def test_a_card_loads_the_model_by_its_full_name(hub, run, monkeypatch):
     assert seen.repo == "alice/bert-base-uncased"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_an_interrupted_push_leaves_nothing_behind(hub, run, sent, code):
     before = put(hub, {"model.safetensors": b"1" * 99, "config.json": b"{}"})
@@ -61,6 +62,7 @@ def test_an_interrupted_push_leaves_nothing_behind(hub, run, sent, code):
     assert not list(run.glob(".push-*"))
 
 
+@pytest.mark.slow
 def test_a_push_that_fails_after_a_run_keeps_its_model_and_exits_with_2(hub, tmp_path, capsys):
     trained("vit").save_pretrained(tmp_path / "original")
     image_processor().save_pretrained(tmp_path / "original")

@@ -35,6 +35,7 @@ def messages(hub):
     return [commit["title"] for commit in hub.repository(REPO).commits.values()]
 
 
+@pytest.mark.slow
 def test_the_trained_model_arrives_with_its_report_and_no_pickle(hub, tmp_path):
     split = class_split("vit")
     run = trainer_for("vit", tmp_path / "out", GradientAscent(), split=split, hub_model_id=REPO)

@@ -116,6 +116,7 @@ def test_anchors_that_cannot_arrive_are_an_error():
         CounterfactualAnchors().build(model, rows, processor, reference)
 
 
+@pytest.mark.slow
 def test_any_method_may_hold_outputs_on_anchors(tmp_path):
     trainer = trainer_for("vit", tmp_path, GradientDifference(anchors=True, anchor_weight=0.5), update="all")
     trainer.train()
@@ -123,6 +124,7 @@ def test_any_method_may_hold_outputs_on_anchors(tmp_path):
     assert all("loss/anchors" in e for e in trainer.state.log_history if "loss" in e)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("update", "retain", "expected"),
     [("all", False, True), ("last:1", False, True), ("head", False, False), ("all", True, False)],

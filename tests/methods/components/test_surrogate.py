@@ -2,14 +2,21 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from hf_unlearn.methods.components.surrogate import (
+    FOLDS,
+    STRENGTHS,
+    _probe,
     as_unseen,
+    geometric_mean,
     mean_confidence,
+    power,
     probe_probabilities,
     sharpened,
+    sharpness,
     train_probe,
 )
 
@@ -56,10 +63,10 @@ def rows_of(classes, spread, seed=0, n=120):
 
 def test_a_probe_learns_what_the_features_tell_and_says_nothing_of_other_classes():
     x, y = rows_of(3, 0.5)
-    probe, loss = train_probe(x, y)
-    assert loss < 0.1
-    unseen, labels = rows_of(3, 0.5, seed=1)
-    p = probe_probabilities(probe, unseen, 5)
+    probe, unseen = train_probe(x, y, 5)
+    assert -unseen[torch.arange(120), y].log().mean() < 0.1
+    others, labels = rows_of(3, 0.5, seed=1)
+    p = probe_probabilities(probe, others, 5)
     assert p.shape == (120, 5)
     assert torch.equal(p[:, 3:], torch.zeros(120, 2))
     torch.testing.assert_close(p.sum(-1), torch.ones(120))
@@ -68,14 +75,39 @@ def test_a_probe_learns_what_the_features_tell_and_says_nothing_of_other_classes
 
 def test_a_probe_of_noise_is_as_simple_as_can_be():
     x, y = torch.randn(80, 8, generator=torch.Generator().manual_seed(0)), torch.arange(80) % 2
-    p = probe_probabilities(train_probe(x, y)[0], x, 2)
+    p = probe_probabilities(train_probe(x, y, 2)[0], x, 2)
     entropy = float(-(p * p.log()).sum(-1).mean())
     assert entropy > 0.95 * math.log(2)
 
 
 def test_a_probe_of_very_few_rows():
     x, y = rows_of(2, 0.1, n=3)
-    assert probe_probabilities(train_probe(x, y)[0], x, 2).shape == (3, 2)
+    probe, unseen = train_probe(x, y, 2)
+    assert probe_probabilities(probe, x, 2).shape == unseen.shape == (3, 2)
+    torch.testing.assert_close(unseen.sum(-1), torch.ones(3))
+
+
+def test_what_a_probe_says_of_a_row_is_said_without_this_row():
+    x, y = rows_of(3, 2.0)
+    probe, unseen = train_probe(x, y, 3)
+    fold = np.random.default_rng(0).permutation(len(y)) % FOLDS
+    row, strength = 17, probe[-1].C
+    assert strength in STRENGTHS
+    seen = fold != fold[row]
+    expected = _probe(strength).fit(x[seen].numpy(), y[seen].numpy()).predict_proba(x[[row]].numpy())
+    torch.testing.assert_close(unseen[row], torch.tensor(expected[0]).float())
+
+
+def test_the_geometric_mean_and_powers_of_probabilities():
+    p, q = torch.tensor([[0.5, 0.4, 0.1]]), torch.tensor([[0.2, 0.1, 0.7]])
+    roots = torch.tensor([[0.1, 0.04, 0.07]]).sqrt()
+    torch.testing.assert_close(geometric_mean([p, q]), roots / roots.sum())
+    torch.testing.assert_close(geometric_mean([p, p, p]), p)
+    torch.testing.assert_close(power(p, 2.0), p**2 / (p**2).sum())
+    assert geometric_mean([p, torch.tensor([[0.0, 0.5, 0.5]])])[0, 0] < 1e-3  # one veto is enough
+    two = torch.tensor([[0.6, 0.4]])
+    # (0.6/0.4)^τ = 0.9/0.1
+    assert sharpness(two, 0.9) == pytest.approx(math.log(9) / math.log(1.5), rel=1e-3)
 
 
 def test_nothing_is_made_less_sure():

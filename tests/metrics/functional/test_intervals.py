@@ -28,6 +28,7 @@ def test_a_mean_has_the_limits_of_scipys_bootstrap():
     assert intervals.mean(values) == pytest.approx((values.mean(), theirs.low, theirs.high), rel=0.03)
 
 
+@pytest.mark.slow
 def test_macro_f1_has_the_limits_of_resampled_rows():
     generator = np.random.default_rng(0)
     true = generator.integers(4, size=250)

@@ -104,6 +104,7 @@ def test_with_few_shadows_one_variance_serves_all_rows():
     )
 
 
+@pytest.mark.slow
 def test_lira_reaches_the_closed_form_where_a_global_threshold_does_not():
     scores, members = simulated(models=256, rows=20_000, shift=1.0)
     exact = stats.norm.cdf(1 / math.sqrt(2))  # two Gaussians, one standard deviation apart

@@ -1,0 +1,154 @@
+"""Retrained models that runs share: the same training, from the same start on the same rows, is done once.
+
+An entry is a folder in the cache, whose name is a digest of all that its weights depend on. It holds the model and a seal with the
+digest of every file. The rows go into that name through an HMAC with a secret of this cache, so nobody who sees the name alone can
+test a guess about a row. The models themselves were trained on kept rows: whoever must delete such a row must empty the cache too.
+"""
+
+import hashlib
+import hmac
+import json
+import logging
+import os
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import constants
+from torch import nn
+
+from ..data.pairs import PreparedRows
+from ..data.sampling import READ_AT_ONCE, has_transform
+from ..models.pretrained import from_pretrained_quietly, save_model
+from ..models.processor import Processor
+from ..models.snapshot import joint_digest, raw_bytes
+from ..training.checkpoints import find_damage, read_state, seal_checkpoint
+from ..training.resuming import ARGUMENTS
+from ..utils import VERSION
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = "hf_unlearn/retrained/1"
+VARIABLE = "HF_UNLEARN_RETRAINED_CACHE"  # of the environment, in the place of the option `retrained_cache`
+NONE = "none"
+SECRET_FILE = "secret"
+# What a configuration says of the place and the program that wrote it, and not of the model.
+ORIGIN = ("_name_or_path", "transformers_version")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The place of one retrained model in the cache, whether the model is there or not."""
+
+    folder: Path
+
+    def load(self, model: nn.Module) -> dict[str, Any] | None:
+        """Give `model` the weights of this entry, and return its `seconds` and `steps`; None if it is missing or damaged."""
+        if not self.folder.is_dir():
+            return None
+        try:
+            if wrong := find_damage(self.folder):
+                logger.warning("The retrained model %s in the cache is passed over: %s.", self.folder, wrong)
+                return None
+            record = read_state(self.folder)
+            saved, _ = from_pretrained_quietly(type(model), str(self.folder), None)
+        except (OSError, ValueError) as error:  # another run replaces it
+            logger.warning("The retrained model %s in the cache cannot be read: %s", self.folder, error)
+            return None
+        model.load_state_dict(saved.state_dict())
+        return record
+
+    def store(self, model: nn.Module, seconds: float, steps: int) -> None:
+        """Save `model` here, unless it is here. The entry appears whole or not at all. Warn if it cannot be written."""
+        record = {"seconds": seconds, "steps": steps}
+        if not find_damage(self.folder):
+            return
+        try:
+            save_model(model, None, self.folder, lambda _, partial: seal_checkpoint(partial, record))
+        except OSError as error:
+            if find_damage(self.folder):  # else another run was first
+                logger.warning("The retrained model is not kept for other runs: %s", error)
+
+
+def cache_folder(given: str | None) -> Path | None:
+    """Return the folder of the cache: that of the option, of the environment, or in HF_HOME. None for the word `none`."""
+    name = given or os.environ.get(VARIABLE) or os.path.join(constants.HF_HOME, "hf_unlearn", "retrained")
+    return None if name == NONE else Path(name).expanduser()
+
+
+def find_entry(trainer: Any, start: dict[str, str], given: str | None) -> Entry | None:
+    """Return the place in the cache of the model that `trainer` would train.
+
+    None if there is no cache, or if the rows have a transform of the user, which may be random.
+
+    Args:
+        trainer: an `UnlearningTrainer` with the method `Retrain`.
+        start: the fingerprints of the weights that the training starts from.
+        given: the option `retrained_cache`.
+    """
+    folder = cache_folder(given)
+    if folder is None or has_transform(trainer.retain_dataset):
+        return None
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        secret = read_secret(folder)
+    except OSError as error:
+        logger.warning("`retrained_cache`: no retrained model is looked up or kept, because of %s", error)
+        return None
+    return Entry(folder / key_of(trainer, start, secret))
+
+
+def read_secret(folder: Path) -> bytes:
+    """Return the secret of the cache in `folder`, which only its owner can read. The first run makes it."""
+    path = folder / SECRET_FILE
+    if not path.exists():
+        with NamedTemporaryFile(dir=folder) as new:  # with the mode 600
+            new.write(secrets.token_bytes(32))
+            new.flush()
+            with suppress(FileExistsError):  # another process was first
+                os.link(new.name, path)
+    return path.read_bytes()
+
+
+def key_of(trainer: Any, start: dict[str, str], secret: bytes) -> str:
+    """Return a digest of all that the weights of a retrained model depend on; the arguments are those of `find_entry`.
+
+    The forget set is not among it: a retraining does not read it, except to measure.
+    """
+    args, config = trainer.args, trainer.model.config.to_dict()
+    described = {
+        "schema": SCHEMA,
+        "start": joint_digest(start),
+        "model": [type(trainer.model).__name__, {k: v for k, v in config.items() if k not in ORIGIN}],
+        "rows": digest_of_inputs(trainer.unlearning_data.retain, trainer.processor, secret),
+        "method": trainer.method.describe(),
+        # What a request sets goes without effect: a retraining has no target. 1 epoch is 1.0 epochs.
+        "settings": {
+            name: float(value) if isinstance(value := getattr(args, name), int) else value
+            for name in ARGUMENTS
+            if not name.startswith("forget_")
+        },
+        "processes": args.world_size,
+        "device": args.device.type,
+        "versions": [torch.__version__, transformers.__version__, VERSION],
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def digest_of_inputs(rows: PreparedRows, processor: Processor, secret: bytes) -> str:
+    """Return an HMAC-SHA256, under `secret`, of what the model reads of all `rows` in their order, labels among it.
+
+    It also depends on columns, tokenizer or image processor, and on the number of each label, and not on how a file is stored.
+    """
+    digest = hmac.new(secret, digestmod="sha256")
+    for first in range(0, len(rows), READ_AT_ONCE):
+        batch = processor.collate(rows.many(range(first, min(first + READ_AT_ONCE, len(rows)))))
+        for name, tensor in sorted(batch.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(raw_bytes(tensor))
+    return digest.hexdigest()
