@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from ..data.pairs import PreparedRows
 from ..data.sampling import draw
 from ..models.adapters import is_adapted
 from ..models.base import StartingPoint
-from ..models.forward import classify_by_length, unwrap
+from ..models.forward import classify_by_length, eval_mode, unwrap
 from ..models.prediction import predict
 from ..models.reference import Reference
 from ..utils.argument_checks import check_positive
@@ -32,6 +33,7 @@ from .components.surrogate import (
     LEAST,
     as_unseen,
     geometric_mean,
+    log_odds,
     mean_confidence,
     power,
     probe_probabilities,
@@ -51,6 +53,7 @@ USUAL_RATE = 5e-5  # of fine-tuning, where it is not known how far training move
 SCRATCH_RATE = 1e-3  # of training from random weights, which lie as far from others as from trained ones
 PATCH_RATE = 17.0  # times the rate of the weights themselves: the factors of an adapter multiply small numbers
 FROM_BASE = 0.7  # share of the way from the base to the original at which the run starts
+ROW_BATCH = {"per_device_train_batch_size": 16, "retain_per_forget": 1}  # each single row is read several times
 FROM_SCRATCH = 0.85  # the same from random weights, which know nothing to go back to
 
 
@@ -68,9 +71,16 @@ class SurrogateDistillation(UnlearningMethod):
     confident on retain rows that the probes were not taught (by cross-validation) as f₀ is on unseen rows of kept classes. τ ≥ 1
     makes t as confident as f₀ is there, less a tenth, because a retrained model is a little less sure of a class that it lacks.
     A forgotten class is as unlikely in t as the original finds it on retain rows, and its row in the last layer is drawn anew and
-    moved until it gives that: with a logit of −∞ the class would be relearned more slowly than it should. For single rows no class
-    is left out, and t is the original's output with the belief in each label moved, by rank, to that in the labels of unseen rows.
-    Rewinding brings back features that the forget rows shaped; the targets bring back the outputs.
+    moved until it gives that: with a logit of −∞ the class would be relearned more slowly than it should. Rewinding brings back
+    features that the forget rows shaped; the targets bring back the outputs.
+
+    For single rows nothing is rewound, which would cost accuracy on retain rows, and with ℓ the log-odds of a row's label
+
+        CE(retain) + μ Huber(ℓ_θ(x) − ℓ*(x)) over forget x
+
+    ℓ*(x) are the log-odds that f₀ gives the labels of held-out rows of the same class, and each forget row gets the one of its
+    rank. An attack on membership reads the log-odds of rows that are all but sure, which a divergence of probabilities leaves.
+    There is no dropout then, because f₀ answers without it.
 
     | forget set | retain set | forward passes a step | extra memory |
     |---|---|---|---|
@@ -105,14 +115,14 @@ class SurrogateDistillation(UnlearningMethod):
 
     rewind: float | None = setting(
         None,
-        "Share a of the way from the base to the original at which the run starts. None: 0.7, or 0.85 if random weights were its start. "
-        "1: no rewinding.",
+        "Share a of the way from the base to the original at which the run starts. None: 0.7, or 1 for single rows if there are "
+        "labelled held-out rows; 0.85 if random weights were its start. 1: no rewinding.",
     )
     rate: float = setting(0.12, "Learning rate as a share of the root mean square by which training moved a weight.")
     passes: float = setting(
         0.5, "Passes over the retain set, unless `max_steps` or `num_train_epochs` say how long to run."
     )
-    forget_weight: float = setting(0.3, "Weight μ of the KL divergence from the targets on forget rows.")
+    forget_weight: float = setting(0.3, "Weight μ of the distance from the targets on forget rows.")
     caution: float = setting(0.9, "Confidence on forget rows, as a share of the original's confidence on unseen rows.")
 
     def __post_init__(self) -> None:
@@ -121,6 +131,9 @@ class SurrogateDistillation(UnlearningMethod):
         if not self.forget_weight >= 0:
             raise ValueError(f"`forget_weight` must not be negative, got {self.forget_weight}. 0 turns it off.")
         check_positive(self, "rate", "passes", "caution")
+
+    def arguments_for(self, update: str | None, kind: str) -> Mapping[str, Any]:
+        return {**self.arguments, **ROW_BATCH} if kind == "samples" else self.arguments
 
     def moves_statistics(self) -> bool:
         return True
@@ -138,13 +151,18 @@ class SurrogateDistillation(UnlearningMethod):
                 "It is not known what the original was fine-tuned from, so nothing is rewound, and the middle of the original stands "
                 "in for the base. Name the base (`base_model`), or 'none' if the training started from random weights."
             )
-        kept = PreparedRows(draw(run.retain_dataset, TAUGHT_ROWS, run.args.seed), run.processor, "retain_dataset")
+        # Both are drawn from the whole set, whose rows may lie in order of their classes.
+        kept, few = (
+            PreparedRows(draw(run.retain_dataset, count, run.args.seed), run.processor, "retain_dataset")
+            for count in (TAUGHT_ROWS, ROWS)
+        )
         held_out = run.monitor.held_out_answers(TAUGHT_ROWS)
         if reference.forgotten_classes:
-            before, _ = predict(run.model, kept, run.processor, run.args.eval_batch_size, limit=ROWS)
+            before, _ = predict(run.model, few, run.processor, run.args.eval_batch_size)
             self._targets = self._for_classes(run, start, kept, before, held_out)
         else:
-            self._targets = _for_rows(reference, held_out)
+            self._labels = reference.predictions if reference.labels is None else reference.labels
+            self._targets = _for_rows(reference.logits, self._labels, held_out)
         learned = learned_by_training(run, start)
         length = root_mean_square(learned.values())
         self._idle = list(learned) if length == 0 else []
@@ -154,9 +172,9 @@ class SurrogateDistillation(UnlearningMethod):
                 "head is changed."
             )
         self._found_rate = self._rate_for(run, start, length)
-        rewind(run, learned, self._share(start), kept)
+        rewind(run, learned, self._share(start, reference, held_out), few)
         if reference.forgotten_classes:
-            renew_head_rows(run, kept, before)
+            renew_head_rows(run, few, before)
         run.monitor.model_changed()
 
     def _rate_for(self, run: UnlearningRun, start: StartingPoint | None, length: float | None) -> float:
@@ -169,11 +187,13 @@ class SurrogateDistillation(UnlearningMethod):
             rate = self.rate * length if start is None or start.pretrained else SCRATCH_RATE
         return rate if run.patch is None else PATCH_RATE * rate
 
-    def _share(self, start: StartingPoint | None) -> float:
+    def _share(self, start: StartingPoint | None, reference: Reference, held_out: Any) -> float:
         """The share a of the way from the starting point to the original."""
         if self.rewind is not None:
             return self.rewind
-        return FROM_SCRATCH if start is not None and not start.pretrained else FROM_BASE
+        if start is not None and not start.pretrained:
+            return FROM_SCRATCH
+        return FROM_BASE if reference.forgotten_classes or held_out is None else 1.0
 
     def _for_classes(
         self,
@@ -208,14 +228,20 @@ class SurrogateDistillation(UnlearningMethod):
         return targets
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
-        # One forward for both, so that BatchNorm sees what it will see, and not the forget rows alone.
-        logits = classify_by_length(model, joint_inputs(batch)).float()
-        kept, gone = logits.split([len(logits) - len(batch["index"]), len(batch["index"])])
-        targets = self._targets[batch["index"].cpu()].to(logits.device)
-        return {
-            "retain": F.cross_entropy(kept, batch["retain"]["labels"]),
-            "forget": self.forget_weight * kl_to_target(targets, gone),
-        }
+        index = batch["index"].cpu()
+        targets = self._targets[index]
+        single = targets.ndim == 1  # log-odds of single rows; probabilities for a class
+        # One forward for both, so that BatchNorm sees what it will see, and not the forget rows alone. Single rows are moved by
+        # little, and less than by what dropout adds, without which their targets were found.
+        with eval_mode(model) if single and not _has_batch_norm(model) else nullcontext():
+            logits = classify_by_length(model, joint_inputs(batch)).float()
+        kept, gone = logits.split([len(logits) - len(index), len(index)])
+        targets = targets.to(logits.device)
+        if single:
+            apart = F.smooth_l1_loss(log_odds(gone, self._labels[index].to(gone.device)), targets)
+        else:
+            apart = kl_to_target(targets, gone)
+        return {"retain": F.cross_entropy(kept, batch["retain"]["labels"]), "forget": self.forget_weight * apart}
 
     def adjust_gradients(self, model: nn.Module) -> None:
         """Leave alone what training never moved, if it moved nothing but the head."""
@@ -225,15 +251,17 @@ class SurrogateDistillation(UnlearningMethod):
                 parameters[name].grad = None
 
 
-def _for_rows(reference: Reference, held_out: tuple[Tensor, Tensor] | None) -> Tensor:
-    """Return targets (n, classes) for single rows; the original's answers if there are no held-out rows to compare with."""
-    labels, believed = reference.labels, reference.logits.softmax(-1)
+def _has_batch_norm(model: nn.Module) -> bool:
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+
+
+def _for_rows(logits: Tensor, labels: Tensor, held_out: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Return log-odds of the labels (n,) for single rows; the original's if there are no held-out rows to compare with."""
+    own = log_odds(logits, labels)
     if held_out is None:
         logger.warning(
             "Without labelled held-out rows (`eval_dataset`) it is not known how sure a retrained model would be of the rows to "
             "forget, so only rewinding forgets them."
         )
-        return believed
-    return as_unseen(
-        believed, reference.predictions if labels is None else labels, held_out[0].softmax(-1), held_out[1]
-    )
+        return own
+    return as_unseen(own, labels, log_odds(*held_out), held_out[1])

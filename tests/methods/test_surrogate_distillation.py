@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -101,15 +102,66 @@ def test_targets_are_the_mean_of_what_probes_of_the_base_and_the_original_say(tm
     torch.testing.assert_close(found / found.sum(-1, keepdim=True), expected, atol=1e-3, rtol=1e-3)
 
 
-def test_single_rows_are_taught_what_unseen_rows_of_their_label_are_answered(tmp_path):
+def rows_run(folder, **kwargs):
     split = ForgetRequest(fraction=0.2).split(data_for("vit", 96, 5))
+    return run_of("vit", folder, split=split, forget_kind="samples", **kwargs)
+
+
+def label_log_odds(model, rows, processor):
+    logits, labels = predict(model, rows, processor)
+    return torch.logit(logits.double().softmax(-1)[torch.arange(len(labels)), labels]).float(), labels
+
+
+def test_single_rows_are_taught_the_log_odds_of_unseen_rows_of_their_label(tmp_path):
     held_out = data_for("vit", 64, 11)
-    trainer = run_of("vit", tmp_path, split=split, held_out=held_out, forget_kind="samples")
+    trainer = rows_run(tmp_path, held_out=held_out)
     trainer._set_up()
-    before, labels = predict(trained("vit"), split.forget, trainer.processor)
-    unseen, unseen_labels = predict(trained("vit"), held_out, trainer.processor)
-    expected = as_unseen(before.softmax(-1), labels, unseen.softmax(-1), unseen_labels)
-    torch.testing.assert_close(trainer.method._targets, expected)
+    before, labels = label_log_odds(trained("vit"), trainer.forget_dataset, trainer.processor)
+    unseen, unseen_labels = label_log_odds(trained("vit"), held_out, trainer.processor)
+    expected = as_unseen(before, labels, unseen, unseen_labels)
+    torch.testing.assert_close(trainer.method._targets, expected, rtol=1e-3, atol=1e-3)
+    batch, model = forget_batch("vit"), trainer.model.train()
+    dropouts = [m for m in model.modules() if isinstance(m, torch.nn.Dropout)]
+    assert dropouts
+    for dropout in dropouts:
+        dropout.p = 0.5  # which the loss leaves out
+    terms = trainer.method.loss(model, batch, trainer.reference)
+    assert model.training
+    with torch.no_grad():
+        p = model.eval()(**model_inputs(batch["forget"])).logits.softmax(-1)
+    index = batch["index"]
+    p = p.gather(1, labels[index][:, None])[:, 0]
+    apart = ((p / (1 - p)).log() - expected[index]).abs()
+    huber = torch.where(apart < 1, apart.square() / 2, apart - 0.5).mean()
+    assert terms["forget"].item() == pytest.approx(trainer.method.forget_weight * float(huber), rel=1e-2)
+
+
+def test_single_rows_are_rewound_only_without_held_out_rows(tmp_path, caplog):
+    save_encoder("vit", tmp_path / "base")
+    for held_out, share in ((data_for("vit", 64, 11), 1.0), (None, 0.7)):
+        trainer = rows_run(tmp_path / "out", base=tmp_path / "base", held_out=held_out)
+        assert (trainer.args.batch_rows, trainer.args.retain_per_forget) == (16, 1)
+        before, start = state(trainer.model), trainer.starting_point()
+        trainer._set_up()
+        began, now = state(start.model), state(trainer.model)
+        for name in start.shared:
+            torch.testing.assert_close(now[name], began[name] + share * (before[name] - began[name]))
+        assert ("only rewinding forgets them" in caplog.text) == (held_out is None)
+
+
+def test_rows_in_order_of_their_classes_show_all_kept_classes(tmp_path):
+    split = class_split("vit", 320)
+    ordered = split.retain.select(np.argsort(split.retain["label"], kind="stable"))
+    trainer = run_of(
+        "vit", tmp_path, SurrogateDistillation(rewind=1.0), split=dataclasses.replace(split, retain=ordered)
+    )
+    (gone,) = {*split.forget["label"]}
+    trainer._set_up()
+    before, labels = predict(trained("vit"), ordered, trainer.processor)
+    after, _ = predict(trainer.model, ordered, trainer.processor)
+    last = (labels == labels.max()) & (before.argmax(-1) == labels)
+    assert not last[:ROWS].any()
+    assert after[last, gone].mean().item() == pytest.approx(before[last, gone].mean().item(), abs=0.3)
 
 
 def test_a_run_forgets_a_class_and_keeps_the_others(tmp_path):

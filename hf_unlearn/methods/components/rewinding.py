@@ -92,8 +92,8 @@ def renew_head_rows(run: UnlearningRun, kept: PreparedRows, before: Tensor) -> N
     retain rows. A bias becomes the mean of the others.
 
     Args:
-        kept: retain rows, the first of which are read.
-        before: the original's logits on these (m, classes).
+        kept: retain rows.
+        before: the original's logits on the first of these (m, classes).
     """
     model, gone = run.model, list(run.reference.forgotten_classes)
     layers = [layer for layer in last_layers(model) if layer.weight.requires_grad]

@@ -90,33 +90,28 @@ def mean_confidence(p: Tensor) -> float:
     return p.amax(-1).mean().item()
 
 
-def as_unseen(p: Tensor, labels: Tensor, unseen: Tensor, unseen_labels: Tensor) -> Tensor:
-    """Return `p` with the belief in each row's label moved, by rank, to that in the labels of unseen rows.
+def as_unseen(own: Tensor, labels: Tensor, unseen: Tensor, unseen_labels: Tensor) -> Tensor:
+    """Return the log-odds `own` of the labels of rows (n,), moved by rank to those of unseen rows.
 
-    The log-odds of the labels of the rows of a class, in order, become the quantiles of the log-odds of the labels of unseen rows
-    of this class. So the rows that the model is most sure of stay those, and as a whole it is as sure of them as of rows that it
-    never saw. The other classes share the rest as before.
+    The log-odds of the rows of a class, in order, become the quantiles of those of unseen rows of this class. So the rows that the
+    model is most sure of stay those, and as a whole it is as sure of them as of rows that it never saw.
 
     Args:
-        p: probabilities (n, classes).
+        own: log-odds of the labels, (n,).
         labels: (n,).
-        unseen: probabilities for rows that the model was not trained on, (m, classes), at least one row.
+        unseen: log-odds of the labels of rows that the model was not trained on, (m,), at least one row.
         unseen_labels: (m,).
     """
-    out = p.clone()
-    held = _log_odds(unseen, unseen_labels)
+    out = own.clone()
     for label in labels.unique():
-        rows, of_class = (labels == label).nonzero()[:, 0], held[unseen_labels == label]
-        known = of_class if len(of_class) >= FEWEST else held
-        own = _log_odds(p[rows], labels[rows])
-        rank = own.argsort(stable=True).argsort(stable=True)
-        belief = torch.quantile(known, (rank + 0.5) / len(rows)).sigmoid()
-        rest = 1 - p[rows, label]
-        out[rows] *= ((1 - belief) / rest.clamp_min(LEAST))[:, None]
-        out[rows, label] = belief
-    return out / out.sum(-1, keepdim=True)
+        rows, of_class = (labels == label).nonzero()[:, 0], unseen[unseen_labels == label]
+        known = of_class if len(of_class) >= FEWEST else unseen
+        rank = own[rows].argsort(stable=True).argsort(stable=True)
+        out[rows] = torch.quantile(known, (rank + 0.5) / len(rows))
+    return out
 
 
-def _log_odds(p: Tensor, labels: Tensor) -> Tensor:
-    """log p_y / (1 − p_y) of the labels y, (n,)."""
-    return torch.logit(p.gather(1, labels[:, None])[:, 0].double(), eps=1e-7).float()
+def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return log p_y / (1 − p_y) of the labels y for p = softmax(logits), (n,)."""
+    y = labels[:, None]
+    return logits.gather(1, y)[:, 0] - logits.scatter(1, y, -torch.inf).logsumexp(-1)

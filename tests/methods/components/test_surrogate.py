@@ -12,6 +12,7 @@ from hf_unlearn.methods.components.surrogate import (
     _probe,
     as_unseen,
     geometric_mean,
+    log_odds,
     mean_confidence,
     power,
     probe_probabilities,
@@ -31,27 +32,26 @@ def test_sharpening_reaches_a_confidence_and_keeps_the_order(confidence):
     assert sharpened(p, 2.0).amax(-1).mean() > sharp.amax(-1).mean()
 
 
-def test_beliefs_in_labels_become_the_quantiles_of_unseen_rows():
-    sure = torch.tensor([[0.99, 0.01], [0.95, 0.05], [0.90, 0.10], [0.02, 0.98]])
-    labels = torch.tensor([0, 0, 0, 1])
-    chance = torch.linspace(0.2, 0.8, 7)
-    unseen = torch.cat([torch.stack([chance, 1 - chance], 1), torch.stack([1 - chance / 2, chance / 2], 1)])
-    unseen_labels = torch.tensor([0] * 7 + [1] * 7)
-    moved = as_unseen(sure, labels, unseen, unseen_labels)
-    odds = torch.quantile(torch.logit(chance), torch.tensor([5 / 6, 3 / 6, 1 / 6]))
-    torch.testing.assert_close(moved[:3, 0], odds.sigmoid())
-    torch.testing.assert_close(moved[3, 1], torch.tensor(0.25))  # the median of the class
-    torch.testing.assert_close(moved.sum(-1), torch.ones(4))
-    three = as_unseen(
-        torch.tensor([[0.9, 0.06, 0.04]]), torch.tensor([0]), torch.tensor([[0.5, 0.3, 0.2]] * 6), torch.zeros(6).long()
-    )
-    torch.testing.assert_close(three, torch.tensor([[0.5, 0.3, 0.2]]))  # the rest keeps its proportions
+def test_log_odds_of_labels_become_the_quantiles_of_unseen_rows():
+    own, labels = torch.tensor([4.6, 2.9, 9.0, -1.0]), torch.tensor([0, 0, 0, 1])
+    unseen = torch.cat([torch.linspace(-2, 4, 7), torch.linspace(5, 11, 7)])
+    moved = as_unseen(own, labels, unseen, torch.tensor([0] * 7 + [1] * 7))
+    # Seven evenly spaced values, so the quantile q is −2 + 6 q. The one row of class 1 gets the median of its class.
+    torch.testing.assert_close(moved, torch.tensor([-2 + 6 / 2, -2 + 6 / 6, -2 + 6 * 5 / 6, 8.0]))
 
 
 def test_a_class_with_few_unseen_rows_borrows_those_of_the_others():
-    p = torch.tensor([[0.9, 0.1]])
-    unseen, labels = torch.tensor([[0.3, 0.7]] * 9 + [[0.6, 0.4]]), torch.tensor([1] * 9 + [0])
-    torch.testing.assert_close(as_unseen(p, torch.tensor([0]), unseen, labels), torch.tensor([[0.7, 0.3]]))
+    unseen, labels = torch.tensor([1.0] * 9 + [2.0]), torch.tensor([1] * 9 + [0])
+    torch.testing.assert_close(as_unseen(torch.tensor([7.0]), torch.tensor([0]), unseen, labels), torch.tensor([1.0]))
+
+
+@pytest.mark.parametrize("scale", [1.0, 50.0])
+def test_log_odds_are_those_of_the_probability_of_the_label(scale):
+    logits, labels = scale * torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 4
+    p = logits.double().softmax(-1)
+    right = p[torch.arange(6), labels]
+    wrong = (p * (torch.arange(4) != labels[:, None])).sum(-1)
+    torch.testing.assert_close(log_odds(logits, labels).double(), (right / wrong).log(), rtol=1e-4, atol=1e-4)
 
 
 def rows_of(classes, spread, seed=0, n=120):
