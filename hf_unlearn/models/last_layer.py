@@ -63,7 +63,8 @@ class LastLayerPasses:
         layer, texts = _moving_layer(model), prepared_texts(rows, processor)
         batches: list[tuple[Tensor, Tensor]] = []
         labels, size, exact = [], 0, layer is not None
-        for answer in answers(model, texts, processor.collate, batch_size, features=exact, any_order=True):
+        read = answers(model, texts, processor.collate, batch_size, features=exact, any_order=True, total=len(rows))
+        for answer in read:
             yield answer
             if layer is None:
                 continue

@@ -1,7 +1,7 @@
 """One pass of a model over rows, in evaluation mode and without gradients."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -10,12 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from ..utils.large_tensors import Collector, joined
 from .forward import classify, eval_mode, model_inputs, on_device, unwrap
 from .processor import Processor
 from .structure import find_blocks, last_layer_inputs
 
+Batch = tuple[Tensor, list[Any]]  # the numbers of rows, and the rows
+
+PATIENCE = 5.0  # seconds before a progress bar appears
 WINDOW = 2_048  # texts that are put in order of length together
 CPU_ROWS = 16  # of a batch on a CPU, for which larger ones take more time for each row
 
@@ -39,15 +43,19 @@ def answers(
     batch_size: int = 128,
     features: bool = False,
     any_order: bool = False,
+    total: int | None = None,
 ) -> Iterator[Answers]:
     """Yield the `Answers` to batches of `rows` (a list, a data set or a stream), in order.
 
     Between batches the model is in its former mode. `features` also asks for what the last layer reads. In `any_order`, prepared
     texts of like length share a batch, so that little padding is read; `places` says which rows they are. On a CPU the batches have at
-    most `CPU_ROWS` rows.
+    most `CPU_ROWS` rows. A terminal shows the progress of a pass that takes longer than `PATIENCE`, of `total`
+    rows if `rows` do not know their number.
     """
     on_cpu = next(model.parameters()).device.type == "cpu"
-    for places, part in _batches(rows, min(batch_size, CPU_ROWS) if on_cpu else batch_size, any_order):
+    batches = _batches(rows, min(batch_size, CPU_ROWS) if on_cpu else batch_size, any_order)
+    total = len(rows) if isinstance(rows, Sized) else total
+    for places, part in _with_progress(batches, total):
         batch = on_device(model, collate(part))
         inputs, read = model_inputs(batch), None
         with torch.no_grad(), eval_mode(model):
@@ -60,7 +68,15 @@ def answers(
         yield Answers(part, inputs, logits, batch["labels"].cpu() if "labels" in batch else None, read, places)
 
 
-def _batches(rows: Iterable[Any], size: int, any_order: bool) -> Iterator[tuple[Tensor, list[Any]]]:
+def _with_progress(batches: Iterator[Batch], total: int | None) -> Iterator[Batch]:
+    """Yield the batches, and show how many of `total` rows were read."""
+    with tqdm(total=total, desc="Reading rows", unit=" rows", delay=PATIENCE, leave=False, disable=None) as bar:
+        for batch in batches:
+            yield batch
+            bar.update(len(batch[1]))
+
+
+def _batches(rows: Iterable[Any], size: int, any_order: bool) -> Iterator[Batch]:
     """Yield batches of rows, and the numbers of the rows."""
     iterator, first = iter(rows), 0
     while window := list(islice(iterator, size)):
@@ -135,7 +151,8 @@ def predict(
     size = min(len(dataset), len(dataset) if limit is None else limit) if hasattr(dataset, "__len__") else None
     logits, labels, places = Collector(size, folder), [], []
     rows = islice(dataset, limit)
-    for answer in answers(model, prepared_texts(rows, processor), processor.collate, batch_size, any_order=True):
+    texts = prepared_texts(rows, processor)
+    for answer in answers(model, texts, processor.collate, batch_size, any_order=True, total=size):
         logits.add(answer.logits, answer.places)
         labels.append(answer.labels)
         places.append(answer.places)

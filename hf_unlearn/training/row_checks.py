@@ -9,9 +9,8 @@ from tqdm.auto import tqdm
 
 from ..data.bad_rows import CellError, in_row, naming_row, read_named, undecoded
 from ..data.sampling import READ_AT_ONCE, has_transform
+from ..models.prediction import PATIENCE
 from ..models.processor import Processor
-
-PATIENCE = 5.0  # seconds before a progress bar appears
 
 _checked: WeakKeyDictionary[Any, set[tuple[str, ...]]] = WeakKeyDictionary()  # columns that were read of a data set
 

@@ -1,10 +1,14 @@
 """One pass over rows gives every row's logits, in order."""
 
+import io
+import sys
+
 import pytest
 import torch
 import transformers
 
 from hf_unlearn.data.pairs import PreparedRows
+from hf_unlearn.models import prediction
 from hf_unlearn.models.forward import model_inputs
 from hf_unlearn.models.prediction import answers, pooled_features, predict
 from hf_unlearn.models.processor import Processor
@@ -114,3 +118,23 @@ def test_what_a_model_says_of_rows_that_it_does_not_read_names_the_model():
     model.forward = full
     with pytest.raises(torch.OutOfMemoryError):
         predict(model, text_data(3), Processor(model, tokenizer()))
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("arch", ["vit", "bert"])
+def test_a_long_pass_shows_its_progress_on_a_terminal_alone(monkeypatch, arch):
+    model, data = trained(arch), data_for(arch, 40)
+    processor = Processor(model, processing_class(arch))
+    monkeypatch.setattr(prediction, "PATIENCE", 0.0)
+    for stream, shown in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        predict(model, data, processor)
+        assert ("Reading rows" in stream.getvalue()) == ("/40" in stream.getvalue()) == shown
+    monkeypatch.setattr(prediction, "PATIENCE", 60.0)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    predict(model, data, processor)
+    assert "Reading rows" not in sys.stderr.getvalue()
