@@ -208,6 +208,7 @@ def test_samples_of_a_class_with_marginal_information(folders, tmp_path):
     assert report["information"]["original"]["bounds"]["total_variation"] <= 1
 
 
+@pytest.mark.slow
 def test_without_a_method_the_one_that_suits_runs_and_says_so(folders, tmp_path):
     done = forked(run_command(folders, tmp_path / "out", method=None))
     assert done.returncode == 0, done.stderr

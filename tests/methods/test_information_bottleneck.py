@@ -19,6 +19,7 @@ from tests.methods.support import distance
 from tests.support.data import class_split, data_for, processing_class
 from tests.support.models import changed, state, trained
 from tests.support.runs import SGD, trainer_for, whole_and_resumed
+from tests.support.tables import slow
 
 # --- the prior, the start at it, and the pull towards it --------------------------------------------------------------
 
@@ -213,7 +214,7 @@ def test_without_a_prior_the_base_ends_where_it_does_alone(tmp_path):
     assert not changed(state(carried.model), state(alone.model))
 
 
-@pytest.mark.parametrize("arch", ["vit", "resnet", "convnext", "swin", "bert"])
+@pytest.mark.parametrize("arch", ["vit", *slow("resnet", "convnext", "swin", "bert")])
 def test_half_precision_models_have_a_prior(tmp_path, arch):
     model = trained(arch).to(torch.bfloat16)
     trainer = trainer_for(arch, tmp_path, UIB(samples=16), model=model, peft_config="lora", **SGD)

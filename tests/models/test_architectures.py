@@ -103,7 +103,11 @@ def share(model, inputs, labels):
     return (model.eval()(**inputs).logits.argmax(-1) == torch.tensor(labels)).float().mean().item()
 
 
-@pytest.mark.parametrize("method", [JiT(num_perturbations=2), GradientDifference()], ids=["jit", "gradient_difference"])
+@pytest.mark.parametrize(
+    "method",
+    [JiT(num_perturbations=2), pytest.param(GradientDifference(), marks=pytest.mark.slow)],
+    ids=["jit", "gradient_difference"],
+)
 @pytest.mark.parametrize("arch", [*IMAGES, *TEXTS])
 def test_a_method_and_its_report_run(tmp_path, arch, method):
     torch.manual_seed(1)

@@ -73,6 +73,7 @@ def same(one, other):
     )
 
 
+@pytest.mark.slow
 def test_the_second_run_takes_its_models_from_the_cache(root, trainings, capsys):
     _, _, off = retrained(root, "off", retrain=2, retrained_cache="none")
     first, took, weights = retrained(root, "first", retrain=2)

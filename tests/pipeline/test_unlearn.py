@@ -227,6 +227,7 @@ def test_several_models_are_retrained_with_seeds_of_their_own(tmp_path):
     assert not same(both["retrained"], both["retrained-2"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained_until", [0, 1])
 def test_a_run_killed_after_the_first_retrained_model_goes_on_with_the_second(tmp_path, monkeypatch, trained_until):
     """Killed before the second model's training, or when it was trained and not yet saved."""

@@ -45,6 +45,7 @@ def table():
     return torch.randn(ROWS, 4, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.slow
 def test_three_processes_divide_rows_and_agree(tmp_path):
     started = [fresh_processes.start(work, rank, tmp_path, log=tmp_path / "log") for rank in range(PROCESSES)]
     assert fresh_processes.exit_codes(started, 100) == [0] * PROCESSES, (tmp_path / "log").read_text()

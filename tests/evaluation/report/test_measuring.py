@@ -112,6 +112,7 @@ def test_every_figure_lies_in_its_interval(hostile_run):
     assert set(report.intervals["unlearned"]) - set(report.models["unlearned"]) == {"gap"}
 
 
+@pytest.mark.slow
 def test_the_curve_of_relearning_ends_at_the_number_of_steps(tmp_path):
     trainer = trainer_for("vit", tmp_path, JiT(num_perturbations=2))
     trainer.train()

@@ -42,6 +42,7 @@ def reports(hostile_run):
     return models, joint, [measured(model, relearning=True) for model in models], measured([models[0]], relearning=True)
 
 
+@pytest.mark.slow
 def test_one_model_in_a_list_is_one_model(reports):
     *_, (alone, *_), listed = reports
     assert json.dumps(listed.as_dict()) == json.dumps(alone.as_dict())
@@ -71,6 +72,7 @@ def test_every_figure_is_the_mean_over_the_models_and_each_model_is_kept(reports
     assert joint.seconds["ratio"] == pytest.approx(joint.seconds["unlearning"] / 9)
 
 
+@pytest.mark.slow
 def test_distances_are_means_over_the_models_and_stand_beside_the_distance_between_these(reports, hostile_run):
     models, joint, single, _ = reports
     for name in ("original", "unlearned"):
@@ -93,6 +95,7 @@ def test_distances_are_means_over_the_models_and_stand_beside_the_distance_betwe
     assert joint.gap["retrained"] == pytest.approx(fmean(gaps))
 
 
+@pytest.mark.slow
 def test_a_model_is_gone_before_the_next_one_is_loaded(hostile_run):
     made = []
 

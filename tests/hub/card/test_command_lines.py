@@ -42,6 +42,7 @@ def load_and_call(text, folder, monkeypatch, **names):
     return namespace
 
 
+@pytest.mark.slow
 def test_the_snippet_loads_the_model(run, monkeypatch, capsys):
     image_data(1)[0]["image"].save(run.folder / "picture.png")
     load_and_call(run.text, run.folder, monkeypatch)

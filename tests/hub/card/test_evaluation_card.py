@@ -23,6 +23,7 @@ from tests.support.runs import trainer_for
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_card_and_the_report_gives_the_same_bytes(run):
     assert run.code == 0
     receipt = json.loads((run.folder / RECEIPT).read_text())
