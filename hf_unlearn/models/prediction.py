@@ -21,7 +21,7 @@ Batch = tuple[Tensor, list[Any]]  # the numbers of rows, and the rows
 
 PATIENCE = 5.0  # seconds before a progress bar appears
 WINDOW = 2_048  # texts that are put in order of length together
-CPU_ROWS = 16  # of a batch on a CPU, for which larger ones take more time for each row
+CPU_ROWS = 32  # of a batch on a CPU, for which larger ones take more time for each row
 
 
 @dataclass

@@ -66,11 +66,12 @@ def test_texts_of_like_length_share_a_batch_and_come_back_in_their_order(form):
         wanted = torch.cat([model(**model_inputs(one)).logits for one in single])
     model.register_forward_pre_hook(lambda _m, _a, inputs: shapes.append(inputs["input_ids"].shape), with_kwargs=True)
     rows = {"texts": data, "prepared": PreparedRows(data, processor), "stream": data.to_iterable_dataset()}[form]
-    logits, labels = predict(model, rows, processor, batch_size=20)
+    logits, labels = predict(model, rows, processor, batch_size=64)
     torch.testing.assert_close(logits, wanted, atol=1e-5, rtol=1e-5)
     assert labels.tolist() == data["label"][:]
     lengths = sorted((one["input_ids"].shape[1] for one in single), reverse=True)
-    assert [tuple(shape) for shape in shapes] == [(min(16, 100 - i), lengths[i]) for i in range(0, 100, 16)]
+    size = prediction.CPU_ROWS
+    assert [tuple(shape) for shape in shapes] == [(min(size, 100 - i), lengths[i]) for i in range(0, 100, size)]
 
 
 def test_a_label_that_is_missing_is_missed_in_any_order():
