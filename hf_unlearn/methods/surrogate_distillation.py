@@ -15,7 +15,7 @@ from ..data.pairs import PreparedRows
 from ..data.sampling import draw
 from ..models.adapters import is_adapted
 from ..models.base import StartingPoint
-from ..models.forward import classify_by_length, eval_mode, unwrap
+from ..models.forward import classify_by_length, eval_mode, has_batch_norm, unwrap
 from ..models.prediction import predict
 from ..models.reference import Reference
 from ..utils.argument_checks import check_positive
@@ -233,7 +233,7 @@ class SurrogateDistillation(UnlearningMethod):
         single = targets.ndim == 1  # log-odds of single rows; probabilities for a class
         # One forward for both, so that BatchNorm sees what it will see, and not the forget rows alone. Single rows are moved by
         # little, and less than by what dropout adds, without which their targets were found.
-        with eval_mode(model) if single and not _has_batch_norm(model) else nullcontext():
+        with eval_mode(model) if single and not has_batch_norm(model) else nullcontext():
             logits = classify_by_length(model, joint_inputs(batch)).float()
         kept, gone = logits.split([len(logits) - len(index), len(index)])
         targets = targets.to(logits.device)
@@ -249,10 +249,6 @@ class SurrogateDistillation(UnlearningMethod):
             parameters = dict(unwrap(model).named_parameters())
             for name in self._idle:
                 parameters[name].grad = None
-
-
-def _has_batch_norm(model: nn.Module) -> bool:
-    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
 
 
 def _for_rows(logits: Tensor, labels: Tensor, held_out: tuple[Tensor, Tensor] | None) -> Tensor:

@@ -227,7 +227,7 @@ def classify_by_length(model: nn.Module, inputs: Mapping[str, Any], x: Tensor | 
     if mask is not None and not in_parallel() and mask.device.type == "cpu" and mask[:, 0].all():
         lengths = (mask * torch.arange(1, mask.shape[1] + 1)).amax(1)
         parts = _length_parts(lengths)
-    if len(parts) < 2 or any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+    if len(parts) < 2 or has_batch_norm(model):
         return classify(model, inputs, None if x is None else replace_by(x))
     logits = []
     for rows in parts:
@@ -235,6 +235,11 @@ def classify_by_length(model: nn.Module, inputs: Mapping[str, Any], x: Tensor | 
         cut = {name: values[rows][:, :longest] for name, values in inputs.items()}
         logits.append(classify(model, cut, None if x is None else replace_by(x[rows][:, :longest])))
     return torch.cat(logits)[torch.cat(parts).argsort()]
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Return True if the rows of a batch may change each other's outputs in training mode."""
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
 
 
 def _length_parts(lengths: Tensor) -> list[Tensor]:
