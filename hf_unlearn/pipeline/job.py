@@ -21,8 +21,7 @@ class Job:
     `train` is a data set, or a stream with `streaming`. `split` is None if an attribute is unlearned. `validation` is None unless
     the method reads held-out rows. `base` is what the original was fine-tuned from, None if that is not known or not needed.
     `retrained_with` are the settings of the retrained model, once it was trained, and `retrained_before` the number of retrained
-    models that came from the cache. `dropped` are the numbers of the entries that
-    were taken out of the tokenizer.
+    models that came from the cache. `dropped` are the numbers of the entries that were taken out of the tokenizer.
     """
 
     run: RunArguments

@@ -145,5 +145,5 @@ def read_features(
     drawn = DrawnRows(rows, np.array(filled_part(len(rows))))
     found, labels = pooled_features(model, drawn, run.processor.collate, run.args.eval_batch_size, depths)
     own = None if labels is None else labels[: len(part)]
-    joined = [joined_outputs(features[: len(part)], own, len(rows)) for features in found]
-    return [features for features, _ in joined], joined[0][1]
+    whole = [joined_outputs(features[: len(part)], own, len(rows)) for features in found]
+    return [features for features, _ in whole], whole[0][1]
