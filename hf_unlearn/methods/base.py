@@ -109,6 +109,10 @@ class UnlearningMethod:
         """
         return None
 
+    def rows_before_steps(self, forget_rows: int, retain_rows: int, weights: int) -> int:
+        """Return how many rows of a training cost as much as `setup`, if `weights` parameters may move. Reading does not count."""
+        return 0
+
     def resolved(self, update: str, retain_given: bool) -> UnlearningMethod:
         """Return this method with `anchors` decided. None means: if more than the head moves and no retain set is given."""
         return self if self.anchors is not None else replace(self, anchors=update != "head" and not retain_given)

@@ -22,7 +22,7 @@ from ..utils.argument_checks import check_positive
 from ..utils.large_tensors import chunks
 from ..utils.loading_errors import loading
 from .base import ALL_WEIGHTS, METHODS, Paper, UnlearningMethod, setting
-from .components.influence import TINY, Sample, influence
+from .components.influence import GRADIENT_BYTES, TINY, Sample, influence
 from .components.losses import cross_entropy, kl_to_target
 from .components.step_length import OutputProbe, Ray, farthest
 from .protocols import UnlearningRun
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 PRIOR_FILE, OUTPUTS_FILE = "uib_prior.safetensors", "uib_told.safetensors"
 CHECK_BASE_EVERY = 4  # steps between two checks that the base can pause
+ALONE, TOGETHER = 7, 2  # rows of a training that the gradient of a single row costs, one by one and many at once
 SMALLEST_MOVE = 1e-4  # share of a layer's norm; a prior that moves every layer by less has no effect
 
 
@@ -154,6 +155,12 @@ class UIB(UnlearningMethod):
         if not self.beta and self.base is not None:
             return base
         return {**base, **self.arguments, "update": base.get("update", self.arguments["update"])}
+
+    def rows_before_steps(self, forget_rows: int, retain_rows: int, weights: int) -> int:
+        before = self._base.rows_before_steps(forget_rows, retain_rows, weights)
+        cost = ALONE if 4 * weights > GRADIENT_BYTES else TOGETHER
+        rows = min(self.samples, forget_rows) + min(self.samples, retain_rows)
+        return before + (cost * rows if self.beta else 0)
 
     def moves_statistics(self) -> bool:
         return self._base.moves_statistics()

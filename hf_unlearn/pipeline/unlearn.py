@@ -113,13 +113,16 @@ def _tell_if_retraining_is_cheaper(job: Job, trainer: UnlearningTrainer) -> None
     steps = args.max_steps if args.max_steps > 0 else math.ceil(rows / args.batch_rows) * args.num_train_epochs
     sides = 1 + (args.retain_per_forget if method.needs_retain else 0)
     ours = steps * min(rows, args.batch_rows) * args.gradient_accumulation_steps * sides
+    moving = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    ours += method.rows_before_steps(rows, kept, moving)
     settings = (
         trainings(job.run, rows + kept, kept, job.base is not None)[0] if job.run.retrain else given_settings(job.run)
     )
     theirs = settings.epochs * kept
     if ours > theirs and trainer.is_world_process_zero():
         print(
-            f"Retraining is probably cheaper here: this run may read {ours:,.0f} rows, and retraining reads {theirs:,.0f}.",
+            f"Retraining is probably cheaper here: this run may cost as much as training on {ours:,.0f} rows, and "
+            f"retraining trains on {theirs:,.0f}.",
             flush=True,
         )
 

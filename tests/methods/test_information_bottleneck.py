@@ -132,6 +132,15 @@ def test_the_prior_goes_on_to_the_target_and_never_beyond_its_limit(tmp_path):
     assert short > share
 
 
+def test_what_the_prior_costs_counts_as_training():
+    # 8 of 100 forget rows and 8 of 1,000 retain rows: two rows of a training each, or seven where gradients are taken one by one.
+    assert UIB(samples=8).rows_before_steps(100, 1000, 1_000_000) == 32
+    assert UIB(samples=8).rows_before_steps(100, 1000, 22_000_000) == 112
+    assert UIB(samples=8).rows_before_steps(3, 1000, 1_000_000) == 22
+    assert UIB(beta=0.0).rows_before_steps(100, 1000, 1_000_000) == 0
+    assert JiT().rows_before_steps(100, 1000, 22_000_000) == 0
+
+
 def test_what_is_kept_is_twice_the_parameters(tmp_path):
     trainer = trainer_for("vit", tmp_path, UIB(samples=16), **SGD)
     trainer.train()

@@ -352,4 +352,5 @@ def test_a_costly_run_is_announced(some_rows, capsys):
     main([*some_rows, *STILL, *cheap, "--trust_region", "1e-6"])
     assert "Retraining is probably cheaper" not in capsys.readouterr().out
     main([*some_rows, *STILL, *cheap, "--trust_region", "1e-6", "--max_steps", "7"])
-    assert "this run may read 448 rows, and retraining reads 400." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "this run may cost as much as training on 448 rows, and retraining trains on 400." in said
