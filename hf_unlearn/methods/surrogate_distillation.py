@@ -36,23 +36,27 @@ from .components.surrogate import (
     log_odds,
     mean_confidence,
     power,
-    probe_probabilities,
+    probe_opinions,
     sharpened,
     sharpness,
-    train_probe,
 )
 from .protocols import UnlearningRun
 
 logger = logging.getLogger(__name__)
 
-TAUGHT_ROWS = 512  # most retain rows that the probe learns from, and held-out rows that tell how sure the original is
+TAUGHT_ROWS = 1024  # most retain rows that the probes learn from
+UNSEEN_ROWS = 512  # most held-out rows that tell how sure the original is
 DEPTHS = (1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)  # of the base, at which probes are tried
 FEWEST_STEPS, MOST_STEPS = 12, 400
 HEAD_RATE = 1e-3  # where training moved nothing but the head
 USUAL_RATE = 5e-5  # of fine-tuning, where it is not known how far training moved the weights
 SCRATCH_RATE = 1e-3  # of training from random weights, which lie as far from others as from trained ones
 PATCH_RATE = 17.0  # times the rate of the weights themselves: the factors of an adapter multiply small numbers
-FROM_BASE = 0.7  # share of the way from the base to the original at which the run starts
+FROM_BASE = {"class": 0.5, "samples": 0.7}  # share of the way from the base to the original at which the run starts
+WEIGHT = {
+    "class": 0.1,
+    "samples": 0.3,
+}  # of the distance on forget rows; more pulls a class to targets that are not exact
 ROW_BATCH = {"per_device_train_batch_size": 16, "retain_per_forget": 1}  # each single row is read several times
 FROM_SCRATCH = 0.85  # the same from random weights, which know nothing to go back to
 
@@ -61,18 +65,20 @@ FROM_SCRATCH = 0.85  # the same from random weights, which know nothing to go ba
 class SurrogateDistillation(UnlearningMethod):
     """Go back towards the base, and teach the model what one that never saw the forget rows says. Ours; there is no paper.
 
-    θ_b is the base from which the original θ₀ was fine-tuned, f₀ the original without the forgotten classes, and q₁ … q₅ the
-    outputs of linear probes on five blocks of the frozen base, taught with retain rows alone. Start at θ_b + a (θ₀ − θ_b), and
-    minimize
+    θ_b is the base from which the original θ₀ was fine-tuned, f₀ the original without the forgotten classes, and q₁ … q₁₅ the
+    outputs of linear probes on five blocks of the frozen base (mean, maximum and first token of each), taught with retain rows
+    alone. Start at θ_b + a (θ₀ − θ_b), and minimize
 
-        CE(retain) + μ KL(t(x) ‖ f_θ(x)) over forget x,    t ∝ (q^σ f₀)^τ,    q ∝ (q₁ ⋯ q₅)^⅕
+        CE(retain) + μ KL(t(x) ‖ f_θ(x)) over forget x,    t ∝ (q^σ f₀)^τ,    q ∝ (q₁ ⋯ q₁₅)^(1/15)
 
     No single block is best for all data, and probes and original err in different ways, so t is a geometric mean. σ makes q as
     confident on retain rows that the probes were not taught (by cross-validation) as f₀ is on unseen rows of kept classes. τ ≥ 1
     makes t as confident as f₀ is there, less a tenth, because a retrained model is a little less sure of a class that it lacks.
     A forgotten class is as unlikely in t as the original finds it on retain rows, and its row in the last layer is drawn anew and
-    moved until it gives that: with a logit of −∞ the class would be relearned more slowly than it should. Rewinding brings back
-    features that the forget rows shaped; the targets bring back the outputs.
+    moved until it gives that: with a logit of −∞ the class would be relearned more slowly than it should.
+
+    Rewinding takes back what the forget rows shaped, and the model then learns anew from retain rows. That tells more of what a
+    retrained model would answer than any probe does, so μ is small: targets keep the outputs from going back to the original's.
 
     For single rows nothing is rewound, which would cost accuracy on retain rows, and with ℓ the log-odds of a row's label
 
@@ -115,20 +121,22 @@ class SurrogateDistillation(UnlearningMethod):
 
     rewind: float | None = setting(
         None,
-        "Share a of the way from the base to the original at which the run starts. None: 0.7, or 1 for single rows if there are "
-        "labelled held-out rows; 0.85 if random weights were its start. 1: no rewinding.",
+        "Share a of the way from the base to the original at which the run starts. None: 0.5 for a class; for single rows 1, or "
+        "0.7 without labelled held-out rows; 0.85 if training started from random weights. 1: no rewinding.",
     )
     rate: float = setting(0.12, "Learning rate as a share of the root mean square by which training moved a weight.")
     passes: float = setting(
         0.5, "Passes over the retain set, unless `max_steps` or `num_train_epochs` say how long to run."
     )
-    forget_weight: float = setting(0.3, "Weight μ of the distance from the targets on forget rows.")
+    forget_weight: float | None = setting(
+        None, "Weight μ of the distance from the targets on forget rows. None: 0.1 for a class, 0.3 for single rows."
+    )
     caution: float = setting(0.9, "Confidence on forget rows, as a share of the original's confidence on unseen rows.")
 
     def __post_init__(self) -> None:
         if self.rewind is not None and not 0 <= self.rewind <= 1:
             raise ValueError(f"`rewind` is a share of the way from the base, in [0, 1], got {self.rewind}.")
-        if not self.forget_weight >= 0:
+        if self.forget_weight is not None and not self.forget_weight >= 0:
             raise ValueError(f"`forget_weight` must not be negative, got {self.forget_weight}. 0 turns it off.")
         check_positive(self, "rate", "passes", "caution")
 
@@ -156,7 +164,7 @@ class SurrogateDistillation(UnlearningMethod):
             PreparedRows(draw(run.retain_dataset, count, run.args.seed), run.processor, "retain_dataset")
             for count in (TAUGHT_ROWS, ROWS)
         )
-        held_out = run.monitor.held_out_answers(TAUGHT_ROWS)
+        held_out = run.monitor.held_out_answers(UNSEEN_ROWS)
         if reference.forgotten_classes:
             before, _ = predict(run.model, few, run.processor, run.args.eval_batch_size)
             self._targets = self._for_classes(run, start, kept, before, held_out)
@@ -193,7 +201,9 @@ class SurrogateDistillation(UnlearningMethod):
             return self.rewind
         if start is not None and not start.pretrained:
             return FROM_SCRATCH
-        return FROM_BASE if reference.forgotten_classes or held_out is None else 1.0
+        if reference.forgotten_classes:
+            return FROM_BASE["class"]
+        return FROM_BASE["samples"] if held_out is None else 1.0
 
     def _for_classes(
         self,
@@ -215,9 +225,10 @@ class SurrogateDistillation(UnlearningMethod):
         believed = reference.struck_out(reference.logits).softmax(-1)
         if labels is not None and len(labels.unique()) > 1:
             classes = believed.shape[-1]
-            probes = [train_probe(x, labels, classes, run.args.seed) for x in features]
-            said = geometric_mean([probe_probabilities(p, x, classes) for (p, _), x in zip(probes, about, strict=True)])
-            said = power(said, sharpness(geometric_mean([rows for _, rows in probes]), sure))
+            pairs = zip(features, about, strict=True)
+            opinions = [probe_opinions(x, labels, others, classes, run.args.seed) for x, others in pairs]
+            said, unseen = (geometric_mean(of) for of in zip(*opinions, strict=True))
+            said = power(said, sharpness(unseen, sure))
             # The middle of the original is not independent of the original, so there its probe speaks alone.
             believed = geometric_mean([said, believed]) if known else said
         targets = sharpened(believed, self.caution * sure)
@@ -241,7 +252,8 @@ class SurrogateDistillation(UnlearningMethod):
             apart = F.smooth_l1_loss(log_odds(gone, self._labels[index].to(gone.device)), targets)
         else:
             apart = kl_to_target(targets, gone)
-        return {"retain": F.cross_entropy(kept, batch["retain"]["labels"]), "forget": self.forget_weight * apart}
+        weight = WEIGHT["samples" if single else "class"] if self.forget_weight is None else self.forget_weight
+        return {"retain": F.cross_entropy(kept, batch["retain"]["labels"]), "forget": weight * apart}
 
     def adjust_gradients(self, model: nn.Module) -> None:
         """Leave alone what training never moved, if it moved nothing but the head."""

@@ -173,20 +173,24 @@ def pooled_features(
     batch_size: int = 128,
     depths: Sequence[float] = (1.0,),
 ) -> tuple[list[Tensor], Tensor | None]:
-    """Return features (n, d) of `rows` for each of `depths`, fp32, and labels (n,), or None if one is missing, all on the CPU.
+    """Return features (n, d) of `rows`, fp32, and labels (n,), or None if one is missing, all on the CPU.
 
-    The features are the mean over tokens or places of what a block gives: the one at that share of all blocks, the last at 1.
-    Layers behind the last block of a base are often untrained. Without blocks the features are what the last layer reads.
+    There are three for each of `depths`: the mean and the maximum over tokens or places of what a block gives, and what it gives
+    for the first token. The block is the one at that share of all blocks, the last at 1. Layers behind the last block of a base
+    are often untrained. Without blocks the features are what the last layer reads. Images of a convolution have no first token.
     """
     blocks, inner, labels, places = find_blocks(model), unwrap(model), [], []
     names = [blocks[max(math.ceil(depth * len(blocks)), 1) - 1] for depth in depths] if blocks else []
-    parts: list[list[Tensor]] = [[] for _ in names or [""]]
+    parts: list[list[Tensor]] = []
     seen: dict[str, Any] = {}
     handles = [inner.get_submodule(n).register_forward_hook(partial(_note, seen, n)) for n in dict.fromkeys(names)]
     try:
         for answer in answers(model, rows, collate, batch_size, features=not blocks, any_order=True):
             mask, count = answer.inputs.get("attention_mask"), len(answer.logits)
-            found: list[Any] = [_pooled(seen[name].float(), count, mask) for name in names] or [answer.features]
+            found: list[Any] = [x for name in names for x in _pooled(seen[name].float(), count, mask)] or [
+                answer.features
+            ]
+            parts = parts or [[] for _ in found]
             for part, features in zip(parts, found, strict=True):
                 part.append(features.float().cpu())
             labels.append(answer.labels)
@@ -201,13 +205,19 @@ def _note(seen: dict[str, Any], name: str, _module: nn.Module, _inputs: Any, out
     seen[name] = output[0] if isinstance(output, tuple) else output
 
 
-def _pooled(hidden: Tensor, rows: int, mask: Tensor | None) -> Tensor:
-    """The mean (B, d) over places (B, d, H, W), or over the tokens (B, T, d) that `mask` (B, T) shows as no padding."""
+def _pooled(hidden: Tensor, rows: int, mask: Tensor | None) -> list[Tensor]:
+    """Return mean and maximum (B, d) over places (B, d, H, W) or over tokens (B, T, d), and what the first token has.
+
+    Tokens that `mask` (B, T) shows as padding do not count.
+    """
     if hidden.ndim == 4:
-        return hidden.mean((-2, -1))
+        return [hidden.mean((-2, -1)), hidden.amax((-2, -1))]
     if hidden.shape[0] != rows:  # XLNet works on (T, B, d)
         hidden = hidden.transpose(0, 1)
     if mask is None or hidden.shape[1] < mask.shape[1]:  # Funnel shortens its texts
-        return hidden.mean(1)
-    weight = mask[..., None].to(hidden.dtype)
-    return (hidden[:, : mask.shape[1]] * weight).sum(1) / weight.sum(1).clamp_min(1)
+        return [hidden.mean(1), hidden.amax(1), hidden[:, 0]]
+    hidden, real = hidden[:, : mask.shape[1]], mask.bool()[..., None]
+    first = mask.int().argmax(1)  # padding may stand before the text
+    mean = (hidden * real).sum(1) / real.sum(1).clamp_min(1)
+    largest = hidden.masked_fill(~real, hidden.min()).amax(1)
+    return [mean, largest, hidden[torch.arange(rows, device=hidden.device), first]]

@@ -10,7 +10,7 @@ import transformers
 from hf_unlearn.data.pairs import PreparedRows
 from hf_unlearn.models import prediction
 from hf_unlearn.models.forward import model_inputs
-from hf_unlearn.models.prediction import answers, pooled_features, predict
+from hf_unlearn.models.prediction import _pooled, answers, pooled_features, predict
 from hf_unlearn.models.processor import Processor
 from hf_unlearn.models.structure import find_last_layer
 from tests.support.data import (
@@ -85,10 +85,30 @@ def test_pooled_features_come_in_the_order_of_the_rows(arch):
     model, data = trained(arch), data_for(arch, 40)
     processor = Processor(model, processing_class(arch))
     rows = PreparedRows(data, processor)
-    (found,), labels = pooled_features(model, rows, processor.collate, 16)
-    single = [pooled_features(model, [row], processor.collate, 1)[0][0] for row in rows]
-    torch.testing.assert_close(found, torch.cat(single), atol=1e-5, rtol=1e-5)
+    found, labels = pooled_features(model, rows, processor.collate, 16)
+    single = [pooled_features(model, [row], processor.collate, 1)[0] for row in rows]
+    assert len(found) == 3
+    for pooled, alone in zip(found, zip(*single, strict=True), strict=True):
+        torch.testing.assert_close(pooled, torch.cat(alone), atol=1e-5, rtol=1e-5)
     assert labels.tolist() == data["label"][:]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_pooled_features_are_mean_maximum_and_first_of_the_real_tokens(side):
+    hidden = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0] if side == "right" else [0, 0, 0, 1, 1]])
+    mean, largest, first = _pooled(hidden, 2, mask)
+    real = [hidden[0], hidden[1, :2] if side == "right" else hidden[1, 3:]]
+    torch.testing.assert_close(mean, torch.stack([tokens.mean(0) for tokens in real]))
+    assert torch.equal(largest, torch.stack([tokens.amax(0) for tokens in real]))
+    assert torch.equal(first, torch.stack([tokens[0] for tokens in real]))
+
+
+def test_pooled_features_of_a_picture_are_mean_and_maximum_over_places():
+    hidden = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    mean, largest = _pooled(hidden, 2, None)
+    torch.testing.assert_close(mean, hidden.flatten(2).mean(-1))
+    assert torch.equal(largest, hidden.flatten(2).amax(-1))
 
 
 def test_rows_are_read_as_they_are_asked_for():

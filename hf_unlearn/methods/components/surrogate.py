@@ -1,60 +1,55 @@
 """Surrogate targets: what a model that never saw the rows to forget may say about them."""
 
-import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C, from the simplest probe on
-FOLDS = 4
+FOLDS = 2
 FEWEST = 5  # held-out rows of a class, below which the held-out rows of all classes stand in for them
 LEAST = 1e-9  # probability
 
 
-def train_probe(features: Tensor, labels: Tensor, classes: int, seed: int = 0) -> tuple[Pipeline, Tensor]:
-    """Return a logistic regression on standardized features, as strong as cross-validation allows, and what it says there.
+def probe_opinions(
+    features: Tensor, labels: Tensor, about: Tensor, classes: int, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Return what a linear probe says of rows that it never saw: of `about` (m, classes), and of its own rows (n, classes).
 
-    Of the strengths of regularization, the simplest probe is taken whose cross-entropy on unseen rows is within one standard error
-    of the best (Breiman et al., Classification and Regression Trees, 1984, section 3.4.3). What it says there are probabilities
-    (n, classes) for each row, by a probe that was not taught this row; all classes are alike if none could be taught.
+    The probe is linear discriminant analysis, with the covariance that Ledoit and Wolf (2004) shrink, so that nothing is left to
+    choose. It is as near to retrained models as a logistic regression whose strength was chosen by cross-validation, for a fifth
+    of the time. What is said of its own rows comes from probes that were not taught these rows.
 
     Args:
         features: of the rows to learn from, (n, d).
         labels: their classes, (n,), at least two of them.
-        classes: number of classes of the head.
+        about: features of other rows, (m, d).
+        classes: number of classes of the head. Classes without rows get the probability 0.
         seed: seed of the folds. Default 0.
     """
-    x, y = features.numpy(), labels.numpy()
+    x, y, others = features.double().numpy(), labels.numpy(), about.double().numpy()
     fold = np.random.default_rng(seed).permutation(len(y)) % FOLDS
-    usable = [part for part in range(FOLDS) if len(np.unique(y[fold != part])) > 1 and (fold == part).any()]
-    means, errors, answers = {}, {}, {}
-    for strength in STRENGTHS:
-        given = torch.full((len(y), classes), 1 / classes)
-        for part in usable:
-            seen, unseen = fold != part, fold == part
-            given[unseen] = probe_probabilities(_probe(strength).fit(x[seen], y[seen]), x[unseen], classes)
-        losses = -given[torch.arange(len(y)), labels].clamp_min(LEAST).log()
-        by_fold = [float(losses[fold == part].mean()) for part in usable] or [0.0]
-        means[strength], errors[strength] = np.mean(by_fold), np.std(by_fold) / math.sqrt(len(by_fold))
-        answers[strength] = given
-    best = min(means, key=lambda strength: means[strength])
-    chosen = next(strength for strength in STRENGTHS if means[strength] <= means[best] + errors[best])
-    return _probe(chosen).fit(x, y), answers[chosen]
+    unseen = torch.zeros(len(y), classes)
+    for part in range(FOLDS):
+        unseen[fold == part] = _probe(x[fold != part], y[fold != part], x[fold == part], classes)
+    return _probe(x, y, others, classes), unseen
 
 
-def _probe(strength: float) -> Pipeline:
-    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300))
-
-
-def probe_probabilities(probe: Pipeline, features: Tensor | np.ndarray, classes: int) -> Tensor:
-    """Return the probabilities (n, classes) of `probe`, with 0 for classes that it was not taught."""
-    out = torch.zeros(len(features), classes)
-    out[:, probe.classes_] = torch.as_tensor(probe.predict_proba(np.asarray(features)), dtype=torch.float32)
+def _probe(x: np.ndarray, y: np.ndarray, about: np.ndarray, classes: int) -> Tensor:
+    """Return probabilities (m, classes) for the rows `about`; the share of each class in `y` if too few rows tell more."""
+    found, counts = np.unique(y, return_counts=True)
+    out = torch.zeros(len(about), classes)
+    if len(found) > 1 and len(y) > len(found):
+        with warnings.catch_warnings():  # a class of a single row adds nothing to the covariance
+            warnings.filterwarnings("ignore", "Only one sample available")
+            probe = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(x, y)
+        out[:, found] = torch.as_tensor(probe.predict_proba(about)).float()
+    elif len(found):
+        out[:, found] = torch.as_tensor(counts / counts.sum()).float()
+    else:
+        out += 1 / classes
     return out
 
 

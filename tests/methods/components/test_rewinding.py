@@ -1,5 +1,7 @@
 """Going back towards the base: weights, BatchNorm statistics, and rows of the head."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -91,7 +93,7 @@ def test_new_rows_of_the_head_answer_as_the_original_does_on_retain_rows(tmp_pat
 
 def test_features_come_with_their_labels(tmp_path):
     run, kept = prepared("bert", tmp_path)
-    (half, last), labels = read_features(run, run.model, kept, (0.5, 1.0))
-    assert half.shape == last.shape == (len(kept), 16)
-    assert not torch.equal(half, last)
+    features, labels = read_features(run, run.model, kept, (0.5, 1.0))
+    assert [x.shape for x in features] == 6 * [(len(kept), 16)]  # mean, maximum and first token of two blocks
+    assert all(not torch.equal(x, y) for x, y in itertools.combinations(features, 2))
     assert labels.tolist() == run.retain_dataset["label"][:]

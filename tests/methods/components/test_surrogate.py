@@ -8,17 +8,14 @@ import torch
 
 from hf_unlearn.methods.components.surrogate import (
     FOLDS,
-    STRENGTHS,
-    _probe,
     as_unseen,
     geometric_mean,
     log_odds,
     mean_confidence,
     power,
-    probe_probabilities,
+    probe_opinions,
     sharpened,
     sharpness,
-    train_probe,
 )
 
 
@@ -63,39 +60,45 @@ def rows_of(classes, spread, seed=0, n=120):
 
 def test_a_probe_learns_what_the_features_tell_and_says_nothing_of_other_classes():
     x, y = rows_of(3, 0.5)
-    probe, unseen = train_probe(x, y, 5)
-    assert -unseen[torch.arange(120), y].log().mean() < 0.1
     others, labels = rows_of(3, 0.5, seed=1)
-    p = probe_probabilities(probe, others, 5)
+    p, unseen = probe_opinions(x, y, others, 5)
+    assert -unseen[torch.arange(120), y].log().mean() < 0.1
     assert p.shape == (120, 5)
     assert torch.equal(p[:, 3:], torch.zeros(120, 2))
     torch.testing.assert_close(p.sum(-1), torch.ones(120))
     assert (p.argmax(-1) == labels).float().mean() > 0.95
 
 
-def test_a_probe_of_noise_is_as_simple_as_can_be():
-    x, y = torch.randn(80, 8, generator=torch.Generator().manual_seed(0)), torch.arange(80) % 2
-    p = probe_probabilities(train_probe(x, y, 2)[0], x, 2)
-    entropy = float(-(p * p.log()).sum(-1).mean())
-    assert entropy > 0.95 * math.log(2)
+def test_a_probe_is_bayes_rule_for_normal_classes_of_one_covariance():
+    x, y = rows_of(2, 1.0, n=4000)
+    x = x[:, :2]
+    others = torch.tensor([[3.0, 0.0], [1.0, 1.5], [0.0, 0.5]])
+    # Centres (3, 0) and (0, 3), covariance I: the log-odds of the first class are 3 (x₀ − x₁).
+    p, _ = probe_opinions(x, y, others, 2)
+    torch.testing.assert_close(p[:, 0], torch.sigmoid(3 * (others[:, 0] - others[:, 1])), atol=0.03, rtol=0)
 
 
-def test_a_probe_of_very_few_rows():
-    x, y = rows_of(2, 0.1, n=3)
-    probe, unseen = train_probe(x, y, 2)
-    assert probe_probabilities(probe, x, 2).shape == unseen.shape == (3, 2)
-    torch.testing.assert_close(unseen.sum(-1), torch.ones(3))
+def test_a_probe_of_noise_says_little():
+    x, y = torch.randn(400, 8, generator=torch.Generator().manual_seed(0)), torch.arange(400) % 2
+    p, unseen = probe_opinions(x, y, x, 2)
+    for said in (p, unseen):
+        assert float(-(said * said.log()).sum(-1).mean()) > 0.95 * math.log(2)
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [0, 1, 0], [0, 0, 1, 2], [2, 0, 0, 0, 0]])
+def test_a_probe_of_very_few_rows_gives_probabilities(labels):
+    x, y = torch.eye(8)[: len(labels)], torch.tensor(labels)
+    for said in probe_opinions(x, y, x[:1], 3):
+        torch.testing.assert_close(said.sum(-1), torch.ones(len(said)))
 
 
 def test_what_a_probe_says_of_a_row_is_said_without_this_row():
     x, y = rows_of(3, 2.0)
-    probe, unseen = train_probe(x, y, 3)
     fold = np.random.default_rng(0).permutation(len(y)) % FOLDS
-    row, strength = 17, probe[-1].C
-    assert strength in STRENGTHS
-    seen = fold != fold[row]
-    expected = _probe(strength).fit(x[seen].numpy(), y[seen].numpy()).predict_proba(x[[row]].numpy())
-    torch.testing.assert_close(unseen[row], torch.tensor(expected[0]).float())
+    seen = torch.from_numpy(fold != fold[17])
+    _, unseen = probe_opinions(x, y, x, 3)
+    expected, _ = probe_opinions(x[seen], y[seen], x[[17]], 3)
+    torch.testing.assert_close(unseen[[17]], expected)
 
 
 def test_the_geometric_mean_and_powers_of_probabilities():
