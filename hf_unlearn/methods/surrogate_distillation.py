@@ -215,9 +215,9 @@ class SurrogateDistillation(UnlearningMethod):
     ) -> Tensor:
         """Return targets (n, classes) for rows of forgotten classes. `before` are the original's logits on retain rows."""
         reference, gone = run.reference, list(run.reference.forgotten_classes)
-        # Without a known base, the middle of the original stands in for it, which training moved less than the end.
-        known = start is not None and start.pretrained
-        witness, depths = (start.model.to(run.args.device), DEPTHS) if known else (run.model, (0.5,))  # type: ignore[union-attr]
+        # Random weights never saw the rows either. Without both, the middle of the original stands in, which training moved less
+        # than the end.
+        witness, depths = (run.model, (0.5,)) if start is None else (start.model.to(run.args.device), DEPTHS)
         features, labels = read_features(run, witness, kept, depths)
         about, _ = read_features(run, witness, run.forget_rows, depths)
         unseen = before if held_out is None else held_out[0][~torch.isin(held_out[1], torch.tensor(gone))]
@@ -229,8 +229,7 @@ class SurrogateDistillation(UnlearningMethod):
             opinions = [probe_opinions(x, labels, others, classes, run.args.seed) for x, others in pairs]
             said, unseen = (geometric_mean(of) for of in zip(*opinions, strict=True))
             said = power(said, sharpness(unseen, sure))
-            # The middle of the original is not independent of the original, so there its probe speaks alone.
-            believed = geometric_mean([said, believed]) if known else said
+            believed = geometric_mean([said, believed])
         targets = sharpened(believed, self.caution * sure)
         unlikely = before.softmax(-1)[:, gone].clamp_min(LEAST).log().mean(0).exp()
         targets[:, gone] = 0

@@ -72,9 +72,10 @@ def test_targets_are_as_sure_as_the_original_of_unseen_rows_and_leave_the_class_
     assert mean_confidence(targets[:, kept]) > method.caution * sure * (1 - unlikely) - 0.04  # a probe may be surer
 
 
-def test_targets_are_the_mean_of_what_probes_of_the_base_and_the_original_say(tmp_path):
+@pytest.mark.parametrize("base", ["base", "none"])
+def test_targets_are_the_mean_of_what_probes_of_the_base_and_the_original_say(tmp_path, base):
     save_encoder("vit", tmp_path / "base")
-    trainer = run_of("vit", tmp_path / "out", base=tmp_path / "base")
+    trainer = run_of("vit", tmp_path / "out", base="none" if base == "none" else tmp_path / "base")
     start, original, processor = trainer.starting_point(), trained("vit"), trainer.processor
     (gone,) = {*trainer.forget_dataset["label"]}
     kept = [c for c in range(4) if c != gone]
