@@ -164,7 +164,7 @@ class UnlearningTrainer(Publishing, StartsFromBase, CheckpointedTrainer):
         if kind == "auto":
             kind = find_kind(model, self.processor, forget, retain)
         update = UPDATE_ADAPTER if adapted or is_adapted(model) else None
-        resolved = args.resolved(self.method, kind, update, len(retain) if hasattr(retain, "__len__") else None)
+        resolved = args.resolved(self.method, kind, update, retain, self.base_model == "none")
         check_idle(args, resolved, optimizer)
         return resolved
 

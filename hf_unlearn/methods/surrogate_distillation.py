@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 TAUGHT_ROWS = 1024  # most retain rows that the probes learn from
 UNSEEN_ROWS = 512  # most held-out rows that tell how sure the original is
 DEPTHS = (1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)  # of the base, at which probes are tried
+PASSES = {"base": 0.5, "scratch": 1.0}  # over the retain set
 FEWEST_STEPS, MOST_STEPS = 12, 400
 HEAD_RATE = 1e-3  # where training moved nothing but the head
 USUAL_RATE = 5e-5  # of fine-tuning, where it is not known how far training moved the weights
@@ -125,8 +126,10 @@ class SurrogateDistillation(UnlearningMethod):
         "0.7 without labelled held-out rows; 0.85 if training started from random weights. 1: no rewinding.",
     )
     rate: float = setting(0.12, "Learning rate as a share of the root mean square by which training moved a weight.")
-    passes: float = setting(
-        0.5, "Passes over the retain set, unless `max_steps` or `num_train_epochs` say how long to run."
+    passes: float | None = setting(
+        None,
+        "Passes over the retain set, unless `max_steps` or `num_train_epochs` say how long to run. None: 0.5, or 1 if the training "
+        "of the original started from random weights, which takes more passes than fine-tuning.",
     )
     forget_weight: float | None = setting(
         None, "Weight μ of the distance from the targets on forget rows. None: 0.1 for a class, 0.3 for single rows."
@@ -146,8 +149,9 @@ class SurrogateDistillation(UnlearningMethod):
     def moves_statistics(self) -> bool:
         return True
 
-    def default_steps(self, retain_rows: int | None, retain_batch: int) -> int | None:
-        wanted = MOST_STEPS if retain_rows is None else math.ceil(self.passes * retain_rows / retain_batch)
+    def default_steps(self, retain_rows: int | None, retain_batch: int, from_scratch: bool = False) -> int | None:
+        passes = PASSES["scratch" if from_scratch else "base"] if self.passes is None else self.passes
+        wanted = MOST_STEPS if retain_rows is None else math.ceil(passes * retain_rows / retain_batch)
         return min(max(wanted, FEWEST_STEPS), MOST_STEPS)
 
     def setup(self, run: UnlearningRun) -> None:

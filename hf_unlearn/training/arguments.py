@@ -175,12 +175,20 @@ class UnlearningArguments(TrainingArguments):
             )
 
     def resolved(
-        self, method: UnlearningMethod, kind: str, update: str | None = None, retain_rows: int | None = None
+        self,
+        method: UnlearningMethod,
+        kind: str,
+        update: str | None = None,
+        retain: Any = None,
+        from_scratch: bool = False,
     ) -> UnlearningArguments:
         """Return a copy in which fields that are None have the values of `method` for a forget set of this `kind`.
 
-        `kind` is "class" or "samples". `update` is the value of the field of that name, if the field is None. `retain_rows` is the
-        size of the retain set, None if that is not known.
+        Args:
+            kind: "class" or "samples".
+            update: value of the field of that name, if the field is None.
+            retain: the retain set. Default: None, there is none.
+            from_scratch: True if the training of the original started from random weights.
         """
         out = copy.copy(self)
         out.update = update if self.update is None else self.update
@@ -206,7 +214,9 @@ class UnlearningArguments(TrainingArguments):
         out.batch_rows = defaults["per_device_train_batch_size"] if given is None else given * processes
         defaults["per_device_train_batch_size"] = -(-out.batch_rows // processes)
         per_forget = defaults["retain_per_forget"] if self.retain_per_forget is None else self.retain_per_forget
-        steps = method.default_steps(retain_rows, out.batch_rows * per_forget * self.gradient_accumulation_steps)
+        rows = len(retain) if hasattr(retain, "__len__") else None
+        batch = out.batch_rows * per_forget * self.gradient_accumulation_steps
+        steps = method.default_steps(rows, batch, from_scratch)
         if steps is not None and self.num_train_epochs is None:
             defaults["max_steps"] = steps
         for name, value in defaults.items():

@@ -215,9 +215,12 @@ def test_a_head_that_was_trained_alone_is_all_that_changes(tmp_path, caplog):
 
 
 def test_the_retain_set_says_how_long_a_run_is(tmp_path):
+    assert [SurrogateDistillation().default_steps(1_600, 16, scratch) for scratch in (False, True)] == [50, 100]
     method = SurrogateDistillation(passes=0.5)
     assert [method.default_steps(n, 16) for n in (1_600, 10, 10**6, None)] == [50, 12, 400, 400]
+    assert method.default_steps(1_600, 16, True) == 50
     assert run_of("vit", tmp_path, method).args.max_steps == 12
+    assert run_of("vit", tmp_path, split=class_split("vit", 512)).args.max_steps == 24  # 384 rows to keep, base none
     assert run_of("vit", tmp_path, method, max_steps=5).args.max_steps == 5
     assert run_of("vit", tmp_path, method, num_train_epochs=2).args.max_steps == -1
 
