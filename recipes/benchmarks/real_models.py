@@ -270,15 +270,25 @@ def unlearn(words: list[str], output_dir: str) -> dict[str, Any]:
 
 def count_passes() -> dict[str, int]:
     """Return counts that grow from now on: rows that went through the body of a model, with and without a gradient in it."""
-    from torch.nn.modules.module import register_module_forward_hook
+    from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
     from transformers import PreTrainedModel
 
-    counts = {"trained": 0, "read": 0}
+    counts, open_bodies = {"trained": 0, "read": 0}, []
+
+    def is_body(module: Any) -> bool:
+        return isinstance(module, PreTrainedModel) and module.base_model is module
+
+    def begin(module: Any, _inputs: Any) -> None:
+        if is_body(module):
+            open_bodies.append(module)
 
     def count(module: Any, _inputs: Any, output: Any) -> None:
-        if isinstance(module, PreTrainedModel) and module.base_model is module:
-            counts["trained" if output[0].requires_grad else "read"] += len(output[0])
+        if is_body(module):
+            open_bodies.pop()
+            if not open_bodies:  # the encoder of a body can be one itself, and its rows are the same
+                counts["trained" if output[0].requires_grad else "read"] += len(output[0])
 
+    register_module_forward_pre_hook(begin)
     register_module_forward_hook(count)
     return counts
 

@@ -235,7 +235,7 @@ def _path(report: ReportData, figure: Any) -> None:
         axes.axvspan(steps[end], steps[last], color="#dddddd", zorder=0, label="taken back")
     axes.set(xlabel="step", ylabel="share (%)", ylim=(-3, 103), title="Over the steps")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(frameon=False, loc="best")
+    figure.legend(*axes.get_legend_handles_labels(), ncols=2, loc="outside lower center", frameon=False)
     _clean(axes)
     for axes in second:  # retain set against forget set
         axes.plot(forget[: end + 1], kept[: end + 1], "-", color="#777777", linewidth=1)
