@@ -54,10 +54,6 @@ USUAL_RATE = 5e-5  # of fine-tuning, where it is not known how far training move
 SCRATCH_RATE = 1e-3  # of training from random weights, which lie as far from others as from trained ones
 PATCH_RATE = 17.0  # times the rate of the weights themselves: the factors of an adapter multiply small numbers
 FROM_BASE = {"class": 0.5, "samples": 0.7}  # share of the way from the base to the original at which the run starts
-WEIGHT = {
-    "class": 0.1,
-    "samples": 0.3,
-}  # of the distance on forget rows; more pulls a class to targets that are not exact
 ROW_BATCH = {"per_device_train_batch_size": 16, "retain_per_forget": 1}  # each single row is read several times
 FROM_SCRATCH = 0.85  # the same from random weights, which know nothing to go back to
 
@@ -78,8 +74,9 @@ class SurrogateDistillation(UnlearningMethod):
     A forgotten class is as unlikely in t as the original finds it on retain rows, and its row in the last layer is drawn anew and
     moved until it gives that: with a logit of −∞ the class would be relearned more slowly than it should.
 
-    Rewinding takes back what the forget rows shaped, and the model then learns anew from retain rows. That tells more of what a
-    retrained model would answer than any probe does, so μ is small: targets keep the outputs from going back to the original's.
+    Rewinding takes back what the forget rows shaped, and the model then learns anew from retain rows; the targets keep outputs
+    and features on forget rows from going back to the original's. μ is a compromise: where probes say little, a smaller one ends
+    nearer to retrained models, and where the features know much, it leaves them as they are.
 
     For single rows nothing is rewound, which would cost accuracy on retain rows, and with ℓ the log-odds of a row's label
 
@@ -131,15 +128,13 @@ class SurrogateDistillation(UnlearningMethod):
         "Passes over the retain set, unless `max_steps` or `num_train_epochs` say how long to run. None: 0.5, or 1 if the training "
         "of the original started from random weights, which takes more passes than fine-tuning.",
     )
-    forget_weight: float | None = setting(
-        None, "Weight μ of the distance from the targets on forget rows. None: 0.1 for a class, 0.3 for single rows."
-    )
+    forget_weight: float = setting(0.3, "Weight μ of the distance from the targets on forget rows.")
     caution: float = setting(0.9, "Confidence on forget rows, as a share of the original's confidence on unseen rows.")
 
     def __post_init__(self) -> None:
         if self.rewind is not None and not 0 <= self.rewind <= 1:
             raise ValueError(f"`rewind` is a share of the way from the base, in [0, 1], got {self.rewind}.")
-        if self.forget_weight is not None and not self.forget_weight >= 0:
+        if not self.forget_weight >= 0:
             raise ValueError(f"`forget_weight` must not be negative, got {self.forget_weight}. 0 turns it off.")
         check_positive(self, "rate", "passes", "caution")
 
@@ -255,8 +250,7 @@ class SurrogateDistillation(UnlearningMethod):
             apart = F.smooth_l1_loss(log_odds(gone, self._labels[index].to(gone.device)), targets)
         else:
             apart = kl_to_target(targets, gone)
-        weight = WEIGHT["samples" if single else "class"] if self.forget_weight is None else self.forget_weight
-        return {"retain": F.cross_entropy(kept, batch["retain"]["labels"]), "forget": weight * apart}
+        return {"retain": F.cross_entropy(kept, batch["retain"]["labels"]), "forget": self.forget_weight * apart}
 
     def adjust_gradients(self, model: nn.Module) -> None:
         """Leave alone what training never moved, if it moved nothing but the head."""
