@@ -74,9 +74,9 @@ class SurrogateDistillation(UnlearningMethod):
     A forgotten class is as unlikely in t as the original finds it on retain rows, and its row in the last layer is drawn anew and
     moved until it gives that: with a logit of −∞ the class would be relearned more slowly than it should.
 
-    Rewinding takes back what the forget rows shaped, and the model then learns anew from retain rows; the targets keep outputs
-    and features on forget rows from going back to the original's. μ is a compromise: where probes say little, a smaller one ends
-    nearer to retrained models, and where the features know much, it leaves them as they are.
+    Rewinding takes back what the forget rows shaped, and the model then learns anew from retain rows. The targets keep outputs
+    and features on forget rows from going back to the original's. The default of μ is a compromise: with a smaller one, outputs
+    end nearer to retrained models where probes know little, but features can stay the original's.
 
     For single rows nothing is rewound, which would cost accuracy on retain rows, and with ℓ the log-odds of a row's label
 
