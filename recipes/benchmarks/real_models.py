@@ -228,8 +228,8 @@ def train(task: str, data: str, base: str, request: str | None, seed: int, folde
     trainer = t.Trainer(
         model=model, args=args, train_dataset=kept, processing_class=processing_class, data_collator=collate
     )
-    passes = count_passes()
-    trainer.train()
+    with counted_passes() as passes:
+        trainer.train()
     trainer.save_model()
     trainer.save_state()
     trainer.create_model_card(finetuned_from=base)  # here `hf-unlearn run` finds the base
@@ -247,16 +247,17 @@ def unlearn(words: list[str], output_dir: str) -> dict[str, Any]:
         """Ends the run before anything is measured."""
 
     run, args, method = checked([*words, "--output_dir", output_dir])
-    passes, trainers = count_passes(), []
-    job = prepare(run, args, method)
+    trainers = []
 
     def keep(trainer: Any) -> None:
         save_finished(trainer, job.processing_class, Path(output_dir) / "model")
         trainers.append(trainer)
         raise Saved
 
-    with suppress(Saved):
-        trainers.append(unlearn(job, method, keep=keep)[0])
+    with counted_passes() as passes:
+        job = prepare(run, args, method)
+        with suppress(Saved):
+            trainers.append(unlearn(job, method, keep=keep)[0])
     outcome = trainers[0].outcome
     told = {name: getattr(outcome, name) for name in ("steps", "stopped", "target_reached")}
     return {
@@ -268,8 +269,9 @@ def unlearn(words: list[str], output_dir: str) -> dict[str, Any]:
     }
 
 
-def count_passes() -> dict[str, int]:
-    """Return counts that grow from now on: rows that went through the body of a model, with and without a gradient in it."""
+@contextmanager
+def counted_passes() -> Iterator[dict[str, int]]:
+    """Give counts that grow inside: rows that went through the body of a model, with and without a gradient in it."""
     from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
     from transformers import PreTrainedModel
 
@@ -288,9 +290,12 @@ def count_passes() -> dict[str, int]:
             if not open_bodies:  # the encoder of a body can be one itself, and its rows are the same
                 counts["trained" if output[0].requires_grad else "read"] += len(output[0])
 
-    register_module_forward_pre_hook(begin)
-    register_module_forward_hook(count)
-    return counts
+    hooks = register_module_forward_pre_hook(begin), register_module_forward_hook(count)
+    try:
+        yield counts
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def cost() -> dict[str, float]:

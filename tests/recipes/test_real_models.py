@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import real_models
 import torch
+import transformers
 
 from tests.support.data import WORDS, processing_class
 from tests.support.fresh_processes import exit_codes, start
@@ -74,22 +75,27 @@ def test_results_name_no_folder_of_the_machine():
 
 
 def test_passes_are_counted_where_gradients_reach_the_body_of_a_model():
-    from torch.nn.modules import module
-
-    hooks = dict(module._global_forward_hooks)
-    counts = real_models.count_passes()
-    try:
-        model, rows = build("bert"), {"input_ids": torch.ones(3, 4, dtype=torch.long)}
+    model, rows = build("bert"), {"input_ids": torch.ones(3, 4, dtype=torch.long)}
+    with real_models.counted_passes() as counts:
         model(**rows)
         with torch.no_grad():
             model(**rows)
         model.bert.requires_grad_(False)  # then only the head is trained
         assert model(**rows).logits.requires_grad
-    finally:
-        for number in module._global_forward_hooks.keys() - hooks.keys():
-            del module._global_forward_hooks[number]
+    model(**rows)  # no longer counted
     assert counts == {"trained": 3, "read": 6}
     assert real_models.passes_of(counts) == 5
+
+
+def test_a_row_counts_once_where_a_body_holds_another():
+    model = transformers.Dinov2ForImageClassification(
+        transformers.Dinov2Config(
+            image_size=28, patch_size=14, hidden_size=16, num_hidden_layers=1, num_attention_heads=2
+        )
+    )
+    with real_models.counted_passes() as counts:
+        model(torch.zeros(2, 3, 28, 28))
+    assert counts == {"trained": 2, "read": 0}
 
 
 def measured(forgotten, kept, *, gap=0.0):
