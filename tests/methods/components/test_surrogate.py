@@ -92,6 +92,12 @@ def test_a_probe_of_very_few_rows_gives_probabilities(labels):
         torch.testing.assert_close(said.sum(-1), torch.ones(len(said)))
 
 
+def test_features_that_are_the_same_for_all_rows_tell_the_shares_of_the_classes():
+    y = torch.arange(80) // 20 % 3  # the first token of a decoder is the same for every text that it begins
+    p, _ = probe_opinions(torch.ones(80, 8), y, torch.ones(2, 8), 4)
+    torch.testing.assert_close(p, torch.tensor([[0.5, 0.25, 0.25, 0.0]]).expand(2, 4))
+
+
 def test_what_a_probe_says_of_a_row_is_said_without_this_row():
     x, y = rows_of(3, 2.0)
     fold = np.random.default_rng(0).permutation(len(y)) % FOLDS
