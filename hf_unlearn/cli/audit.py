@@ -1,6 +1,7 @@
 """`hf-unlearn audit`: judge a model that any tool made, by the rows that it should have forgotten."""
 
 # ruff: noqa: RUF009  `setting` makes a dataclass field, no default that the objects share
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +20,13 @@ from ..models.pretrained import load_classifier, load_processing_class
 from ..models.processor import Processor
 from ..pipeline.run_arguments import REQUEST
 from ..utils.argument_checks import renamed
-from ..utils.hub_names import pinned
+from ..utils.files import read_object
+from ..utils.hub_names import file_beside, pinned
 from ..utils.loading_errors import loading, located
 from .option_parser import OptionParser
 from .parsers import parser_settings
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -47,8 +51,14 @@ class AuditArguments:
     )
     label_column: str = setting("label", "Column of class ids.")
     alpha: float = setting(0.05, "Level of every test, and of all reasons to reject together.")
-    max_rows: int = setting(10_000, "Rows to read of each set, drawn with `seed`.")
-    seed: int = setting(0, "Seed of all draws.")
+    max_rows: int = setting(10_000, "Rows to read of each set, drawn with `audit_seed`.")
+    audit_seed: int | None = setting(
+        None, "Seed of all draws. By default a new one, which nobody can prepare a model for. `audit.json` records it."
+    )
+    allow_other_network: bool = setting(
+        False,
+        "A model of another architecture or size than the original may be found indistinguishable from retraining.",
+    )
     use_cpu: bool = setting(False, "Do not use a GPU.")
     output_dir: str | None = setting(None, "Folder for audit.json and audit.md.")
 
@@ -85,20 +95,41 @@ def find_models(options: AuditArguments) -> dict[str, str]:
     return {name: located(source, name) for name, source in sources.items()}
 
 
-def load_models(options: AuditArguments, rows: datasets.Dataset) -> tuple[dict[str, nn.Module], Any]:
-    """Load the models, by the name of their argument, and the original's image processor or tokenizer.
+def load_models(options: AuditArguments, rows: datasets.Dataset) -> tuple[dict[str, nn.Module], Any, dict[str, Any]]:
+    """Load the models by the name of their argument, the original's image processor or tokenizer, and those of the others.
+
+    A model without one of its own reads rows as the original does.
 
     Raises:
         ValueError: a folder or Hub id holds no whole classifier; the message names the argument.
     """
     device = "cuda" if torch.cuda.is_available() and not options.use_cpu else "cpu"
-    models, pins = {}, {}
+    models, processing = {}, {}
     for name, source in find_models(options).items():
         with loading(name, source):
-            pins[name] = pinned(source)
-            models[name] = load_classifier(pins[name][0], rows, pins[name][1]).to(device).eval()
-    with loading("original", options.original):
-        return models, load_processing_class(pins["original"][0], rows, pins["original"][1])
+            place, commit = pinned(source)
+            models[name] = load_classifier(place, rows, commit).to(device).eval()
+            try:
+                processing[name] = load_processing_class(place, rows, commit)
+            except OSError:
+                if name == "original":
+                    raise
+                logger.warning("`%s` holds no image processor or tokenizer, and is given that of `original`.", name)
+    return models, processing.pop("original"), processing
+
+
+def cost_of_retraining(original: str) -> str:
+    """Return what one retrained model costs, as a sentence, by what the Trainer wrote beside the original; "" if it wrote nothing."""
+    place, commit = pinned(original)
+    file = file_beside(place, "trainer_state.json", commit)
+    state = {} if file is None else read_object(file) or {}
+    entries = [e for e in state.get("log_history") or () if isinstance(e, dict) and "train_runtime" in e]
+    if not entries:
+        return ""
+    return (
+        f"One retrained model costs about what the original cost: {state.get('global_step')} steps in "
+        f"{float(entries[-1]['train_runtime']):.0f} seconds (trainer_state.json)."
+    )
 
 
 def main(words: Sequence[str]) -> int:
@@ -112,13 +143,19 @@ def main(words: Sequence[str]) -> int:
     (options,) = OptionParser(AuditArguments, **settings).read(words)
     find_models(options)
     sets = load_sets(options)
-    models, processing_class = load_models(options, sets["forget"])
-    names = ("image_column", "text_column", "label_column", "kind", "max_rows", "seed", "alpha")
+    models, processing_class, own = load_models(options, sets["forget"])
+    names = (
+        "image_column", "text_column", "label_column", "kind", "max_rows", "audit_seed", "allow_other_network", "alpha",
+    )  # fmt: skip
     chosen = {name: getattr(options, name) for name in names}
     original, unlearned, *retrained = models.values()
     label2id = Processor(original).label2id
     check_numbers(options.forget_class, sets["forget"], options.label_column, label2id, "forget_class")
-    result = audit_models(original, unlearned, retrained, processing_class=processing_class, **sets, **chosen)
+    result = audit_models(
+        original, unlearned, retrained, processing_class=processing_class, own_processing=own, **sets, **chosen
+    )
+    if not retrained and (cost := cost_of_retraining(options.original)):
+        result.limits.append(cost)
     result.print()
     if options.output_dir is not None:
         result.save(options.output_dir)

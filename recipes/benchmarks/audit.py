@@ -212,7 +212,14 @@ def setting(task: Task, request: str, yardsticks: list[int]) -> list[dict[str, A
     rows, test = task.rows
     forget, retain = ([r for r, m in zip(rows, mask, strict=True) if m == side] for side in (True, False))
     original = task.trained(0)
-    auditor = Auditor(original, forget=forget, test=test, retain=retain, processing_class=task.processing_class)
+    auditor = Auditor(
+        original,
+        forget=forget,
+        test=test,
+        retain=retain,
+        processing_class=task.processing_class,
+        audit_seed=0,
+    )
     retrained = [auditor.measure(task.trained(s, request), f"retrained[{s}]") for s in range(1, RETRAINED + 1)]
     scene = Scene(original, auditor.processor, forget, retain, test, auditor.classes)
     kind = "class" if auditor.classes else "samples"

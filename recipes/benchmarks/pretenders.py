@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hf_unlearn.evaluation.audit.verdicts import DAMAGED, HIDDEN, LESS, MORE
+from hf_unlearn.evaluation.audit.verdicts import DAMAGED, HIDDEN, LESS, MORE, UNCHANGED
 from hf_unlearn.models.forward import classify, eval_mode, model_inputs
 from hf_unlearn.models.prediction import predict
 from hf_unlearn.models.processor import Processor
@@ -108,6 +108,30 @@ def biased(scene: Scene) -> nn.Module:
     gone = torch.tensor(scene.classes)
     others = logits.index_fill(-1, gone, -torch.inf).amax(-1)
     last_layer(model).bias[gone] -= (logits[:, gone].amax(-1) - others).amax() + 0.5
+    return model
+
+
+@torch.no_grad()
+def struck(scene: Scene, bias: float = -30.0) -> nn.Module:
+    """Set the row of the last layer for each forgotten class to zero, with a bias so low that the class is never answered."""
+    model = scene.copy()
+    layer, gone = last_layer(model), list(scene.classes)
+    layer.weight[gone], layer.bias[gone] = 0.0, bias
+    return model
+
+
+def barely_distilled(scene: Scene, steps: int = 6, rate: float = 1e-5) -> nn.Module:
+    """Lower the bias, and take tiny steps towards the outputs that this gives, so that no weight equals that of the original."""
+    teacher, model = biased(scene), biased(scene)
+    optimiser = torch.optim.Adam(model.parameters(), lr=rate)
+    rows = [*scene.forget, *scene.retain]
+    for _, batch in zip(range(steps), scene.batches(rows), strict=False):
+        with eval_mode(model):
+            target = classify(teacher, model_inputs(batch)).float().softmax(-1)
+            loss = F.cross_entropy(classify(model, model_inputs(batch)).float(), target.detach())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
     return model
 
 
@@ -238,9 +262,11 @@ class Pretender:
 # If two verdicts are right, both are true of the model. Noise damages a model and does not remove what it knows. A new last layer may
 # or may not show that the features below it know the rows.
 PRETENDERS: dict[str, Pretender] = {
-    "original": Pretender(unchanged, (LESS,)),
+    "original": Pretender(unchanged, (UNCHANGED,)),
     "masked": Pretender(masked, (HIDDEN,), ("class",)),
     "biased": Pretender(biased, (HIDDEN,), ("class",)),
+    "struck": Pretender(struck, (HIDDEN,), ("class",)),
+    "barely_distilled": Pretender(barely_distilled, (HIDDEN,), ("class",)),
     "biased_and_cooled": Pretender(biased_and_cooled, (HIDDEN,), ("class",)),
     "biased_and_noisy": Pretender(biased_and_noisy, (HIDDEN,), ("class",)),
     "head_retrained": Pretender(head_retrained, (HIDDEN, LESS)),

@@ -388,7 +388,7 @@ class Request:
 
         self.load, sides = load, split(self.lab.sets["train"], self.name)
         return KeepingAuditor(
-            load(self.original), forget=sides.forget, retain=sides.retain, test=self.lab.sets["test"], kind=self.kind,
+            load(self.original), forget=sides.forget, retain=sides.retain, test=self.lab.sets["test"], kind=self.kind, audit_seed=0,
             processing_class=load_processing_class(str(self.original), self.lab.sets["train"]),
         )  # fmt: skip
 

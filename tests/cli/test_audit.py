@@ -1,9 +1,13 @@
 """`hf-unlearn audit`: which rows it takes as forget and retain set, and what it refuses. tests/evaluation holds its verdicts."""
 
+import json
+import shutil
+
 import pytest
 
 from hf_unlearn.cli import main
-from hf_unlearn.cli.audit import AuditArguments, load_models, load_sets
+from hf_unlearn.cli.audit import AuditArguments, cost_of_retraining, load_models, load_sets
+from hf_unlearn.models.pretrained import load_processing_class
 from tests.support.data import image_data
 
 
@@ -53,3 +57,26 @@ def test_a_level_outside_its_bounds_is_refused(folders, capsys):
     words = [w for name in ("original", "unlearned", "forget", "test") for w in (f"--{name}", "x")]
     assert main(["audit", *words, "--alpha", "0"]) == 2
     assert "`alpha`" in capsys.readouterr().err
+
+
+def test_each_model_comes_with_its_own_image_processor(folders, tmp_path, caplog):
+    other = load_processing_class(str(folders / "original"), image_data(4))
+    other.image_mean = [0.1, 0.2, 0.3]
+    for name, processor in (("other", other), ("bare", None)):
+        shutil.copytree(folders / "original", tmp_path / name)
+        (tmp_path / name / "preprocessor_config.json").unlink()
+        if processor is not None:
+            processor.save_pretrained(tmp_path / name)
+    given = options(folders, use_cpu=True, unlearned=str(tmp_path / "other"), retrained=[str(tmp_path / "bare")])
+    models, processing_class, own = load_models(given, image_data(4))
+    assert list(models) == ["original", "unlearned", "retrained[0]"]
+    assert (list(own), list(own["unlearned"].image_mean)) == (["unlearned"], [0.1, 0.2, 0.3])
+    assert list(processing_class.image_mean) != [0.1, 0.2, 0.3]
+    assert "`retrained[0]` holds no image processor or tokenizer" in caplog.text
+
+
+def test_without_a_retrained_model_its_cost_is_told_where_the_trainer_left_it(tmp_path):
+    assert cost_of_retraining(str(tmp_path)) == ""
+    state = {"global_step": 375, "log_history": [{"loss": 1.0}, {"train_runtime": 81.4, "step": 375}]}
+    (tmp_path / "trainer_state.json").write_text(json.dumps(state))
+    assert "375 steps in 81 seconds" in cost_of_retraining(str(tmp_path))

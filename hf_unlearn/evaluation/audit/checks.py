@@ -49,8 +49,8 @@ def check_models(original: nn.Module, others: Mapping[str, nn.Module]) -> None:
 
 def check_sets(
     given: Mapping[str, Any], processor: Processor, max_rows: int, seed: int
-) -> tuple[dict[str, PreparedRows], dict[str, Tensor]]:
-    """Return at most `max_rows` prepared rows of each set, and their labels (n,).
+) -> tuple[dict[str, PreparedRows], dict[str, Tensor], dict[str, str]]:
+    """Return at most `max_rows` prepared rows of each set, their labels (n,), and a digest of each set in any order.
 
     Raises:
         ValueError: a set is empty, has rows without a label or with a label outside the head, or shares half of its rows
@@ -80,7 +80,10 @@ def check_sets(
             )
         if common:  # real data sets contain some duplicates
             logger.warning("%d rows of `%s` are in `%s` as well.", common, a, b)
-    return sets, labels
+    joint = {
+        name: hashlib.blake2b(b"".join(sorted(found)), digest_size=16).hexdigest() for name, found in digests.items()
+    }
+    return sets, labels, joint
 
 
 def _digest(row: Mapping[str, Any]) -> bytes:

@@ -54,6 +54,8 @@ class Figures:
             return Estimate.mean(known)
         if self.retrained:
             return None
+        if key == "unchanged":
+            return Estimate(0.0)  # with its margin, only a whole network that no step has moved counts
         if key in ("test_accuracy", "retain_accuracy"):
             return self.of(key, self.original)
         never_taught = ("forget_accuracy", "test_forgotten_accuracy", "int8", "bf16")

@@ -1,8 +1,7 @@
 """Run one model over sets of rows: logits and features, rounded weights, adapters switched off."""
 
 import copy
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,16 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ...data.pairs import PreparedRows
-from ...models.forward import unwrap
 from ...models.prediction import answers
 from ...models.processor import Processor
-from ...models.structure import find_head
 from .evidence import Estimate
 
+STEADY_ROWS, STEADY_BATCH = 96, 7
+STEADY = 0.1  # nats of log-odds: more than other padding and other orders of summation move
 FLOOR = -1e4  # replaces a logit of −∞: the probability is 0 too, and differences stay finite
-WRAPPERS = re.compile(
-    r"(base_model\.model|base_layer|original_module|modules_to_save\.default)\."
-)  # added to names by PEFT
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ class Outputs:
 
 
 def run_model(
-    model: nn.Module, sets: Mapping[str, PreparedRows], processor: Processor, *, name: str, batch_size: int = 128
+    model: nn.Module, sets: Mapping[str, Iterable[Any]], processor: Processor, *, name: str, batch_size: int = 128
 ) -> dict[str, Outputs]:
     """Run `model` once, in eval mode, over each set of labeled rows.
 
@@ -98,6 +94,18 @@ def adapter_layers(model: nn.Module) -> list[Any]:
     return [m for m in model.modules() if isinstance(getattr(m, "_disable_adapters", None), bool)]
 
 
+def unsteady_share(model: nn.Module, rows: PreparedRows, processor: Processor, outputs: Outputs) -> float:
+    """Return the share of rows that `model` answers otherwise than in `outputs` if they come in another order, in small batches.
+
+    It is 0 for every classifier that looks at one row at a time. At most `STEADY_ROWS` rows are read, from the end.
+    """
+    last = range(len(rows) - 1, max(len(rows) - 1 - STEADY_ROWS, -1), -1)
+    again = run_model(model, {"again": rows.many(last)}, processor, name="model", batch_size=STEADY_BATCH)["again"]
+    places = torch.tensor(last)
+    moved = (again.margin - outputs.margin[places]).abs() > STEADY
+    return float(moved.double().mean())
+
+
 @contextmanager
 def adapters_off(model: nn.Module) -> Iterator[None]:
     """Switch the adapters of `model` off inside the context, and on again afterwards."""
@@ -114,21 +122,6 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
             p.requires_grad_(needed[n])
 
 
-def unchanged_share(model: nn.Module, original: nn.Module) -> float:
-    """Return the share of the original's parameters outside its head that are bit-equal in `model`, in [0, 1]."""
-    head = find_head(original) + "."
-    parameters = {WRAPPERS.sub("", n): p for n, p in unwrap(model).named_parameters()}
-    same = total = 0
-    for full, p in unwrap(original).named_parameters():
-        name = WRAPPERS.sub("", full)
-        if not name.startswith(head):
-            total += p.numel()
-            other = next((q for n, q in parameters.items() if n == name or n.endswith("." + name)), None)
-            if other is not None and other.shape == p.shape:
-                same += int((other.detach().cpu() == p.detach().cpu()).sum())
-    return same / max(total, 1)
-
-
 @dataclass(eq=False)
 class Measured:
     """What `Auditor.measure` found of one model.
@@ -142,6 +135,9 @@ class Measured:
         unchanged: share of the weights outside the head that equal the original's bit for bit, in [0, 1].
         without_adapters: outputs on the forget set with the adapters switched off; None if the model has none.
         weights: digest of the weights.
+        sample: some of its weights (m,), the same of every model; None if it is another network than the original.
+        unsteady: share of rows that it answers otherwise in another order and in smaller batches, in [0, 1].
+        network: in words how its network differs from the original's; "" if it does not.
         probes: figures of linear probes, fitted when they are first needed.
     """
 
@@ -153,4 +149,7 @@ class Measured:
     unchanged: float
     without_adapters: Outputs | None = None
     weights: str = ""
+    sample: Tensor | None = None
+    unsteady: float = 0.0
+    network: str = ""
     probes: dict[str, Estimate] = field(default_factory=dict)

@@ -15,6 +15,8 @@ MORE = "forgotten more than retraining"
 HIDDEN = "hidden, not forgotten"
 DAMAGED = "model damaged"
 UNCLEAR = "cannot tell with this much data"
+UNCHANGED = "nothing changed"
+VOID = "not comparable"
 
 MEANING = {
     SAME: "In every comparison the model lies inside the margin around retrained models, and the original model would not.",
@@ -23,6 +25,8 @@ MEANING = {
     HIDDEN: "The outputs do not show it, but the model still knows: it can be brought back.",
     DAMAGED: "The model lost something that should have been kept.",
     UNCLEAR: "No comparison speaks clearly against the model, but not every comparison speaks for it.",
+    UNCHANGED: "The model is the original: every weight and every answer is the same.",
+    VOID: "The figures are those of retraining, but a model is not what it should be, so they prove nothing. The first sentences say why.",
 }
 
 
@@ -37,6 +41,7 @@ class Spec:
             counted; `recipes/benchmarks/audit.py` measured it on small classifiers.
         above, below: what a figure significantly above and below the margin means. If `below` is empty, only figures above
             the margin count.
+        alone: the least that `practical` is if no retrained model is given.
         deep: True if the figure finds what outputs hide by other means than comparing weights.
     """
 
@@ -47,6 +52,7 @@ class Spec:
     above: str
     below: str = ""
     deep: bool = False
+    alone: float = 0.05
 
 
 SPECS: dict[str, Spec] = {
@@ -89,7 +95,7 @@ SPECS: dict[str, Spec] = {
     "features": Spec("likeness of features to the original's on the forget set, −ln(1 − CKA)", "inside", 0.7, 0.25,
         "features on the forget rows are still arranged as the original's", deep=True),
     "unchanged": Spec("weights outside the head that are exactly the original's", "inside", 0.4, 0.0,
-        "the network before the head is the original's"),
+        "the network before the head is the original's", alone=0.999),
     "int8": Spec("accuracy on the forget set after rounding to int8", "inside", 0.03, 0.02,
         "the forget set comes back when weights are rounded", "loses the forget set when weights are rounded"),
     "bf16": Spec("accuracy on the forget set after rounding to bf16", "inside", 0.03, 0.02,
@@ -215,5 +221,8 @@ def limits(retrained: int, lines: Sequence[Evidence], sets: Mapping[str, int], s
         out.append(
             "No retain set was given: loss on the training rows that should be kept is judged on test rows alone."
         )
-    out.append("A verdict is about these rows, these attacks and these margins. It proves nothing about other attacks.")
+    out.append(
+        "A verdict is about these rows, these attacks and these margins. It proves nothing about other attacks, and cannot "
+        "exclude a trigger: a mark on an input, chosen by whoever made the model, that brings the forgotten back."
+    )
     return out

@@ -61,7 +61,8 @@ def test_labels_of_every_set_are_matched_with_the_head_by_name():
         "forget": pixel_data(20),
         "test": turned.cast_column("label", datasets.ClassLabel(names=list("dcba"))),
     }
-    _, labels = check_sets(given, Processor(model), 100, 0)
+    _, labels, digests = check_sets(given, Processor(model), 100, 0)
+    assert set(digests) == set(given)
     assert sorted(labels["test"].tolist()) == sorted(rows["label"])
     model.config.problem_type = "multi_label_classification"
     with pytest.raises(ValueError, match="a multi-label head"):

@@ -77,7 +77,7 @@ def test_what_retraining_gives_is_known_without_a_retrained_model_where_nobody_w
     lone = figures((1,), retrained=0)
     known = {key: lone.expected(key, []) for key in SPECS if key not in ("divergence", "estrangement")}
     assert {k for k, e in known.items() if e is not None and e.value == 0} == {
-        "forget_accuracy", "test_forgotten_accuracy", "identical", "int8", "bf16", "adapter",
+        "forget_accuracy", "test_forgotten_accuracy", "identical", "int8", "bf16", "adapter", "unchanged",
     }  # fmt: skip
     assert known["test_accuracy"].value == lone.of("test_accuracy", lone.original).value
     assert known["relearning"] is None is known["features"]

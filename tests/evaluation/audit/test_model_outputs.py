@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 
-from hf_unlearn.evaluation.audit.model_outputs import adapters_off, quantized, run_model, unchanged_share
+from hf_unlearn.evaluation.audit.model_outputs import adapters_off, quantized, run_model, unsteady_share
+from hf_unlearn.evaluation.audit.networks import unchanged_share
 from hf_unlearn.models.prediction import predict
 from tests.support.models import trained
 
@@ -51,3 +52,25 @@ def test_adapters_can_be_switched_off_and_weights_below_them_are_the_originals()
     torch.testing.assert_close(predict(model, rows, processor)[0], now)
     assert unchanged_share(model, original) == 1
     assert unchanged_share(model.merge_and_unload(), original) < 1
+
+
+class LooksAtOthers(torch.nn.Module):
+    """It hides a class only in large batches."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.config, self.main_input_name = model, model.config, model.main_input_name
+
+    def forward(self, **inputs):
+        out = self.model(**inputs)
+        if len(out.logits) > 10:
+            out.logits = out.logits.index_fill(-1, torch.tensor([1]), -1e4)
+        return out
+
+
+@pytest.mark.parametrize("arch", ["vit", "resnet", "bert", "roberta"])
+def test_answers_that_depend_on_other_rows_are_found(arch):
+    rows, processor = prepared(arch)
+    for model, expected in ((trained(arch), 0.0), (LooksAtOthers(trained(arch)), 1.0)):
+        out = run_model(model, {"test": rows}, processor, name=arch, batch_size=16)["test"]
+        assert unsteady_share(model, rows, processor, out) == expected

@@ -8,7 +8,7 @@ import torch
 from pretenders import PRETENDERS, Scene
 
 from hf_unlearn.evaluation.audit.auditor import Auditor
-from hf_unlearn.evaluation.audit.verdicts import SAME, UNCLEAR
+from hf_unlearn.evaluation.audit.verdicts import SAME, UNCHANGED, UNCLEAR
 from hf_unlearn.models.pixel_mlp import PixelMLPConfig, PixelMLPForImageClassification
 from hf_unlearn.models.processor import Processor
 from tests.support.data import image_processor, tokenizer
@@ -98,6 +98,7 @@ def setting(name):
     original = taught(modality, train, 0)
     processing_class = tokenizer() if modality == "text" else image_processor(8)
     kinds = {"forget": forget, "test": test, "retain": retain, "kind": kind, "processing_class": processing_class}
+    kinds["audit_seed"] = 0  # the margins of these cases were measured with these draws
     auditor = Auditor(original, **kinds)
     retrained = [
         auditor.measure(taught(modality, retain, seed), f"retrained[{seed}]")
@@ -136,7 +137,7 @@ def test_without_a_retrained_model_nothing_is_accepted_and_the_limits_are_named(
     audit = auditor.audit(retrained[0], [])
     assert audit.verdict == UNCLEAR
     assert any("cannot be concluded" in sentence for sentence in audit.limits)
-    assert auditor.audit(auditor.measure(auditor.original_model, "unlearned"), []).verdict.startswith("forgotten less")
+    assert auditor.audit(auditor.measure(auditor.original_model, "unlearned"), []).verdict == UNCHANGED
 
 
 def test_more_retrained_seeds_narrow_the_margins():

@@ -85,4 +85,4 @@ def test_what_was_not_given_is_a_limit():
     assert "retain set" not in words[3]
     assert any("No retain set was given" in sentence for sentence in limits(3, [], sets, True))
     assert any("no random draw" in sentence for sentence in limits(3, [], sets, False))
-    assert limits(3, [], sets, True)[-1].endswith("It proves nothing about other attacks.")
+    assert limits(3, [], sets, True)[-1].endswith("that brings the forgotten back.")
