@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -179,37 +180,55 @@ def pooled_features(
     for the first token. The block is the one at that share of all blocks, the last at 1. Layers behind the last block of a base
     are often untrained. Without blocks the features are what the last layer reads. Images of a convolution have no first token.
     """
-    blocks, inner, labels, places = find_blocks(model), unwrap(model), [], []
-    names = [blocks[max(math.ceil(depth * len(blocks)), 1) - 1] for depth in depths] if blocks else []
+    labels, places = [], []
     parts: list[list[Tensor]] = []
-    seen: dict[str, Any] = {}
-    handles = [inner.get_submodule(n).register_forward_hook(partial(_note, seen, n)) for n in dict.fromkeys(names)]
-    try:
+    with block_outputs(model, depths) as blocks:
         for answer in answers(model, rows, collate, batch_size, features=not blocks, any_order=True):
-            mask, count = answer.inputs.get("attention_mask"), len(answer.logits)
-            found: list[Any] = [x for name in names for x in _pooled(seen[name].float(), count, mask)] or [
-                answer.features
-            ]
+            found = [x for block in blocks for x in _pooled(block(), answer)] or [answer.features]  # type: ignore[list-item]
             parts = parts or [[] for _ in found]
             for part, features in zip(parts, found, strict=True):
                 part.append(features.float().cpu())
             labels.append(answer.labels)
             places.append(answer.places)
+    return [joined(part, places) for part in parts], all_labels(labels, places)
+
+
+@contextmanager
+def block_outputs(model: nn.Module, depths: Sequence[float]) -> Iterator[list[Callable[[], Tensor]]]:
+    """Give for each of `depths` (see `pooled_features`) a function that returns what this block gave in the last forward pass.
+
+    The list is empty for a model without blocks.
+    """
+    blocks, inner = find_blocks(model), unwrap(model)
+    seen: dict[str, Any] = {}
+    names = [blocks[max(math.ceil(depth * len(blocks)), 1) - 1] for depth in depths] if blocks else []
+    handles = [inner.get_submodule(n).register_forward_hook(partial(_note, seen, n)) for n in dict.fromkeys(names)]
+    try:
+        yield [partial(seen.__getitem__, name) for name in names]
     finally:
         for handle in handles:
             handle.remove()
-    return [joined(part, places) for part in parts], all_labels(labels, places)
 
 
 def _note(seen: dict[str, Any], name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
     seen[name] = output[0] if isinstance(output, tuple) else output
 
 
-def _pooled(hidden: Tensor, rows: int, mask: Tensor | None) -> list[Tensor]:
+def block_means(blocks: Sequence[Callable[[], Tensor]], answer: Answers) -> list[Tensor]:
+    """Return for each of the blocks of `block_outputs` the mean over tokens or places of what it gave for `answer` (B, d).
+
+    None at all if a block has neither tokens nor places, as the layers of a perceptron.
+    """
+    hidden = [block() for block in blocks]
+    return [_pooled(h, answer)[0] for h in hidden] if all(h.ndim > 2 for h in hidden) else []
+
+
+def _pooled(hidden: Tensor, answer: Answers) -> list[Tensor]:
     """Return mean and maximum (B, d) over places (B, d, H, W) or over tokens (B, T, d), and what the first token has.
 
-    Tokens that `mask` (B, T) shows as padding do not count.
+    Tokens that the attention mask of the inputs shows as padding do not count.
     """
+    hidden, rows, mask = hidden.float(), len(answer.logits), answer.inputs.get("attention_mask")
     if hidden.ndim == 4:
         return [hidden.mean((-2, -1)), hidden.amax((-2, -1))]
     if hidden.shape[0] != rows:  # XLNet works on (T, B, d)

@@ -10,7 +10,7 @@ import transformers
 from hf_unlearn.data.pairs import PreparedRows
 from hf_unlearn.models import prediction
 from hf_unlearn.models.forward import model_inputs
-from hf_unlearn.models.prediction import _pooled, answers, pooled_features, predict
+from hf_unlearn.models.prediction import Answers, _pooled, answers, pooled_features, predict
 from hf_unlearn.models.processor import Processor
 from hf_unlearn.models.structure import find_last_layer
 from tests.support.data import (
@@ -93,11 +93,17 @@ def test_pooled_features_come_in_the_order_of_the_rows(arch):
     assert labels.tolist() == data["label"][:]
 
 
+def given(rows, mask=None):
+    """Answers to `rows` rows, of which only their number and the mask of their tokens count."""
+    inputs = {} if mask is None else {"attention_mask": mask}
+    return Answers([], inputs, torch.zeros(rows, 2), None, None, torch.arange(rows))
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_pooled_features_are_mean_maximum_and_first_of_the_real_tokens(side):
     hidden = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0] if side == "right" else [0, 0, 0, 1, 1]])
-    mean, largest, first = _pooled(hidden, 2, mask)
+    mean, largest, first = _pooled(hidden, given(2, mask))
     real = [hidden[0], hidden[1, :2] if side == "right" else hidden[1, 3:]]
     torch.testing.assert_close(mean, torch.stack([tokens.mean(0) for tokens in real]))
     assert torch.equal(largest, torch.stack([tokens.amax(0) for tokens in real]))
@@ -106,7 +112,7 @@ def test_pooled_features_are_mean_maximum_and_first_of_the_real_tokens(side):
 
 def test_pooled_features_of_a_picture_are_mean_and_maximum_over_places():
     hidden = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
-    mean, largest = _pooled(hidden, 2, None)
+    mean, largest = _pooled(hidden, given(2))
     torch.testing.assert_close(mean, hidden.flatten(2).mean(-1))
     assert torch.equal(largest, hidden.flatten(2).amax(-1))
 

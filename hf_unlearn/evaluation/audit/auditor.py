@@ -276,7 +276,9 @@ class Auditor:
 
     def _lines(self, unlearned: Measured, retrained: Sequence[Measured], alpha: float) -> list[Evidence]:
         """Every line that the sets allow, compared with retraining if it is known what retraining gives."""
-        figures = Figures(self.classes, self.in_forgotten_class, self.same_shares, self.original, list(retrained))
+        figures = Figures(
+            self.classes, self.in_forgotten_class, self.same_shares, self.original, list(retrained), self.audit_seed
+        )
         lines = []
         for key, spec in SPECS.items():
             before, ours = figures.of(key, self.original), figures.of(key, unlearned)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ...metrics.functional.distance import divergences
 from .evidence import Estimate, estimate_mean, estimate_share, separation
-from .model_outputs import FLOOR, Measured, Outputs
-from .probing import class_probe, membership_probe
+from .model_outputs import DEPTHS, FLOOR, Measured, Outputs
+from .probing import class_probe, membership_probe, prototypes
 
 FEWEST_ROWS = 5  # on either side of a comparison
 SMALLEST_DISTANCE = 1e-4  # added to 1 − CKA, which is 0 for the original's own features
@@ -28,6 +28,7 @@ class Figures:
         same_shares: True if forget and test rows have labels in the same shares.
         original: the model that learned everything.
         retrained: the models trained without the forget set.
+        seed: seed of draws of rows. Default 0.
     """
 
     classes: tuple[int, ...]
@@ -35,6 +36,7 @@ class Figures:
     same_shares: bool
     original: Measured
     retrained: Sequence[Measured]
+    seed: int = 0
 
     def of(self, key: str, model: Measured) -> Estimate | None:
         """Return the figure `key` of `model`; None if the sets or models do not allow it."""
@@ -122,6 +124,34 @@ class Figures:
         train, asked = torch.cat([forget, train_kept]), torch.cat([gone, test_kept])
         return class_probe(train, torch.arange(len(train)) < len(forget), asked, torch.arange(len(asked)) < len(gone))
 
+    def prototype(self, model: Measured, blocks: Sequence[int]) -> Estimate | None:
+        """The mean over `blocks`, which are places in `DEPTHS`; for a model without blocks what its last layer reads."""
+        if not self.classes or not self.in_forgotten_class.any():
+            return None
+        found = [self._prototype_at(model, block) for block in blocks]
+        return None if any(f is None for f in found) else Estimate.mean(found)  # type: ignore[arg-type]
+
+    def _prototype_at(self, model: Measured, block: int) -> Estimate | None:
+        def features(name: str) -> Tensor:
+            outputs = model.outputs[name]
+            return outputs.blocks[block] if outputs.blocks else outputs.features
+
+        if not model.outputs["test"].blocks and block != len(DEPTHS) - 1:
+            return None
+        name = f"prototype {block}"
+        if name not in model.probes:
+            forget, test, gone = model.outputs["forget"], model.outputs["test"], self.in_forgotten_class
+            if "retain" in model.outputs:
+                kept, labels, asked = features("retain"), model.outputs["retain"].labels, torch.ones_like(gone)
+            else:  # half of the kept test rows show the kept classes, the other half are asked about
+                half = torch.zeros_like(gone)
+                half[(~gone).nonzero()[::2, 0]] = True
+                kept, labels, asked = features("test")[half], test.labels[half], ~half
+            model.probes[name] = prototypes(
+                features("forget"), forget.labels, kept, labels, features("test")[asked], gone[asked], self.seed
+            )
+        return model.probes[name]
+
     def membership_probe(self, model: Measured) -> Estimate | None:
         forget, test = model.outputs["forget"].features, model.outputs["test"].features
         if self.classes or min(len(forget), len(test)) < FEWEST_ROWS:
@@ -156,6 +186,8 @@ FIGURES: dict[str, Figure] = {
     "calibration": lambda figures, model: estimate_mean(model.outputs["test"].confidence[~figures.in_forgotten_class]),
     "relearning": lambda _, m: estimate_mean(np.log1p([c[-1][0] for c in m.curves])) if m.curves else None,
     "class_probe": Figures.class_probe,
+    "prototype": lambda figures, model: figures.prototype(model, [len(DEPTHS) - 1]),
+    "inner_prototype": lambda figures, model: figures.prototype(model, range(len(DEPTHS) - 1)),
     "membership_probe": Figures.membership_probe,
     "features": lambda _, model: Estimate(-math.log(1 - model.similarity + SMALLEST_DISTANCE)),
     "unchanged": lambda _, model: Estimate(model.unchanged),

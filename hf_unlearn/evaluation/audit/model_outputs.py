@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ...data.pairs import PreparedRows
-from ...models.prediction import answers
+from ...models.prediction import answers, block_means, block_outputs
 from ...models.processor import Processor
 from .evidence import Estimate
 
+DEPTHS = (1 / 2, 2 / 3, 5 / 6, 1.0)  # share of the blocks behind which features are taken
 STEADY_ROWS, STEADY_BATCH = 96, 7
 STEADY = 0.1  # nats of log-odds: more than other padding and other orders of summation move
 FLOOR = -1e4  # replaces a logit of −∞: the probability is 0 too, and differences stay finite
@@ -21,11 +22,20 @@ FLOOR = -1e4  # replaces a logit of −∞: the probability is 0 too, and differ
 
 @dataclass(frozen=True)
 class Outputs:
-    """One model on one set: logits (n, classes), features in front of the last layer (n, d), both fp32, and labels (n,)."""
+    """One model on one set, in fp32 on the CPU.
+
+    Attributes:
+        logits: (n, classes).
+        features: (n, d), what the last layer reads.
+        labels: (n,).
+        blocks: (n, d) for each of `DEPTHS`, the mean over tokens or places of what the block there gives; empty if the model
+            has no blocks.
+    """
 
     logits: Tensor
     features: Tensor
     labels: Tensor
+    blocks: tuple[Tensor, ...] = ()
 
     @property
     def right(self) -> Tensor:
@@ -59,15 +69,17 @@ def run_model(
     out: dict[str, Outputs] = {}
     for key, rows in sets.items():
         parts: list[tuple[Any, ...]] = []  # the answers themselves would keep their inputs in memory
-        for a in answers(model, rows, processor.collate, batch_size, features=True):
-            parts.append((a.logits.float().cpu(), a.features.float().cpu(), a.labels))  # type: ignore[union-attr]
-        logits, features, labels = map(torch.cat, zip(*parts, strict=True))
+        with block_outputs(model, DEPTHS) as blocks:
+            for a in answers(model, rows, processor.collate, batch_size, features=True):
+                inside = (means.float().cpu() for means in block_means(blocks, a))
+                parts.append((a.logits.float().cpu(), a.features.float().cpu(), a.labels, *inside))  # type: ignore[union-attr]
+        logits, features, labels, *inner = map(torch.cat, zip(*parts, strict=True))
         if torch.isnan(logits).any() or (logits == torch.inf).any():
             raise ValueError(
                 f"`{name}` gives NaN or infinite logits on the {key} set, so there is nothing to compare. Check how the "
                 "model was saved and loaded."
             )
-        out[key] = Outputs(logits.clamp_min(FLOOR), features, labels)
+        out[key] = Outputs(logits.clamp_min(FLOOR), features, labels, tuple(inner))
     return out
 
 

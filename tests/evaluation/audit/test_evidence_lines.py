@@ -21,7 +21,8 @@ def measured(name, seed, remembers=0.0, rows=40, classes=3, **changes):
         labels = torch.arange(rows) % classes
         logits = torch.randn(rows, classes, generator=generator)
         logits[torch.arange(rows), labels] += remembers if key == "forget" else 0.0
-        outputs[key] = Outputs(logits, torch.randn(rows, 4, generator=generator), labels)
+        features = torch.randn(rows, 4, generator=generator)
+        outputs[key] = Outputs(logits, features, labels, (features, -features, 2 * features, features.flip(0)))
     right = outputs["forget"].right
     return Measured(name, outputs, {"int8": right, "bf16": right}, [[(0, 0.0), (7, 1.0)]], 0.5, 0.25, **changes)
 
@@ -34,7 +35,14 @@ def figures(classes=(), retrained=2, same_shares=True):
 
 def test_every_line_has_a_figure_for_classes_or_for_single_rows():
     both = [{k for k in SPECS if f.of(k, measured("unlearned", 1))} for f in (figures((1,)), figures())]
-    only_classes = {"test_forgotten_accuracy", "class_membership", "estrangement", "class_probe"}
+    only_classes = {
+        "test_forgotten_accuracy",
+        "class_membership",
+        "estrangement",
+        "class_probe",
+        "prototype",
+        "inner_prototype",
+    }
     assert both[0] - both[1] == only_classes
     assert both[1] - both[0] == {"membership", "membership_probe"}
     assert both[0] | both[1] | {"adapter"} == set(SPECS)  # a model without an adapter cannot switch it off
@@ -90,6 +98,25 @@ def test_the_mean_of_retrained_models_is_expected():
     own = figures((1,))
     known = [own.of("test_accuracy", m) for m in own.retrained]
     assert own.expected("test_accuracy", known).value == pytest.approx(np.mean([k.value for k in known]))
+
+
+def test_the_inner_figure_is_the_mean_over_inner_blocks_and_a_model_without_blocks_has_only_the_last():
+    own = figures((1,))
+    model = measured("unlearned", 1)
+    at = [own._prototype_at(model, block).value for block in range(4)]
+    assert own.of("inner_prototype", model).value == pytest.approx(np.mean(at[:3]))
+    assert own.of("prototype", model).value == at[3]
+    assert at[0] == pytest.approx(at[1]) == pytest.approx(at[2])  # its metric knows neither sign nor scale
+    bare = measured("bare", 1)
+    bare.outputs = {k: Outputs(o.logits, o.features, o.labels) for k, o in bare.outputs.items()}
+    assert own.of("inner_prototype", bare) is None
+    assert own.of("prototype", bare).value == pytest.approx(at[0])
+
+
+def test_without_a_retain_set_half_of_the_kept_test_rows_show_the_kept_classes():
+    own, model = figures((1,)), measured("unlearned", 1)
+    model.outputs.pop("retain")
+    assert len(own.of("prototype", model).rows[1]) == (~own.in_forgotten_class).sum() // 2
 
 
 def test_an_adapter_is_compared_with_the_original_when_it_is_switched_off():

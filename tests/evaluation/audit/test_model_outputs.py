@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from hf_unlearn.evaluation.audit.model_outputs import adapters_off, quantized, run_model, unsteady_share
+from hf_unlearn.evaluation.audit.model_outputs import DEPTHS, adapters_off, quantized, run_model, unsteady_share
 from hf_unlearn.evaluation.audit.networks import unchanged_share
-from hf_unlearn.models.prediction import predict
+from hf_unlearn.models.prediction import pooled_features, predict
 from tests.support.models import trained
 
 from .support import prepared
@@ -20,6 +20,9 @@ def test_one_pass_gives_logits_and_what_the_last_layer_reads(arch):
     logits, labels = predict(trained(arch), rows, processor)
     torch.testing.assert_close(out.logits, logits)
     assert torch.equal(out.labels, labels)
+    pooled, _ = pooled_features(trained(arch), rows, processor.collate, 16, DEPTHS)
+    for block, mean in zip(out.blocks, pooled[:: len(pooled) // len(DEPTHS)], strict=True):
+        torch.testing.assert_close(block, mean, rtol=1e-4, atol=1e-4)
     layer = [m for m in trained(arch).modules() if isinstance(m, torch.nn.Linear)][-1]
     torch.testing.assert_close(layer(out.features), logits, rtol=1e-4, atol=1e-5)
     p = logits.double().softmax(-1).gather(-1, labels[:, None])[:, 0]

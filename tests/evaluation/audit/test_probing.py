@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import cdist
+from sklearn.covariance import LedoitWolf
 
-from hf_unlearn.evaluation.audit.probing import class_probe, feature_similarity, membership_probe
+from hf_unlearn.evaluation.audit.probing import class_probe, feature_similarity, membership_probe, prototypes
 
 
 def test_probes_separate_features_that_differ_and_no_others():
@@ -19,3 +21,45 @@ def test_probes_separate_features_that_differ_and_no_others():
     rotation = torch.linalg.qr(torch.tensor(rng.normal(size=(6, 6)), dtype=torch.float32))[0]
     assert feature_similarity(x, 3 * x @ rotation + 1) == pytest.approx(1)
     assert feature_similarity(x, x[torch.randperm(400)]) < 0.1
+
+
+def clusters(seed, labels, apart, d=5):
+    """Rows around a centre for each class; the centres are `apart` standard deviations from zero."""
+    centres = torch.nn.functional.normalize(torch.randn(4, d, generator=torch.Generator().manual_seed(0)), dim=1)
+    return apart * centres[labels] + torch.randn(len(labels), d, generator=torch.Generator().manual_seed(seed))
+
+
+def test_prototypes_are_nearest_means_by_mahalanobis_distance():
+    kept_labels, test_labels = torch.arange(90) % 3, torch.arange(200) % 4
+    gone = torch.full((8,), 3)  # fewer than are drawn: every draw takes them all
+    forget, kept, test = clusters(1, gone, 2.0), clusters(2, kept_labels, 2.0), clusters(3, test_labels, 2.0)
+    means = torch.stack([kept[kept_labels == c].mean(0) for c in range(3)])
+    inverse = np.linalg.inv(
+        LedoitWolf(assume_centered=True).fit((kept - means[kept_labels]).double().numpy()).covariance_
+    )
+    centres = torch.cat([means, forget.mean(0, keepdim=True)])
+    nearest = cdist(test.double(), centres.double(), "mahalanobis", VI=inverse).argmin(1)
+    is_gone = (test_labels == 3).numpy()
+    expected = (nearest[is_gone] == 3).mean() - (nearest[~is_gone] == 3).mean()
+    found = prototypes(forget, gone, kept, kept_labels, test, test_labels == 3)
+    assert found.value == pytest.approx(expected)
+    assert found.value == pytest.approx(found.rows[0].mean() + found.rows[1].mean())
+
+
+def test_prototypes_bring_back_a_class_that_the_features_hold_together_and_no_other():
+    kept_labels, test_labels = torch.arange(300) % 3, torch.arange(400) % 4
+    gone = torch.full((50,), 3)
+    sets = {"forget_labels": gone, "kept_labels": kept_labels, "test_is": test_labels == 3}
+    held, mixed = (
+        prototypes(
+            clusters(1, gone, a), kept=clusters(2, kept_labels, a), test=clusters(3, test_labels, a), **sets
+        ).value
+        for a in (6.0, 0.0)
+    )
+    assert held > 0.95
+    assert abs(mixed) < 0.15
+    two = prototypes(
+        clusters(1, torch.arange(60) % 2 + 2, 6.0), torch.arange(60) % 2 + 2, clusters(2, torch.arange(90) % 2, 6.0),
+        torch.arange(90) % 2, clusters(3, test_labels, 6.0), test_labels >= 2,
+    )  # fmt: skip
+    assert two.value > 0.95
