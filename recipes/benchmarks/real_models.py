@@ -365,7 +365,12 @@ class Request:
         from hf_unlearn.models.pretrained import load_classifier, load_processing_class
         from hf_unlearn.models.snapshot import weights_digest
 
-        kept, version = self.lab.cache / "measured", digest(Path(evaluation.__file__).parent, self.lab.key, self.name)
+        folder = Path(evaluation.__file__).parent
+        measuring = [
+            "relearning.py",
+            *(f"audit/{n}.py" for n in ("auditor", "checks", "model_outputs", "networks", "probing")),
+        ]
+        kept, version = self.lab.cache / "measured", digest(*(folder / f for f in measuring), self.lab.key, self.name)
         device = "cuda" if torch.cuda.is_available() else "cpu"
 
         class KeepingAuditor(Auditor):

@@ -1,0 +1,113 @@
+"""Measure whether the audit keeps its power on fine-tuned public bases: which models it accepts, and by which lines.
+
+    python recipes/benchmarks/audit_real_models.py --base-folder BASES --data-folder DATA --tasks trec --requests NUM
+    python recipes/benchmarks/audit_real_models.py --table
+
+Originals, retrained models and their cache are those of `real_models.py`, whose options these are. Each retrained model is audited
+as if it were an unlearned one, against one and against all of the others, and so is every cheap pretender of `pretenders.py`
+against all retrained models. Finished requests are lines in `--out`, so a killed benchmark continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from real_models import TASKS, Lab, Request
+
+# Those that take few steps: a pretender that trains for hundreds of steps costs more than a retraining here.
+CHEAP = (
+    "original", "masked", "biased", "struck", "barely_distilled", "biased_and_cooled", "biased_and_noisy", "cooled", "noisy",
+    "fine_tuned",
+)  # fmt: skip
+
+
+def audited(lab: Lab, name: str) -> dict[str, Any]:
+    """Audit the retrained models and the pretenders of one request."""
+    from pretenders import PRETENDERS, Scene
+
+    from hf_unlearn.evaluation.audit.verdicts import SAME
+
+    request = Request(lab, name)
+    auditor, retrained = request.auditor, request.retrained
+    forget, retain, test = (auditor.sets[key] for key in ("forget", "retain", "test"))
+    scene = Scene(auditor.original_model, auditor.processor, forget, retain, test, auditor.classes)
+    cases = []
+    for i, candidate in enumerate(retrained):
+        others = [model for j, model in enumerate(retrained) if j != i]
+        for given in ([others[0]], [others[1]], others):
+            cases.append(case("retrained", [SAME], auditor.audit(candidate, given)))
+    for key in CHEAP:
+        if request.kind in PRETENDERS[key].kinds:
+            model = auditor.measure(PRETENDERS[key].make(scene), key)
+            cases.append(case(key, list(PRETENDERS[key].verdicts), auditor.audit(model, retrained)))
+    return {"task": lab.name, "request": name, "cases": cases}
+
+
+def case(model: str, right: list[str], audit: Any) -> dict[str, Any]:
+    from hf_unlearn.evaluation.audit.verdicts import SPECS
+
+    return {
+        "model": model, "right": right, "verdict": audit.verdict, "because": audit.because,
+        "yardsticks": audit.run["retrained"], "left_out": [s for s in audit.limits if "is no yardstick" in s],
+        "telling": [x.key for x in audit.lines if x.telling], "deep": [x.key for x in audit.lines if x.telling and SPECS[x.key].deep],
+    }  # fmt: skip
+
+
+def table(out: Path) -> None:
+    """Print how often models are accepted, and which lines tell the original from retrained models."""
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    print(
+        "| task, request | retrained accepted (2 yardsticks) | (1 yardstick) | pretenders accepted | right reason | telling lines behind the outputs |"
+    )
+    print("|---|---|---|---|---|---|")
+    for entry in found:
+        cases, same = entry["cases"], entry["cases"][0]["right"][0]
+        honest = {
+            k: [c["verdict"] for c in cases if c["model"] == "retrained" and c["yardsticks"] == k] for k in (1, 2)
+        }
+        cheats = [c for c in cases if c["model"] != "retrained"]
+        cells = [f"{Counter(verdicts)[same]} of {len(verdicts)}" for verdicts in (honest[2], honest[1])]
+        cells += [
+            f"{sum(c['verdict'] == same for c in cheats)} of {len(cheats)}",
+            f"{sum(c['verdict'] in c['right'] for c in cheats)}",
+        ]
+        print(f"| {entry['task']}, {entry['request']} | {' | '.join(cells)} | {', '.join(cheats[0]['deep'])} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base-folder", type=Path, help="folder that holds the bases")
+    parser.add_argument("--data-folder", type=Path, help="folder that holds the data sets")
+    parser.add_argument("--cache", type=Path, default=Path("out/real_models"), help="folder for trained models")
+    parser.add_argument("--out", type=Path, default=Path("out/real_models/audits.jsonl"))
+    parser.add_argument("--tasks", nargs="+", default=["trec", "emotion", "cifar10"], choices=TASKS)
+    parser.add_argument("--requests", nargs="+", help="classes, `random` or `user`; default: the classes of each task")
+    parser.add_argument("--rows", type=int, default=2000, help="rows to train on")
+    parser.add_argument("--table", action="store_true", help="print what was measured")
+    options = parser.parse_args()
+    if options.table:
+        table(options.out)
+        return
+    if options.base_folder is None or options.data_folder is None:
+        parser.error("--base-folder and --data-folder are needed to measure.")
+    done = (
+        {(e["task"], e["request"]) for e in map(json.loads, options.out.read_text().splitlines())}
+        if options.out.exists()
+        else set()
+    )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    for name in options.tasks:
+        lab = Lab(name, options)
+        for request in options.requests or lab.task.requests:
+            if (name, request) not in done:
+                with options.out.open("a") as file:
+                    file.write(json.dumps(audited(lab, request)) + "\n")
+                print(f"{name} {request}: done", flush=True)
+
+
+if __name__ == "__main__":
+    main()
