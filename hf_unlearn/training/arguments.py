@@ -71,8 +71,10 @@ class UnlearningArguments(TrainingArguments):
         "of a method that stops there. None: 0.01 for classes, an estimate from `eval_dataset` for single rows. "
         "Negative: no target.",
     )
-    max_retain_drop: float = setting(
-        0.05, "Accuracy on retained rows, in [0, 1], that a run may lose before it goes back to the last good state."
+    max_retain_drop: float | None = setting(
+        None,
+        "Accuracy on retained rows, in [0, 1], that a run may lose before it goes back to the last good state. None: the method's, "
+        "or 0.05.",
     )
     max_halvings: int = setting(
         6,
@@ -137,7 +139,7 @@ class UnlearningArguments(TrainingArguments):
             raise ValueError(f"`forget_target` is a share in [0, 1], got {self.forget_target}. Write 5 % as 0.05.")
         if self.weight_average is not None and not 0 <= self.weight_average < 1:
             raise ValueError(f"`weight_average` is a decay, in [0, 1), got {self.weight_average}.")
-        if not 0 <= self.max_retain_drop <= 1:
+        if self.max_retain_drop is not None and not 0 <= self.max_retain_drop <= 1:
             raise ValueError(f"`max_retain_drop` is a share in [0, 1], got {self.max_retain_drop}. Write 5 % as 0.05.")
         if not 0 <= self.momentum <= 1:
             raise ValueError(f"`momentum` lies in [0, 1], got {self.momentum}.")
@@ -199,6 +201,7 @@ class UnlearningArguments(TrainingArguments):
             "num_train_epochs": 3.0,
             "max_steps": -1,
             "check_steps": 10,
+            "max_retain_drop": 0.05,
             "weight_average": 0.0,
             "retain_per_forget": 1,
             "per_device_train_batch_size": 64,

@@ -241,7 +241,8 @@ class ForgettingControl(TrainerCallback):
         if reason := self._damage(found):
             if self._may_halve() and state.global_step < state.max_steps:
                 self._halve_steps(reason, found)
-            elif not (self._may_halve() and self._halve_way(reason, found)):
+            # What lies between a start that `setup` moved back and the original still knows the rows.
+            elif self._begin is not None or not (self._may_halve() and self._halve_way(reason, found)):
                 logger.warning("%s: the run ends with the last good state.", reason)
                 self._go_back(reason, control)
         elif self._overshoots(found):

@@ -256,3 +256,15 @@ def test_a_patch_takes_longer_steps_and_leaves_the_original_as_it_is(tmp_path):
     now = dict(patched.model.named_parameters())
     assert len(frozen) > 20
     assert all(torch.equal(p, now[n]) for n, p in frozen.items())
+
+
+def test_a_run_that_keeps_too_little_does_not_go_half_the_way_back_to_the_original(tmp_path):
+    """There the rows are known again. The run ends with the original, and says so."""
+    save_encoder("vit", tmp_path / "base")
+    method = SurrogateDistillation(rewind=0.0, rate=1e-6)
+    trainer = run_of("vit", tmp_path / "out", method, base=tmp_path / "base", forget_target=None, max_retain_drop=0.01)
+    trainer.train()
+    assert trainer.outcome.stopped.startswith("kept data suffers")
+    assert "halved" not in trainer.outcome.stopped
+    assert trainer.outcome.unchanged
+    assert not trainer.outcome.ok

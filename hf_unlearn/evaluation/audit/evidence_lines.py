@@ -124,21 +124,24 @@ class Figures:
         train, asked = torch.cat([forget, train_kept]), torch.cat([gone, test_kept])
         return class_probe(train, torch.arange(len(train)) < len(forget), asked, torch.arange(len(asked)) < len(gone))
 
-    def prototype(self, model: Measured, blocks: Sequence[int]) -> Estimate | None:
-        """The mean over `blocks`, which are places in `DEPTHS`; for a model without blocks what its last layer reads."""
+    def prototype(self, model: Measured, rows: int, blocks: Sequence[int]) -> Estimate | None:
+        """`prototypes` of so many rows, the mean over `blocks`, which are places in `DEPTHS`.
+
+        The last place of a model without blocks is what its last layer reads.
+        """
         if not self.classes or not self.in_forgotten_class.any():
             return None
-        found = [self._prototype_at(model, block) for block in blocks]
+        found = [self._prototype_at(model, rows, block) for block in blocks]
         return None if any(f is None for f in found) else Estimate.mean(found)  # type: ignore[arg-type]
 
-    def _prototype_at(self, model: Measured, block: int) -> Estimate | None:
+    def _prototype_at(self, model: Measured, rows: int, block: int) -> Estimate | None:
         def features(name: str) -> Tensor:
             outputs = model.outputs[name]
             return outputs.blocks[block] if outputs.blocks else outputs.features
 
         if not model.outputs["test"].blocks and block != len(DEPTHS) - 1:
             return None
-        name = f"prototype {block}"
+        name = f"prototype of {rows} at {block}"
         if name not in model.probes:
             forget, test, gone = model.outputs["forget"], model.outputs["test"], self.in_forgotten_class
             if "retain" in model.outputs:
@@ -148,7 +151,7 @@ class Figures:
                 half[(~gone).nonzero()[::2, 0]] = True
                 kept, labels, asked = features("test")[half], test.labels[half], ~half
             model.probes[name] = prototypes(
-                features("forget"), forget.labels, kept, labels, features("test")[asked], gone[asked], self.seed
+                features("forget"), forget.labels, kept, labels, features("test")[asked], gone[asked], rows, self.seed
             )
         return model.probes[name]
 
@@ -171,6 +174,7 @@ class Figures:
         return estimate_share((outputs.margin - self.original.outputs["forget"].margin).abs() < SAME_ANSWER)
 
 
+LAST, INNER = [len(DEPTHS) - 1], range(len(DEPTHS) - 1)
 Figure = Callable[[Figures, Measured], Estimate | None]
 FIGURES: dict[str, Figure] = {
     "forget_accuracy": lambda _, model: estimate_share(model.outputs["forget"].right),
@@ -186,8 +190,10 @@ FIGURES: dict[str, Figure] = {
     "calibration": lambda figures, model: estimate_mean(model.outputs["test"].confidence[~figures.in_forgotten_class]),
     "relearning": lambda _, m: estimate_mean(np.log1p([c[-1][0] for c in m.curves])) if m.curves else None,
     "class_probe": Figures.class_probe,
-    "prototype": lambda figures, model: figures.prototype(model, [len(DEPTHS) - 1]),
-    "inner_prototype": lambda figures, model: figures.prototype(model, range(len(DEPTHS) - 1)),
+    "prototype": lambda figures, model: figures.prototype(model, 10, LAST),
+    "inner_prototype": lambda figures, model: figures.prototype(model, 10, INNER),
+    "single_row": lambda figures, model: figures.prototype(model, 1, LAST),
+    "inner_single_row": lambda figures, model: figures.prototype(model, 1, INNER),
     "membership_probe": Figures.membership_probe,
     "features": lambda _, model: Estimate(-math.log(1 - model.similarity + SMALLEST_DISTANCE)),
     "unchanged": lambda _, model: Estimate(model.unchanged),

@@ -12,7 +12,7 @@ from torch import Tensor
 from .evidence import Estimate, separation
 
 FOLDS = 5  # of the cross-validation
-PROTOTYPE_ROWS, PROTOTYPE_DRAWS = 10, 20
+PROTOTYPE_DRAWS = 20
 COVARIANCE_ROWS = 1_500
 
 
@@ -59,32 +59,37 @@ def prototypes(
     kept_labels: Tensor,
     test: Tensor,
     test_is: Tensor,
+    rows: int = 10,
     seed: int = 0,
 ) -> Estimate:
     """Return how well a few forget rows bring their classes back on frozen features: hits less false alarms, in [−1, 1].
 
-    The mean of `PROTOTYPE_ROWS` forget rows of a class stands for this class, beside the means of the kept classes. Each test row
-    goes to the nearest mean, in the metric of linear discriminant analysis: the inverse of the covariance within kept classes,
-    shrunk as Ledoit and Wolf (2004) do. The figure is the mean over `PROTOTYPE_DRAWS` draws of rows. Nothing is trained, so it
-    shows what the features hold, and not how fast weights move.
+    The mean of `rows` forget rows of a class stands for this class, beside the means of the kept classes. Each test row goes to
+    the nearest mean, in the metric of linear discriminant analysis: the inverse of the covariance within kept classes, shrunk as
+    Ledoit and Wolf (2004) do. A single row is compared by its angle from the mean of all kept rows, because its noise makes it
+    long. The figure is the mean over `PROTOTYPE_DRAWS` draws of rows. Nothing is trained, so it shows what the features hold, and
+    not how fast weights move.
 
     Args:
         forget, forget_labels: features (n, d) and classes (n,) of forget rows.
         kept, kept_labels: features (m, d) and classes (m,) of rows of kept classes, of which the first `COVARIANCE_ROWS` are used.
         test, test_is: features (k, d) of other rows, and whether they are of a forgotten class (k,).
+        rows: forget rows of each class that are known. Default 10.
         seed: seed of the draws. Default 0.
     """
     x, y = kept[:COVARIANCE_ROWS].double().numpy(), kept_labels[:COVARIANCE_ROWS].numpy()
     found, group = np.unique(y, return_inverse=True)
     means = np.stack([x[group == i].mean(0) for i in range(len(found))])
     inverse = np.linalg.inv(ledoit_wolf(x - means[group], assume_centered=True)[0])
-    gone, taught = forget.double().numpy(), forget_labels.numpy()
-    rows, draw = test.double().numpy(), np.random.default_rng(seed)
-    hits = np.zeros(len(rows))
+    white, middle, taught = np.linalg.cholesky(inverse), x.mean(0), forget_labels.numpy()
+    means, gone, asked = ((z - middle) @ white for z in (means, forget.double().numpy(), test.double().numpy()))
+    draw, hits = np.random.default_rng(seed), np.zeros(len(asked))
     for _ in range(PROTOTYPE_DRAWS):
-        few = [draw.permutation(np.flatnonzero(taught == c))[:PROTOTYPE_ROWS] for c in np.unique(taught)]
-        centres = np.concatenate([means, np.stack([gone[rows_of_class].mean(0) for rows_of_class in few])])
-        nearness = rows @ inverse @ centres.T - 0.5 * np.einsum("cd,de,ce->c", centres, inverse, centres)
+        few = [draw.permutation(np.flatnonzero(taught == c))[:rows] for c in np.unique(taught)]
+        centres = np.concatenate([means, np.stack([gone[of_class].mean(0) for of_class in few])])
+        if rows == 1:
+            centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+        nearness = asked @ centres.T - 0.5 * np.square(centres).sum(1) * (rows > 1)
         hits += (nearness.argmax(1) >= len(means)) / PROTOTYPE_DRAWS
     yes, no = hits[test_is.numpy()], hits[~test_is.numpy()]
     return Estimate(float(yes.mean() - no.mean()), (yes, -no), 1.0)

@@ -19,7 +19,7 @@ from tests.support.data import image_processor
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("adversary")]
 
 GONE = 3
-NARROWER = (48, 32)
+NARROWER = (96, 48)
 
 
 def mlp(seed, hidden=(256, 128)):
@@ -119,7 +119,7 @@ def test_another_network_is_no_proof_unless_it_is_allowed():
     held = audit(two_faced(NARROWER))
     assert held.verdict == VOID, held.to_markdown()
     assert (
-        "`unlearned` is another network than `original`: its layers.0.weight has the shape (48, 64)" in held.limits[0]
+        "`unlearned` is another network than `original`: its layers.0.weight has the shape (96, 64)" in held.limits[0]
     )
     assert audit(two_faced(NARROWER), allow_other_network=True).verdict == SAME
     assert any("trigger" in sentence for sentence in held.limits)

@@ -36,13 +36,9 @@ def figures(classes=(), retrained=2, same_shares=True):
 def test_every_line_has_a_figure_for_classes_or_for_single_rows():
     both = [{k for k in SPECS if f.of(k, measured("unlearned", 1))} for f in (figures((1,)), figures())]
     only_classes = {
-        "test_forgotten_accuracy",
-        "class_membership",
-        "estrangement",
-        "class_probe",
-        "prototype",
-        "inner_prototype",
-    }
+        "test_forgotten_accuracy", "class_membership", "estrangement", "class_probe", "prototype", "inner_prototype",
+        "single_row", "inner_single_row",
+    }  # fmt: skip
     assert both[0] - both[1] == only_classes
     assert both[1] - both[0] == {"membership", "membership_probe"}
     assert both[0] | both[1] | {"adapter"} == set(SPECS)  # a model without an adapter cannot switch it off
@@ -103,7 +99,7 @@ def test_the_mean_of_retrained_models_is_expected():
 def test_the_inner_figure_is_the_mean_over_inner_blocks_and_a_model_without_blocks_has_only_the_last():
     own = figures((1,))
     model = measured("unlearned", 1)
-    at = [own._prototype_at(model, block).value for block in range(4)]
+    at = [own._prototype_at(model, 10, block).value for block in range(4)]
     assert own.of("inner_prototype", model).value == pytest.approx(np.mean(at[:3]))
     assert own.of("prototype", model).value == at[3]
     assert at[0] == pytest.approx(at[1]) == pytest.approx(at[2])  # its metric knows neither sign nor scale

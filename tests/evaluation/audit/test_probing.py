@@ -63,3 +63,20 @@ def test_prototypes_bring_back_a_class_that_the_features_hold_together_and_no_ot
         torch.arange(90) % 2, clusters(3, test_labels, 6.0), test_labels >= 2,
     )  # fmt: skip
     assert two.value > 0.95
+
+
+def test_a_single_row_is_compared_by_its_angle():
+    kept_labels, test_labels = torch.arange(90) % 3, torch.arange(200) % 4
+    gone = torch.tensor([3])
+    forget, kept, test = clusters(1, gone, 2.0), clusters(2, kept_labels, 2.0), clusters(3, test_labels, 2.0)
+    means = torch.stack([kept[kept_labels == c].mean(0) for c in range(3)])
+    inverse = np.linalg.inv(
+        LedoitWolf(assume_centered=True).fit((kept - means[kept_labels]).double().numpy()).covariance_
+    )
+    centres, middle = torch.cat([means, forget]).double().numpy(), kept.double().numpy().mean(0)
+    a, b = test.double().numpy() - middle, centres - middle
+    cosine = (a @ inverse @ b.T) / np.sqrt(np.einsum("nd,de,ne->n", b, inverse, b))
+    is_gone = (test_labels == 3).numpy()
+    expected = (cosine.argmax(1)[is_gone] == 3).mean() - (cosine.argmax(1)[~is_gone] == 3).mean()
+    found = prototypes(forget, gone, kept, kept_labels, test, test_labels == 3, rows=1)
+    assert found.value == pytest.approx(expected)
