@@ -177,10 +177,15 @@ def missing_power(lines: Sequence[Evidence]) -> list[str]:
             "By its outputs on these rows the original itself cannot be told from a retrained model: what was to be forgotten "
             "hardly shows, or the rows are too few."
         )
-    if not any(SPECS[line.key].deep for line in telling):
+    deep = [line for line in telling if SPECS[line.key].deep]
+    needed = (
+        2 if any(line.key == "class_probe" for line in lines) else 1
+    )  # few lines see behind the outputs on single rows
+    if len(deep) < needed:
+        found = f"only one line ({deep[0].title}) tells" if deep else "no line tells"
         out.append(
-            "Behind its outputs (features, relearning) the original itself cannot be told from a retrained model, so a class "
-            "or row that is only hidden would not be found."
+            f"Behind the outputs (features, prototypes, relearning) {found} the original itself from a retrained model, and "
+            f"{'two are' if needed == 2 else 'one is'} needed, because a class or row that is only hidden might not be found."
         )
     return out
 

@@ -73,7 +73,12 @@ def test_passing_means_little_where_the_original_would_pass_too():
     (outputs,) = missing_power([evidence("identical", "memory", 0), deep])  # equal outputs say nothing of what is known
     assert outputs.startswith("By its outputs")
     (behind,) = missing_power([memory, evidence("unchanged", "inside", 0)])
-    assert behind.startswith("Behind its outputs")
+    assert behind.startswith("Behind the outputs (features, prototypes, relearning) no line tells")
+    of_class = evidence("class_probe", "inside", 0, telling=False)
+    (behind,) = missing_power([memory, deep, of_class])
+    assert "only one line" in behind
+    assert "two are needed" in behind
+    assert missing_power([memory, deep, of_class, evidence("single_row", "inside", 0)]) == []
 
 
 def test_what_was_not_given_is_a_limit():
