@@ -43,6 +43,8 @@ def network_difference(model: nn.Module, original: nn.Module) -> str:
     if theirs != ours:
         return f"it is of the type {theirs}, and the original of the type {ours}"
     for name, own, other in counterparts(model, original):
+        if ADAPTED.search(name):
+            continue
         if other is None:
             return f"it lacks {name}, which the original has"
         if other.shape != own.shape:
@@ -53,12 +55,21 @@ def network_difference(model: nn.Module, original: nn.Module) -> str:
     return f"it has weights that the original has not, such as {more[0]}" if more else ""
 
 
+def _learned(original: nn.Module) -> set[str]:
+    """Return the names of the parameters that training may have moved: those of its adapters, if the original has any."""
+    names = _parameters(original).keys()
+    return {name for name in names if ADAPTED.search(name)} or set(names)
+
+
 def unchanged_share(model: nn.Module, original: nn.Module) -> float:
-    """Return the share of the original's parameters outside its head that are bit-equal in `model`, in [0, 1]."""
-    head = find_head(original) + "."
+    """Return the share of what the original learned outside its head that is bit-equal in `model`, in [0, 1].
+
+    That is the adapters of an original that was trained as an adapter, and all parameters of any other.
+    """
+    head, learned = find_head(original) + ".", _learned(original)
     same = total = 0
     for name, own, other in counterparts(model, original):
-        if not name.startswith(head):
+        if name in learned and not name.startswith(head):
             total += own.numel()
             if other is not None and other.shape == own.shape:
                 same += int((other.cpu() == own.cpu()).sum())
@@ -68,14 +79,16 @@ def unchanged_share(model: nn.Module, original: nn.Module) -> float:
 def sampled_weights(model: nn.Module, original: nn.Module, seed: int) -> Tensor | None:
     """Return some weights of `model` (n,), the same ones of every model; None if it is another network than the original.
 
-    They are drawn by `seed` from all parameters of the original.
+    They are drawn by `seed` from what the original learned (see `unchanged_share`).
     """
-    sizes = np.array([own.numel() for own in _parameters(original).values()])
+    learned = _learned(original)
+    pairs = [(own, other) for name, own, other in counterparts(model, original) if name in learned]
+    sizes = np.array([own.numel() for own, _ in pairs])
     ends = np.cumsum(sizes)
     places = np.sort(np.random.default_rng(seed).integers(ends[-1], size=SAMPLE))
     tensor = np.searchsorted(ends, places, side="right")
     found = []
-    for i, (_, own, other) in enumerate(counterparts(model, original)):
+    for i, (own, other) in enumerate(pairs):
         if other is None or other.shape != own.shape:
             return None
         chosen = torch.from_numpy(places[tensor == i] - (ends[i] - sizes[i]))

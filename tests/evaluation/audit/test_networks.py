@@ -73,3 +73,22 @@ def test_weights_are_unchanged_if_they_are_equal_bit_by_bit_outside_the_head():
     moved = other.layers[0].weight.numel()
     total = sum(p.numel() for n, p in original.named_parameters() if not n.startswith("classifier"))
     assert unchanged_share(other, original) == pytest.approx(1 - moved / total)
+
+
+def adapted(rank, seed=0):
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(seed)
+    model = trained("vit")
+    names = [n for n, m in model.vit.named_modules() if isinstance(m, torch.nn.Linear)]
+    return peft.get_peft_model(model, peft.LoraConfig(r=rank, target_modules=names, init_lora_weights=False))
+
+
+def test_of_an_original_that_was_trained_as_an_adapter_the_adapter_counts():
+    original = adapted(2)
+    for other in (adapted(2, seed=1), adapted(3), adapted(2).merge_and_unload()):
+        assert network_difference(other, original) == ""
+        assert unchanged_share(other, original) == 0
+    assert unchanged_share(adapted(2), original) == 1
+    moved = sampled_weights(adapted(2, seed=1), original, 0) - sampled_weights(original, original, 0)
+    assert (moved != 0).double().mean() > 0.99
+    assert sampled_weights(adapted(3), original, 0) is None
