@@ -65,6 +65,8 @@ class AuditArguments:
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 0.5:
             raise ValueError(f"`alpha` must lie strictly between 0 and 0.5, got {self.alpha}.")
+        if self.audit_seed is not None and self.audit_seed < 0:
+            raise ValueError(f"`audit_seed` is a number from 0 on, got {self.audit_seed}. Leave it out for a new one.")
 
 
 def load_sets(options: AuditArguments) -> dict[str, Any]:
