@@ -54,7 +54,11 @@ USUAL_RATE = 5e-5  # of fine-tuning, where it is not known how far training move
 SCRATCH_RATE = 1e-3  # of training from random weights, which lie as far from others as from trained ones
 PATCH_RATE = 17.0  # times the rate of the weights themselves: the factors of an adapter multiply small numbers
 FROM_BASE = {"class": 0.5, "samples": 0.7}  # share of the way from the base to the original at which the run starts
-ROW_BATCH = {"per_device_train_batch_size": 16, "retain_per_forget": 1}  # each single row is read several times
+FOR_ROWS = {  # each single row is read several times, and rows that are kept start as the original answers them
+    "per_device_train_batch_size": 16,
+    "retain_per_forget": 1,
+    "max_retain_drop": 0.05,
+}
 FROM_SCRATCH = 0.85  # the same from random weights, which know nothing to go back to
 
 
@@ -145,7 +149,7 @@ class SurrogateDistillation(UnlearningMethod):
         check_positive(self, "rate", "passes", "caution")
 
     def arguments_for(self, update: str | None, kind: str) -> Mapping[str, Any]:
-        return {**self.arguments, **ROW_BATCH} if kind == "samples" else self.arguments
+        return {**self.arguments, **FOR_ROWS} if kind == "samples" else self.arguments
 
     def moves_statistics(self) -> bool:
         return True

@@ -268,3 +268,10 @@ def test_a_run_that_keeps_too_little_does_not_go_half_the_way_back_to_the_origin
     assert "halved" not in trainer.outcome.stopped
     assert trainer.outcome.unchanged
     assert not trainer.outcome.ok
+
+
+def test_only_a_class_may_lose_much_on_the_way():
+    """For single rows nothing is rewound, so what is lost on kept rows is damage, as for every other method."""
+    method = SurrogateDistillation()
+    drops = [method.arguments_for("all", kind)["max_retain_drop"] for kind in ("class", "samples")]
+    assert drops == [0.15, 0.05]

@@ -96,7 +96,7 @@ class Auditor:
         kind: `class` if whole classes were forgotten, `samples` if single rows were. Default: `auto`, which takes whole
             classes if no class of the forget set is in the retain set, or, without a retain set, if the forget set has one
             class only.
-        max_rows: most rows of each set that are used; they are drawn by `seed`. Default: 10,000.
+        max_rows: most rows of each set that are used; they are drawn by `audit_seed`. Default: 10,000.
         batch_size: rows in one forward pass. Default: 128.
         audit_seed: seed of all draws. Default: None, a new one for each auditor, so that nobody can prepare a model for the
             rows that are drawn. `Audit.run` records it.

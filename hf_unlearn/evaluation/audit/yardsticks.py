@@ -83,16 +83,15 @@ class Yardsticks:
                 return (
                     f"it fits forget rows better than unseen rows (AUC {member.value:.2f}), so it was trained on them."
                 )
-        for name, of_set in (("retain set", "retain"), ("kept test rows", "test")):
-            if of_set in model.outputs:
-                right, theirs = (self._kept(m, of_set) for m in (model, self.original))
-                gap = estimate_share(right) - estimate_share(theirs)
-                if gap.value + z * gap.error < -UNFIT:
-                    return (
-                        f"it is right on {float(right.double().mean()):.1%} of the {name}, and the original on "
-                        f"{float(theirs.double().mean()):.1%}. Train it as long as the original."
-                    )
-                return ""  # rows it was trained on say more than unseen ones
+        # Rows that it was trained on say more than unseen ones.
+        name, of_set = ("retain set", "retain") if "retain" in model.outputs else ("kept test rows", "test")
+        right, theirs = (estimate_share(self._kept(m, of_set)) for m in (model, self.original))
+        gap = right - theirs
+        if gap.value + z * gap.error < -UNFIT:
+            return (
+                f"it is right on {right.value:.1%} of the {name}, and the original on {theirs.value:.1%}. Train it as long as the "
+                "original."
+            )
         return ""
 
     def likeness(self, model: Measured, other: Measured) -> str:
