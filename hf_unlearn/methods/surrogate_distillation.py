@@ -53,13 +53,17 @@ HEAD_RATE = 1e-3  # where training moved nothing but the head
 USUAL_RATE = 5e-5  # of fine-tuning, where it is not known how far training moved the weights
 SCRATCH_RATE = 1e-3  # of training from random weights, which lie as far from others as from trained ones
 PATCH_RATE = 17.0  # times the rate of the weights themselves: the factors of an adapter multiply small numbers
-FROM_BASE = {"class": 0.5, "samples": 0.7}  # share of the way from the base to the original at which the run starts
+CONTRAST = 16.0  # with which linear layers go back by direction
+# Retain rows are answered nearly as before then, so other weights go farther back, and targets may weigh as much as labels.
+BY_DIRECTION = {"rewind": 0.25, "rate": 0.1, "forget_weight": 1.0}
+BY_SHARE = {"rewind": 0.5, "rate": 0.12, "forget_weight": 0.3}
+SAMPLES = 0.7  # `rewind` for single rows, if rewinding alone has to forget them
 FOR_ROWS = {  # each single row is read several times, and rows that are kept start as the original answers them
     "per_device_train_batch_size": 16,
     "retain_per_forget": 1,
     "max_retain_drop": 0.05,
 }
-FROM_SCRATCH = 0.85  # the same from random weights, which know nothing to go back to
+FROM_SCRATCH = 0.85  # `rewind` towards random weights, which know nothing to go back to
 
 
 @dataclass(kw_only=True)
@@ -78,13 +82,14 @@ class SurrogateDistillation(UnlearningMethod):
     A forgotten class is as unlikely in t as the original finds it on retain rows, and its row in the last layer is drawn anew and
     moved until it gives that: with a logit of −∞ the class would be relearned more slowly than it should.
 
-    Rewinding takes back what the forget rows shaped, and the model then learns anew from retain rows. The targets keep outputs
-    and features on forget rows from going back to the original's. The default of μ is a compromise: with a smaller one, outputs
-    end nearer to retrained models where probes know little, but features can stay the original's.
+    The start is not one share of the way for all weights, if training began at a known base. A linear layer keeps what training
+    taught it of the directions that retain rows have, and goes back in those that forget rows have more of (`components.rewinding`).
+    So retain rows are answered nearly as before, and little of the class is left in the features, before a single step is made.
+    All other weights start at θ_b + a (θ₀ − θ_b).
 
-    At the default share about half of what the features know of a class stays: a few forget rows bring the class back better than
-    from a retrained model, which an audit finds (recipes/README.md). At `rewind=0.25` no more of it is left than in a retrained
-    model, and accuracy on kept rows is some points lower.
+    Rewinding takes back what the forget rows shaped, and the model then learns anew from retain rows. The targets keep outputs
+    and features on forget rows from going back to the original's. Where all weights go back by one share, a smaller μ brings outputs
+    nearer to retrained models, but features can stay the original's.
 
     For single rows nothing is rewound, which would cost accuracy on retain rows, and with ℓ the log-odds of a row's label
 
@@ -129,23 +134,36 @@ class SurrogateDistillation(UnlearningMethod):
 
     rewind: float | None = setting(
         None,
-        "Share a of the way from the base to the original at which the run starts. None: 0.5 for a class; for single rows 1, or "
-        "0.7 without labelled held-out rows; 0.85 if training started from random weights. 1: no rewinding.",
+        "Share a of the way from the base to the original at which weights start that do not go back by direction. None: 0.25 for a "
+        "class, and 0.5 without a `contrast`; for single rows 1, or 0.7 without labelled held-out rows; 0.85 if training started "
+        "from random weights. 1: no rewinding.",
     )
-    rate: float = setting(0.12, "Learning rate as a share of the root mean square by which training moved a weight.")
+    contrast: float | None = setting(
+        None,
+        "How strongly linear layers go back in directions that forget rows have more of than retain rows. 0: they go back by the "
+        "share `rewind`, as all other weights do. None: 16 for a class if the base is known and `rewind` is not given, 0 otherwise.",
+    )
+    rate: float | None = setting(
+        None,
+        "Learning rate as a share of the root mean square by which training moved a weight. None: 0.1 with a `contrast`, 0.12 "
+        "without.",
+    )
     passes: float | None = setting(
         None,
         "Passes over the retain set, unless `max_steps` or `num_train_epochs` say how long to run. None: 0.5, or 1 if the training "
         "of the original started from random weights, which takes more passes than fine-tuning.",
     )
-    forget_weight: float = setting(0.3, "Weight μ of the distance from the targets on forget rows.")
+    forget_weight: float | None = setting(
+        None, "Weight μ of the distance from the targets on forget rows. None: 1 with a `contrast`, 0.3 without."
+    )
     caution: float = setting(0.9, "Confidence on forget rows, as a share of the original's confidence on unseen rows.")
 
     def __post_init__(self) -> None:
         if self.rewind is not None and not 0 <= self.rewind <= 1:
             raise ValueError(f"`rewind` is a share of the way from the base, in [0, 1], got {self.rewind}.")
-        if not self.forget_weight >= 0:
-            raise ValueError(f"`forget_weight` must not be negative, got {self.forget_weight}. 0 turns it off.")
+        for name in ("forget_weight", "contrast"):
+            if (value := getattr(self, name)) is not None and not 0 <= value < math.inf:
+                raise ValueError(f"`{name}` must not be negative, got {value}. 0 turns it off.")
         check_positive(self, "rate", "passes", "caution")
 
     def arguments_for(self, update: str | None, kind: str) -> Mapping[str, Any]:
@@ -188,31 +206,42 @@ class SurrogateDistillation(UnlearningMethod):
                 "Training moved nothing but the head of the original, so nothing below it knows the rows to forget, and only the "
                 "head is changed."
             )
-        self._found_rate = self._rate_for(run, start, length)
-        rewind(run, learned, self._share(start, reference, held_out), few)
+        contrast = self._contrast(run, start)
+        usual = BY_DIRECTION if contrast else BY_SHARE
+        self._weight = usual["forget_weight"] if self.forget_weight is None else self.forget_weight
+        self._found_rate = self._rate_for(run, start, length, usual["rate"] if self.rate is None else self.rate)
+        if not self._idle:
+            rewind(run, learned, self._share(start, reference, held_out, usual["rewind"]), kept, contrast)
         if reference.forgotten_classes:
             renew_head_rows(run, few, before)
         run.monitor.model_changed()
 
-    def _rate_for(self, run: UnlearningRun, start: StartingPoint | None, length: float | None) -> float:
-        """The learning rate for an original that training moved by `length`."""
+    def _contrast(self, run: UnlearningRun, start: StartingPoint | None) -> float:
+        """The λ with which linear layers go back by direction; 0 if all weights go back by one share."""
+        if self.contrast is not None:
+            return self.contrast
+        known = run.reference.forgotten_classes and start is not None and start.pretrained and run.patch is None
+        return CONTRAST if known and self.rewind is None else 0.0
+
+    def _rate_for(self, run: UnlearningRun, start: StartingPoint | None, length: float | None, share: float) -> float:
+        """The learning rate for an original that training moved by `length`, a `share` of it where that is known."""
         if length is None:
             rate = USUAL_RATE
         elif not length:
             rate = HEAD_RATE
         else:
-            rate = self.rate * length if start is None or start.pretrained else SCRATCH_RATE
+            rate = share * length if start is None or start.pretrained else SCRATCH_RATE
         return rate if run.patch is None else PATCH_RATE * rate
 
-    def _share(self, start: StartingPoint | None, reference: Reference, held_out: Any) -> float:
-        """The share a of the way from the starting point to the original."""
+    def _share(self, start: StartingPoint | None, reference: Reference, held_out: Any, usual: float) -> float:
+        """The share a of the way from the starting point to the original; `usual` for a class whose base is known."""
         if self.rewind is not None:
             return self.rewind
         if start is not None and not start.pretrained:
             return FROM_SCRATCH
         if reference.forgotten_classes:
-            return FROM_BASE["class"]
-        return FROM_BASE["samples"] if held_out is None else 1.0
+            return usual
+        return SAMPLES if held_out is None else 1.0
 
     def _for_classes(
         self,
@@ -260,7 +289,7 @@ class SurrogateDistillation(UnlearningMethod):
             apart = F.smooth_l1_loss(log_odds(gone, self._labels[index].to(gone.device)), targets)
         else:
             apart = kl_to_target(targets, gone)
-        return {"retain": F.cross_entropy(kept, batch["retain"]["labels"]), "forget": self.forget_weight * apart}
+        return {"retain": F.cross_entropy(kept, batch["retain"]["labels"]), "forget": self._weight * apart}
 
     def adjust_gradients(self, model: nn.Module) -> None:
         """Leave alone what training never moved, if it moved nothing but the head."""

@@ -19,7 +19,7 @@ from hf_unlearn.methods.components.surrogate import (
     sharpened,
     sharpness,
 )
-from hf_unlearn.methods.surrogate_distillation import DEPTHS, HEAD_RATE, PATCH_RATE, TAUGHT_ROWS, USUAL_RATE
+from hf_unlearn.methods.surrogate_distillation import CONTRAST, DEPTHS, HEAD_RATE, PATCH_RATE, TAUGHT_ROWS, USUAL_RATE
 from hf_unlearn.models.forward import model_inputs
 from hf_unlearn.models.prediction import pooled_features, predict
 from tests.models.test_base import save_encoder
@@ -43,7 +43,7 @@ def test_loss_is_cross_entropy_on_retain_and_divergence_from_the_targets_on_forg
     method = SurrogateDistillation(forget_weight=0.7)
     generator = torch.Generator().manual_seed(0)
     targets = torch.randn(100, 4, generator=generator).softmax(-1)
-    vars(method)["_targets"] = targets
+    vars(method).update(_targets=targets, _weight=0.7)
     terms = method.loss(model, batch, None)
     with torch.no_grad():
         kept = model(**model_inputs(batch["retain"])).logits
@@ -192,6 +192,44 @@ def test_the_start_is_a_share_of_the_way_and_the_rate_a_share_of_its_length(tmp_
         torch.testing.assert_close(now[name], (before[name] + began[name]) / 2)
 
 
+@pytest.mark.parametrize("arch", ["vit", "bert"])
+def test_from_a_known_base_a_class_starts_by_direction(tmp_path, arch):
+    save_encoder(arch, tmp_path / "base")
+    own, given, plain = (
+        run_of(arch, tmp_path / f"out{i}", SurrogateDistillation(**settings), base=tmp_path / "base")
+        for i, settings in enumerate([{}, {"contrast": CONTRAST, "rewind": 0.25}, {"contrast": 0.0}])
+    )
+    starts = []
+    for trainer in (own, given, plain):
+        trainer._set_up()
+        starts.append(state(trainer.model))
+    assert not changed(*starts[:2])
+    linear = [n for n in changed(starts[0], starts[2]) if starts[0][n].ndim == 2]
+    assert linear
+    assert own.method.found_rate / plain.method.found_rate == pytest.approx(0.1 / 0.12)
+    batch = forget_batch(arch)
+    distances = [t.method.loss(t.model, batch, t.reference)["forget"] for t in (given, plain)]
+    vars(plain.method)["_weight"] = 1.0
+    again = plain.method.loss(plain.model.eval(), batch, plain.reference)["forget"]
+    assert again.item() == pytest.approx(distances[1].item() / 0.3, rel=0.2)
+
+
+@pytest.mark.parametrize("request_kind", ["single rows", "from scratch", "a share is given"])
+def test_elsewhere_all_weights_start_by_one_share(tmp_path, request_kind):
+    save_encoder("vit", tmp_path / "base")
+    base = "none" if request_kind == "from scratch" else tmp_path / "base"
+    split = ForgetRequest(indices=range(16)).split(data_for("vit", 96, 9)) if request_kind == "single rows" else None
+    method = SurrogateDistillation(rewind=0.5 if request_kind == "a share is given" else None)
+    kind = {"forget_kind": "samples"} if split else {}
+    trainer = run_of("vit", tmp_path / "out", method, base=base, split=split, **kind)
+    before, start = state(trainer.model), trainer.starting_point()
+    trainer._set_up()
+    began, now = state(start.model), state(trainer.model)
+    name = next(n for n in start.shared if n.endswith("weight") and before[n].ndim == 2)
+    share = method._share(start, trainer.reference, None, 0.5)
+    torch.testing.assert_close(now[name], share * before[name] + (1 - share) * began[name])
+
+
 def test_without_a_known_base_nothing_is_rewound_and_the_rate_is_the_usual_one(tmp_path, caplog):
     trainer = run_of("vit", tmp_path, base=None)
     before = state(trainer.model)
@@ -234,7 +272,7 @@ def test_a_request_for_every_class_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "told"),
-    [({"rewind": 1.5}, "`rewind`"), ({"forget_weight": -1}, "`forget_weight`"), ({"rate": 0}, "`rate`"), ({"passes": 0}, "`passes`")],
+    [({"rewind": 1.5}, "`rewind`"), ({"forget_weight": -1}, "`forget_weight`"), ({"contrast": -1}, "`contrast`"), ({"rate": 0}, "`rate`"), ({"passes": 0}, "`passes`")],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(settings, told):
     with pytest.raises(ValueError, match=told):
@@ -252,7 +290,7 @@ def test_a_patch_takes_longer_steps_and_leaves_the_original_as_it_is(tmp_path):
     )  # fmt: skip
     frozen = {n: p.detach().clone() for n, p in patched.model.named_parameters() if not p.requires_grad}
     patched.train()
-    assert patched.method.found_rate == pytest.approx(PATCH_RATE * whole.method.found_rate, rel=1e-5)
+    assert patched.method.found_rate == pytest.approx(PATCH_RATE * 0.12 / 0.1 * whole.method.found_rate, rel=1e-5)
     now = dict(patched.model.named_parameters())
     assert len(frozen) > 20
     assert all(torch.equal(p, now[n]) for n, p in frozen.items())

@@ -1,4 +1,4 @@
-"""Going back from the original towards where its training began."""
+"""Going back from the original towards where its training began: by one share, or by what forget rows read and others do not."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,10 +17,12 @@ from ...models.structure import last_layers
 from ...utils.distributed import filled_part, joined_outputs, own_part
 from ...utils.large_tensors import joined
 from ..protocols import UnlearningRun
+from .input_moments import excess_filter, second_moments
 
 ROWS, BATCH = 128, 64  # of each set, that tell how the original and the rewound model answer
 FEWEST = 4  # rows of a class, whose mean is taken
 NEW_ROW = 0.02  # standard deviation with which transformers draws the weights of a head
+WIDEST = 1024  # most inputs of a layer that goes back by direction: the time grows with their third power
 
 
 def learned_by_training(run: UnlearningRun, start: StartingPoint | None) -> dict[str, Tensor]:
@@ -52,14 +54,57 @@ def root_mean_square(tensors: Iterable[Tensor]) -> float | None:
 
 
 @torch.no_grad()
-def rewind(run: UnlearningRun, learned: Mapping[str, Tensor], share: float, kept: PreparedRows) -> None:
-    """Go back to `share` of the way that training went, in place, and measure the BatchNorm statistics anew on retain rows."""
-    if share == 1 or not learned or run.patch is not None:  # a patch leaves the original as it is
+def rewind(
+    run: UnlearningRun, learned: Mapping[str, Tensor], share: float, kept: PreparedRows, contrast: float = 0.0
+) -> None:
+    """Go back to `share` of the way that training went, in place, and measure the BatchNorm statistics anew on retain rows.
+
+    With a `contrast` λ > 0, linear layers of up to `WIDEST` inputs go back by direction instead. What training added to such a
+    layer, Δ, acts on its inputs x. Let C_f and C_r be the means of x xᵀ over the tokens of forget and of retain rows, with a 1
+    in x for the bias, and let C_f u = ρ C_r u. Of what Δ makes of the direction u is left the share
+
+        1 / (1 + λ max(ρ − 1, 0))
+
+    So the layer answers retain rows nearly as before, and what forget rows have more of as the base does. The share 1 / (1 + λρ)
+    is the merge of original and base by RegMean (arXiv 2212.09849), which also takes back what all rows have.
+
+    Args:
+        run: the run. Its model still is the original.
+        learned: what `learned_by_training` returned.
+        share: share of the way from the base to the original, in [0, 1], for all other weights.
+        kept: retain rows.
+        contrast: λ. Default 0, one share for all weights.
+    """
+    if not learned or run.patch is not None or (share == 1 and not contrast):  # a patch leaves the original as it is
         return
     parameters = dict(unwrap(run.model).named_parameters())
+    by_direction = _given_back(run, learned, kept, contrast) if contrast else {}
     for name, moved in learned.items():
-        parameters[name].sub_(moved, alpha=1 - share)
+        parameters[name].sub_(by_direction[name].to(moved) if name in by_direction else (1 - share) * moved)
     _refresh_statistics(run, kept)
+
+
+def _given_back(
+    run: UnlearningRun, learned: Mapping[str, Tensor], kept: PreparedRows, contrast: float
+) -> dict[str, Tensor]:
+    """Return what the linear layers give back by direction; see `rewind`."""
+    layers = {
+        name: layer
+        for name, layer in unwrap(run.model).named_modules()
+        if isinstance(layer, nn.Linear) and f"{name}.weight" in learned and layer.in_features <= WIDEST
+    }
+    wanted, unwanted = (second_moments(run, layers, rows) for rows in (kept, run.forget_rows))
+    filters = {first: excess_filter(wanted[first][1], unwanted[first][1], contrast) for first, _ in wanted.values()}
+    out = {}
+    for name, (first, _) in wanted.items():
+        weight, bias = f"{name}.weight", f"{name}.bias"
+        added = learned[weight].cpu().double()
+        column = learned[bias].cpu().double() if bias in learned else added.new_zeros(len(added))
+        moved = torch.cat([added, column[:, None]], 1) @ filters[first]
+        out[weight] = moved[:, :-1]
+        if bias in learned:
+            out[bias] = moved[:, -1]
+    return out
 
 
 def _refresh_statistics(run: UnlearningRun, kept: PreparedRows) -> None:

@@ -8,6 +8,7 @@ from torch import nn
 
 from hf_unlearn import SurrogateDistillation
 from hf_unlearn.data.pairs import PreparedRows
+from hf_unlearn.methods.components import rewinding
 from hf_unlearn.methods.components.rewinding import (
     learned_by_training,
     read_features,
@@ -69,6 +70,53 @@ def test_nothing_moves_at_a_share_of_one(tmp_path):
     before = state(run.model)
     rewind(run, learned_by_training(run, random_start(run.model)), 1.0, kept)
     assert not changed(before, state(run.model))
+
+
+@pytest.mark.parametrize("arch", ["vit", "bert"])
+def test_by_direction_rows_to_forget_lose_and_retain_rows_keep_what_training_taught(tmp_path, arch):
+    """How far what training added to the outputs of the first linear layer goes back on both sets."""
+    run, kept = prepared(arch, tmp_path)
+    start, before = random_start(run.model, 3), state(run.model)
+    learned = learned_by_training(run, start)
+    layer = next(n for n, m in run.model.named_modules() if isinstance(m, nn.Linear) and f"{n}.weight" in learned)
+    inputs = {}
+    for name, rows in (("retain", kept), ("forget", run.forget_rows)):
+        seen = []
+        handle = run.model.get_submodule(layer).register_forward_pre_hook(lambda _, x, seen=seen: seen.append(x[0]))
+        with eval_mode(run.model), torch.no_grad():
+            run.model(**model_inputs(run.processor.collate(rows.many(range(len(rows))))))
+        handle.remove()
+        inputs[name] = seen[0].flatten(0, 1)
+    rewind(run, learned, 0.5, kept, contrast=16.0)
+    after = state(run.model)
+    added, lost = learned[f"{layer}.weight"], before[f"{layer}.weight"] - after[f"{layer}.weight"]
+    bias = before[f"{layer}.bias"] - after[f"{layer}.bias"]
+    share = {
+        name: float((x @ lost.T + bias).norm() / (x @ added.T + learned[f"{layer}.bias"]).norm())
+        for name, x in inputs.items()
+    }
+    assert share["retain"] < 0.8 * share["forget"]  # by one share the two are the same
+    other = next(n for n in learned if "embeddings" in n and "layer" not in n.lower())
+    torch.testing.assert_close(after[other], before[other] - 0.5 * learned[other])
+    assert not [n for n in changed(before, after) if n.startswith("classifier")]
+
+
+def test_by_direction_nothing_goes_back_if_both_sets_are_the_same(tmp_path):
+    run, _ = prepared("vit", tmp_path)
+    before, learned = state(run.model), learned_by_training(run, random_start(run.model, 3))
+    rewind(run, learned, 1.0, run.forget_rows, contrast=16.0)
+    for name, now in state(run.model).items():
+        torch.testing.assert_close(now, before[name], atol=1e-6, rtol=1e-4)
+
+
+def test_wide_layers_go_back_by_one_share(tmp_path, monkeypatch):
+    monkeypatch.setattr(rewinding, "WIDEST", 8)
+    run, kept = prepared("vit", tmp_path)
+    before, learned = state(run.model), learned_by_training(run, random_start(run.model, 3))
+    rewind(run, learned, 0.25, kept, contrast=16.0)
+    now = state(run.model)
+    for name, moved in learned.items():
+        torch.testing.assert_close(now[name], before[name] - 0.75 * moved)
 
 
 @pytest.mark.parametrize("arch", ["vit", "bert", "resnet"])
