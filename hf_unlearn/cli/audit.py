@@ -60,7 +60,7 @@ class AuditArguments:
         "A model of another architecture or size than the original may be found indistinguishable from retraining.",
     )
     use_cpu: bool = setting(False, "Do not use a GPU.")
-    output_dir: str | None = setting(None, "Folder for audit.json and audit.md.")
+    output_dir: str | None = setting(None, "Folder for audit.json, audit.md and audit.html.")
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 0.5:
@@ -161,5 +161,5 @@ def main(words: Sequence[str]) -> int:
     result.print()
     if options.output_dir is not None:
         result.save(options.output_dir)
-        print(f"Audit in {Path(options.output_dir) / 'audit.md'}")
+        print(f"Audit in {Path(options.output_dir) / 'audit.html'}")
     return 0 if result.accepted else 1

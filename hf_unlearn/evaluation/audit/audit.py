@@ -13,6 +13,7 @@ import numpy as np
 
 from ...utils.files import write_atomically
 from .evidence import Evidence
+from .page import to_html
 from .verdicts import MEANING, SAME
 
 AUDIT_SCHEMA = "hf_unlearn/audit/1"
@@ -24,7 +25,7 @@ class Audit:
     """The verdict on a model and all its evidence. `Auditor.audit` and `audit_models` return one.
 
     Attributes:
-        verdict: one of the six verdicts of `hf_unlearn.evaluation.audit.verdicts.MEANING`.
+        verdict: one of the verdicts of `hf_unlearn.evaluation.audit.verdicts.MEANING`.
         because: keys of the lines that the verdict rests on.
         lines: all lines of evidence.
         limits: sentences that say what the audit cannot conclude.
@@ -79,6 +80,11 @@ class Audit:
         lines += ["| " + " | ".join(cells) + " |" for cells in self.rows()]
         return "\n".join([*lines, "", *(f"- {sentence}" for sentence in self.limits), ""])
 
+    def to_html(self) -> str:
+        """Return the audit as one HTML page that loads nothing."""
+        told = ("verdict", "because", "limits", "curves", "run", "schema")
+        return to_html(self.lines, self.rows(), **{name: getattr(self, name) for name in told})
+
     def print(self) -> None:
         """Print the audit to the terminal."""
         from rich.console import Console
@@ -97,11 +103,12 @@ class Audit:
         console.print(f"\n[bold]{self.verdict}[/bold]: {MEANING[self.verdict]}")
 
     def save(self, folder: str | Path) -> None:
-        """Write `audit.json` and `audit.md` into `folder`, which is made if it is missing."""
+        """Write `audit.json`, `audit.md` and `audit.html` into `folder`, which is made if it is missing."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "audit.json", json.dumps(self.as_dict(), indent=2) + "\n")
         write_atomically(folder / "audit.md", self.to_markdown())
+        write_atomically(folder / "audit.html", self.to_html())
 
 
 def _number(value: float | None) -> str:

@@ -18,6 +18,8 @@ UNCLEAR = "cannot tell with this much data"
 UNCHANGED = "nothing changed"
 VOID = "not comparable"
 
+KEPT = ("utility", "scale")  # groups of lines that are about what was to be kept, where the original is as it should be
+
 MEANING = {
     SAME: "In every comparison the model lies inside the margin around retrained models, and the original model would not.",
     LESS: "The outputs still show something that a retrained model does not know.",
@@ -190,6 +192,17 @@ def missing_power(lines: Sequence[Evidence]) -> list[str]:
     return out
 
 
+def _power(lines: Sequence[Evidence]) -> str:
+    """Return a sentence that names the lines by which the original is no retrained model."""
+    about = [line for line in lines if line.difference is not None and line.group not in KEPT]
+    telling = [line.title for line in about if line.telling]
+    named = f": {'; '.join(telling)}" if telling else ""
+    return (
+        f"{len(telling)} of {len(about)} lines about what was to be forgotten {'has' if len(telling) == 1 else 'have'} power here"
+        f"{named}. By the others the original itself could be a retrained model, so passing them says nothing."
+    )
+
+
 def describe(line: Evidence) -> str:
     """Return the result of one line in plain words."""
     spec = SPECS[line.key]
@@ -199,7 +212,9 @@ def describe(line: Evidence) -> str:
         return spec.above if line.side > 0 else spec.below
     if line.result == "unclear":
         return "too uncertain, or too near the margin, to say"
-    return "as retraining" if line.telling else "as retraining, but the original hardly differs here"
+    if line.telling or line.group in KEPT:
+        return "as retraining"
+    return "as retraining, but with no power here: the original hardly differs from it"
 
 
 def limits(retrained: int, lines: Sequence[Evidence], sets: Mapping[str, int], same_shares: bool) -> list[str]:
@@ -233,7 +248,7 @@ def limits(retrained: int, lines: Sequence[Evidence], sets: Mapping[str, int], s
             "used that was measured on small classifiers. Models retrained with more seeds correct it."
         )
     if retrained:
-        out += missing_power(lines)
+        out += [_power(lines), *missing_power(lines)]
     if "retain" not in sets:
         out.append(
             "No retain set was given: loss on the training rows that should be kept is judged on test rows alone."

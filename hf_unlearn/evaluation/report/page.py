@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from ...utils.safe_text import inert, plain, shown
+from ..pages import rendered
 from .findings import FAILED, Severity, failed, findings
 from .interpretation import limits, notes, reading, request_of
 from .plots import svg_figures
@@ -49,16 +47,8 @@ def to_html(report: ReportData, figures: bool = True) -> str:
     # The original comes last: a phone shows two columns, and the other two are to be compared.
     order = sorted(range(len(report.models)), key=lambda i: list(report.models)[i] == "original")
     found = findings(report)
-    # Everything is escaped, whatever the template is called: the name of a class must never become markup.
-    environment = Environment(
-        loader=PackageLoader("hf_unlearn.evaluation.report"),
-        autoescape=True,
-        finalize=lambda value: value if isinstance(value, Markup) else shown(value, 2000),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html").render(
+    return rendered(
+        "report.html",
         request=request_of(report.run),
         done=_done(report),
         time=_time(report) if "ratio" in report.seconds else "",

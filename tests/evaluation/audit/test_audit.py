@@ -41,6 +41,7 @@ def test_a_row_holds_the_mean_of_the_retrained_models_or_the_known_value():
 def test_files_and_terminal_hold_verdict_table_and_limits(tmp_path, capsys):
     audit().save(tmp_path / "new" / "folder")
     text = (tmp_path / "new" / "folder" / "audit.md").read_text("utf-8")
+    assert UNCLEAR in (tmp_path / "new" / "folder" / "audit.html").read_text("utf-8")
     assert json.loads((tmp_path / "new" / "folder" / "audit.json").read_text("utf-8"))["because"] == ["adapter"]
     audit().print()
     for shown in (text, capsys.readouterr().out):

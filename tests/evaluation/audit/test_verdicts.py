@@ -54,12 +54,30 @@ def test_the_order_of_reasons(changed, verdict):
         ("different", -0.3, True, SPECS["forget_accuracy"].below),
         ("unclear", 0.1, True, "too uncertain, or too near the margin, to say"),
         ("equivalent", 0.0, True, "as retraining"),
-        ("equivalent", 0.0, False, "as retraining, but the original hardly differs here"),
+        ("equivalent", 0.0, False, "as retraining, but with no power here: the original hardly differs from it"),
     ],
 )
 def test_each_result_has_its_words(result, difference, telling, words):
     line = Evidence("forget_accuracy", "", "memory", 0.9, 0.5, difference=difference, result=result, telling=telling)
     assert describe(line) == words
+
+
+def test_what_was_to_be_kept_needs_no_power():
+    assert describe(evidence("test_accuracy", "utility", 0, telling=False)) == "as retraining"
+
+
+def test_limits_name_the_lines_that_have_power_and_how_many_have_none():
+    lines = [evidence("membership", "memory", 0), evidence("features", "inside", 0, telling=False)]
+    for line in lines:
+        line.title = SPECS[line.key].title
+    lines.append(evidence("test_accuracy", "utility", 0, telling=False))
+    (sentence,) = [s for s in limits(2, lines, {"retain": 5}, True) if "power" in s]
+    assert sentence.startswith("1 of 2 lines about what was to be forgotten has power here: ")
+    assert SPECS["membership"].title in sentence
+    lines[0].telling = False
+    (sentence,) = [s for s in limits(2, lines, {"retain": 5}, True) if "power" in s]
+    assert sentence.startswith("0 of 2 lines about what was to be forgotten have power here")
+    assert not [s for s in limits(0, lines, {"retain": 5}, True) if "power" in s]
 
 
 def test_titles_are_clear_without_the_other_lines():

@@ -1,0 +1,24 @@
+"""Pages of HTML that load nothing: the templates of reports and audits, in which no text of a user becomes markup."""
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from ..utils.safe_text import shown
+
+
+def rendered(template: str, **values: Any) -> str:
+    """Return the page that `template`, a file in `templates`, makes of `values`.
+
+    Everything is escaped, whatever the template is called: the name of a class must never become markup.
+    """
+    environment = Environment(
+        loader=PackageLoader("hf_unlearn.evaluation"),
+        autoescape=True,
+        finalize=lambda value: value if isinstance(value, Markup) else shown(value, 2000),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)
