@@ -78,33 +78,36 @@ def rewind(
     if not learned or run.patch is not None or (share == 1 and not contrast):  # a patch leaves the original as it is
         return
     parameters = dict(unwrap(run.model).named_parameters())
-    by_direction = _given_back(run, learned, kept, contrast) if contrast else {}
-    for name, moved in learned.items():
-        parameters[name].sub_(by_direction[name].to(moved) if name in by_direction else (1 - share) * moved)
+    done = _rewind_by_direction(run, learned, kept, contrast) if contrast else set()
+    for name in learned.keys() - done:
+        parameters[name].sub_(learned[name], alpha=1 - share)
     _refresh_statistics(run, kept)
 
 
-def _given_back(
+def _rewind_by_direction(
     run: UnlearningRun, learned: Mapping[str, Tensor], kept: PreparedRows, contrast: float
-) -> dict[str, Tensor]:
-    """Return what the linear layers give back by direction; see `rewind`."""
+) -> set[str]:
+    """Take back what linear layers learned of directions that forget rows have more of. Returns the names of their parameters."""
     layers = {
         name: layer
         for name, layer in unwrap(run.model).named_modules()
         if isinstance(layer, nn.Linear) and f"{name}.weight" in learned and layer.in_features <= WIDEST
     }
     wanted, unwanted = (second_moments(run, layers, rows) for rows in (kept, run.forget_rows))
-    filters = {first: excess_filter(wanted[first][1], unwanted[first][1], contrast) for first, _ in wanted.values()}
-    out = {}
-    for name, (first, _) in wanted.items():
-        weight, bias = f"{name}.weight", f"{name}.bias"
+    done, last, back = set(), "", torch.empty(0)
+    for name, (first, moment) in wanted.items():
+        if first != last:  # layers that read the same stand together
+            last, back = first, excess_filter(moment, unwanted[first][1], contrast)
+        layer, weight, bias = layers[name], f"{name}.weight", f"{name}.bias"
         added = learned[weight].cpu().double()
         column = learned[bias].cpu().double() if bias in learned else added.new_zeros(len(added))
-        moved = torch.cat([added, column[:, None]], 1) @ filters[first]
-        out[weight] = moved[:, :-1]
+        moved = (torch.cat([added, column[:, None]], 1) @ back).to(layer.weight)
+        layer.weight.sub_(moved[:, :-1])
+        done.add(weight)
         if bias in learned:
-            out[bias] = moved[:, -1]
-    return out
+            layer.bias.sub_(moved[:, -1])
+            done.add(bias)
+    return done
 
 
 def _refresh_statistics(run: UnlearningRun, kept: PreparedRows) -> None:
