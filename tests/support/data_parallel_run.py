@@ -51,6 +51,9 @@ CASES = {
     "uib: over marginal_information": ("uib", "vit", {"base": "marginal_information"}, {"parts": 2}),
     "uib: over gradient_ascent": ("uib", "bert", {"base": "gradient_ascent", "refresh": 2}, {}),
     "surrogate_distillation": ("surrogate_distillation", "vit", {}, {"parts": 2, "retain_per_forget": 2}),
+    "surrogate_distillation: by direction": (
+        "surrogate_distillation", "bert", {"contrast": 16.0}, {"parts": 2, "retain_per_forget": 2, "base_model": "none"},
+    ),
     "retrain": ("retrain", "vit", {}, {"batch": 20, "learning_rate": 0.5}),
     "fine_tune": ("fine_tune", "bert", {}, {"batch": 20, "parts": 2, "learning_rate": 0.5}),
     "gradient_ascent": ("gradient_ascent", "resnet", {}, {"retain_per_forget": 3}),
@@ -70,6 +73,7 @@ def trainer_of(name, folder, callbacks=(), **more):
     key, arch, settings, changes = CASES[name]
     changes = {"batch": 8, "parts": 1, **changes, **more}
     batch, parts = changes.pop("batch"), changes.pop("parts")
+    base_model = changes.pop("base_model", None)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     single = changes.get("forget_kind") == "samples"
     split = ForgetRequest(fraction=0.26).split(data_for(arch, ROWS)) if single else class_split(arch, ROWS)
@@ -102,6 +106,7 @@ def trainer_of(name, folder, callbacks=(), **more):
         eval_dataset=data_for(arch, 30, 9),
         processing_class=processing_class(arch),
         callbacks=list(callbacks),
+        base_model=base_model,
         compute_metrics=lambda p: {"accuracy": float((p.predictions.argmax(-1) == p.label_ids).mean())},
     )
 

@@ -58,7 +58,8 @@ def check(name, one, two, other):
     start = flat(state(trained(CASES[plain(name)][1])))
     end, together = flat(one["weights"]), flat(two["weights"])
     moved, apart = (end - start).norm(), (end - together).norm()
-    assert apart <= 1e-5 * end.norm()
+    # Directions that retain rows hardly have are scaled up, and with them how the other batches round.
+    assert apart <= (1e-4 if "by direction" in name else 1e-5) * end.norm()
     assert apart <= 1e-3 * moved  # a gradient scaled by the number of processes would show here as 1.0
     if "wasserstein_barycenter" in name:
         assert one["outcome"]["outputs_moved"] > 1e-3

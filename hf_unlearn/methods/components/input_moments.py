@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from ...data.pairs import PreparedRows
 from ...data.sampling import DrawnRows, drawn_rows
 from ...models.forward import unwrap
 from ...models.prediction import answers
-from ...utils.distributed import own_part, sum_over_processes
+from ...utils.distributed import own_part, sum_over_processes, together
 from ..protocols import UnlearningRun
 
 ROWS = 1024  # most of each set that are read
@@ -45,21 +44,27 @@ def second_moments(
 ) -> dict[str, tuple[str, Tensor]]:
     """Return for each layer the mean of x xᵀ over the tokens x that it reads for `rows`, with a 1 at the end of each x.
 
-    At most `ROWS` rows are read, and tokens of padding do not count. Layers that read the same tensor share one matrix: each comes with the name of the first of
-    these layers, and the matrix (d + 1, d + 1). A layer that the model does not use is left out. Processes share the rows.
+    At most `ROWS` rows are read, and tokens of padding do not count. Layers that read the same tensor share one matrix: each comes
+    with the name of the first of these layers, and the matrix (d + 1, d + 1). A layer that reads nothing, as an expert that no row
+    is sent to, is left out. Processes share the rows.
     """
     model, sums = unwrap(run.model), _Sums()
     chosen = drawn_rows(len(rows), ROWS, run.args.seed)
     part = chosen[list(own_part(len(chosen)))]
     with ExitStack() as hooks:
-        # A process without rows reads one that does not count, so that it knows the same layers.
-        for handle in sums.hooks(model, layers, weight=float(len(part) > 0)):
+        for handle in sums.hooks(model, layers):
             hooks.callback(handle.remove)
-        drawn = DrawnRows(rows, part if len(part) else np.array([0]))
+        drawn = DrawnRows(rows, part)
         for _ in answers(run.model, drawn, run.processor.collate, run.args.eval_batch_size, any_order=True):
             pass
-    totals = {name: sum_over_processes(total).cpu() for name, total in sums.totals.items()}
-    return {name: (first, totals[first] / totals[first][-1, -1]) for name, first in sums.firsts.items()}
+    # A process may have seen fewer layers than another, and all have to add up the same ones.
+    firsts = {name: first for seen in together([sums.firsts]) for name, first in seen.items()}
+    means = {}
+    for name in (name for name in layers if firsts.get(name) == name):
+        own, size = sums.totals.get(name), layers[name].in_features + 1
+        total = sum_over_processes(torch.zeros(size, size, device=run.args.device) if own is None else own)
+        means[name] = (total / total[-1, -1]).cpu()
+    return {name: (firsts[name], means[firsts[name]]) for name in layers if name in firsts}
 
 
 class _Sums:
@@ -69,17 +74,20 @@ class _Sums:
         self.totals: dict[str, Tensor] = {}
         self.firsts: dict[str, str] = {}
         self._mask: Tensor | None = None
-        self._latest: tuple[str, Tensor | None] = ("", None)  # the last layer that was asked, and what it read
+        self._latest: tuple[str, Tensor | None] = (
+            "",
+            None,
+        )  # the first of the layers that read what was read last, and that
 
-    def hooks(self, model: nn.Module, layers: Mapping[str, nn.Linear], weight: float) -> Iterable[Any]:
+    def hooks(self, model: nn.Module, layers: Mapping[str, nn.Linear]) -> Iterable[Any]:
         yield model.register_forward_pre_hook(self._begin, with_kwargs=True)
         for name, layer in layers.items():
-            yield layer.register_forward_pre_hook(partial(self._add, name, weight))
+            yield layer.register_forward_pre_hook(partial(self._add, name))
 
     def _begin(self, _model: nn.Module, _inputs: Any, named: Mapping[str, Any]) -> None:
         self._mask = named.get("attention_mask")
 
-    def _add(self, name: str, weight: float, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _add(self, name: str, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x, (before, read) = inputs[0], self._latest
         first = self.firsts.setdefault(name, before if read is x else name)
         self._latest = (first, x)
@@ -89,4 +97,4 @@ class _Sums:
         if self._mask is not None and x.ndim == 3 and self._mask.shape == x.shape[:2]:
             tokens = x[self._mask.bool()]
         tokens = F.pad(tokens.float(), (0, 1), value=1.0)
-        self.totals[name] = weight * (tokens.T @ tokens) + self.totals.get(name, 0)
+        self.totals[name] = tokens.T @ tokens + self.totals.get(name, 0)

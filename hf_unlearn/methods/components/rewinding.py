@@ -94,19 +94,21 @@ def _rewind_by_direction(
         if isinstance(layer, nn.Linear) and f"{name}.weight" in learned and layer.in_features <= WIDEST
     }
     wanted, unwanted = (second_moments(run, layers, rows) for rows in (kept, run.forget_rows))
-    done, last, back = set(), "", torch.empty(0)
+    done: set[str] = set()
+    last, back = "", torch.empty(0)
     for name, (first, moment) in wanted.items():
+        layer, weight, bias = layers[name], f"{name}.weight", f"{name}.bias"
+        done |= {weight, bias} & learned.keys()
+        if first not in unwanted:  # no forget row comes there
+            continue
         if first != last:  # layers that read the same stand together
             last, back = first, excess_filter(moment, unwanted[first][1], contrast)
-        layer, weight, bias = layers[name], f"{name}.weight", f"{name}.bias"
         added = learned[weight].cpu().double()
         column = learned[bias].cpu().double() if bias in learned else added.new_zeros(len(added))
         moved = (torch.cat([added, column[:, None]], 1) @ back).to(layer.weight)
         layer.weight.sub_(moved[:, :-1])
-        done.add(weight)
         if bias in learned:
             layer.bias.sub_(moved[:, -1])
-            done.add(bias)
     return done
 
 
