@@ -95,10 +95,12 @@ def _answers(lines: Sequence[Evidence]) -> list[tuple[str, str, str]]:
         asked = [line for line in lines if line.group in groups]
         passed = sum(line.result == "equivalent" for line in asked)
         out.append((question, _answer(asked, groups), f"{passed} of {len(asked)} lines as retraining"))
-    telling = [line for line in lines if line.telling]
-    lacking = missing_power(lines) if any(line.retrained for line in lines) else []
-    answer = "Yes." if not lacking and any(line.retrained for line in lines) else " ".join(["Not surely.", *lacking])
-    return [*out, ("Would this audit have noticed the original?", answer, f"{len(telling)} lines tell it")]
+    telling = sum(line.telling for line in lines)
+    if not any(line.retrained for line in lines):
+        answer = "Not known: there is no retrained model to compare it with."
+    else:
+        answer = " ".join(["Not surely.", *lacking]) if (lacking := missing_power(lines)) else "Yes."
+    return [*out, ("Would this audit have noticed the original?", answer, f"{telling} lines tell it")]
 
 
 def _answer(asked: Sequence[Evidence], groups: Sequence[str]) -> str:

@@ -53,6 +53,8 @@ def test_an_accepted_model_needs_no_reason_and_blind_lines_are_no_power():
     assert "It rests on: " not in text
     blind = Page(page([line("forget_accuracy", telling=False), line("features", telling=False)], SAME)).text
     assert "Not surely. By its outputs on these rows the original itself cannot be told" in blind
+    alone = [dataclasses.replace(one, retrained=[]) for one in LINES]
+    assert "Not known: there is no retrained model" in Page(page(alone)).text
 
 
 def test_pictures_put_figures_in_units_of_the_margin():
