@@ -79,8 +79,10 @@ def load_source(
 def _from_repository(source: str, argument: str, config: str | None, revision: str | None, streaming: bool) -> Any:
     from datasets import load_dataset
 
+    # `datasets` names a data set after the end of its path, and `.` ends in nothing.
+    place = os.path.abspath(source) if os.path.isdir(source) else source
     try:
-        return load_dataset(source, config, revision=revision, streaming=streaming)
+        return load_dataset(place, config, revision=revision, streaming=streaming)
     except ValueError as error:
         if config is None or "BuilderConfig" not in str(error):
             raise

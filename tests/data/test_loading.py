@@ -41,6 +41,14 @@ def test_a_folder_gives_the_split_that_is_named_or_wanted(rows, tmp_path):
         load_rows(folder, "rows", "validation")
 
 
+@pytest.mark.parametrize("here", [".", "./", "../data"])
+def test_a_folder_may_be_the_one_that_the_user_stands_in(rows, tmp_path, monkeypatch, here):
+    (tmp_path / "data").mkdir()
+    rows.to_csv(tmp_path / "data" / "train.csv")
+    monkeypatch.chdir(tmp_path / "data")
+    assert len(load_source(here, "dataset")["train"]) == len(rows)
+
+
 def test_a_single_split_is_loaded_whatever_its_name(rows, tmp_path):
     rows.to_parquet(tmp_path / "data" / "test.parquet")
     assert len(load_rows(str(tmp_path / "data"), "rows", "train")) == 3
