@@ -83,7 +83,7 @@ def to_html(
         plot=PLOT,
         curves=_curves(curves),
         limits=limits,
-        run=_run(run),
+        settings=_settings(run),
         schema=schema,
     )
 
@@ -146,7 +146,7 @@ def _curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> list[tuple[str
     return out
 
 
-def _run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _settings(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what was measured, as names and values."""
     out = []
     for name, value in run.items():
