@@ -7,6 +7,9 @@ from markupsafe import Markup
 
 from ..utils.safe_text import shown
 
+# The colors of Okabe and Ito can be told apart by the color-blind. A model has the same color in every picture.
+COLORS = {"original": "#999999", "unlearned": "#0072B2", "retrained": "#E69F00"}
+
 
 def rendered(template: str, **values: Any) -> str:
     """Return the page that `template`, a file in `templates`, makes of `values`.

@@ -7,7 +7,7 @@ from hf_unlearn.evaluation.pages import rendered
 
 VALUES = {
     "verdict": "<b>", "meaning": "a\u202eb", "accepted": True, "because": [], "answers": [], "rows": [], "width": 1, "height": 1,
-    "plot": (1, 1), "curves": [], "limits": ["x" * 5000], "settings": [], "schema": "s",
+    "plot": (1, 1), "curves": [], "limits": ["x" * 5000], "settings": [], "schema": "s", "colors": {},
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..pages import rendered
+from ..pages import COLORS, rendered
 from .verdicts import KEPT, MEANING, SAME, missing_power
 
 if TYPE_CHECKING:
@@ -20,14 +20,11 @@ QUESTIONS = {  # question -> groups of the lines that answer it
     "Can it be brought back from behind the outputs?": ("inside", "depth", "switch"),
     "Is what was to be kept still there?": KEPT,
 }
-WIDTH, HEIGHT, REACH = (
-    160,
-    22,
-    3.0,
-)  # of the picture of a margin, in pixels; REACH: the margins on either side that it shows
+WIDTH, HEIGHT = 160, 22  # pixels of the picture of a margin
+REACH = 3.0  # margins on either side that it shows
 PLOT = (560, 180)  # pixels of the picture of relearning
-# Color, dashes and width of the curves; the pictures carry them themselves, because not all that prints pages reads styles in them.
-CURVES = {"original": ("#999999", "none", 4), "unlearned": ("#0072b2", "none", 2), "retrained": ("#e69f00", "6 3", 2)}
+# Dashes and width of the curves; the pictures carry them themselves, because not all that prints pages reads styles in them.
+CURVES = {"original": ("none", 4), "unlearned": ("none", 2), "retrained": ("6 3", 2)}
 
 
 @dataclass(frozen=True)
@@ -81,6 +78,7 @@ def to_html(
         width=WIDTH,
         height=HEIGHT,
         plot=PLOT,
+        colors=COLORS,
         curves=_curves(curves),
         limits=limits,
         settings=_settings(run),
@@ -142,7 +140,8 @@ def _curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> list[tuple[str
     for name, curve in curves.items():
         points = [f"{40 + (width - 50) * s / max(most, 1):.1f},{10 + (height - 40) * (1 - a):.1f}" for s, a in curve]
         steps = f"{name}: {curve[-1][1]:.0%} after {curve[-1][0]} steps" if curve else name
-        out.append((*CURVES[name.split("[")[0]], steps, points))
+        kind = name.split("[")[0]
+        out.append((COLORS[kind], *CURVES[kind], steps, points))
     return out
 
 

@@ -11,10 +11,9 @@ import numpy as np
 
 from ...utils.files import written_atomically
 from ...utils.safe_text import shown
+from ..pages import COLORS
 from .report_data import ReportData
 
-# The colors of Okabe and Ito can be told apart by the color-blind. A model has the same color in every figure.
-COLORS = {"original": "#999999", "unlearned": "#0072B2", "retrained": "#E69F00"}
 # The original lies below, wide, and the retrained model above, in dashes: a line that hides another is misread.
 STYLES: dict[str, dict[str, Any]] = {
     "original": {"linewidth": 4.0}, "unlearned": {"linewidth": 1.8}, "retrained": {"linewidth": 1.8, "linestyle": (0, (3, 1.5))},

@@ -6,9 +6,9 @@ import pytest
 
 from hf_unlearn import Audit
 from hf_unlearn.evaluation.audit.evidence import Evidence
-from hf_unlearn.evaluation.audit.page import CURVES as CURVES_OF
 from hf_unlearn.evaluation.audit.page import HEIGHT, QUESTIONS, WIDTH, strip
 from hf_unlearn.evaluation.audit.verdicts import HIDDEN, MEANING, SAME, SPECS
+from hf_unlearn.evaluation.pages import COLORS
 from tests.evaluation.report.test_page import Page
 
 
@@ -75,7 +75,7 @@ def test_every_line_is_a_row_and_every_model_a_curve():
     assert tags.count("rect") == len(LINES)
     assert tags.count("tr") == 1 + len(QUESTIONS) + 1 + 1 + len(LINES) + 1 + 3
     colors = [given["stroke"] for tag, given in found.tags if tag == "polyline"]
-    assert colors[1:] == [color for color, _, _ in CURVES_OF.values()]  # the first is the axis
+    assert colors[1:] == [*COLORS.values()]  # the first is the axis
     assert "unlearned: 90% after 10 steps" in found.text
     assert f'height="{HEIGHT}"' in page()
     assert "Teaching the forgotten classes again" not in Page(page(curves={})).text
