@@ -59,6 +59,11 @@ class AuditArguments:
         False,
         "A model of another architecture or size than the original may be found indistinguishable from retraining.",
     )
+    audit_cache: str | None = setting(
+        None,
+        "Folder that keeps what is measured of original and retrained models, and a seed, for audits of other models. Features of "
+        "the rows lie in it: delete it with them. By default nothing is kept.",
+    )
     use_cpu: bool = setting(False, "Do not use a GPU.")
     output_dir: str | None = setting(None, "Folder for audit.json, audit.md and audit.html.")
 
@@ -148,6 +153,7 @@ def main(words: Sequence[str]) -> int:
     models, processing_class, own = load_models(options, sets["forget"])
     names = (
         "image_column", "text_column", "label_column", "kind", "max_rows", "audit_seed", "allow_other_network", "alpha",
+        "audit_cache",
     )  # fmt: skip
     chosen = {name: getattr(options, name) for name in names}
     original, unlearned, *retrained = models.values()

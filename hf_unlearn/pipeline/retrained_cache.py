@@ -6,15 +6,11 @@ test a guess about a row. The models themselves were trained on kept rows: whoev
 """
 
 import hashlib
-import hmac
 import json
 import logging
 import os
-import secrets
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import torch
@@ -22,11 +18,10 @@ import transformers
 from huggingface_hub import constants
 from torch import nn
 
-from ..data.pairs import PreparedRows
-from ..data.sampling import READ_AT_ONCE, has_transform
+from ..data.sampling import has_transform
 from ..models.pretrained import from_pretrained_quietly, save_model
-from ..models.processor import Processor
-from ..models.snapshot import joint_digest, raw_bytes
+from ..models.private_digests import digest_of_inputs, read_secret
+from ..models.snapshot import joint_digest
 from ..training.checkpoints import find_damage, read_state, seal_checkpoint
 from ..training.resuming import ARGUMENTS
 from ..utils import VERSION
@@ -36,7 +31,6 @@ logger = logging.getLogger(__name__)
 SCHEMA = "hf_unlearn/retrained/1"
 VARIABLE = "HF_UNLEARN_RETRAINED_CACHE"  # of the environment, in the place of the option `retrained_cache`
 NONE = "none"
-SECRET_FILE = "secret"
 # What a configuration says of the place and the program that wrote it, and not of the model.
 ORIGIN = ("_name_or_path", "transformers_version")
 
@@ -95,24 +89,11 @@ def find_entry(trainer: Any, start: dict[str, str], given: str | None) -> Entry 
     if folder is None or has_transform(trainer.retain_dataset):
         return None
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         secret = read_secret(folder)
     except OSError as error:
         logger.warning("`retrained_cache`: no retrained model is looked up or kept, because of %s", error)
         return None
     return Entry(folder / key_of(trainer, start, secret))
-
-
-def read_secret(folder: Path) -> bytes:
-    """Return the secret of the cache in `folder`, which only its owner can read. The first run makes it."""
-    path = folder / SECRET_FILE
-    if not path.exists():
-        with NamedTemporaryFile(dir=folder) as new:  # with the mode 600
-            new.write(secrets.token_bytes(32))
-            new.flush()
-            with suppress(FileExistsError):  # another process was first
-                os.link(new.name, path)
-    return path.read_bytes()
 
 
 def key_of(trainer: Any, start: dict[str, str], secret: bytes) -> str:
@@ -138,17 +119,3 @@ def key_of(trainer: Any, start: dict[str, str], secret: bytes) -> str:
         "versions": [torch.__version__, transformers.__version__, VERSION],
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def digest_of_inputs(rows: PreparedRows, processor: Processor, secret: bytes) -> str:
-    """Return an HMAC-SHA256, under `secret`, of what the model reads of all `rows` in their order, labels among it.
-
-    It also depends on columns, tokenizer or image processor, and on the number of each label, and not on how a file is stored.
-    """
-    digest = hmac.new(secret, digestmod="sha256")
-    for first in range(0, len(rows), READ_AT_ONCE):
-        batch = processor.collate(rows.many(range(first, min(first + READ_AT_ONCE, len(rows)))))
-        for name, tensor in sorted(batch.items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(raw_bytes(tensor))
-    return digest.hexdigest()

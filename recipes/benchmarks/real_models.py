@@ -25,7 +25,6 @@ import fcntl
 import hashlib
 import json
 import os
-import pickle
 import re
 import resource
 import shutil
@@ -363,38 +362,23 @@ class Request:
         import hf_unlearn.evaluation as evaluation
         from hf_unlearn.evaluation.audit.auditor import Auditor
         from hf_unlearn.models.pretrained import load_classifier, load_processing_class
-        from hf_unlearn.models.snapshot import weights_digest
 
         folder = Path(evaluation.__file__).parent
         measuring = [
             "relearning.py",
             *(f"audit/{n}.py" for n in ("auditor", "checks", "model_outputs", "networks", "probing")),
         ]
-        kept, version = self.lab.cache / "measured", digest(*(folder / f for f in measuring), self.lab.key, self.name)
+        kept = self.lab.cache / "measured" / digest(*(folder / f for f in measuring))
         device = "cuda" if torch.cuda.is_available() else "cpu"
-
-        class KeepingAuditor(Auditor):
-            """An auditor that keeps what it measured of a model, for the next process that compares with this model."""
-
-            def measure(self, model: Any, name: str) -> Any:
-                if name == "unlearned":
-                    return super().measure(model, name)
-                file = kept / f"{version}-{digest(weights_digest(model))}.pickle"
-                if not file.exists():
-                    found = super().measure(model, name)
-                    kept.mkdir(parents=True, exist_ok=True)
-                    partial = file.with_suffix(f".{os.getpid()}")
-                    partial.write_bytes(pickle.dumps(found))
-                    partial.replace(file)
-                return pickle.loads(file.read_bytes())  # the cache is of this script alone
 
         def load(folder: Path) -> Any:
             return load_classifier(str(folder), self.lab.sets["train"]).to(device).eval()
 
         self.load, sides = load, split(self.lab.sets["train"], self.name)
-        return KeepingAuditor(
+        return Auditor(
             load(self.original), forget=sides.forget, retain=sides.retain, test=self.lab.sets["test"], kind=self.kind, audit_seed=0,
-            processing_class=load_processing_class(str(self.original), self.lab.sets["train"]),
+            processing_class=load_processing_class(str(self.original), self.lab.sets["train"]), audit_cache=kept,
+            others={f"retrained[{i}]": load(f) for i, f in enumerate(self.folders)},
         )  # fmt: skip
 
     @cached_property

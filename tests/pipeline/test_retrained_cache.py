@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import stat
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
@@ -16,13 +14,11 @@ from hf_unlearn.cli import main
 from hf_unlearn.models.snapshot import fingerprints
 from hf_unlearn.pipeline.prepare import prepare
 from hf_unlearn.pipeline.retrained_cache import (
-    SECRET_FILE,
     VARIABLE,
     Entry,
     cache_folder,
     find_entry,
     key_of,
-    read_secret,
 )
 from hf_unlearn.pipeline.run_arguments import RunArguments
 from hf_unlearn.pipeline.unlearn import retrain
@@ -222,15 +218,6 @@ def test_rows_that_may_be_another_view_each_time_are_not_looked_up(tmp_path):
     rows = DATA.select(range(8, 32)).with_transform(lambda batch: batch)
     assert find_entry(trainer_of(tmp_path, retain=rows), {}, str(tmp_path / "cache")) is None
     assert not (tmp_path / "cache").exists()
-
-
-def test_the_secret_is_made_once_and_its_owner_alone_can_read_it(tmp_path):
-    with ThreadPoolExecutor(8) as pool:
-        found = set(pool.map(read_secret, [tmp_path] * 16))
-    assert found == {(tmp_path / SECRET_FILE).read_bytes()}
-    assert len(found.pop()) == 32
-    assert stat.S_IMODE((tmp_path / SECRET_FILE).stat().st_mode) == 0o600
-    assert [p.name for p in tmp_path.iterdir()] == [SECRET_FILE]
 
 
 def store_and_load(folder):

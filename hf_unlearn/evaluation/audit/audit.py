@@ -14,7 +14,7 @@ import numpy as np
 from ...utils.files import write_atomically
 from .evidence import Evidence
 from .page import to_html
-from .verdicts import MEANING, SAME
+from .verdicts import MEANING, SAME, say_remaining
 
 AUDIT_SCHEMA = "hf_unlearn/audit/1"
 COLUMNS = ("", "original", "unlearned", "retrained", "difference [interval]", "margin: practical, seeds", "", "")
@@ -76,6 +76,7 @@ class Audit:
     def to_markdown(self) -> str:
         """Return the audit as markdown."""
         lines = ["# Audit", "", f"**{self.verdict}.** {MEANING[self.verdict]}", ""]
+        lines += [left, ""] if (left := say_remaining(self.lines)) else []
         lines += ["| " + " | ".join(COLUMNS) + " |", "|---|---:|---:|---:|---:|---:|---|---|"]
         lines += ["| " + " | ".join(cells) + " |" for cells in self.rows()]
         return "\n".join([*lines, "", *(f"- {sentence}" for sentence in self.limits), ""])
@@ -100,6 +101,8 @@ class Audit:
         console.print(table)
         for sentence in self.limits:
             console.print(f"- {sentence}")
+        if left := say_remaining(self.lines):
+            console.print(f"- {left}")
         console.print(f"\n[bold]{self.verdict}[/bold]: {MEANING[self.verdict]}")
 
     def save(self, folder: str | Path) -> None:

@@ -6,11 +6,14 @@ line of evidence speaks against it.
 """
 
 import secrets
+import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from ...data.pairs import PreparedRows
 from ...data.sampling import drawn_rows
@@ -21,7 +24,17 @@ from .audit import Audit
 from .checks import check_models, check_sets, find_classes, same_shares
 from .evidence import Evidence, compare, settle
 from .evidence_lines import Figures
-from .model_outputs import Measured, Outputs, adapter_layers, adapters_off, quantized, run_model, unsteady_share
+from .measured_cache import MeasuredCache
+from .model_outputs import (
+    Measured,
+    Outputs,
+    adapter_layers,
+    adapters_off,
+    hide_classes,
+    quantized,
+    run_model,
+    unsteady_share,
+)
 from .networks import network_difference, sampled_weights, unchanged_share
 from .probing import feature_similarity
 from .processing import prepares_differently
@@ -32,6 +45,9 @@ RELEARNING_DRAWS = 3  # repetitions, each from other rows
 RELEARNING_STEPS = 100  # at most
 UNSTEADY = 0.02  # share of rows with answers that depend on other rows, which a model may have by rounding
 PROBE_ROWS = 100  # test rows of the forgotten classes, on which relearning is measured
+# Adam's rate, as a share of the root mean square by which training anew moves a weight. A step as long as a whole fine-tuning brings
+# every class back at once. Models trained from scratch lie so far apart that the most counts.
+RELEARNING_SHARE, RELEARNING_RATE = 0.02, 5e-4
 
 
 def audit_models(
@@ -63,7 +79,8 @@ def audit_models(
     """
     models = {"unlearned": unlearned, **{f"retrained[{i}]": m for i, m in enumerate(retrained)}}
     auditor = Auditor(original, others=models, **settings)
-    judged, *known = [auditor.measure(model, name) for name, model in models.items()]
+    named = tqdm(models.items(), "models", unit="model", disable=None)  # shown to people, with the time left
+    judged, *known = [auditor.measure(model, name) for name, model in named]
     audit = auditor.audit(judged, known, alpha=alpha)
     if (how := auditor.prepared_differently.get("unlearned")) is None:
         return audit
@@ -88,7 +105,8 @@ class Auditor:
         forget: labeled training rows that were to be forgotten.
         test: labeled rows that no model was trained on. If whole classes were forgotten, also rows of these classes.
         retain: labeled training rows that were kept. Default: None, and kept data is judged on test rows alone.
-        others: name -> model that will be measured later, checked here before any model runs. Default: None.
+        others: name -> model that will be measured later, checked here before any model runs. The distance of those that are
+            called `retrained` scales the rate of relearning. Default: None.
         processing_class: image processor or tokenizer of the original. Default: None, for rows that are prepared already.
         own_processing: name -> image processor or tokenizer that one of `others` is published with. Default: None, for
             models that read rows as the original does.
@@ -102,9 +120,13 @@ class Auditor:
             rows that are drawn. `Audit.run` records it.
         allow_other_network: True if a model of another architecture or size than the original may be found
             indistinguishable from retraining. Default: False.
+        audit_cache: folder that keeps what is measured of the original and of retrained models, so that another candidate costs
+            one measurement. Features of the rows lie in it: delete it with them. It also keeps the seed of the draws, which
+            `audit.json` tells: leave the folder out where somebody could prepare a model for it. Default: None, nothing is kept.
 
     Attributes:
         prepared_differently: name -> how a model's own way of preparing rows differs from the original's, if it does.
+        relearning_rate: Adam's rate when forgotten classes are taught again.
 
     Raises:
         ValueError: a set is empty, lacks labels, or overlaps with another, a model has another head or other inputs than
@@ -129,6 +151,7 @@ class Auditor:
         batch_size: int = 128,
         audit_seed: int | None = None,
         allow_other_network: bool = False,
+        audit_cache: str | Path | None = None,
     ) -> None:
         columns: dict[str, Any] = {
             "image_column": image_column,
@@ -137,9 +160,11 @@ class Auditor:
         }
         self.processor = Processor(original, processing_class, **columns)
         self.original_model, self.batch_size, self.allow_other_network = original, batch_size, allow_other_network
-        self.audit_seed = secrets.randbits(32) if audit_seed is None else audit_seed
         others = others or {}
         check_models(original, others)
+        self._cache = None if audit_cache is None else MeasuredCache(audit_cache, original)
+        drawn = secrets.randbits(32) if self._cache is None else self._cache.seed
+        self.audit_seed = drawn if audit_seed is None else audit_seed
         given = {"forget": forget, "test": test, **({} if retain is None else {"retain": retain})}
         self.sets, labels, self.digests = check_sets(given, self.processor, max_rows, self.audit_seed)
         self._own = {name: Processor(others[name], found, **columns) for name, found in (own_processing or {}).items()}
@@ -161,6 +186,8 @@ class Auditor:
         )  # (test rows,)
         if bool(self.in_forgotten_class.all()):
             raise ValueError("`test` has rows of the forgotten classes only: add rows of what is kept.")
+        self.relearning_rate = _relearning_rate(original, others, self.audit_seed)
+        self._rows = {} if self._cache is None else self._cache.digests(self.sets, self.processor)
         self.original = self.measure(original, "original")
 
     def measure(self, model: nn.Module, name: str, as_published: bool = False) -> Measured:
@@ -168,16 +195,39 @@ class Auditor:
 
         Args:
             model: the model; its weights do not change.
-            name: what errors and `Audit.curves` call the model. Only the original may be called `original`.
+            name: what errors and `Audit.curves` call the model. Only the original may be called `original`, and what is called
+                `unlearned` is never taken from `audit_cache`.
             as_published: True to prepare rows as the model itself does, by `own_processing`. Default: False, as the original.
 
         Raises:
             ValueError: the model gives NaN or infinite logits.
         """
-        processor, sets = self.processor, self.sets
         if as_published:
             processor = self._own[name]
-            sets = {key: PreparedRows(rows.rows, processor, key, cache_bytes=2**30) for key, rows in sets.items()}
+            sets = {k: PreparedRows(rows.rows, processor, k, cache_bytes=2**30) for k, rows in self.sets.items()}
+            return self._measure(model, name, sets, processor)
+        cache = None if name == "unlearned" else self._cache
+        file = None if cache is None else cache.file(model, self._measured_with(model))
+        if cache is None or file is None:
+            return self._measure(model, name, self.sets, self.processor)
+        found = cache.load(file, name)
+        if found is None:
+            found = self._measure(model, name, self.sets, self.processor)
+            cache.store(file, found)
+        return found
+
+    def _measured_with(self, model: nn.Module) -> dict[str, Any]:
+        """What the figures of a model depend on, beside the model."""
+        return {
+            "rows": self._rows,
+            "classes": self.classes,
+            "audit_seed": self.audit_seed,
+            "batch_size": self.batch_size,
+            "relearning_rate": self.relearning_rate,
+            "device": next(model.parameters()).device.type,
+        }
+
+    def _measure(self, model: nn.Module, name: str, sets: Mapping[str, PreparedRows], processor: Processor) -> Measured:
         outputs = run_model(model, sets, processor, name=name, batch_size=self.batch_size)
         original = outputs if name == "original" else self.original.outputs
 
@@ -185,6 +235,7 @@ class Auditor:
             return run_model(changed, {"forget": sets["forget"]}, processor, name=name)["forget"]
 
         rounded = {precision: on_forget_rows(quantized(model, precision)).right for precision in ("int8", "bf16")}
+        hides = name == "original" and bool(self.classes)
         without_adapters = None
         if adapter_layers(model):
             with adapters_off(model):
@@ -194,6 +245,9 @@ class Auditor:
             outputs=outputs,
             rounded=rounded,
             curves=self._relearn(model, original["test"], sets, processor),
+            hidden_curves=self._relearn(hide_classes(model, self.classes), original["test"], sets, processor)
+            if hides
+            else [],
             similarity=feature_similarity(outputs["forget"].features, original["forget"].features),
             unchanged=unchanged_share(model, self.original_model),
             without_adapters=without_adapters,
@@ -215,9 +269,14 @@ class Auditor:
         seeds = range(self.audit_seed, self.audit_seed + RELEARNING_DRAWS)
         taught = [forget.many(drawn_rows(len(forget), RELEARNING_ROWS, seed).tolist()) for seed in seeds]
         return [
-            list(relearn(model, rows, probe, processor, stop=stop, limit=RELEARNING_STEPS, every_step=False))
+            list(
+                relearn(
+                    model, rows, probe, processor,
+                    stop=stop, limit=RELEARNING_STEPS, every_step=False, learning_rate=self.relearning_rate,
+                )
+            )
             for rows in taught
-        ]
+        ]  # fmt: skip
 
     def audit(self, unlearned: Measured, retrained: Sequence[Measured], alpha: float = 0.05) -> Audit:
         """Compare measured models, and return every line of evidence and the verdict.
@@ -255,6 +314,7 @@ class Auditor:
             "models": {m.name: m.weights for m in (self.original, unlearned, *retrained)},
             "sets": self.digests,
             "audit_seed": self.audit_seed,
+            "relearning_rate": self.relearning_rate,
         }
         return Audit(verdict, because, lines, said, curves, run)
 
@@ -290,11 +350,21 @@ class Auditor:
             if expected is not None:
                 practical = spec.practical if retrained else max(spec.practical, spec.alone)
                 compare(
-                    line, before, ours, expected,
+                    line, figures.if_hidden(key), ours, expected,
                     practical=practical, default_spread=spec.default_spread, alpha=alpha, upper_only=not spec.below,
                 )  # fmt: skip
             lines.append(line)
         return lines
+
+
+def _relearning_rate(original: nn.Module, others: Mapping[str, nn.Module], seed: int) -> float:
+    """The rate of relearning, by how far training anew moves the weights that are the same in every model."""
+    own = sampled_weights(original, original, seed)
+    samples = [sampled_weights(model, original, seed) for name, model in others.items() if name.startswith("retrained")]
+    ways = [
+        float((sample - own).square().mean().sqrt()) for sample in samples if sample is not None and own is not None
+    ]
+    return min(RELEARNING_RATE, RELEARNING_SHARE * statistics.median(ways)) if any(ways) else RELEARNING_RATE
 
 
 def _check_distinct(original: Measured, unlearned: Measured, retrained: Sequence[Measured]) -> None:

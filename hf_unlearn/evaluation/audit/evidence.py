@@ -101,7 +101,8 @@ class Evidence:
         result: `equivalent` (the interval is inside the margin), `different` (significantly outside, Holm-corrected),
             `unclear` (neither), or `unknown` (nothing to compare with).
         telling: True if the original is significantly outside twice the margin. Only then does it mean something that a
-            model passes: such a model lies nearer to retraining than the original.
+            model passes: such a model lies nearer to retraining than the original. For relearning this is an original that only
+            does not answer the forgotten classes, because the original itself has nothing to learn again.
         p_value: of the hypothesis that the difference is inside the margin, before Holm's correction.
         words: the result in plain words.
     """
@@ -151,7 +152,7 @@ def seed_spread(values: Sequence[float], default: float) -> float:
 
 def compare(
     line: Evidence,
-    original: Estimate,
+    hidden: Estimate | None,
     unlearned: Estimate,
     expected: Estimate,
     *,
@@ -163,6 +164,7 @@ def compare(
     """Fill in the difference, interval and margin of `line`, and whether it is equivalent; `settle` finds the different ones.
 
     Args:
+        hidden: what the figure would be of an original that only does not answer the forgotten classes; None if that is unknown.
         upper_only: count only figures above retraining. A lower figure is then as good as an equal one.
     """
     line.expected, line.practical = expected.value, practical
@@ -174,7 +176,9 @@ def compare(
     inside_below = upper_only or line.low >= -line.margin
     line.result = "equivalent" if inside_below and line.high <= line.margin else "unclear"
     line.p_value = _p_inside(gap, line.margin, upper_only)
-    line.telling = _p_inside(original - expected, TELLING_MARGINS * line.margin, upper_only) < alpha
+    line.telling = (
+        hidden is not None and _p_inside(hidden - expected, TELLING_MARGINS * line.margin, upper_only) < alpha
+    )
 
 
 def _p_inside(gap: Estimate, margin: float, upper_only: bool) -> float:

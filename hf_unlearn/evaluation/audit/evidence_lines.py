@@ -42,6 +42,15 @@ class Figures:
         """Return the figure `key` of `model`; None if the sets or models do not allow it."""
         return FIGURES[key](self, model)
 
+    def if_hidden(self, key: str) -> Estimate | None:
+        """Return what `key` would be of an original that only does not answer the forgotten classes; None if that is unknown.
+
+        The line has power if this figure is no retrained model's. The original's own is the same wherever outputs do not count.
+        """
+        if key != "relearning":
+            return self.of(key, self.original)
+        return _steps(self.original.hidden_curves)
+
     def expected(self, key: str, known: Sequence[Estimate]) -> Estimate | None:
         """Return what retraining gives for `key`; None if that is unknown. `known`: the figures of the retrained models."""
         if key in ("membership", "membership_probe") and not self.retrained and not self.same_shares:
@@ -188,7 +197,7 @@ FIGURES: dict[str, Figure] = {
     "test_accuracy": lambda figures, model: estimate_share(model.outputs["test"].right[~figures.in_forgotten_class]),
     "retain_accuracy": lambda _, m: estimate_share(m.outputs["retain"].right) if "retain" in m.outputs else None,
     "calibration": lambda figures, model: estimate_mean(model.outputs["test"].confidence[~figures.in_forgotten_class]),
-    "relearning": lambda _, m: estimate_mean(np.log1p([c[-1][0] for c in m.curves])) if m.curves else None,
+    "relearning": lambda _, model: _steps(model.curves),
     "class_probe": Figures.class_probe,
     "prototype": lambda figures, model: figures.prototype(model, 10, LAST),
     "inner_prototype": lambda figures, model: figures.prototype(model, 10, INNER),
@@ -201,6 +210,10 @@ FIGURES: dict[str, Figure] = {
     "bf16": lambda _, model: estimate_share(model.rounded["bf16"]),
     "adapter": Figures.adapter,
 }
+
+
+def _steps(curves: Sequence[Sequence[tuple[int, float]]]) -> Estimate | None:
+    return estimate_mean(np.log1p([curve[-1][0] for curve in curves])) if curves else None
 
 
 def _distance(outputs: Outputs, others: Sequence[Measured]) -> Estimate:

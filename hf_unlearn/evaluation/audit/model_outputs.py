@@ -1,7 +1,7 @@
 """Run one model over sets of rows: logits and features, rounded weights, adapters switched off."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ...data.pairs import PreparedRows
 from ...models.prediction import answers, block_means, block_outputs
 from ...models.processor import Processor
+from ...models.structure import last_layers
 from .evidence import Estimate
 
 DEPTHS = (1 / 2, 2 / 3, 5 / 6, 1.0)  # share of the blocks behind which features are taken
@@ -101,6 +102,21 @@ def quantized(model: nn.Module, precision: Literal["int8", "bf16"]) -> nn.Module
     return model
 
 
+@torch.no_grad()
+def hide_classes(model: nn.Module, classes: Sequence[int]) -> nn.Module:
+    """Return a copy that knows `classes` as well as `model` does and never answers them.
+
+    The logit of each of these classes is the mean of the others, which is never the largest.
+    """
+    model = copy.deepcopy(model)
+    for layer in last_layers(model):
+        others = [c for c in range(layer.out_features) if c not in classes]
+        layer.weight[list(classes)] = layer.weight[others].mean(0)
+        if layer.bias is not None:
+            layer.bias[list(classes)] = layer.bias[others].mean()
+    return model
+
+
 def adapter_layers(model: nn.Module) -> list[Any]:
     """Return the layers of PEFT adapters inside `model`; empty if there are none."""
     return [m for m in model.modules() if isinstance(getattr(m, "_disable_adapters", None), bool)]
@@ -143,6 +159,7 @@ class Measured:
         outputs: set -> outputs.
         rounded: `int8` and `bf16` -> (n,) boolean, true if the model with rounded weights answers a forget row right.
         curves: one (steps, accuracy) curve for each draw of rows that the forgotten classes were taught again from.
+        hidden_curves: of the original, the curves of a copy that only does not answer the forgotten classes; else empty.
         similarity: linear CKA of its features with the original's on the forget set, in [0, 1].
         unchanged: share of the weights outside the head that equal the original's bit for bit, in [0, 1].
         without_adapters: outputs on the forget set with the adapters switched off; None if the model has none.
@@ -164,4 +181,5 @@ class Measured:
     sample: Tensor | None = None
     unsteady: float = 0.0
     network: str = ""
+    hidden_curves: list[list[tuple[int, float]]] = field(default_factory=list)
     probes: dict[str, Estimate] = field(default_factory=dict)

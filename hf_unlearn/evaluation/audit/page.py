@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..pages import COLORS, rendered
-from .verdicts import KEPT, MEANING, SAME, missing_power
+from .verdicts import KEPT, MEANING, SAME, missing_power, say_remaining
 
 if TYPE_CHECKING:
     from .evidence import Evidence
@@ -92,7 +92,10 @@ def _answers(lines: Sequence[Evidence]) -> list[tuple[str, str, str]]:
     for question, groups in QUESTIONS.items():
         asked = [line for line in lines if line.group in groups]
         passed = sum(line.result == "equivalent" for line in asked)
-        out.append((question, _answer(asked, groups), f"{passed} of {len(asked)} lines as retraining"))
+        answer = _answer(asked, groups)
+        if "inside" in groups and (left := say_remaining(asked)):
+            answer = f"{answer} {left}"
+        out.append((question, answer, f"{passed} of {len(asked)} lines as retraining"))
     telling = sum(line.telling for line in lines)
     if not any(line.retrained for line in lines):
         answer = "Not known: there is no retrained model to compare it with."

@@ -73,6 +73,26 @@ def test_the_constructor_runs_the_original_and_no_other_model():
         Auditor(Untouchable(trained("vit")), **audited_sets())
 
 
+def test_relearning_is_as_fast_as_training_anew_was_far():
+    """A step as long as a whole fine-tuning would bring every class back at once."""
+    model, near, nearer = trained("vit"), copy.deepcopy(trained("vit")), copy.deepcopy(trained("vit"))
+    with torch.no_grad():
+        for other, length in ((near, 1e-3), (nearer, 1e-4)):
+            for p in other.parameters():
+                p.add_(length)
+    rates = {
+        share: Auditor(model, others={"unlearned": nearer, **{f"retrained[{i}]": m for i, m in enumerate(given)}}, **audited_sets())
+        for share, given in ((0.0, []), (1e-3, [near]), (5.5e-4, [near, nearer]), (1.0, [with_other_weights(model)]))
+    }  # fmt: skip
+    found = {share: auditor.relearning_rate for share, auditor in rates.items()}
+    assert found == {
+        0.0: 5e-4,
+        1e-3: pytest.approx(2e-5, rel=1e-3),
+        5.5e-4: pytest.approx(1.1e-5, rel=1e-3),
+        1.0: pytest.approx(2e-4, rel=1e-3),
+    }
+
+
 @pytest.mark.parametrize("given", [["original"], ["unlearned"], ["other", "other"]])
 def test_a_retrained_model_must_be_another_model(given):
     models = {"original": trained("vit")}

@@ -130,3 +130,14 @@ def test_figures_behind_the_outputs_have_their_closed_forms():
     assert own.of("features", model).value == pytest.approx(-math.log(0.5001))
     assert own.of("unchanged", model).value == 0.25
     assert own.of("class_probe", model) is own.of("class_probe", model)  # fitted once
+
+
+def test_relearning_has_power_if_an_original_that_hides_the_class_relearns_otherwise():
+    """The original itself has nothing to learn again, so its own steps would always tell."""
+    given = figures((1,))
+    given.original.hidden_curves = [[(0, 0.0), (20, 1.0)], [(0, 0.0), (30, 1.0)]]
+    assert given.if_hidden("relearning").value == pytest.approx((math.log(21) + math.log(31)) / 2)
+    assert given.of("relearning", given.original).value == pytest.approx(math.log(8))
+    assert given.if_hidden("features").value == given.of("features", given.original).value
+    given.original.hidden_curves = []
+    assert given.if_hidden("relearning") is None

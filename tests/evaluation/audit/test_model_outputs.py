@@ -5,7 +5,14 @@ import copy
 import pytest
 import torch
 
-from hf_unlearn.evaluation.audit.model_outputs import DEPTHS, adapters_off, quantized, run_model, unsteady_share
+from hf_unlearn.evaluation.audit.model_outputs import (
+    DEPTHS,
+    adapters_off,
+    hide_classes,
+    quantized,
+    run_model,
+    unsteady_share,
+)
 from hf_unlearn.evaluation.audit.networks import unchanged_share
 from hf_unlearn.models.prediction import pooled_features, predict
 from tests.support.models import trained
@@ -27,6 +34,17 @@ def test_one_pass_gives_logits_and_what_the_last_layer_reads(arch):
     torch.testing.assert_close(layer(out.features), logits, rtol=1e-4, atol=1e-5)
     p = logits.double().softmax(-1).gather(-1, labels[:, None])[:, 0]
     torch.testing.assert_close(out.margin, (p / (1 - p)).log(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("arch", ["vit", "resnet", "bert"])
+def test_a_hidden_class_is_never_answered_and_all_else_stays(arch):
+    model, (rows, processor) = trained(arch), prepared(arch)
+    hidden = hide_classes(model, [0, 2])
+    before, after = (run_model(m, {"test": rows}, processor, name=arch)["test"] for m in (model, hidden))
+    assert not set(after.logits.argmax(-1).tolist()) & {0, 2}
+    assert torch.equal(after.logits[:, [1, 3]], before.logits[:, [1, 3]])
+    torch.testing.assert_close(after.logits[:, 2], before.logits[:, [1, 3]].mean(-1))
+    assert torch.equal(after.features, before.features)
 
 
 def test_int8_has_255_levels_for_each_channel_and_the_model_stays():

@@ -44,6 +44,7 @@ def test_verdict_and_answers_stand_on_top():
     assert "so is the original: this says nothing" in stand_out  # its only line has no power
     assert "Not as after retraining: words of features." in behind
     assert "1 of 2 lines" in behind
+    assert "38% of the way from retrained models to the original is left (the median of 2 lines" in behind
     assert f"Not clear: {SPECS['test_accuracy'].title}" in kept
     assert "Yes." in power
 

@@ -15,6 +15,8 @@ from hf_unlearn.evaluation.audit.verdicts import (
     describe,
     limits,
     missing_power,
+    remaining,
+    say_remaining,
 )
 
 
@@ -109,3 +111,16 @@ def test_what_was_not_given_is_a_limit():
     assert any("No retain set was given" in sentence for sentence in limits(3, [], sets, True))
     assert any("no random draw" in sentence for sentence in limits(3, [], sets, False))
     assert limits(3, [], sets, True)[-1].endswith("that brings the forgotten back.")
+
+
+def test_what_remains_is_the_median_way_from_retrained_models_to_the_original():
+    lines = [evidence(key, "inside", 0, unlearned=value) for key, value in
+             (("features", 0.5), ("prototype", 0.6), ("single_row", 0.9), ("class_probe", 0.7))]  # fmt: skip
+    for line in lines:
+        line.expected = 0.5  # the original has 0.9
+    assert remaining(lines) == (pytest.approx(0.375), 4)  # of 0, 0.25, 1 and 0.5
+    lines[2].telling = False
+    assert remaining(lines) == (pytest.approx(0.25), 3)
+    assert say_remaining(lines).startswith("In its features 25% of the way")
+    assert remaining([evidence("forget_accuracy", "memory", 0), evidence("relearning", "depth", 0)]) is None
+    assert say_remaining([]) == ""
