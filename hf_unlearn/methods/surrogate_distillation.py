@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ from ..models.forward import classify_by_length, eval_mode, has_batch_norm, unwr
 from ..models.prediction import predict
 from ..models.reference import Reference
 from ..utils.argument_checks import check_positive
-from .base import ALL_WEIGHTS, UnlearningMethod, setting
+from .base import ALL_WEIGHTS, UnlearningMethod, find_method, setting
 from .components.losses import joint_inputs, kl_to_target
 from .components.rewinding import (
     ROWS,
@@ -99,9 +99,12 @@ class SurrogateDistillation(UnlearningMethod):
     rank. An attack on membership reads the log-odds of rows that are all but sure, which a divergence of probabilities leaves.
     There is no dropout then, because f₀ answers without it.
 
+    `term` adds what another method minimizes to forget, with that method's own weight, as the information of IT-reg between outputs
+    and membership in the data.
+
     | forget set | retain set | forward passes a step | extra memory |
     |---|---|---|---|
-    | inputs | inputs, labels | 1 | none; the base, before the first step |
+    | inputs | inputs, labels | 1, and those of `term` | none; the base, before the first step |
 
     AdamW's rate is a share of the root mean square by which fine-tuning moved a weight, so that the steps fit a model that was
     moved a little as well as one that was moved far. For a model that was trained from scratch, random weights are the base.
@@ -156,6 +159,11 @@ class SurrogateDistillation(UnlearningMethod):
     forget_weight: float | None = setting(
         None, "Weight μ of the distance from the targets on forget rows. None: 1 with a `contrast`, 0.3 without."
     )
+    term: UnlearningMethod | str | None = setting(  # noqa: RUF009
+        None,
+        "Method whose forgetting term is added to the loss, such as `marginal_information` or `jit`: an instance, or a key of the "
+        "table (with default settings).",
+    )
     caution: float = setting(0.9, "Confidence on forget rows, as a share of the original's confidence on unseen rows.")
 
     def __post_init__(self) -> None:
@@ -165,6 +173,9 @@ class SurrogateDistillation(UnlearningMethod):
             if (value := getattr(self, name)) is not None and not 0 <= value < math.inf:
                 raise ValueError(f"`{name}` must not be negative, got {value}. 0 turns it off.")
         check_positive(self, "rate", "passes", "caution")
+        self.term = None if self.term is None else _forgetting(self.term)
+        self._term: UnlearningMethod = UnlearningMethod() if self.term is None else self.term
+        vars(self).update(backends=self.backends & self._term.backends)
 
     def arguments_for(self, update: str | None, kind: str) -> Mapping[str, Any]:
         return {**self.arguments, **FOR_ROWS} if kind == "samples" else self.arguments
@@ -177,7 +188,15 @@ class SurrogateDistillation(UnlearningMethod):
         wanted = MOST_STEPS if retain_rows is None else math.ceil(passes * retain_rows / retain_batch)
         return min(max(wanted, FEWEST_STEPS), MOST_STEPS)
 
+    def reads_labels(self, side: str) -> bool:
+        return super().reads_labels(side) or self._term.reads_labels(side)
+
+    def describe(self) -> dict[str, Any]:
+        """Return a JSON-ready description, with the method of `term` described too."""
+        return super().describe() | {"term": None if self.term is None else self._term.describe()}
+
     def setup(self, run: UnlearningRun) -> None:
+        self._term.setup(run)  # while the model is the original
         start, reference = run.starting_point(), run.reference
         if not reference.kept_classes:
             raise ValueError("`forget_class` names every class of the head, so none is left to answer with.")
@@ -289,14 +308,40 @@ class SurrogateDistillation(UnlearningMethod):
             apart = F.smooth_l1_loss(log_odds(gone, self._labels[index].to(gone.device)), targets)
         else:
             apart = kl_to_target(targets, gone)
-        return {"retain": F.cross_entropy(kept, batch["retain"]["labels"]), "forget": self._weight * apart}
+        terms = {"retain": F.cross_entropy(kept, batch["retain"]["labels"]), "forget": self._weight * apart}
+        if self.term is not None:
+            others = self._term.loss(model, batch, reference)
+            terms |= {f"{self._term.name}/{name}": value for name, value in others.items() if name != "retain"}
+        return terms
+
+    def before_step(self, model: nn.Module, batches: Sequence[Mapping[str, Any]]) -> None:
+        self._term.before_step(model, batches)
 
     def adjust_gradients(self, model: nn.Module) -> None:
         """Leave alone what training never moved, if it moved nothing but the head."""
+        self._term.adjust_gradients(model)
         if self._idle:
             parameters = dict(unwrap(model).named_parameters())
             for name in self._idle:
                 parameters[name].grad = None
+
+    def state(self) -> dict[str, Any]:
+        return {"term": self._term.state()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._term.load_state(state["term"])
+
+
+def _forgetting(given: UnlearningMethod | str) -> UnlearningMethod:
+    """Return the method of the setting `term`, if its loss has a term that forgets rows."""
+    method = find_method(given)
+    plain = type(method).after_step is UnlearningMethod.after_step and not (method.needs_column or method.anchors)
+    if method.one_shot or method.starts_fresh or method.reads_base or not (method.needs_forget and plain):
+        raise ValueError(
+            f"`term={method.name!r}` has no term of a loss over forget rows that could be added. Use 'marginal_information', 'jit' or "
+            "'gradient_ascent'."
+        )
+    return method
 
 
 def _for_rows(logits: Tensor, labels: Tensor, held_out: tuple[Tensor, Tensor] | None) -> Tensor:

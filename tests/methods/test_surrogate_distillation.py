@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hf_unlearn import ForgetRequest, SurrogateDistillation, UnlearningTrainer
+from hf_unlearn import ForgetRequest, MarginalInformation, SurrogateDistillation, UnlearningTrainer
 from hf_unlearn.data.pairs import PreparedRows
 from hf_unlearn.data.sampling import draw
 from hf_unlearn.methods.components.rewinding import ROWS
@@ -52,6 +52,32 @@ def test_loss_is_cross_entropy_on_retain_and_divergence_from_the_targets_on_forg
     assert terms["retain"].item() == pytest.approx(F.cross_entropy(kept, batch["retain"]["labels"]).item(), rel=1e-4)
     assert terms["forget"].item() == pytest.approx(0.7 * float((t * (t.log() - gone)).sum(-1).mean()), rel=1e-4)
     assert set(terms) == {"retain", "forget"}
+
+
+def test_the_forgetting_term_of_another_method_is_added_with_its_own_weight(tmp_path):
+    batch = forget_batch("vit")
+    alone, term = SurrogateDistillation(forget_weight=0.7), MarginalInformation(gamma=0.4)
+    both = SurrogateDistillation(forget_weight=0.7, term=MarginalInformation(gamma=0.4))
+    targets = torch.randn(100, 4, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    for method in (alone, both):
+        vars(method).update(_targets=targets, _weight=0.7)
+    for method in (term, both.term):
+        method.setup(run_of("vit", tmp_path))
+    expected = alone.loss(trained("vit"), batch, None)
+    expected["marginal_information/information"] = term.loss(trained("vit"), batch, None)["information"]
+    found = both.loss(trained("vit"), batch, None)
+    assert {k: v.item() for k, v in found.items()} == pytest.approx({k: v.item() for k, v in expected.items()})
+    assert both.describe()["term"] == term.describe()
+    assert alone.describe()["term"] is None
+
+
+@pytest.mark.parametrize(
+    "term",
+    ["uib", "retrain", "fine_tune", "feature_information", "surrogate_distillation", "counterfactual_distillation"],
+)
+def test_a_method_without_a_term_over_forget_rows_is_refused(term):
+    with pytest.raises(ValueError, match=f"`term='{term}'` has no term of a loss over forget rows"):
+        SurrogateDistillation(term=term)
 
 
 @pytest.mark.parametrize("arch", ["vit", "bert"])

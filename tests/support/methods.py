@@ -8,10 +8,11 @@ from hf_unlearn.methods import base
 from hf_unlearn.methods.components.counterfactual_anchors import CounterfactualAnchors
 
 FROM_RETAIN = ("retrain", "fine_tune")
-IN_TRAIN_MODE = (*FROM_RETAIN, "surrogate_distillation")  # these move BatchNorm statistics
+WITH_TERM = "surrogate_distillation+marginal_information"  # the second is a term of the first
+IN_TRAIN_MODE = (*FROM_RETAIN, "surrogate_distillation", WITH_TERM)  # these move BatchNorm statistics
 TRAINED = [name for name, method in METHODS.items() if not method.one_shot]
 CARRIERS = [name for name in TRAINED if name not in (*IN_TRAIN_MODE, "uib")]  # each can be the base of UIB
-GRADIENT = TRAINED + [f"uib+{name}" for name in CARRIERS]
+GRADIENT = [*TRAINED, WITH_TERM, *(f"uib+{name}" for name in CARRIERS)]
 
 
 def make(name, **settings):
@@ -19,6 +20,9 @@ def make(name, **settings):
     if name.startswith("uib"):
         base = make(name.removeprefix("uib+")) if "+" in name else None
         return METHODS["uib"](base=base, samples=16, **settings)
+    if name == WITH_TERM:
+        own, term = name.split("+")
+        return METHODS[own](term=make(term), **settings)
     if name == "jit":
         settings = {"num_perturbations": 3, **settings}
     if name == "feature_information":
