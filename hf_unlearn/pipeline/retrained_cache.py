@@ -1,7 +1,7 @@
 """Retrained models that runs share: the same training, from the same start on the same rows, is done once.
 
 An entry is a folder in the cache, whose name is a digest of all that its weights depend on. It holds the model and a seal with the
-digest of every file. The rows go into that name through an HMAC with a secret of this cache, so nobody who sees the name alone can
+digest of every file. Together the entries take `MOST_BYTES`. The rows go into that name through an HMAC with a secret of this cache, so nobody who sees the name alone can
 test a guess about a row. The models themselves were trained on kept rows: whoever must delete such a row must empty the cache too.
 """
 
@@ -9,6 +9,9 @@ import hashlib
 import json
 import logging
 import os
+import re
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,8 @@ logger = logging.getLogger(__name__)
 SCHEMA = "hf_unlearn/retrained/1"
 VARIABLE = "HF_UNLEARN_RETRAINED_CACHE"  # of the environment, in the place of the option `retrained_cache`
 NONE = "none"
+KEY = re.compile("[0-9a-f]{64}")  # the name of an entry
+MOST_BYTES = 20 * 2**30  # of all models; those that were not used for longest go first
 # What a configuration says of the place and the program that wrote it, and not of the model.
 ORIGIN = ("_name_or_path", "transformers_version")
 
@@ -55,6 +60,8 @@ class Entry:
             logger.warning("The retrained model %s in the cache cannot be read: %s", self.folder, error)
             return None
         model.load_state_dict(saved.state_dict())
+        with suppress(OSError):  # of another user, who may only read it
+            os.utime(self.folder)
         return record
 
     def store(self, model: nn.Module, seconds: float, steps: int) -> None:
@@ -67,6 +74,21 @@ class Entry:
         except OSError as error:
             if find_damage(self.folder):  # else another run was first
                 logger.warning("The retrained model is not kept for other runs: %s", error)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Delete the models that were not used for longest, while all of them together are larger than `MOST_BYTES`."""
+        try:
+            entries = [f for f in self.folder.parent.iterdir() if KEY.fullmatch(f.name) and f.is_dir()]
+            sizes = {f: sum(p.stat().st_size for p in f.rglob("*")) for f in entries}
+            total = sum(sizes.values())
+            for folder in sorted(sizes.keys() - {self.folder}, key=lambda f: f.stat().st_mtime):
+                if total <= MOST_BYTES:
+                    return
+                shutil.rmtree(folder)
+                total -= sizes[folder]
+        except OSError as error:  # another run deletes or replaces the same one
+            logger.info("The cache of retrained models is not made smaller now: %s", error)
 
 
 def cache_folder(given: str | None) -> Path | None:

@@ -1,6 +1,7 @@
 """The cache of retrained models: what is found again, what is not, what is not trusted, and what it tells."""
 
 import json
+import os
 import shutil
 from contextlib import suppress
 
@@ -12,6 +13,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from hf_unlearn import Retrain, UnlearningArguments, UnlearningTrainer
 from hf_unlearn.cli import main
 from hf_unlearn.models.snapshot import fingerprints
+from hf_unlearn.pipeline import retrained_cache
 from hf_unlearn.pipeline.prepare import prepare
 from hf_unlearn.pipeline.retrained_cache import (
     VARIABLE,
@@ -154,6 +156,24 @@ def test_the_place_is_that_of_the_option_the_environment_or_hugging_face(monkeyp
 
 
 DATA = image_data(40)
+
+
+def test_models_that_were_not_used_for_longest_make_room_for_new_ones(tmp_path, monkeypatch):
+    cache, own = tmp_path / "cache", tmp_path / "cache" / "my-model"
+    own.mkdir(parents=True)
+    (own / "model.safetensors").write_bytes(b"a model of the user" * 100_000)
+    names = [c * 64 for c in "abcd"]
+    for age, name in enumerate(names[:3]):
+        Entry(cache / name).store(trained("vit"), 1.0, 1)
+        os.utime(cache / name, (age, age))
+    size = sum(p.stat().st_size for p in (cache / names[0]).iterdir())
+    monkeypatch.setattr(retrained_cache, "MOST_BYTES", int(3.5 * size))
+    assert Entry(cache / names[0]).load(build("vit")) is not None  # so the second is the oldest
+    Entry(cache / names[3]).store(trained("vit"), 1.0, 1)
+    assert sorted(p.name for p in cache.iterdir()) == [names[0], names[2], names[3], "my-model"]
+    monkeypatch.setattr(retrained_cache, "MOST_BYTES", 1)
+    Entry(cache / names[1]).store(trained("vit"), 1.0, 1)
+    assert sorted(p.name for p in cache.iterdir()) == [names[1], "my-model"]  # the newest stays, whatever its size
 
 
 def trainer_of(folder, retain=None, forget=None, model=None, processor=None, **changes):
