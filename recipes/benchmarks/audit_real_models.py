@@ -6,6 +6,8 @@
 Originals, retrained models and their cache are those of `real_models.py`, whose options these are. Each retrained model is audited
 as if it were an unlearned one, against one and against all of the others, and so is every cheap pretender of `pretenders.py`
 against all retrained models. Finished requests are lines in `--out`, so a killed benchmark continues.
+
+Beside the audit stand three certificates that are usual elsewhere, and that need no more than outputs (`certificates`).
 """
 
 from __future__ import annotations
@@ -29,32 +31,61 @@ def audited(lab: Lab, name: str) -> dict[str, Any]:
     """Audit the retrained models and the pretenders of one request."""
     from pretenders import PRETENDERS, Scene
 
+    from hf_unlearn.evaluation.audit.model_outputs import run_model
     from hf_unlearn.evaluation.audit.verdicts import SAME
 
     request = Request(lab, name)
     auditor, retrained = request.auditor, request.retrained
     forget, retain, test = (auditor.sets[key] for key in ("forget", "retain", "test"))
     scene = Scene(auditor.original_model, auditor.processor, forget, retain, test, auditor.classes)
+    untrained = type(auditor.original_model)(auditor.original_model.config).eval()
+    answers = run_model(untrained, {"forget": forget}, auditor.processor, name="untrained")["forget"].logits
     cases = []
+
+    def judged(key: str, right: list[str], model: Any, given: list[Any]) -> None:
+        case = told(key, right, auditor.audit(model, given))
+        cases.append(case | {"certificates": certificates(model, auditor.original, answers)})
+
     for i, candidate in enumerate(retrained):
         others = [model for j, model in enumerate(retrained) if j != i]
         for given in ([others[0]], [others[1]], others):
-            cases.append(case("retrained", [SAME], auditor.audit(candidate, given)))
+            judged("retrained", [SAME], candidate, given)
     for key in CHEAP:
         if request.kind in PRETENDERS[key].kinds:
             # Under this name nothing is kept: a wrapper has the weights of what it wraps.
             model = auditor.measure(PRETENDERS[key].make(scene), "unlearned")
-            cases.append(case(key, list(PRETENDERS[key].verdicts), auditor.audit(model, retrained)))
+            judged(key, list(PRETENDERS[key].verdicts), model, retrained)
     return {"task": lab.name, "request": name, "cases": cases}
 
 
-def case(model: str, right: list[str], audit: Any) -> dict[str, Any]:
-    from hf_unlearn.evaluation.audit.verdicts import SPECS
+def certificates(model: Any, original: Any, untrained: Any) -> dict[str, bool]:
+    """Say which of three usual certificates a measured model gets.
+
+    - accuracy: it answers forget rows right no more often than by chance.
+    - membership: the machine of SalUn (arXiv 2310.12508) takes at least nine in ten forget rows for rows that were not trained on.
+    - randomness: by ZRF (arXiv 2205.08096) its answers on forget rows are nearer to an untrained model's than the original's are.
+    """
+    from hf_unlearn.metrics.functional.distance import zero_retrain_forgetting
+    from hf_unlearn.metrics.functional.membership import mia_efficacy
+
+    forget, retain, test = ((model.outputs[k].logits, model.outputs[k].labels) for k in ("forget", "retain", "test"))
+    classes = forget[0].shape[1]
+    return {
+        "accuracy": bool(model.outputs["forget"].right.double().mean() <= 1 / classes),
+        "membership": mia_efficacy(retain, test, forget) >= 0.9,
+        "randomness": zero_retrain_forgetting(forget[0], untrained)
+        > zero_retrain_forgetting(original.outputs["forget"].logits, untrained),
+    }
+
+
+def told(model: str, right: list[str], audit: Any) -> dict[str, Any]:
+    from hf_unlearn.evaluation.audit.verdicts import SPECS, remaining
 
     return {
         "model": model, "right": right, "verdict": audit.verdict, "because": audit.because,
         "yardsticks": audit.run["retrained"], "left_out": [s for s in audit.limits if "is no yardstick" in s],
         "telling": [x.key for x in audit.lines if x.telling], "deep": [x.key for x in audit.lines if x.telling and SPECS[x.key].deep],
+        "remaining": remaining(audit.lines),
     }  # fmt: skip
 
 
@@ -77,6 +108,16 @@ def table(out: Path) -> None:
             f"{sum(c['verdict'] in c['right'] for c in cheats)}",
         ]
         print(f"| {entry['task']}, {entry['request']} | {' | '.join(cells)} | {', '.join(cheats[0]['deep'])} |")
+    every = [case for entry in found for case in entry["cases"]]
+    honest = [c for c in every if c["model"] == "retrained" and c["yardsticks"] == 2]
+    cheats = [c for c in every if c["model"] != "retrained"]
+    same = honest[0]["right"][0]
+    print("\n| certificate | retrained models that get it | pretenders that get it |\n|---|---|---|")
+    for name, gets in {
+        **{key: lambda c, key=key: c["certificates"][key] for key in honest[0]["certificates"]},
+        "this audit": lambda c: c["verdict"] == same,
+    }.items():
+        print(f"| {name} | {sum(map(gets, honest))} of {len(honest)} | {sum(map(gets, cheats))} of {len(cheats)} |")
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ UNSTEADY = 0.02  # share of rows with answers that depend on other rows, which a
 PROBE_ROWS = 100  # test rows of the forgotten classes, on which relearning is measured
 # Adam's rate, as a share of the root mean square by which training anew moves a weight. A step as long as a whole fine-tuning brings
 # every class back at once. Models trained from scratch lie so far apart that the most counts.
-RELEARNING_SHARE, RELEARNING_RATE = 0.02, 5e-4
+RELEARNING_SHARE, RELEARNING_RATE = 0.05, 5e-4
 
 
 def audit_models(

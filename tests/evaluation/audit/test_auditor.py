@@ -87,9 +87,9 @@ def test_relearning_is_as_fast_as_training_anew_was_far():
     found = {share: auditor.relearning_rate for share, auditor in rates.items()}
     assert found == {
         0.0: 5e-4,
-        1e-3: pytest.approx(2e-5, rel=1e-3),
-        5.5e-4: pytest.approx(1.1e-5, rel=1e-3),
-        1.0: pytest.approx(2e-4, rel=1e-3),
+        1e-3: pytest.approx(5e-5, rel=1e-3),
+        5.5e-4: pytest.approx(2.75e-5, rel=1e-3),
+        1.0: 5e-4,
     }
 
 
