@@ -59,6 +59,10 @@ class AuditArguments:
         False,
         "A model of another architecture or size than the original may be found indistinguishable from retraining.",
     )
+    per_example: bool = setting(
+        False,
+        "Attack every forget row by itself (LiRA, RMIA) with two retrained models or more, and write per_example.csv.",
+    )
     audit_cache: str | None = setting(
         None,
         "Folder that keeps what is measured of original and retrained models, and a seed, for audits of other models. Features of "
@@ -153,7 +157,7 @@ def main(words: Sequence[str]) -> int:
     models, processing_class, own = load_models(options, sets["forget"])
     names = (
         "image_column", "text_column", "label_column", "kind", "max_rows", "audit_seed", "allow_other_network", "alpha",
-        "audit_cache",
+        "audit_cache", "per_example",
     )  # fmt: skip
     chosen = {name: getattr(options, name) for name in names}
     original, unlearned, *retrained = models.values()

@@ -366,7 +366,7 @@ class Request:
         folder = Path(evaluation.__file__).parent
         measuring = [
             "relearning.py",
-            *(f"audit/{n}.py" for n in ("auditor", "checks", "model_outputs", "networks", "probing")),
+            *(f"audit/{n}.py" for n in ("auditor", "checks", "model_outputs", "networks", "relearning_curves")),
         ]
         kept = self.lab.cache / "measured" / digest(*(folder / f for f in measuring))
         device = "cuda" if torch.cuda.is_available() else "cpu"

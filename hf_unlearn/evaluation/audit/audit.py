@@ -14,6 +14,7 @@ import numpy as np
 from ...utils.files import write_atomically
 from .evidence import Evidence
 from .page import to_html
+from .per_example import PerExample
 from .verdicts import MEANING, SAME, say_remaining
 
 AUDIT_SCHEMA = "hf_unlearn/audit/1"
@@ -33,6 +34,7 @@ class Audit:
             a forgotten class.
         run: kind of the request, rows of each set, number of retrained models, alpha, and digest of the judged weights.
         schema: version of the JSON format.
+        per_example: scores of single forget rows, if they were asked for. `as_dict` leaves them out, because they tell of rows.
     """
 
     verdict: str
@@ -42,6 +44,7 @@ class Audit:
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
     schema: str = AUDIT_SCHEMA
+    per_example: PerExample | None = None
 
     @property
     def accepted(self) -> bool:
@@ -50,7 +53,7 @@ class Audit:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the audit as plain values that JSON can hold."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "per_example"}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Audit:
@@ -106,12 +109,17 @@ class Audit:
         console.print(f"\n[bold]{self.verdict}[/bold]: {MEANING[self.verdict]}")
 
     def save(self, folder: str | Path) -> None:
-        """Write `audit.json`, `audit.md` and `audit.html` into `folder`, which is made if it is missing."""
+        """Write `audit.json`, `audit.md` and `audit.html` into `folder`, which is made if it is missing.
+
+        With `per_example` also `per_example.csv`, which only its owner can read.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "audit.json", json.dumps(self.as_dict(), indent=2) + "\n")
         write_atomically(folder / "audit.md", self.to_markdown())
         write_atomically(folder / "audit.html", self.to_html())
+        if self.per_example is not None:
+            write_atomically(folder / "per_example.csv", self.per_example.to_csv(), mode=0o600)
 
 
 def _number(value: float | None) -> str:

@@ -6,7 +6,6 @@ line of evidence speaks against it.
 """
 
 import secrets
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,9 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ...data.pairs import PreparedRows
-from ...data.sampling import drawn_rows
+from ...data.sampling import DrawnRows
 from ...models.processor import Processor
 from ...models.snapshot import weights_digest
-from ..relearning import RELEARNED, RELEARNING_ROWS, relearn
 from .audit import Audit
 from .checks import check_models, check_sets, find_classes, same_shares
 from .evidence import Evidence, compare, settle
@@ -36,18 +34,14 @@ from .model_outputs import (
     unsteady_share,
 )
 from .networks import network_difference, sampled_weights, unchanged_share
+from .per_example import FEWEST, PerExample, attack_rows, too_few
 from .probing import feature_similarity
 from .processing import prepares_differently
+from .relearning_curves import relearning_curves, relearning_rate
 from .verdicts import SAME, SPECS, UNCHANGED, VOID, decide, describe, limits
 from .yardsticks import Yardsticks
 
-RELEARNING_DRAWS = 3  # repetitions, each from other rows
-RELEARNING_STEPS = 100  # at most
 UNSTEADY = 0.02  # share of rows with answers that depend on other rows, which a model may have by rounding
-PROBE_ROWS = 100  # test rows of the forgotten classes, on which relearning is measured
-# Adam's rate, as a share of the root mean square by which training anew moves a weight. A step as long as a whole fine-tuning brings
-# every class back at once. Models trained from scratch lie so far apart that the most counts.
-RELEARNING_SHARE, RELEARNING_RATE = 0.05, 5e-4
 
 
 def audit_models(
@@ -56,6 +50,7 @@ def audit_models(
     retrained: Sequence[nn.Module] = (),
     *,
     alpha: float = 0.05,
+    per_example: bool = False,
     **settings: Any,
 ) -> Audit:
     """Audit `unlearned` against the original and against models retrained without the forget set.
@@ -66,10 +61,12 @@ def audit_models(
         retrained: models trained anew without the forget set, each with another seed. Three or more are best. By default
             there are none; then nothing can be found indistinguishable from retraining.
         alpha: level of every equivalence test, and of all reasons for rejection together. Default: 0.05.
+        per_example: True to attack every forget row by itself (`Audit.per_example`), which needs two retrained models or more.
+            Default: False.
         settings: `forget`, `test` and the other arguments of `Auditor`.
 
     Raises:
-        ValueError: as `Auditor` and `Auditor.audit`.
+        ValueError: as `Auditor` and `Auditor.audit`, or `per_example` has too few retrained models.
 
     Example:
         ```python
@@ -77,14 +74,17 @@ def audit_models(
         print(audit.verdict)
         ```
     """
+    if per_example and len(retrained) < FEWEST:
+        raise ValueError(too_few(len(retrained)))
     models = {"unlearned": unlearned, **{f"retrained[{i}]": m for i, m in enumerate(retrained)}}
     auditor = Auditor(original, others=models, **settings)
     named = tqdm(models.items(), "models", unit="model", disable=None)  # shown to people, with the time left
     judged, *known = [auditor.measure(model, name) for name, model in named]
-    audit = auditor.audit(judged, known, alpha=alpha)
+    audit = auditor.audit(judged, known, alpha=alpha, per_example=per_example)
     if (how := auditor.prepared_differently.get("unlearned")) is None:
         return audit
-    published = auditor.audit(auditor.measure(unlearned, "unlearned", as_published=True), known, alpha=alpha)
+    as_published = auditor.measure(unlearned, "unlearned", as_published=True)
+    published = auditor.audit(as_published, known, alpha=alpha, per_example=per_example)
     chosen = audit if published.accepted else published
     chosen.limits.insert(
         0,
@@ -186,7 +186,7 @@ class Auditor:
         )  # (test rows,)
         if bool(self.in_forgotten_class.all()):
             raise ValueError("`test` has rows of the forgotten classes only: add rows of what is kept.")
-        self.relearning_rate = _relearning_rate(original, others, self.audit_seed)
+        self.relearning_rate = relearning_rate(original, others, self.audit_seed)
         self._rows = {} if self._cache is None else self._cache.digests(self.sets, self.processor)
         self.original = self.measure(original, "original")
 
@@ -235,6 +235,18 @@ class Auditor:
             return run_model(changed, {"forget": sets["forget"]}, processor, name=name)["forget"]
 
         rounded = {precision: on_forget_rows(quantized(model, precision)).right for precision in ("int8", "bf16")}
+
+        def again(changed: nn.Module) -> list[list[tuple[int, float]]]:
+            return relearning_curves(
+                changed,
+                sets,
+                processor,
+                original["test"],
+                self.in_forgotten_class,
+                self.audit_seed,
+                self.relearning_rate,
+            )
+
         hides = name == "original" and bool(self.classes)
         without_adapters = None
         if adapter_layers(model):
@@ -244,10 +256,8 @@ class Auditor:
             name=name,
             outputs=outputs,
             rounded=rounded,
-            curves=self._relearn(model, original["test"], sets, processor),
-            hidden_curves=self._relearn(hide_classes(model, self.classes), original["test"], sets, processor)
-            if hides
-            else [],
+            curves=again(model),
+            hidden_curves=again(hide_classes(model, self.classes)) if hides else [],
             similarity=feature_similarity(outputs["forget"].features, original["forget"].features),
             unchanged=unchanged_share(model, self.original_model),
             without_adapters=without_adapters,
@@ -257,34 +267,16 @@ class Auditor:
             network=network_difference(model, self.original_model),
         )
 
-    def _relearn(
-        self, model: nn.Module, original: Outputs, sets: Mapping[str, PreparedRows], processor: Processor
-    ) -> list[list[tuple[int, float]]]:
-        """One curve per draw of rows to learn from; none if the test set has no row of the forgotten classes."""
-        if not self.in_forgotten_class.any():
-            return []
-        forget, rows = sets["forget"], self.in_forgotten_class.nonzero()[:PROBE_ROWS, 0]
-        probe = sets["test"].many(rows.tolist())
-        stop = RELEARNED * original.right[self.in_forgotten_class].float().mean().item()
-        seeds = range(self.audit_seed, self.audit_seed + RELEARNING_DRAWS)
-        taught = [forget.many(drawn_rows(len(forget), RELEARNING_ROWS, seed).tolist()) for seed in seeds]
-        return [
-            list(
-                relearn(
-                    model, rows, probe, processor,
-                    stop=stop, limit=RELEARNING_STEPS, every_step=False, learning_rate=self.relearning_rate,
-                )
-            )
-            for rows in taught
-        ]  # fmt: skip
-
-    def audit(self, unlearned: Measured, retrained: Sequence[Measured], alpha: float = 0.05) -> Audit:
+    def audit(
+        self, unlearned: Measured, retrained: Sequence[Measured], alpha: float = 0.05, per_example: bool = False
+    ) -> Audit:
         """Compare measured models, and return every line of evidence and the verdict.
 
         Args:
             unlearned: what `measure` returned for the model to judge.
             retrained: what `measure` returned for the models trained without the forget set; may be empty.
             alpha: level of every equivalence test, and of all reasons for rejection together. Default: 0.05.
+            per_example: True to attack every forget row by itself. Default: False.
 
         Raises:
             ValueError: a retrained model is the original, the unlearned model, or another retrained model.
@@ -316,7 +308,16 @@ class Auditor:
             "audit_seed": self.audit_seed,
             "relearning_rate": self.relearning_rate,
         }
-        return Audit(verdict, because, lines, said, curves, run)
+        rows = self._attacked(unlearned, sound) if per_example and len(sound) >= FEWEST else None
+        if per_example:
+            said += [too_few(len(sound))] if rows is None else rows.sentences()
+        return Audit(verdict, because, lines, said, curves, run, per_example=rows)
+
+    def _attacked(self, unlearned: Measured, retrained: Sequence[Measured]) -> PerExample:
+        """What attacks on single forget rows find, under the numbers of these rows in the forget set as it was given."""
+        rows = self.sets["forget"].rows
+        numbers = rows.chosen.tolist() if isinstance(rows, DrawnRows) else range(len(rows))
+        return attack_rows(numbers, unlearned, retrained, self.in_forgotten_class)
 
     def _forbidding(self, models: Sequence[Measured]) -> list[str]:
         """Sentences that say why no model can be called indistinguishable from retraining, whatever the figures say."""
@@ -355,16 +356,6 @@ class Auditor:
                 )  # fmt: skip
             lines.append(line)
         return lines
-
-
-def _relearning_rate(original: nn.Module, others: Mapping[str, nn.Module], seed: int) -> float:
-    """The rate of relearning, by how far training anew moves the weights that are the same in every model."""
-    own = sampled_weights(original, original, seed)
-    samples = [sampled_weights(model, original, seed) for name, model in others.items() if name.startswith("retrained")]
-    ways = [
-        float((sample - own).square().mean().sqrt()) for sample in samples if sample is not None and own is not None
-    ]
-    return min(RELEARNING_RATE, RELEARNING_SHARE * statistics.median(ways)) if any(ways) else RELEARNING_RATE
 
 
 def _check_distinct(original: Measured, unlearned: Measured, retrained: Sequence[Measured]) -> None:

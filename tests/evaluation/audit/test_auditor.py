@@ -1,11 +1,13 @@
 """Whole audits."""
 
 import copy
+import stat
 
 import pytest
 import torch
 
-from hf_unlearn import Auditor, audit_models
+from hf_unlearn import Auditor, ForgetRequest, audit_models
+from hf_unlearn.data.sampling import drawn_rows
 from hf_unlearn.evaluation.audit.verdicts import HIDDEN
 from hf_unlearn.models.prediction import predict
 from hf_unlearn.models.pretrained import load_classifier
@@ -56,6 +58,15 @@ def test_attacks_are_not_judged_if_forget_rows_are_no_random_draw_and_no_model_w
     assert any("no random draw" in sentence for sentence in audit.limits)
 
 
+def noisy(model, seed):
+    """A copy of `model` with a little noise of its own on every weight."""
+    other, draw = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(0.002 * torch.randn(p.shape, generator=draw))
+    return other
+
+
 def with_other_weights(model):
     """A copy of `model` with slightly different weights."""
     other = copy.deepcopy(model)
@@ -73,24 +84,25 @@ def test_the_constructor_runs_the_original_and_no_other_model():
         Auditor(Untouchable(trained("vit")), **audited_sets())
 
 
-def test_relearning_is_as_fast_as_training_anew_was_far():
-    """A step as long as a whole fine-tuning would bring every class back at once."""
-    model, near, nearer = trained("vit"), copy.deepcopy(trained("vit")), copy.deepcopy(trained("vit"))
-    with torch.no_grad():
-        for other, length in ((near, 1e-3), (nearer, 1e-4)):
-            for p in other.parameters():
-                p.add_(length)
-    rates = {
-        share: Auditor(model, others={"unlearned": nearer, **{f"retrained[{i}]": m for i, m in enumerate(given)}}, **audited_sets())
-        for share, given in ((0.0, []), (1e-3, [near]), (5.5e-4, [near, nearer]), (1.0, [with_other_weights(model)]))
-    }  # fmt: skip
-    found = {share: auditor.relearning_rate for share, auditor in rates.items()}
-    assert found == {
-        0.0: 5e-4,
-        1e-3: pytest.approx(5e-5, rel=1e-3),
-        5.5e-4: pytest.approx(2.75e-5, rel=1e-3),
-        1.0: 5e-4,
-    }
+def test_single_rows_are_attacked_on_demand_and_named_by_their_number_in_the_given_set(tmp_path):
+    split, original = (
+        ForgetRequest(fraction=0.4, seed=3).split(pixel_data(96, 21)),
+        trained("vit"),
+    )  # it never saw these rows
+    given = {"forget": split.forget, "retain": split.retain, "test": pixel_data(48, 9)}
+    others = [noisy(original, seed) for seed in (1, 2)]
+    settings = {"audit_seed": 1, "max_rows": 20, "kind": "samples", "per_example": True}
+    audit = audit_models(original, copy.deepcopy(original), others, **given, **settings)
+    rows = audit.per_example.rows
+    assert len(rows) == 20 < len(split.forget)
+    assert rows == drawn_rows(len(split.forget), 20, 1).tolist()
+    assert any(sentence.startswith("Row by row, LiRA finds") for sentence in audit.limits)
+    assert "per_example" not in audit.as_dict()
+    audit.save(tmp_path)
+    assert len((tmp_path / "per_example.csv").read_text().splitlines()) == 21
+    assert stat.S_IMODE((tmp_path / "per_example.csv").stat().st_mode) == 0o600
+    with pytest.raises(ValueError, match=r"`per_example` needs at least 2 retrained models, and 1 can be used"):
+        audit_models(original, Untouchable(original), others[:1], **given, **settings)
 
 
 @pytest.mark.parametrize("given", [["original"], ["unlearned"], ["other", "other"]])
