@@ -35,7 +35,6 @@ from .model_outputs import (
 )
 from .networks import network_difference, sampled_weights, unchanged_share
 from .per_example import FEWEST, PerExample, attack_rows, too_few
-from .probing import feature_similarity
 from .processing import prepares_differently
 from .relearning_curves import relearning_curves, relearning_rate
 from .verdicts import SAME, SPECS, UNCHANGED, VOID, decide, describe, limits
@@ -258,7 +257,6 @@ class Auditor:
             rounded=rounded,
             curves=again(model),
             hidden_curves=again(hide_classes(model, self.classes)) if hides else [],
-            similarity=feature_similarity(outputs["forget"].features, original["forget"].features),
             unchanged=unchanged_share(model, self.original_model),
             without_adapters=without_adapters,
             weights=weights_digest(model),

@@ -11,10 +11,9 @@ from torch import Tensor
 from ...metrics.functional.distance import divergences
 from .evidence import Estimate, estimate_mean, estimate_share, separation
 from .model_outputs import DEPTHS, FLOOR, Measured, Outputs
-from .probing import class_probe, membership_probe, prototypes
+from .probing import class_probe, feature_likeness, membership_probe, prototypes
 
 FEWEST_ROWS = 5  # on either side of a comparison
-SMALLEST_DISTANCE = 1e-4  # added to 1 − CKA, which is 0 for the original's own features
 SAME_ANSWER = 0.01  # nats: log-odds that differ by less come from the same network
 
 
@@ -172,6 +171,12 @@ class Figures:
             model.probes["membership"] = membership_probe(forget, test)
         return model.probes["membership"]
 
+    def features(self, model: Measured) -> Estimate:
+        if "features" not in model.probes:
+            ours, theirs = (m.outputs["forget"].features for m in (model, self.original))
+            model.probes["features"] = feature_likeness(ours, theirs)
+        return model.probes["features"]
+
     def adapter(self, model: Measured) -> Estimate | None:
         if model.without_adapters is not None:
             return self.share_like_the_original(model.without_adapters)
@@ -204,7 +209,7 @@ FIGURES: dict[str, Figure] = {
     "single_row": lambda figures, model: figures.prototype(model, 1, LAST),
     "inner_single_row": lambda figures, model: figures.prototype(model, 1, INNER),
     "membership_probe": Figures.membership_probe,
-    "features": lambda _, model: Estimate(-math.log(1 - model.similarity + SMALLEST_DISTANCE)),
+    "features": Figures.features,
     "unchanged": lambda _, model: Estimate(model.unchanged),
     "int8": lambda _, model: estimate_share(model.rounded["int8"]),
     "bf16": lambda _, model: estimate_share(model.rounded["bf16"]),

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 SCHEMA = "hf_unlearn/measured/1"
 LIBRARIES = ("transformers.", "peft.")  # whose models are all that their weights and configuration say
-TOLD = ("similarity", "unchanged", "weights", "unsteady", "network")  # numbers and texts of `Measured`, as they are
+TOLD = ("unchanged", "weights", "unsteady", "network")  # numbers and texts of `Measured`, as they are
 CURVES = ("curves", "hidden_curves")
 ROUNDED, WITHOUT_ADAPTERS, SAMPLE = "rounded/", "without_adapters", "sample"
 

@@ -160,21 +160,19 @@ class Measured:
         rounded: `int8` and `bf16` -> (n,) boolean, true if the model with rounded weights answers a forget row right.
         curves: one (steps, accuracy) curve for each draw of rows that the forgotten classes were taught again from.
         hidden_curves: of the original, the curves of a copy that only does not answer the forgotten classes; else empty.
-        similarity: linear CKA of its features with the original's on the forget set, in [0, 1].
         unchanged: share of the weights outside the head that equal the original's bit for bit, in [0, 1].
         without_adapters: outputs on the forget set with the adapters switched off; None if the model has none.
         weights: digest of the weights.
         sample: some of its weights (m,), the same of every model; None if it is another network than the original.
         unsteady: share of rows that it answers otherwise in another order and in smaller batches, in [0, 1].
         network: in words how its network differs from the original's; "" if it does not.
-        probes: figures of linear probes, fitted when they are first needed.
+        probes: figures of its features, computed when they are first needed.
     """
 
     name: str
     outputs: dict[str, Outputs]
     rounded: dict[str, Tensor]
     curves: list[list[tuple[int, float]]]
-    similarity: float
     unchanged: float
     without_adapters: Outputs | None = None
     weights: str = ""

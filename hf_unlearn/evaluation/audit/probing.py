@@ -1,5 +1,7 @@
 """Linear probes of the features in front of the last layer, which may still know what the outputs hide."""
 
+import math
+
 import numpy as np
 import torch
 from sklearn.covariance import ledoit_wolf
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from .evidence import Estimate, separation
 
+SMALLEST_DISTANCE = 1e-4  # added to 1 − CKA, which is 0 for the original's own features
 FOLDS = 5  # of the cross-validation
 PROTOTYPE_DRAWS = 20
 COVARIANCE_ROWS = 1_500
@@ -100,11 +103,20 @@ def _probe() -> Pipeline:
     return make_pipeline(StandardScaler(), model)
 
 
-def feature_similarity(a: Tensor, b: Tensor) -> float:
-    """Return the linear CKA of two models' features (n, d) and (n, e) of the same rows, in [0, 1].
+def feature_likeness(a: Tensor, b: Tensor) -> Estimate:
+    """Return how alike two models' features (n, d) and (n, e) of the same rows are: −ln(1 − CKA), higher is more alike.
 
-    It is 1 if one is the other up to rotation, shift and scale (Kornblith et al., arXiv 1905.00414).
+    The linear CKA of centered features is c / (p q) with c = ‖AᵀB‖², p = ‖AᵀA‖ and q = ‖BᵀB‖. It is 1 if one is the other up to
+    rotation, shift and scale (Kornblith et al., arXiv 1905.00414). The influence of row i on its logarithm is, times n,
+
+        2 aᵢᵀ(AᵀB)bᵢ / c − aᵢᵀ(AᵀA)aᵢ / p² − bᵢᵀ(BᵀB)bᵢ / q²
     """
-    a, b = a.double() - a.double().mean(0), b.double() - b.double().mean(0)
-    cross, own = (a.T @ b).square().sum(), (a.T @ a).norm() * (b.T @ b).norm()
-    return float(cross / own) if own > 0 else 0.0
+    a, b = (x.double() - x.double().mean(0) for x in (a, b))
+    cross, own, other = a.T @ b, a.T @ a, b.T @ b
+    c, p, q = cross.square().sum(), own.norm(), other.norm()
+    if not p > 0 or not q > 0 or not c > 0:
+        return Estimate(-math.log(1 + SMALLEST_DISTANCE))
+    cka = float(c / (p * q))
+    away = 1 - min(cka, 1.0) + SMALLEST_DISTANCE
+    log_influence = 2 * ((a @ cross) * b).sum(1) / c - ((a @ own) * a).sum(1) / p**2 - ((b @ other) * b).sum(1) / q**2
+    return Estimate(-math.log(away), ((len(a) * cka / away * log_influence).numpy(),))

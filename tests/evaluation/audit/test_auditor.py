@@ -79,7 +79,7 @@ def with_other_weights(model):
 def test_the_constructor_runs_the_original_and_no_other_model():
     auditor = Auditor(trained("vit"), others={"unlearned": Untouchable(trained("vit"))}, **audited_sets())
     assert set(auditor.original.outputs) == {"forget", "test", "retain"}
-    assert (auditor.original.similarity, auditor.original.unchanged) == (pytest.approx(1), 1)
+    assert auditor.original.unchanged == 1
     with pytest.raises(ValueError, match="the model was run"):
         Auditor(Untouchable(trained("vit")), **audited_sets())
 

@@ -53,7 +53,7 @@ def assert_same(a, b):
     assert all(torch.equal(a.rounded[k], b.rounded[k]) for k in ("int8", "bf16"))
     assert (a.sample is None) == (b.sample is None)
     assert a.sample is None or torch.equal(a.sample, b.sample)
-    for name in ("curves", "similarity", "unchanged", "weights", "unsteady", "network", "hidden_curves"):
+    for name in ("curves", "unchanged", "weights", "unsteady", "network", "hidden_curves"):
         assert getattr(a, name) == getattr(b, name)
 
 

@@ -24,7 +24,7 @@ def measured(seed, remembered=()):
         if name == "forget":
             logits[list(remembered), labels[list(remembered)]] += 6
         outputs[name] = Outputs(logits, logits, labels)
-    return Measured(str(seed), outputs, {}, [], 0.0, 0.0)
+    return Measured(str(seed), outputs, {}, [], 0.0)
 
 
 SHADOWS = [measured(seed) for seed in (1, 2, 3)]

@@ -6,7 +6,13 @@ import torch
 from scipy.spatial.distance import cdist
 from sklearn.covariance import LedoitWolf
 
-from hf_unlearn.evaluation.audit.probing import class_probe, feature_similarity, membership_probe, prototypes
+from hf_unlearn.evaluation.audit.probing import (
+    SMALLEST_DISTANCE,
+    class_probe,
+    feature_likeness,
+    membership_probe,
+    prototypes,
+)
 
 
 def test_probes_separate_features_that_differ_and_no_others():
@@ -18,9 +24,37 @@ def test_probes_separate_features_that_differ_and_no_others():
     assert abs(class_probe(x[:200], side[:200], x[200:], side[200:]).value - 0.5) < 0.15
     assert membership_probe(shifted[side], shifted[~side]).value > 0.95
     assert abs(membership_probe(x[:150], x[150:]).value - 0.5) < 0.1
-    rotation = torch.linalg.qr(torch.tensor(rng.normal(size=(6, 6)), dtype=torch.float32))[0]
-    assert feature_similarity(x, 3 * x @ rotation + 1) == pytest.approx(1)
-    assert feature_similarity(x, x[torch.randperm(400)]) < 0.1
+
+
+def cka(a, b):
+    """Linear CKA by its definition with kernel matrices: HSIC(K, L) / √(HSIC(K, K) HSIC(L, L))."""
+    middle = np.eye(len(a)) - 1 / len(a)
+    k, other = (middle @ (x @ x.T) @ middle for x in (a, b))
+    return float((k * other).sum() / np.sqrt((k * k).sum() * (other * other).sum()))
+
+
+def test_likeness_of_features_is_cka_and_its_error_that_of_a_bootstrap_over_rows():
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(300, 6)) * np.arange(1, 7)
+    b = a @ rng.normal(size=(6, 8)) + 3 * rng.normal(size=(300, 8))
+    found = feature_likeness(torch.tensor(a), torch.tensor(b))
+    assert found.value == pytest.approx(-np.log(1 - cka(a, b) + SMALLEST_DISTANCE))
+    again = []
+    for _ in range(200):
+        rows = rng.integers(0, 300, 300)
+        again.append(-np.log(1 - cka(a[rows], b[rows]) + SMALLEST_DISTANCE))
+    assert found.error == pytest.approx(np.std(again), rel=0.25)
+
+
+def test_features_are_alike_up_to_rotation_and_not_by_chance():
+    rng = np.random.default_rng(0)
+    x = torch.tensor(rng.normal(size=(400, 6)))
+    rotation = torch.linalg.qr(torch.tensor(rng.normal(size=(6, 6))))[0]
+    same = feature_likeness(x, 3 * x @ rotation + 1)
+    assert same.value == pytest.approx(-np.log(SMALLEST_DISTANCE))
+    assert same.error == pytest.approx(0, abs=1e-6)
+    assert feature_likeness(x, x[torch.randperm(400)]).value < 0.1
+    assert feature_likeness(x, torch.zeros(400, 3)).value == pytest.approx(0, abs=1e-3)
 
 
 def clusters(seed, labels, apart, d=5):

@@ -29,7 +29,7 @@ def model(name, seed, *, knows=False, fit=6.0, base=0):
         outputs[key] = Outputs(logits, torch.zeros(len(labels), 2), labels)
     right = outputs["forget"].right
     sample = random(1000 + base, WEIGHTS) + 0.01 * random(2000 + seed, WEIGHTS)
-    return Measured(name, outputs, {"int8": right, "bf16": right}, [], 0.5, 0.0, sample=sample.double())
+    return Measured(name, outputs, {"int8": right, "bf16": right}, [], 0.0, sample=sample.double())
 
 
 def near(name, other, noise):
@@ -39,7 +39,7 @@ def near(name, other, noise):
         for k, o in other.outputs.items()
     }
     sample = None if other.sample is None else other.sample + noise * 0.01 * random(len(name), WEIGHTS)
-    return Measured(name, outputs, other.rounded, [], 0.5, 0.0, sample=sample)
+    return Measured(name, outputs, other.rounded, [], 0.0, sample=sample)
 
 
 ORIGINAL, JUDGED = model("original", 0, knows=True), model("unlearned", 9)
