@@ -256,7 +256,7 @@ class Auditor:
             outputs=outputs,
             rounded=rounded,
             curves=again(model),
-            hidden_curves=again(hide_classes(model, self.classes)) if hides else [],
+            hidden_curves=again(hide_classes(model, self.classes, outputs["forget"])) if hides else [],
             unchanged=unchanged_share(model, self.original_model),
             without_adapters=without_adapters,
             weights=weights_digest(model),
@@ -349,7 +349,7 @@ class Auditor:
             if expected is not None:
                 practical = spec.practical if retrained else max(spec.practical, spec.alone)
                 compare(
-                    line, figures.if_hidden(key), ours, expected,
+                    line, before, ours, expected, hidden=figures.if_hidden(key),
                     practical=practical, default_spread=spec.default_spread, alpha=alpha, upper_only=not spec.below,
                 )  # fmt: skip
             lines.append(line)

@@ -101,8 +101,8 @@ class Evidence:
         result: `equivalent` (the interval is inside the margin), `different` (significantly outside, Holm-corrected),
             `unclear` (neither), or `unknown` (nothing to compare with).
         telling: True if the original is significantly outside twice the margin. Only then does it mean something that a
-            model passes: such a model lies nearer to retraining than the original. For relearning this is an original that only
-            does not answer the forgotten classes, because the original itself has nothing to learn again.
+            model passes: such a model lies nearer to retraining than the original. For relearning, an original that only does
+            not answer the forgotten classes must be outside the margin too, because the original has nothing to learn again.
         p_value: of the hypothesis that the difference is inside the margin, before Holm's correction.
         words: the result in plain words.
     """
@@ -152,7 +152,7 @@ def seed_spread(values: Sequence[float], default: float) -> float:
 
 def compare(
     line: Evidence,
-    hidden: Estimate | None,
+    original: Estimate,
     unlearned: Estimate,
     expected: Estimate,
     *,
@@ -160,12 +160,13 @@ def compare(
     default_spread: float,
     alpha: float,
     upper_only: bool = False,
+    hidden: Estimate | None = None,
 ) -> None:
     """Fill in the difference, interval and margin of `line`, and whether it is equivalent; `settle` finds the different ones.
 
     Args:
-        hidden: what the figure would be of an original that only does not answer the forgotten classes; None if that is unknown.
         upper_only: count only figures above retraining. A lower figure is then as good as an equal one.
+        hidden: what the figure is of an original that only does not answer the forgotten classes. Default None: the original's.
     """
     line.expected, line.practical = expected.value, practical
     line.spread = seed_spread(line.retrained, default_spread)
@@ -176,9 +177,8 @@ def compare(
     inside_below = upper_only or line.low >= -line.margin
     line.result = "equivalent" if inside_below and line.high <= line.margin else "unclear"
     line.p_value = _p_inside(gap, line.margin, upper_only)
-    line.telling = (
-        hidden is not None and _p_inside(hidden - expected, TELLING_MARGINS * line.margin, upper_only) < alpha
-    )
+    far, caught = ((original, TELLING_MARGINS), (original if hidden is None else hidden, 1.0))
+    line.telling = all(_p_inside(x - expected, n * line.margin, upper_only) < alpha for x, n in (far, caught))
 
 
 def _p_inside(gap: Estimate, margin: float, upper_only: bool) -> float:

@@ -42,13 +42,11 @@ class Figures:
         return FIGURES[key](self, model)
 
     def if_hidden(self, key: str) -> Estimate | None:
-        """Return what `key` would be of an original that only does not answer the forgotten classes; None if that is unknown.
+        """Return what `key` is of an original that only does not answer the forgotten classes; None if that is the original's.
 
-        The line has power if this figure is no retrained model's. The original's own is the same wherever outputs do not count.
+        The original has nothing to relearn, so its own steps are no retrained model's whatever the line can find.
         """
-        if key != "relearning":
-            return self.of(key, self.original)
-        return _steps(self.original.hidden_curves)
+        return _steps(self.original.hidden_curves) if key == "relearning" else None
 
     def expected(self, key: str, known: Sequence[Estimate]) -> Estimate | None:
         """Return what retraining gives for `key`; None if that is unknown. `known`: the figures of the retrained models."""

@@ -18,6 +18,7 @@ from .evidence import Estimate
 DEPTHS = (1 / 2, 2 / 3, 5 / 6, 1.0)  # share of the blocks behind which features are taken
 STEADY_ROWS, STEADY_BATCH = 96, 7
 STEADY = 0.1  # nats of log-odds: more than other padding and other orders of summation move
+HIDDEN_BY = 0.5  # nats by which a hidden class lies below the others
 FLOOR = -1e4  # replaces a logit of −∞: the probability is 0 too, and differences stay finite
 
 
@@ -103,17 +104,19 @@ def quantized(model: nn.Module, precision: Literal["int8", "bf16"]) -> nn.Module
 
 
 @torch.no_grad()
-def hide_classes(model: nn.Module, classes: Sequence[int]) -> nn.Module:
-    """Return a copy that knows `classes` as well as `model` does and never answers them.
+def hide_classes(model: nn.Module, classes: Sequence[int], outputs: Outputs) -> nn.Module:
+    """Return a copy that knows `classes` as well as `model` does and answers no row of `outputs` with them.
 
-    The logit of each of these classes is the mean of the others, which is never the largest.
+    Their biases are lowered by as much as that takes. Without biases their logits become the mean of the others.
     """
-    model = copy.deepcopy(model)
+    model, gone = copy.deepcopy(model), list(classes)
+    others = [c for c in range(outputs.logits.shape[1]) if c not in classes]
+    ahead = float((outputs.logits[:, gone].amax(1) - outputs.logits[:, others].amax(1)).amax())
     for layer in last_layers(model):
-        others = [c for c in range(layer.out_features) if c not in classes]
-        layer.weight[list(classes)] = layer.weight[others].mean(0)
         if layer.bias is not None:
-            layer.bias[list(classes)] = layer.bias[others].mean()
+            layer.bias[gone] -= max(ahead, 0.0) + HIDDEN_BY
+        else:
+            layer.weight[gone] = layer.weight[others].mean(0)
     return model
 
 

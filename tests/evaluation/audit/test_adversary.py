@@ -132,7 +132,7 @@ def test_yardsticks_made_from_the_judged_model_are_none(share, monkeypatch):
     found = audit(pretender, copies)
     with monkeypatch.context() as believing:
         believing.setattr(Yardsticks, "sound", lambda _, _unlearned, given: (list(given), []))
-        assert audit(pretender, copies).verdict == SAME
+        assert all(line.result == "equivalent" for line in audit(pretender, copies).lines)
     assert not found.accepted
     assert sum("is no yardstick" in sentence for sentence in found.limits) == 3
     assert found.run["retrained"] == 0

@@ -78,6 +78,14 @@ def test_equivalence_needs_the_interval_inside_the_margin_and_difference_needs_i
     assert compared(0.2, upper_only=True).result == "equivalent"
 
 
+def test_a_line_tells_only_if_a_hidden_original_would_fail_it_too():
+    assert compared(0.5, hidden=Estimate(0.7)).telling
+    assert not compared(0.5, hidden=Estimate(0.55)).telling
+    assert not compared(
+        0.5, rows=400, practical=0.3, hidden=Estimate(0.95)
+    ).telling  # the original is within two margins
+
+
 def test_reasons_are_corrected_for_their_number():
     lone = [compared(0.65)]  # p about 0.02
     assert 0.01 < lone[0].p_value < 0.05

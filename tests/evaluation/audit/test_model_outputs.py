@@ -37,14 +37,22 @@ def test_one_pass_gives_logits_and_what_the_last_layer_reads(arch):
 
 
 @pytest.mark.parametrize("arch", ["vit", "resnet", "bert"])
-def test_a_hidden_class_is_never_answered_and_all_else_stays(arch):
-    model, (rows, processor) = trained(arch), prepared(arch)
-    hidden = hide_classes(model, [0, 2])
-    before, after = (run_model(m, {"test": rows}, processor, name=arch)["test"] for m in (model, hidden))
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_hidden_class_is_never_answered_and_all_else_stays(arch, bias):
+    model, (rows, processor) = copy.deepcopy(trained(arch)), prepared(arch)
+    layer = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]
+    if not bias:
+        layer.bias = None
+    before = run_model(model, {"test": rows}, processor, name=arch)["test"]
+    after = run_model(hide_classes(model, [0, 2], before), {"test": rows}, processor, name=arch)["test"]
     assert not set(after.logits.argmax(-1).tolist()) & {0, 2}
     assert torch.equal(after.logits[:, [1, 3]], before.logits[:, [1, 3]])
-    torch.testing.assert_close(after.logits[:, 2], before.logits[:, [1, 3]].mean(-1))
     assert torch.equal(after.features, before.features)
+    moved = after.logits[:, [0, 2]] - before.logits[:, [0, 2]]
+    if bias:
+        torch.testing.assert_close(moved, moved[:1, :1].expand_as(moved))
+    else:
+        torch.testing.assert_close(after.logits[:, 2], before.logits[:, [1, 3]].mean(-1))
 
 
 def test_int8_has_255_levels_for_each_channel_and_the_model_stays():
