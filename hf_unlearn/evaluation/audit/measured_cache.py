@@ -32,7 +32,7 @@ from .model_outputs import Measured, Outputs
 logger = logging.getLogger(__name__)
 
 SCHEMA = "hf_unlearn/measured/1"
-LIBRARIES = ("transformers.", "peft.")  # whose models are all that their weights and configuration say
+LIBRARIES = ("transformers.", "peft.", "hf_unlearn.")  # whose models are all that their weights and configuration say
 TOLD = ("unchanged", "weights", "unsteady", "network")  # numbers and texts of `Measured`, as they are
 CURVES = ("curves", "hidden_curves")
 ROUNDED, WITHOUT_ADAPTERS, SAMPLE = "rounded/", "without_adapters", "sample"
@@ -67,7 +67,11 @@ class MeasuredCache:
 
     def file(self, model: nn.Module, settings: Mapping[str, Any]) -> Path | None:
         """Return the file for `model`, measured with `settings`; None if weights and configuration do not say all of it."""
-        if not type(unwrap(model)).__module__.startswith(LIBRARIES):
+        kind = type(unwrap(model))
+        if not kind.__module__.startswith(LIBRARIES):
+            logger.warning(
+                "`audit_cache` does not keep a %s: its code may change while its weights do not.", kind.__name__
+            )
             return None
         versions = [torch.__version__, transformers.__version__, np.__version__, VERSION]
         name = self._named(SCHEMA, self._original, _described(model), dict(settings), versions)

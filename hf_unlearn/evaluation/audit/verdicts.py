@@ -217,8 +217,9 @@ def say_remaining(lines: Sequence[Evidence]) -> str:
     if found is None:
         return ""
     share, count = found
+    left = f"{share:.0%}" if share > 0 else "nothing"
     rests = "the only line" if count == 1 else f"the median of {count} lines"
-    return f"In its features {share:.0%} of the way from retrained models to the original is left ({rests} with power)."
+    return f"In its features {left} of the way from retrained models to the original is left ({rests} with power)."
 
 
 def _power(lines: Sequence[Evidence]) -> str:

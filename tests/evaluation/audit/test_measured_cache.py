@@ -107,13 +107,14 @@ def test_every_thing_that_figures_depend_on_has_a_file_of_its_own(tmp_path):
     assert len(files(tmp_path)) == len(seen) + 2
 
 
-def test_neither_the_judged_model_nor_one_with_code_of_its_own_is_kept(tmp_path):
+def test_neither_the_judged_model_nor_one_with_code_of_its_own_is_kept(tmp_path, caplog):
     made = auditor(tmp_path)
     before = files(tmp_path)
     made.measure(moved(1), "unlearned")
     wrapper = Untouchable(moved(1))
     wrapper.forward = wrapper.model.forward
     assert MeasuredCache(tmp_path, trained("vit")).file(wrapper, {}) is None
+    assert "does not keep a Untouchable" in caplog.text
     assert files(tmp_path) == before
 
 

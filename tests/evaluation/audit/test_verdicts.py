@@ -123,4 +123,6 @@ def test_what_remains_is_the_median_way_from_retrained_models_to_the_original():
     assert remaining(lines) == (pytest.approx(0.25), 3)
     assert say_remaining(lines).startswith("In its features 25% of the way")
     assert remaining([evidence("forget_accuracy", "memory", 0), evidence("relearning", "depth", 0)]) is None
+    lines[1].unlearned = lines[3].unlearned = 0.45
+    assert say_remaining(lines).startswith("In its features nothing of the way")
     assert say_remaining([]) == ""
