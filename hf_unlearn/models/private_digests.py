@@ -1,4 +1,4 @@
-"""Digests that name what a cache holds of rows, by which nobody without the secret of the cache can test a guess about a row."""
+"""What names an entry of a cache: digests of rows, by which nobody without its secret can test a guess, and configurations."""
 
 import hmac
 import os
@@ -6,6 +6,7 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Any
 
 from ..data.pairs import PreparedRows
 from ..data.sampling import READ_AT_ONCE
@@ -13,6 +14,8 @@ from .processor import Processor
 from .snapshot import raw_bytes
 
 SECRET_FILE = "secret"
+# What a configuration says of the place and the program that wrote it, and not of the model.
+ORIGIN = ("_name_or_path", "transformers_version")
 
 
 def read_secret(folder: Path) -> bytes:
@@ -26,6 +29,11 @@ def read_secret(folder: Path) -> bytes:
             with suppress(FileExistsError):  # another process was first
                 os.link(new.name, path)
     return path.read_bytes()
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """Return what the configuration of a model says of the model itself."""
+    return {name: value for name, value in config.to_dict().items() if name not in ORIGIN}
 
 
 def digest_of_inputs(rows: PreparedRows, processor: Processor, secret: bytes) -> str:

@@ -23,7 +23,7 @@ from torch import nn
 
 from ..data.sampling import has_transform
 from ..models.pretrained import from_pretrained_quietly, save_model
-from ..models.private_digests import digest_of_inputs, read_secret
+from ..models.private_digests import digest_of_inputs, read_secret, settings_of
 from ..models.snapshot import joint_digest
 from ..training.checkpoints import find_damage, read_state, seal_checkpoint
 from ..training.resuming import ARGUMENTS
@@ -36,8 +36,6 @@ VARIABLE = "HF_UNLEARN_RETRAINED_CACHE"  # of the environment, in the place of t
 NONE = "none"
 KEY = re.compile("[0-9a-f]{64}")  # the name of an entry
 MOST_BYTES = 20 * 2**30  # of all models; those that were not used for longest go first
-# What a configuration says of the place and the program that wrote it, and not of the model.
-ORIGIN = ("_name_or_path", "transformers_version")
 
 
 @dataclass(frozen=True)
@@ -123,11 +121,11 @@ def key_of(trainer: Any, start: dict[str, str], secret: bytes) -> str:
 
     The forget set is not among it: a retraining does not read it, except to measure.
     """
-    args, config = trainer.args, trainer.model.config.to_dict()
+    args = trainer.args
     described = {
         "schema": SCHEMA,
         "start": joint_digest(start),
-        "model": [type(trainer.model).__name__, {k: v for k, v in config.items() if k not in ORIGIN}],
+        "model": [type(trainer.model).__name__, settings_of(trainer.model.config)],
         "rows": digest_of_inputs(trainer.unlearning_data.retain, trainer.processor, secret),
         "method": trainer.method.describe(),
         # What a request sets goes without effect: a retraining has no target. 1 epoch is 1.0 epochs.

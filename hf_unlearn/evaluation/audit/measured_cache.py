@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ...data.pairs import PreparedRows
 from ...models.forward import unwrap
-from ...models.private_digests import digest_of_inputs, read_secret
+from ...models.private_digests import digest_of_inputs, read_secret, settings_of
 from ...models.processor import Processor
 from ...models.snapshot import fingerprints, joint_digest
 from ...utils import VERSION
@@ -100,9 +100,12 @@ class MeasuredCache:
 
 def _described(model: nn.Module) -> list[Any]:
     bare: Any = unwrap(model)
-    config = {k: v for k, v in bare.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
     adapters = {name: adapter.to_dict() for name, adapter in getattr(bare, "peft_config", {}).items()}
-    told = json.dumps([config, adapters], sort_keys=True, default=lambda x: sorted(x) if isinstance(x, set) else str(x))
+    told = json.dumps(
+        [settings_of(bare.config), adapters],
+        sort_keys=True,
+        default=lambda x: sorted(x) if isinstance(x, set) else str(x),
+    )
     digest = hashlib.sha256(told.encode()).hexdigest()
     return [type(bare).__name__, digest, joint_digest(fingerprints(model))]
 
