@@ -18,7 +18,7 @@ from ..models.base import StartingPoint
 from ..models.forward import classify_by_length, eval_mode, has_batch_norm, unwrap
 from ..models.prediction import predict
 from ..models.reference import Reference
-from ..utils.argument_checks import check_positive
+from ..utils.argument_checks import check_positive, renamed
 from .base import ALL_WEIGHTS, UnlearningMethod, find_method, setting
 from .components.losses import joint_inputs, kl_to_target
 from .components.rewinding import (
@@ -334,7 +334,8 @@ class SurrogateDistillation(UnlearningMethod):
 
 def _forgetting(given: UnlearningMethod | str) -> UnlearningMethod:
     """Return the method of the setting `term`, if its loss has a term that forgets rows."""
-    method = find_method(given)
+    with renamed({"method": "term"}):
+        method = find_method(given)
     plain = type(method).after_step is UnlearningMethod.after_step and not (method.needs_column or method.anchors)
     if method.one_shot or method.starts_fresh or method.reads_base or not (method.needs_forget and plain):
         raise ValueError(

@@ -1,8 +1,9 @@
 """Retrained models that runs share: the same training, from the same start on the same rows, is done once.
 
 An entry is a folder in the cache, whose name is a digest of all that its weights depend on. It holds the model and a seal with the
-digest of every file. Together the entries take `MOST_BYTES`. The rows go into that name through an HMAC with a secret of this cache, so nobody who sees the name alone can
-test a guess about a row. The models themselves were trained on kept rows: whoever must delete such a row must empty the cache too.
+digest of every file. All entries together take at most `MOST_BYTES`. The rows go into the name through an HMAC with a secret of this
+cache, so nobody who sees the name alone can test a guess about a row. The models themselves were trained on kept rows: whoever must
+delete such a row must empty the cache too.
 """
 
 import hashlib

@@ -29,6 +29,7 @@ CHEAP = (
 
 def audited(lab: Lab, name: str) -> dict[str, Any]:
     """Audit the retrained models and the pretenders of one request."""
+    import torch
     from pretenders import PRETENDERS, Scene
 
     from hf_unlearn.evaluation.audit.model_outputs import run_model
@@ -38,6 +39,7 @@ def audited(lab: Lab, name: str) -> dict[str, Any]:
     auditor, retrained = request.auditor, request.retrained
     forget, retain, test = (auditor.sets[key] for key in ("forget", "retain", "test"))
     scene = Scene(auditor.original_model, auditor.processor, forget, retain, test, auditor.classes)
+    torch.manual_seed(0)
     untrained = type(auditor.original_model)(auditor.original_model.config).eval()
     answers = run_model(untrained, {"forget": forget}, auditor.processor, name="untrained")["forget"].logits
     cases = []

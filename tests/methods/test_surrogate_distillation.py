@@ -80,6 +80,11 @@ def test_a_method_without_a_term_over_forget_rows_is_refused(term):
         SurrogateDistillation(term=term)
 
 
+def test_an_unknown_term_is_named_as_it_was_given():
+    with pytest.raises(ValueError, match=r"`term='marginal'` is unknown"):
+        SurrogateDistillation(term="marginal")
+
+
 @pytest.mark.parametrize("arch", ["vit", "bert"])
 def test_targets_are_as_sure_as_the_original_of_unseen_rows_and_leave_the_class_out(tmp_path, arch):
     held_out = data_for(arch, 64, 11)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 from torch import Tensor
 
-from ...metrics.functional.per_example_attacks import FEW_MODELS, confidence_scores, lira, rmia
+from ...metrics.functional.per_example_attacks import FEW_MODELS, lira, rmia
 from .evidence import separation
-from .model_outputs import Measured, Outputs
+from .model_outputs import Measured
 
 FEWEST = 2  # retrained models: one has no variance
 FALSE_ALARMS = 0.01  # share of unseen rows that an attack takes for training rows
@@ -93,7 +93,7 @@ def attack_rows(
     if len(retrained) < FEWEST:
         raise ValueError(too_few(len(retrained)))
     alike = in_forgotten_class if in_forgotten_class.any() else ~in_forgotten_class
-    forget, unseen = ([_scores(m.outputs[name]) for m in (unlearned, *retrained)] for name in ("forget", "test"))
+    forget, unseen = ([m.outputs[name].margin.numpy() for m in (unlearned, *retrained)] for name in ("forget", "test"))
     unseen = [scores[alike.numpy()] for scores in unseen]
     shadows, others = np.stack(forget[1:]), np.stack(unseen[1:])
     by_lira = [lira(own, known, online=False) for own, known in ((forget[0], shadows), (unseen[0], others))]
@@ -109,7 +109,3 @@ def attack_rows(
     return PerExample(
         [int(r) for r in rows], by_lira[0].tolist(), by_rmia[0].tolist(), found, apart, auc, len(retrained)
     )
-
-
-def _scores(outputs: Outputs) -> np.ndarray:
-    return confidence_scores(outputs.logits, outputs.labels)

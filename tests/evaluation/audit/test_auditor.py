@@ -85,10 +85,8 @@ def test_the_constructor_runs_the_original_and_no_other_model():
 
 
 def test_single_rows_are_attacked_on_demand_and_named_by_their_number_in_the_given_set(tmp_path):
-    split, original = (
-        ForgetRequest(fraction=0.4, seed=3).split(pixel_data(96, 21)),
-        trained("vit"),
-    )  # it never saw these rows
+    original = trained("vit")
+    split = ForgetRequest(fraction=0.4, seed=3).split(pixel_data(96, 21))  # rows that the original never saw
     given = {"forget": split.forget, "retain": split.retain, "test": pixel_data(48, 9)}
     others = [noisy(original, seed) for seed in (1, 2)]
     settings = {"audit_seed": 1, "max_rows": 20, "kind": "samples", "per_example": True}
