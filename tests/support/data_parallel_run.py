@@ -31,6 +31,8 @@ class Poison(UnlearningMethod):
         return {"any": logits.mean() * (float("nan") if 3 in batch["index"].tolist() else 1.0)}
 
 
+# At the rate of the other cases these diverge, and the rounding of some processors then grows past any bound that could tell.
+CALM = {"learning_rate": 0.02}
 # name: method, architecture, settings of the method, arguments of the run
 CASES = {
     "jit": ("jit", "vit", {"num_perturbations": 3}, {}),
@@ -39,17 +41,17 @@ CASES = {
         "jit", "vit", {"num_perturbations": 3, "reduction": "sum", "clamp": "batch", "relative": False, "anchors": False},
         {"parts": 2, "learning_rate": 0.005},
     ),
-    "counterfactual_distillation": ("counterfactual_distillation", "vit", {}, {"parts": 2}),
+    "counterfactual_distillation": ("counterfactual_distillation", "vit", {}, {"parts": 2, **CALM}),
     "marginal_information": ("marginal_information", "bert", {"gamma": 2.0, "memory": 0.5}, {}),
     "marginal_information: accumulated": ("marginal_information", "vit", {"utility": "kl"}, {"parts": 2}),
     "marginal_information: averaged": (
-        "marginal_information", "vit", {"gamma": 2.0}, {"max_steps": 6, "weight_average": 0.5, "check_steps": 2},
+        "marginal_information", "vit", {"gamma": 2.0}, {"max_steps": 6, "weight_average": 0.5, "check_steps": 2, **CALM},
     ),
     "feature_information": ("feature_information", "vit", {"attribute": "group"}, {"batch": 20}),
     "wasserstein_barycenter": ("wasserstein_barycenter", "vit", {"attribute": "group"}, {}),
-    "uib": ("uib", "vit", {}, {}),
-    "uib: over marginal_information": ("uib", "vit", {"base": "marginal_information"}, {"parts": 2}),
-    "uib: over gradient_ascent": ("uib", "bert", {"base": "gradient_ascent", "refresh": 2}, {}),
+    "uib": ("uib", "vit", {}, CALM),
+    "uib: over marginal_information": ("uib", "vit", {"base": "marginal_information"}, {"parts": 2, **CALM}),
+    "uib: over gradient_ascent": ("uib", "bert", {"base": "gradient_ascent", "refresh": 2}, CALM),
     "surrogate_distillation": ("surrogate_distillation", "vit", {}, {"parts": 2, "retain_per_forget": 2}),
     "surrogate_distillation: by direction": (
         "surrogate_distillation", "bert", {"contrast": 16.0}, {"parts": 2, "retain_per_forget": 2, "base_model": "none"},
