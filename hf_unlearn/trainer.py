@@ -31,7 +31,7 @@ from .models.snapshot import Snapshot, fingerprints
 from .models.trainable import check_precision, restrict, updated_names
 from .training.arguments import UnlearningArguments
 from .training.backends import check_backend, sharded_while_training, use_one_gpu, warn_if_whole
-from .training.base_model import StartsFromBase
+from .training.base_model import StartsFromBase, made_with_seed
 from .training.checkpointed_trainer import CheckpointedTrainer
 from .training.checkpoints import chosen_checkpoint, clean_output_folder, is_checkpoint, is_inside, read_state
 from .training.checks import check_data, check_original, check_output, check_patch, find_kind
@@ -51,30 +51,29 @@ class UnlearningTrainer(Publishing, StartsFromBase, CheckpointedTrainer):
     """The HF Trainer, which makes `model` unlearn `forget_dataset`, in place, by `method`.
 
     Args:
-        model: The trained classifier, a `PeftModel` around one, or its folder or Hub id. Default: None, if `model_init` is given.
+        model: The trained classifier, a `PeftModel` around one, or its folder or Hub id. If that holds an adapter, the adapter
+            moves, unless there is a `peft_config`. Default: None, if `model_init` is given.
         args: The arguments of the run. Default: `UnlearningArguments(output_dir="unlearned")`.
         method: The method with its settings, or its name, such as `"jit"`. Default: None, the one that `args.method` names.
-        forget_dataset: The rows to forget: a map-style `datasets.Dataset`, raw (image or text column) or processed.
-            Default: None, for a method that unlearns an attribute of all rows (`needs_column`).
-        retain_dataset: The rows to keep, map-style or a stream. A method that does not need them uses them only to
-            notice damage. Default: None, for methods that need none.
+        forget_dataset: The rows to forget: a map-style `datasets.Dataset`, raw (image or text column) or processed. Default: None,
+            for a method that unlearns an attribute of all rows (`needs_column`).
+        retain_dataset: The rows to keep, map-style or a stream. Methods that need none read them only to notice damage.
+            Default: None.
         data_collator: The function that makes a batch of processed rows of one set. Default: None, the usual one.
         eval_dataset: Held-out rows, or a dictionary of such sets. The rows (or the entry `validation`) also set the
             target when single rows are forgotten. Default: None, no evaluation.
         processing_class: The image processor or tokenizer for raw rows. Default: None, that beside a `model` given by name.
-        model_init: A function that makes an untrained model, for `Retrain` and as a replacement for `model`.
-            Default: None, a model of the same class and configuration.
-        peft_config: A `PeftConfig`, or anything else that `adapter_config` takes. The run then trains only this adapter, a
-            reversible patch over `model`, and `args.update` must be None. Default: None, the weights themselves move.
+        model_init: Makes an untrained model, for `Retrain` and in place of `model`. Default: None, one of the same configuration.
+        peft_config: A `PeftConfig`, or what else `adapter_config` takes. The run trains only this adapter, a patch over `model`
+            that can be undone, and `args.update` must be None. Default: None, the weights themselves move.
         base_model: Folder or Hub id of what `model` was fine-tuned from, for a method that `reads_base`; `"none"` for random
             weights. Default: None, what the card or the configuration beside `model` names.
         compute_metrics: The function that computes the metrics of an evaluation, as in `Trainer`. Default: None, loss only.
-        callbacks: Callbacks to add to the default ones. Default: None, no more.
+        callbacks: Callbacks to add to the default ones. Default: None.
         optimizers: An optimizer and a learning-rate schedule. An optimizer replaces the trust region, and may hold only
             parameters that `args.update` lets move. Default: `(None, None)`, made from `args`.
-        image_column: The name of the image column. Default: None, the first usual name that the rows have.
-        text_column: The name of the text column, or the names of two columns for pairs of texts. Default: None, the first
-            usual name, or pair of names, that the rows have.
+        image_column: The name of the image column. Default: None, the first usual name.
+        text_column: The name of the text column, or of two for pairs of texts. Default: None, the first usual ones.
         label_column: The name of the label column. Default: None, `label` or `labels`.
 
     Raises:
@@ -113,7 +112,8 @@ class UnlearningTrainer(Publishing, StartsFromBase, CheckpointedTrainer):
         self.given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         args, self.method, model = self._resolve(args, method, model, model_init, optimizers[0], peft_config)
         if isinstance(model, str | Path):
-            model, processing_class = load_named(model, processing_class, forget_dataset, retain_dataset)
+            sets = (forget_dataset, retain_dataset)
+            model, processing_class = load_named(model, processing_class, sets, movable=peft_config is None)
             self.given |= {"model": model, "processing_class": processing_class}
         self._name_base(base_model)
         self.processor = Processor(
@@ -153,18 +153,18 @@ class UnlearningTrainer(Publishing, StartsFromBase, CheckpointedTrainer):
         if model is None and model_init is None:
             raise ValueError("`model` is missing. Pass a trained classifier, or `model_init` for an untrained one.")
         self.model_init_fn = model_init
-        return args, method, model if model is not None else model_init()
+        return args, method, model if model is not None else made_with_seed(model_init, args.seed)
 
     def _check(self, args: UnlearningArguments, model: Any, optimizer: Any, peft_config: Any) -> UnlearningArguments:
         """Check model and data, and return the arguments completed with the method's values."""
         forget, retain, adapted = self.forget_dataset, self.retain_dataset, peft_config is not None
-        check_patch(model, self.method, args.update, adapted)
+        check_patch(model, self.method, args.update, adapted, self.model_init_fn is not None)
         check_data(self.method, self.processor, forget, retain, self.eval_dataset, args.check_rows)
         kind = "samples" if forget is None else args.forget_kind
         if kind == "auto":
             kind = find_kind(model, self.processor, forget, retain)
         update = UPDATE_ADAPTER if adapted or is_adapted(model) else None
-        resolved = args.resolved(self.method, kind, update, retain, self.base_model == "none")
+        resolved = args.resolved(self.method, kind, update, retain, self._trained_as(model, adapted))
         check_idle(args, resolved, optimizer)
         return resolved
 

@@ -100,13 +100,14 @@ class UnlearningMethod:
         """Return `arguments` for what the user chose to `update` (None: nothing yet) and a request for a `class` or `samples`."""
         return self.arguments
 
-    def default_steps(self, retain_rows: int | None, retain_batch: int, from_scratch: bool = False) -> int | None:
+    def default_steps(self, retain_rows: int | None, retain_batch: int, trained: str = "base") -> int | None:
         """Return the steps of a run for which the user named no length; None: as `arguments` say.
 
         Args:
             retain_rows: rows of the retain set. None for a stream, or without one.
             retain_batch: retain rows that a step reads.
-            from_scratch: True if the training of the original started from random weights, and so took many passes.
+            trained: how the original was trained: all weights from a `"base"`, an `"adapter"` over one, or from `"scratch"`, which
+                takes the most passes.
         """
         return None
 

@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 TAUGHT_ROWS = 1024  # most retain rows that the probes learn from
 UNSEEN_ROWS = 512  # most held-out rows that tell how sure the original is
 DEPTHS = (1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)  # of the base, at which probes are tried
-PASSES = {"base": 0.5, "scratch": 1.0}  # over the retain set
+PASSES = {"base": 0.5, "adapter": 1.0, "scratch": 1.0}  # over the retain set, by how the original was trained
 FEWEST_STEPS, MOST_STEPS = 12, 400
 HEAD_RATE = 1e-3  # where training moved nothing but the head
 USUAL_RATE = 5e-5  # of fine-tuning, where it is not known how far training moved the weights
@@ -85,7 +85,7 @@ class SurrogateDistillation(UnlearningMethod):
     The start is not one share of the way for all weights, if training began at a known base. A linear layer keeps what training
     taught it of the directions that retain rows have, and goes back in those that forget rows have more of (`components.rewinding`).
     So retain rows are answered nearly as before, and little of the class is left in the features, before a single step is made.
-    All other weights start at θ_b + a (θ₀ − θ_b).
+    All other weights start at θ_b + a (θ₀ − θ_b). An original that was trained as an adapter starts with a share a of that adapter.
 
     Rewinding takes back what the forget rows shaped, and the model then learns anew from retain rows. The targets keep outputs
     and features on forget rows from going back to the original's. Where all weights go back by one share, a smaller μ brings outputs
@@ -153,8 +153,8 @@ class SurrogateDistillation(UnlearningMethod):
     )
     passes: float | None = setting(
         None,
-        "Passes over the retain set, unless `max_steps` or `num_train_epochs` say how long to run. None: 0.5, or 1 if the training "
-        "of the original started from random weights, which takes more passes than fine-tuning.",
+        "Passes over the retain set, unless `max_steps` or `num_train_epochs` say how long to run. None: 0.5, or 1 if the original "
+        "was trained as an adapter or from random weights, which takes more passes than fine-tuning.",
     )
     forget_weight: float | None = setting(
         None, "Weight μ of the distance from the targets on forget rows. None: 1 with a `contrast`, 0.3 without."
@@ -183,8 +183,8 @@ class SurrogateDistillation(UnlearningMethod):
     def moves_statistics(self) -> bool:
         return True
 
-    def default_steps(self, retain_rows: int | None, retain_batch: int, from_scratch: bool = False) -> int | None:
-        passes = PASSES["scratch" if from_scratch else "base"] if self.passes is None else self.passes
+    def default_steps(self, retain_rows: int | None, retain_batch: int, trained: str = "base") -> int | None:
+        passes = PASSES[trained] if self.passes is None else self.passes
         wanted = MOST_STEPS if retain_rows is None else math.ceil(passes * retain_rows / retain_batch)
         return min(max(wanted, FEWEST_STEPS), MOST_STEPS)
 
@@ -239,8 +239,9 @@ class SurrogateDistillation(UnlearningMethod):
         """The λ with which linear layers go back by direction; 0 if all weights go back by one share."""
         if self.contrast is not None:
             return self.contrast
-        known = run.reference.forgotten_classes and start is not None and start.pretrained and run.patch is None
-        return CONTRAST if known and self.rewind is None else 0.0
+        # An adapter that the original was trained with goes back by one share: by direction it ended no nearer, for more passes.
+        known = start is not None and start.pretrained and run.patch is None and not is_adapted(run.model)
+        return CONTRAST if known and run.reference.forgotten_classes and self.rewind is None else 0.0
 
     def _rate_for(self, run: UnlearningRun, start: StartingPoint | None, length: float | None, share: float) -> float:
         """The learning rate for an original that training moved by `length`, a `share` of it where that is known."""

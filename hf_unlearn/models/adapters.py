@@ -3,6 +3,7 @@
 A patch can be saved, loaded, switched off and merged. It erases nothing: without it, the base still knows everything.
 """
 
+import copy
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -215,6 +216,36 @@ def adapter_names(model: nn.Module, update: str = UPDATE_ADAPTER) -> list[str]:
     if not chosen:
         raise ValueError(f"`update={update!r}` matches no parameter of the adapter that may move. Leave it out.")
     return chosen
+
+
+def with_adapter_like(model: nn.Module, classifier: Any) -> Any:
+    """Return `classifier` with an untrained adapter as the first one of the `PeftModel` `model` is; as it is for other models."""
+    if not is_adapted(model):
+        return classifier
+    from peft import get_peft_model
+
+    peft_model: Any = unwrap(model)
+    config = copy.deepcopy(next(iter(peft_model.peft_config.values())))
+    config.inference_mode = False
+    return get_peft_model(classifier, config)
+
+
+def let_adapter_move(model: nn.Module) -> None:
+    """Let a run change the adapter of a `PeftModel` that was loaded from a folder, and its copy of the head. Other models stay as they are.
+
+    Raises:
+        ValueError: `model` has several adapters. To change those that forgot something could bring it back.
+    """
+    if not is_adapted(model):
+        return
+    peft_model: Any = unwrap(model)
+    names = list(peft_model.active_adapters)
+    if len(names) > 1:
+        raise ValueError(
+            f"`model` has {len(names)} adapters on top of one another, and to change those of earlier requests could bring back what "
+            "they forgot. Pass `peft_config` to put a new one on top."
+        )
+    peft_model.set_adapter(names[0])
 
 
 def load_adapters(model: Any, folder: str | Path, argument: str = "resume_from_checkpoint") -> None:

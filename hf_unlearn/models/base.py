@@ -13,8 +13,9 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from ..utils.files import front_matter
 from ..utils.hub_names import file_beside, is_local, pinned
 from ..utils.loading_errors import located
-from .adapters import base_classifier
+from .adapters import base_classifier, is_adapted
 from .config_checks import HELD_ELSEWHERE, raw_config, read_config, weights_file
+from .forward import unwrap
 from .pretrained import base_of_adapter, from_pretrained_quietly, load_processing_class
 from .structure import find_heads, layer_groups, prefixes
 
@@ -142,6 +143,15 @@ def find_base(source: str, revision: str | None = None) -> Base | None:
             with suppress(ValueError):  # `org/name@`, and other words that can name nothing
                 return Base(*pinned(given), named_by=place)
     return None
+
+
+def lies_on(model: nn.Module, base: object) -> bool:
+    """Return True if `model` is a `PeftModel` whose only adapter was trained on `base`: then nothing else holds what it learned."""
+    if not (is_adapted(model) and isinstance(base, Base)):
+        return False
+    peft_model: Any = unwrap(model)
+    names = [config.base_model_name_or_path for config in peft_model.peft_config.values()]
+    return len(names) == 1 and bool(names[0]) and _same(os.path.expanduser(names[0]), base.source)
 
 
 def given_base(name: str, revision: str | None = None) -> Base:

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,7 +24,7 @@ from ..utils.files import clear_errors
 from ..utils.hub_names import pinned
 from ..utils.loading_errors import loading, located
 from . import pixel_mlp  # noqa: F401  registers its architecture
-from .adapters import load_patches, whole_tensors
+from .adapters import let_adapter_move, load_patches, whole_tensors
 from .config_checks import HELD_ELSEWHERE, check_size, held_by, raw_config, read_config, weights_file
 from .processor import IMAGE_COLUMNS
 from .structure import last_linear
@@ -198,13 +198,16 @@ def _tokenizer(source: str, revision: str | None) -> Any:
     return tokenizer
 
 
-def load_named(source: str | Path, processing_class: Any | None, *sets: Any) -> tuple[nn.Module, Any]:
+def load_named(
+    source: str | Path, processing_class: Any | None, sets: Iterable[Any], movable: bool = False
+) -> tuple[nn.Module, Any]:
     """Return the classifier that `source`, the argument `model`, names, and the processing class for its rows.
 
     Args:
         source: a folder or a Hub id, which `@revision` may follow. A Hub id is read at one commit.
         processing_class: the one to return. None: the one beside the classifier; processed rows need none.
         sets: rows for the classifier, which tell images from texts where the architecture reads both.
+        movable: let an adapter that the source holds move (see `let_adapter_move`). Default False.
 
     Raises:
         ValueError: one of the two cannot be loaded; the message names `model`.
@@ -214,6 +217,8 @@ def load_named(source: str | Path, processing_class: Any | None, *sets: Any) -> 
     with loading("model", source):
         name, commit = pinned(source)
         model = load_classifier(name, rows, commit)
+        if movable:
+            let_adapter_move(model)
         try:
             if processing_class is None:
                 processing_class = load_processing_class(name, rows, commit)

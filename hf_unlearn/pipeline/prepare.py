@@ -15,7 +15,7 @@ from ..evaluation.report.report_data import retrained_names
 from ..hub.card.evaluation_card import check_readme
 from ..hub.receipt.forgotten_rows import PRIVATE_FOLDER
 from ..methods import UnlearningMethod
-from ..models.adapters import is_adapted
+from ..models.adapters import is_adapted, let_adapter_move
 from ..models.base import Base, check_tokenizer, find_base, given_base
 from ..models.pretrained import load_classifier, load_processing_class
 from ..models.processor import Processor
@@ -63,6 +63,11 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
         train_original(run, args, train, train if split is None else split.retain)
     model, processing_class = load_model(run, train)
     base = load_base(run, model, processing_class, bool(run.retrain) or (method is not None and method.reads_base))
+    if run.retrain and is_adapted(model) and base is None:
+        raise ValueError(
+            "`retrain`: the original is an adapter, and it is not known which pretrained model it was trained on, so none can be "
+            "trained in the same way. Name it (`base_model`), or leave `retrain` out."
+        )
     job = Job(run, args, train, test, model, processing_class, split, validation, base)
     splits = {"train_split": train, "test_split": test, "validation_split": validation}
     with loading("model"):
@@ -127,6 +132,8 @@ def load_model(run: RunArguments, train: Any) -> tuple[nn.Module, Any]:
     run.model, run.model_revision = pinned(run.model, run.model_revision)
     with loading("model", run.model):
         model = load_classifier(run.model, train, run.model_revision)
+        if run.peft_config is None:
+            let_adapter_move(model)
         return model, load_processing_class(run.model, train, run.model_revision)
 
 

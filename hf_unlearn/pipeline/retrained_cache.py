@@ -23,6 +23,7 @@ from huggingface_hub import constants
 from torch import nn
 
 from ..data.sampling import has_transform
+from ..models.adapters import configurations, is_adapted, load_adapters
 from ..models.pretrained import from_pretrained_quietly, save_model
 from ..models.private_digests import digest_of_inputs, read_secret, settings_of
 from ..models.snapshot import joint_digest
@@ -54,11 +55,13 @@ class Entry:
                 logger.warning("The retrained model %s in the cache is passed over: %s.", self.folder, wrong)
                 return None
             record = read_state(self.folder)
-            saved, _ = from_pretrained_quietly(type(model), str(self.folder), None)
+            if is_adapted(model):
+                load_adapters(model, self.folder, "retrained_cache")
+            else:
+                model.load_state_dict(from_pretrained_quietly(type(model), str(self.folder), None)[0].state_dict())
         except (OSError, ValueError) as error:  # another run replaces it
             logger.warning("The retrained model %s in the cache cannot be read: %s", self.folder, error)
             return None
-        model.load_state_dict(saved.state_dict())
         with suppress(OSError):  # of another user, who may only read it
             os.utime(self.folder)
         return record
@@ -126,7 +129,7 @@ def key_of(trainer: Any, start: dict[str, str], secret: bytes) -> str:
     described = {
         "schema": SCHEMA,
         "start": joint_digest(start),
-        "model": [type(trainer.model).__name__, settings_of(trainer.model.config)],
+        "model": [type(trainer.model).__name__, settings_of(trainer.model.config), configurations(trainer.model)],
         "rows": digest_of_inputs(trainer.unlearning_data.retain, trainer.processor, secret),
         "method": trainer.method.describe(),
         # What a request sets goes without effect: a retraining has no target. 1 epoch is 1.0 epochs.

@@ -39,6 +39,7 @@ class TrainingSettings:
 
 # The defaults of transformers' `TrainingArguments`, which most models were fine-tuned with.
 FINE_TUNING = TrainingSettings(epochs=3.0, learning_rate=5e-5, batch_size=8)
+ADAPTER_TUNING = replace(FINE_TUNING, learning_rate=1e-3)  # an adapter starts at zero
 
 
 def given_settings(run: RunArguments, base: TrainingSettings | None = None) -> TrainingSettings:
@@ -54,7 +55,9 @@ def is_guess(run: RunArguments) -> bool:
     return run.model_config is None and run.train_epochs is None
 
 
-def trainings(run: RunArguments, rows: int, retained: int, from_base: bool = False) -> list[TrainingSettings]:
+def trainings(
+    run: RunArguments, rows: int, retained: int, from_base: bool = False, adapter: bool = False
+) -> list[TrainingSettings]:
     """Return the trainings to try one after another until the retrained model fits its rows.
 
     A recipe that names the epochs, or that also trains the original, is followed. Otherwise the length of the training is a
@@ -64,10 +67,11 @@ def trainings(run: RunArguments, rows: int, retained: int, from_base: bool = Fal
         rows: number of rows that the original was trained on.
         retained: number of rows to retrain on.
         from_base: True if the training starts from a pretrained base, where a high learning rate would undo what it knows.
+        adapter: True if an adapter over the base is trained, which takes a higher learning rate. Default False.
     """
     if run.model_config is not None:
         return [given_settings(run)]
-    usual = FINE_TUNING if from_base else None
+    usual = ADAPTER_TUNING if adapter else FINE_TUNING if from_base else None
     first = given_settings(run, recorded_settings(run, rows, usual) or usual)
     if not is_guess(run):
         return [first]

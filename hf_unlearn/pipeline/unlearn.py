@@ -17,9 +17,9 @@ from ..evaluation.report.bias_pattern import read_pattern
 from ..evaluation.report.report import UnlearningReport
 from ..evaluation.report.report_data import retrained_names
 from ..methods import Retrain, UnlearningMethod
-from ..models.adapters import base_classifier
+from ..models.adapters import base_classifier, is_adapted, with_adapter_like
 from ..models.prediction import predict
-from ..models.pretrained import from_pretrained_quietly, save_model
+from ..models.pretrained import load_classifier, save_model
 from ..models.processor import Processor
 from ..models.snapshot import fingerprints
 from ..models.vocabulary import blank_rows
@@ -140,12 +140,11 @@ class Retrained:
 class SavedModels:
     """Models in folders. Each is loaded when its turn comes, so that one alone is in memory."""
 
-    kind: Any  # the class of all of them
     folders: Sequence[Path]
 
     def __iter__(self) -> Iterator[nn.Module]:
         for folder in self.folders:
-            yield from_pretrained_quietly(self.kind, str(folder), None)[0]
+            yield load_classifier(str(folder))
 
 
 def retrain(job: Job, wanted: float | None = None) -> tuple[nn.Module | SavedModels, float]:
@@ -166,7 +165,7 @@ def retrain(job: Job, wanted: float | None = None) -> tuple[nn.Module | SavedMod
     one, job.retrained_with = _train_until_it_fits(job, folders[0], wanted)
     if len(folders) == 1:
         return one.model, one.seconds
-    kind, seconds = type(one.model), [one.seconds]
+    seconds = [one.seconds]
     for number, folder in enumerate(folders[1:], start=2):
         del one
         gc.collect()  # what a trainer holds goes only now, and one model at a time is enough
@@ -174,14 +173,15 @@ def retrain(job: Job, wanted: float | None = None) -> tuple[nn.Module | SavedMod
         one = _train_fresh(job, job.retrained_with, folder, job.run.resume, number)
         _save(job, one, folder)
         seconds.append(one.seconds)
-    return SavedModels(kind, folders), fmean(seconds)
+    return SavedModels(folders), fmean(seconds)
 
 
 def _train_until_it_fits(job: Job, folder: Path, wanted: float | None) -> tuple[Retrained, TrainingSettings]:
     """Train the first model and save it in `folder`. Returns it and the settings that the search ended with."""
     assert job.split is not None
     split = job.split
-    settings = trainings(job.run, len(split.forget) + len(split.retain), len(split.retain), job.base is not None)
+    rows = len(split.forget) + len(split.retain), len(split.retain)
+    settings = trainings(job.run, *rows, from_base=job.base is not None, adapter=is_adapted(job.model))
     if wanted is None and len(settings) > 1:
         wanted = kept_accuracy(job, job.model)
     if job.run.resume:
@@ -228,11 +228,17 @@ def kept_accuracy(job: Job, model: nn.Module) -> float | None:
 def _train_fresh(job: Job, settings: TrainingSettings, folder: Path, resume: bool, number: int = 1) -> Retrained:
     """Train a model on the retain set, in `folder`, from the base or, if there is none, from random weights.
 
+    If the original is an adapter over its base, so is this model, with an adapter of the same kind and size.
     `number` counts the retrained models from 1, and each has a seed of its own. A model that is in the cache is not trained. A
     training that is resumed, perhaps with other settings than at its start, goes past the cache.
     """
     assert job.split is not None
     original, seed = base_classifier(job.model), job.args.seed + number
+
+    def untrained() -> nn.Module:
+        classifier = job.base.load(original, seed) if job.base else type(original)(original.config)
+        return with_adapter_like(job.model, classifier)
+
     arguments = {
         **job.train_arguments(settings),
         "save_strategy": "epoch" if job.args.save_strategy == "best" else job.args.save_strategy,
@@ -242,7 +248,7 @@ def _train_fresh(job: Job, settings: TrainingSettings, folder: Path, resume: boo
         "logging_strategy": "no",
     }
     trainer = UnlearningTrainer(
-        model_init=lambda: job.base.load(original, seed) if job.base else type(original)(original.config),
+        model_init=untrained,
         args=UnlearningArguments(output_dir=str(folder), seed=seed, overwrite=True, **arguments),
         method=Retrain(),
         forget_dataset=job.split.forget,

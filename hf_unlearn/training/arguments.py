@@ -182,7 +182,7 @@ class UnlearningArguments(TrainingArguments):
         kind: str,
         update: str | None = None,
         retain: Any = None,
-        from_scratch: bool = False,
+        trained: str = "base",
     ) -> UnlearningArguments:
         """Return a copy in which fields that are None have the values of `method` for a forget set of this `kind`.
 
@@ -190,7 +190,7 @@ class UnlearningArguments(TrainingArguments):
             kind: "class" or "samples".
             update: value of the field of that name, if the field is None.
             retain: the retain set. Default: None, there is none.
-            from_scratch: True if the training of the original started from random weights.
+            trained: how the original was trained; see `default_steps` of the method.
         """
         out = copy.copy(self)
         out.update = update if self.update is None else self.update
@@ -219,7 +219,7 @@ class UnlearningArguments(TrainingArguments):
         per_forget = defaults["retain_per_forget"] if self.retain_per_forget is None else self.retain_per_forget
         rows = len(retain) if hasattr(retain, "__len__") else None
         batch = out.batch_rows * per_forget * self.gradient_accumulation_steps
-        steps = method.default_steps(rows, batch, from_scratch)
+        steps = method.default_steps(rows, batch, trained)
         if steps is not None and self.num_train_epochs is None:
             defaults["max_steps"] = steps
         for name, value in defaults.items():

@@ -12,12 +12,18 @@ from transformers import Trainer
 from ..methods import UnlearningMethod
 from ..methods.components.rewinding import root_mean_square
 from ..methods.components.trust_region import TrustRegion
-from ..models.adapters import base_classifier
+from ..models.adapters import base_classifier, is_adapted
 from ..models.base import Base, StartingPoint, find_base, given_base, random_start
 from ..models.snapshot import Snapshot
 from .arguments import UnlearningArguments
 
 LONGEST = 0.02  # step of a trust region, as a share of the way that training went
+
+
+def made_with_seed(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Return what `make` makes from random numbers with `seed`, so that parts that no training moves are always the same."""
+    torch.manual_seed(seed)
+    return make()
 
 
 class StartsFromBase(Trainer):
@@ -39,6 +45,12 @@ class StartsFromBase(Trainer):
             given if given is None or given == "none" or isinstance(given, Base) else given_base(str(given))
         )
 
+    def _trained_as(self, model: nn.Module, patched: bool) -> str:
+        """Return how the original was trained, as methods tell it apart; `patched` if the run puts an adapter on top of it."""
+        if self.base_model == "none":
+            return "scratch"
+        return "adapter" if is_adapted(model) and not patched else "base"
+
     def starting_point(self) -> StartingPoint | None:
         """Return where the training of the original began; None if that is not known.
 
@@ -52,21 +64,22 @@ class StartsFromBase(Trainer):
             source = getattr(base_classifier(self.model).config, "_name_or_path", None)
             if base is None and source:
                 with suppress(OSError):  # a name that is no folder, while no Hub answers
-                    base = self.base_model = find_base(source)
+                    base = find_base(source)
             if not isinstance(base, Base):
                 return None
             try:
-                return base.start(self.model, self.args.seed)
+                start = base.start(self.model, self.args.seed)
             except ValueError:
                 if named:
                     raise
                 return None
+            self.base_model = base
+            return start
 
     def fresh_model(self) -> nn.Module:
         """Return a seeded untrained model of the same kind, made by `model_init` or from the model's configuration."""
-        torch.manual_seed(self.args.seed)
-        model = self.model_init_fn() if self.model_init_fn is not None else type(self.model)(self.model.config)
-        return model.to(self.args.device)
+        make = self.model_init_fn or (lambda: type(self.model)(self.model.config))
+        return made_with_seed(make, self.args.seed).to(self.args.device)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Make the optimizer, with the rate that the method found for this original if the user gave none."""

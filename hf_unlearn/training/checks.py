@@ -211,8 +211,13 @@ def _classes(dataset: Any, processor: Processor) -> set[Any] | None:
     return None if column is None else {v for v in read_labels(dataset, column).tolist() if v is not None and v == v}
 
 
-def check_patch(model: nn.Module, method: UnlearningMethod, update: str | None, given: bool) -> None:
-    """Raise ValueError if the adapter (of `peft_config` if that is `given`) contradicts `model`, `method` or `update`."""
+def check_patch(
+    model: nn.Module, method: UnlearningMethod, update: str | None, given: bool, made: bool = False
+) -> None:
+    """Raise ValueError if the adapter (of `peft_config` if that is `given`) contradicts `model`, `method` or `update`.
+
+    `made`: a `model_init` makes untrained models with the adapter of `model`. Default False.
+    """
     layers: list[Any] = [m for m in model.modules() if hasattr(m, "_disable_adapters")]
     if layers and not is_adapted(model):
         raise ValueError(
@@ -232,6 +237,7 @@ def check_patch(model: nn.Module, method: UnlearningMethod, update: str | None, 
             f"`update={update!r}` and `peft_config` both say what may move. Leave `update` out: the adapter and the modules in "
             "`peft_config.modules_to_save` move."
         )
-    if method.starts_fresh or (given and method.one_shot):
-        why = "starts from fresh weights" if method.starts_fresh else "trains no parameter"
+    fresh = method.starts_fresh and (given or not made)
+    if fresh or (given and method.one_shot):
+        why = "starts from fresh weights" if fresh else "trains no parameter"
         raise ValueError(f"{what}: `method={name!r}` {why}, so an adapter cannot restrict it.")

@@ -82,6 +82,7 @@ class FinishedRun(Protocol):
     """A trainer after `train()`, for report, receipt and push. `UnlearningRun` and `TrainingRun` describe the other attributes.
 
     Attributes:
+        base_model: What the original was fine-tuned from (`Base`), `"none"` for random weights, None if it is not known.
         updated: Names of the parameters that were allowed to move.
         outcome: What the run did, verified.
         seconds: Duration of the run, in all its parts.
@@ -95,6 +96,7 @@ class FinishedRun(Protocol):
     args: Any
     method: UnlearningMethod
     patch: Any
+    base_model: Any
     forget_dataset: Any
     retain_dataset: Any
     original_fingerprints: dict[str, str]

@@ -20,6 +20,7 @@ from hf_unlearn.methods.components.surrogate import (
     sharpness,
 )
 from hf_unlearn.methods.surrogate_distillation import CONTRAST, DEPTHS, HEAD_RATE, PATCH_RATE, TAUGHT_ROWS, USUAL_RATE
+from hf_unlearn.models.base import Base
 from hf_unlearn.models.forward import model_inputs
 from hf_unlearn.models.prediction import pooled_features, predict
 from tests.models.test_base import save_encoder
@@ -284,10 +285,14 @@ def test_a_head_that_was_trained_alone_is_all_that_changes(tmp_path, caplog):
 
 
 def test_the_retain_set_says_how_long_a_run_is(tmp_path):
-    assert [SurrogateDistillation().default_steps(1_600, 16, scratch) for scratch in (False, True)] == [50, 100]
+    assert [SurrogateDistillation().default_steps(1_600, 16, how) for how in ("base", "adapter", "scratch")] == [
+        50,
+        100,
+        100,
+    ]
     method = SurrogateDistillation(passes=0.5)
     assert [method.default_steps(n, 16) for n in (1_600, 10, 10**6, None)] == [50, 12, 400, 400]
-    assert method.default_steps(1_600, 16, True) == 50
+    assert method.default_steps(1_600, 16, "scratch") == 50
     assert run_of("vit", tmp_path, method).args.max_steps == 12
     assert run_of("vit", tmp_path, split=class_split("vit", 512)).args.max_steps == 24  # 384 rows to keep, base none
     assert run_of("vit", tmp_path, method, max_steps=5).args.max_steps == 5
@@ -325,6 +330,27 @@ def test_a_patch_takes_longer_steps_and_leaves_the_original_as_it_is(tmp_path):
     now = dict(patched.model.named_parameters())
     assert len(frozen) > 20
     assert all(torch.equal(p, now[n]) for n, p in frozen.items())
+
+
+def test_an_original_that_was_trained_as_an_adapter_goes_back_half_the_way_of_that(tmp_path):
+    """The second factor of each product began at zero. All else stays: the base, the first factor, and kept rows of the head."""
+    peft = pytest.importorskip("peft")
+    save_encoder("vit", tmp_path / "base")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["classifier"], init_lora_weights=False)
+    model = peft.get_peft_model(Base(str(tmp_path / "base")).load(trained("vit")), config)
+    before = state(model)
+    trainer = run_of("vit", tmp_path / "out", base=tmp_path / "base", model=model)
+    assert trainer.args.max_steps == run_of("vit", tmp_path / "out", base="none").args.max_steps  # a whole pass
+    trainer._set_up()
+    now, (forgotten,) = state(trainer.model), trainer.reference.forgotten_classes
+    added = [n for n in before if ".lora_B." in n]
+    assert len(added) == 2
+    assert all(torch.allclose(now[n], 0.5 * before[n]) for n in added)
+    others = changed(before, now) - set(added)
+    assert others == {head := "base_model.model.classifier.modules_to_save.default.weight"}  # its biases are alike
+    kept = [c for c in range(4) if c != forgotten]
+    assert torch.equal(now[head][kept], before[head][kept])
+    assert not torch.equal(now[head][forgotten], before[head][forgotten])
 
 
 def test_a_run_that_keeps_too_little_does_not_go_half_the_way_back_to_the_original(tmp_path):

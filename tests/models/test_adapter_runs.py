@@ -16,7 +16,7 @@ from hf_unlearn.models.prediction import predict
 from tests.models.support import adapted, logits, patched
 from tests.support.data import class_split, data_for, processing_class
 from tests.support.methods import GRADIENT, make
-from tests.support.models import changed, state, trained
+from tests.support.models import build, changed, state, trained
 from tests.support.runs import SGD, arguments, trainer_for, whole_and_resumed
 from tests.support.tables import in_turn, slow
 
@@ -88,6 +88,47 @@ def test_an_adapter_takes_the_same_steps_however_it_is_passed(tmp_path):
 def test_an_adapter_is_not_retrained(tmp_path):
     with pytest.raises(ValueError, match="`method='retrain'` starts from fresh weights"):
         patched("vit", tmp_path, make("retrain"), None, model=adapted())
+
+
+def test_a_new_adapter_is_trained_on_what_is_kept_if_a_function_makes_it(tmp_path):
+    def untrained():
+        """Its head is random, and the one below the adapter's copy of it never moves."""
+        base = build("vit")
+        base.vit.load_state_dict(trained("vit").vit.state_dict())
+        return get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["classifier"]))
+
+    def run(folder):
+        split = class_split("vit")
+        trainer = UnlearningTrainer(
+            args=arguments(tmp_path / folder),
+            method=make("retrain"),
+            forget_dataset=split.forget,
+            retain_dataset=split.retain,
+            processing_class=processing_class("vit"),
+            model_init=untrained,
+        )
+        trainer.train()
+        return state(trainer.model)
+
+    ended = run("one")
+    moved = changed(state(untrained()), ended)
+    assert {n for n in moved if "lora_B" in n}
+    assert not changed(ended, run("two"))
+
+
+def test_the_adapter_in_a_folder_moves_unless_another_is_put_on_top(tmp_path):
+    adapted().save_pretrained(tmp_path / "adapter")
+    trained("vit").save_pretrained(tmp_path / "base")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(tmp_path / "base")
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    own, on_top = (
+        trainer_for("vit", tmp_path / "out", JiT(), model=str(tmp_path / "adapter"), peft_config=peft_config).updated
+        for peft_config in (None, "lora")
+    )
+    assert own
+    assert all(".default." in name for name in own)
+    assert all(".patch1." in name for name in on_top)
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 import transformers
+from peft import LoraConfig, get_peft_model
 
-from hf_unlearn.models.base import Base, check_tokenizer, find_base, given_base
+from hf_unlearn.models.base import Base, check_tokenizer, find_base, given_base, lies_on
 from tests.support.data import processing_class
 from tests.support.models import build, changed, state, trained
 
@@ -62,6 +63,20 @@ def test_the_base_below_an_adapter(tmp_path):
     base = find_base(str(tmp_path / "adapter"))
     assert base == Base(str(tmp_path / "base"), None, "the adapter's configuration")
     assert changed(state(whole), state(base.load(adapted))) <= head_of(whole)
+
+
+def test_an_adapter_lies_on_the_base_that_it_names(tmp_path):
+    for name in ("base", "other"):
+        trained("vit").vit.save_pretrained(tmp_path / name)
+    classifier = type(trained("vit")).from_pretrained(tmp_path / "base", num_labels=4)
+    model = get_peft_model(classifier, LoraConfig(r=2, target_modules=["q_proj"]))
+    base, other = (given_base(str(tmp_path / name)) for name in ("base", "other"))
+    assert lies_on(model, base)
+    assert not lies_on(model, other)
+    assert not lies_on(model, "none")
+    assert not lies_on(classifier, base)
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"]))
+    assert not lies_on(model, base)  # without the second, what that forgot is back
 
 
 def test_it_is_found_in_the_card_before_the_configuration(tmp_path):

@@ -1,6 +1,7 @@
 """With which settings a model is retrained: the recipe's, those noted beside the original, or longer and longer ones."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -95,6 +96,7 @@ def test_a_training_from_a_base_is_a_fine_tuning(tmp_path):
     first, *longer = trainings(run, 100, 80, from_base=True)
     assert (first.epochs, first.learning_rate, first.batch_size) == (3, 5e-5, 8)  # as in TrainingArguments
     assert [(s.epochs, s.learning_rate, s.source) for s in longer] == [(3 * m, 5e-5, "search") for m in (4, 16, 64)]
+    assert trainings(run, 100, 80, from_base=True, adapter=True)[0] == replace(first, learning_rate=1e-3)
     (tmp_path / "trainer_state.json").write_text(json.dumps({"num_train_epochs": 5}))
     assert trainings(run, 100, 80, from_base=True)[0] == TrainingSettings(5, 5e-5, 8, "linear", "trainer_state.json")
     assert trainings(run, 100, 80)[0] == TrainingSettings(5, 1e-3, 64, "linear", "trainer_state.json")

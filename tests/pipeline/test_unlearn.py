@@ -5,6 +5,7 @@ import json
 import datasets
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForImageClassification
 
@@ -16,6 +17,7 @@ from hf_unlearn.models.processor import Processor
 from hf_unlearn.pipeline.prepare import prepare
 from hf_unlearn.pipeline.run_arguments import RunArguments
 from hf_unlearn.pipeline.unlearn import retrain
+from hf_unlearn.training.plain_training import train_classifier
 from tests.support.data import image_data, image_processor
 from tests.support.models import trained
 from tests.support.recipes import run_options, save_model_and_data
@@ -354,3 +356,63 @@ def test_a_costly_run_is_announced(some_rows, capsys):
     main([*some_rows, *STILL, *cheap, "--trust_region", "1e-6", "--max_steps", "7"])
     said = capsys.readouterr().out
     assert "this run may cost as much as training on 448 rows, and retraining trains on 400." in said
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """Options of `hf-unlearn run` for an original that the plain Trainer trained as an adapter over `base`."""
+    save_model_and_data(tmp_path)
+    classifier = trained("vit")
+    classifier.vit.save_pretrained(tmp_path / "base")
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "base", num_labels=4)
+    model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], modules_to_save=["classifier"]))
+    processor, rows = Processor(model, image_processor()), image_data(96, 0)
+    train_classifier(model, rows, processor, {"learning_rate": 0.01, "num_train_epochs": 3}, tmp_path / "training")
+    model.save_pretrained(tmp_path / "adapter")
+    image_processor().save_pretrained(tmp_path / "adapter")
+    keys = {"model": tmp_path / "adapter", "method": None, "output_dir": tmp_path / "out", "figures": "false"}
+    return ["run", *run_options(tmp_path, **keys), "--retrained_cache", str(tmp_path / "cache")]
+
+
+@pytest.mark.slow
+def test_an_adapter_is_unlearned_in_place_and_its_yardstick_is_an_adapter_too(tmp_path, adapter, capsys):
+    words = [*adapter, "--retrain", "1", "--train_epochs", "2", "--train_learning_rate", "0.01"]
+    assert main(words) in (0, 1)
+    assert f"from the base {tmp_path / 'base'}" in capsys.readouterr().out
+    original, unlearned, retrained = (
+        load_file(tmp_path / n / "adapter_model.safetensors") for n in ("adapter", "out/model", "out/retrained")
+    )
+    assert original.keys() == unlearned.keys() == retrained.keys()
+    assert not any(same({n: t}, {n: original[n]}) for other in (unlearned, retrained) for n, t in other.items())
+    configs = [json.loads((tmp_path / n / "adapter_config.json").read_text()) for n in ("adapter", "out/retrained")]
+    assert configs[0] == configs[1]
+    main([*words, "--overwrite", "true"])
+    assert "The yardstick retrained comes from the cache" in capsys.readouterr().out
+    assert same(load_file(tmp_path / "out/retrained/adapter_model.safetensors"), retrained)
+    models = json.loads((tmp_path / "out" / "report.json").read_text())["models"]
+    assert models["retrained"]["retain_accuracy"] > 0.5
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "erases nothing" not in card  # the base never saw the rows
+    assert 'AutoModelForImageClassification.from_pretrained("ORIGINAL", num_labels=4)' in card
+    # A second adapter on top must not undo what the first one forgot.
+    assert main(
+        [
+            *adapter,
+            "--model",
+            str(tmp_path / "out/model"),
+            "--output_dir",
+            str(tmp_path / "two"),
+            "--peft_config",
+            "lora",
+        ]
+    ) in (0, 1)
+    assert "erases nothing" in (tmp_path / "two" / "README.md").read_text()
+    assert main([*adapter, "--model", str(tmp_path / "two/model"), "--output_dir", str(tmp_path / "three")]) == 2
+    assert "2 adapters on top of one another" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_adapter_whose_base_knows_the_classes_has_no_yardstick(tmp_path, adapter, capsys):
+    trained("vit").save_pretrained(tmp_path / "base")  # a classifier of the same classes
+    assert main([*adapter, "--retrain", "1"]) == 2
+    assert "it is not known which pretrained model it was trained on" in capsys.readouterr().err

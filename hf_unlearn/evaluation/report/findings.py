@@ -87,7 +87,7 @@ def _of_the_model(report: ReportData) -> Iterator[Finding]:
     run = report.run
     if (run.get("about") or {}).get("loads_with"):
         yield Finding(Severity.REMAINS, LOADS_AS_ORIGINAL)
-    if run.get("adapter"):
+    if run.get("adapter") and not run.get("adapter_of_base"):
         yield Finding(Severity.REMAINS, PATCH)
     if changes_head_only(run):
         yield Finding(Severity.REMAINS, HEAD_ONLY)

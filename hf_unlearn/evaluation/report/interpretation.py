@@ -89,7 +89,8 @@ def _of_reading_the_yardstick(report: ReportData) -> list[str]:
 
 def limits(report: ReportData) -> list[str]:
     """Return sentences that say what the figures of this report do not prove."""
-    patch = report.run.get("patch") or report.run.get("adapter")
+    run = report.run
+    patch = run.get("patch") or (run.get("adapter") and not run.get("adapter_of_base"))
     return [
         *([PATCH_LIMIT] if patch else []),
         *LIMITS,

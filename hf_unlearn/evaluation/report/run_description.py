@@ -13,6 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from ...data.class_names import is_numbering
 from ...models.adapters import is_adapted
+from ...models.base import lies_on
 from ...models.snapshot import weights_digest
 from ...models.structure import find_heads, prefixes
 from ...training.protocols import FinishedRun
@@ -39,6 +40,11 @@ def describe_run(run: FinishedRun, retain: Any | None, sizes: Mapping[str, int])
         "model_type": getattr(run.model.config, "model_type", ""),
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "adapter": is_adapted(run.model),
+        **(
+            {"adapter_of_base": True, "num_labels": config.num_labels}
+            if run.patch is None and lies_on(run.model, run.base_model)
+            else {}
+        ),
         "head_only": _is_head_only(run),
         **_pair_of_texts(run),
         **({} if run.patch is None else {"patch": run.patch.describe()}),

@@ -36,6 +36,8 @@ def snippet(run: Mapping[str, Any], repo_id: str | None) -> str:
         module, name = ("hf_unlearn.models.adapters", "load_patches") if is_stacked else ("peft", "PeftModel")
         load = name if is_stacked else f"{name}.from_pretrained"
         base = _quoted((run.get("original") or {}).get("id") or ORIGINAL)
+        if run.get("adapter_of_base"):  # the head is in the adapter, and the base knows nothing of its classes
+            base += f", num_labels={int(run['num_labels'])}"
         imports = [f"from {module} import {name}", f"from transformers import AutoModelFor{kind}"]
         use = [f"model = {load}(AutoModelFor{kind}.from_pretrained({base}), {place})"]
     else:
