@@ -4,6 +4,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..data.class_names import check_numbers
 from ..data.forget_request import ForgetRequest
 from ..data.loading import load_rows
 from ..evaluation.audit.auditor import audit_models
+from ..evaluation.audit.cost import seconds_of
 from ..methods.base import setting
 from ..models.pretrained import load_classifier, load_processing_class
 from ..models.processor import Processor
@@ -68,12 +70,18 @@ class AuditArguments:
         "Folder that keeps what is measured of original and retrained models, and a seed, for audits of other models. Features of "
         "the rows lie in it: delete it with them. By default nothing is kept.",
     )
+    budget: str | None = setting(
+        None,
+        "Most time that measuring may take, such as '10m' or '90s': fewer rows are read to keep to it, by an estimate.",
+    )
     use_cpu: bool = setting(False, "Do not use a GPU.")
     output_dir: str | None = setting(None, "Folder for audit.json, audit.md and audit.html.")
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 0.5:
             raise ValueError(f"`alpha` must lie strictly between 0 and 0.5, got {self.alpha}.")
+        if self.budget is not None:
+            seconds_of(self.budget)
         if self.audit_seed is not None and self.audit_seed < 0:
             raise ValueError(f"`audit_seed` is a number from 0 on, got {self.audit_seed}. Leave it out for a new one.")
 
@@ -160,12 +168,14 @@ def main(words: Sequence[str]) -> int:
         "audit_cache", "per_example",
     )  # fmt: skip
     chosen = {name: getattr(options, name) for name in names}
+    budget = None if options.budget is None else seconds_of(options.budget)
     original, unlearned, *retrained = models.values()
     label2id = Processor(original).label2id
     check_numbers(options.forget_class, sets["forget"], options.label_column, label2id, "forget_class")
     result = audit_models(
-        original, unlearned, retrained, processing_class=processing_class, own_processing=own, **sets, **chosen
-    )
+        original, unlearned, retrained, processing_class=processing_class, own_processing=own, budget=budget,
+        tell=partial(print, flush=True), **sets, **chosen,
+    )  # fmt: skip
     if not retrained and (cost := cost_of_retraining(options.original)):
         result.limits.append(cost)
     result.print()

@@ -57,6 +57,8 @@ def test_a_level_outside_its_bounds_is_refused(folders, capsys):
     words = [w for name in ("original", "unlearned", "forget", "test") for w in (f"--{name}", "x")]
     assert main(["audit", *words, "--alpha", "0"]) == 2
     assert "`alpha`" in capsys.readouterr().err
+    assert main(["audit", *words, "--budget", "soon"]) == 2
+    assert "`budget='soon'` is no length of time" in capsys.readouterr().err
     assert main(["audit", *words, "--audit_seed", "-1"]) == 2
     assert "`audit_seed` is a number from 0 on, got -1" in capsys.readouterr().err
 

@@ -5,8 +5,9 @@ words, with its evidence line by line. The null hypothesis is that the model sti
 line of evidence speaks against it.
 """
 
+import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from ...data.sampling import DrawnRows
 from ...models.processor import Processor
 from ...models.snapshot import weights_digest
 from .audit import Audit
-from .checks import check_models, check_sets, find_classes, same_shares
+from .checks import check_models, check_sets, draw_sets, find_classes, same_shares
+from .cost import AuditCost
 from .evidence import Evidence, compare, settle
 from .evidence_lines import Figures
 from .measured_cache import MeasuredCache
@@ -39,6 +41,8 @@ from .processing import prepares_differently
 from .relearning_curves import relearning_curves, relearning_rate
 from .verdicts import SAME, SPECS, UNCHANGED, VOID, decide, describe, limits
 from .yardsticks import Yardsticks
+
+logger = logging.getLogger(__name__)
 
 UNSTEADY = 0.02  # share of rows with answers that depend on other rows, which a model may have by rounding
 
@@ -122,6 +126,9 @@ class Auditor:
         audit_cache: folder that keeps what is measured of the original and of retrained models, so that another candidate costs
             one measurement. Features of the rows lie in it: delete it with them. It also keeps the seed of the draws, which
             `audit.json` tells: leave the folder out where somebody could prepare a model for it. Default: None, nothing is kept.
+        budget: most seconds that measuring the original and `others` may take, by an estimate. Fewer rows are read to keep to it.
+            Default: None, no limit.
+        tell: called with a sentence that says how long it will take, before a model is measured. Default: the logger.
 
     Attributes:
         prepared_differently: name -> how a model's own way of preparing rows differs from the original's, if it does.
@@ -129,7 +136,7 @@ class Auditor:
 
     Raises:
         ValueError: a set is empty, lacks labels, or overlaps with another, a model has another head or other inputs than
-            the original, or a retrained model prepares rows otherwise.
+            the original, a retrained model prepares rows otherwise, or the budget is too small.
     """
 
     def __init__(
@@ -151,6 +158,8 @@ class Auditor:
         audit_seed: int | None = None,
         allow_other_network: bool = False,
         audit_cache: str | Path | None = None,
+        budget: float | None = None,
+        tell: Callable[[str], object] = logger.info,
     ) -> None:
         columns: dict[str, Any] = {
             "image_column": image_column,
@@ -164,8 +173,10 @@ class Auditor:
         self._cache = None if audit_cache is None else MeasuredCache(audit_cache, original)
         drawn = secrets.randbits(32) if self._cache is None else self._cache.seed
         self.audit_seed = drawn if audit_seed is None else audit_seed
-        given = {"forget": forget, "test": test, **({} if retain is None else {"retain": retain})}
-        self.sets, labels, self.digests = check_sets(given, self.processor, max_rows, self.audit_seed)
+        given = check_sets(
+            {"forget": forget, "test": test, **({} if retain is None else {"retain": retain})}, self.processor
+        )
+        self._draw(given, max_rows, kind)
         self._own = {name: Processor(others[name], found, **columns) for name, found in (own_processing or {}).items()}
         self.prepared_differently = {
             name: how
@@ -178,6 +189,17 @@ class Auditor:
                     f"`{name}` prepares rows otherwise than `original`: {how}. A retrained model is trained with the original's "
                     "image processor or tokenizer. Save that beside it."
                 )
+        self.relearning_rate = relearning_rate(original, others, self.audit_seed)
+        cost = AuditCost.measured(original, self.sets["forget"], self.processor, 1 + len(others))
+        if budget is not None:
+            self._draw(given, min(max_rows, cost.rows_within(budget, {k: len(r) for k, r in self.sets.items()})), kind)
+        tell(cost.sentence({name: len(rows) for name, rows in self.sets.items()}))
+        self._rows = {} if self._cache is None else self._cache.digests(self.sets, self.processor)
+        self.original = self.measure(original, "original")
+
+    def _draw(self, given: Mapping[str, Any], max_rows: int, kind: str) -> None:
+        """Draw the rows that are read, and find out from their labels what was forgotten."""
+        self.sets, labels, self.digests = draw_sets(given, self.processor, max_rows, self.audit_seed)
         self.classes = find_classes(kind, labels)
         self.same_shares = bool(self.classes) or same_shares(labels["forget"], labels["test"])
         self.in_forgotten_class = torch.isin(
@@ -185,9 +207,6 @@ class Auditor:
         )  # (test rows,)
         if bool(self.in_forgotten_class.all()):
             raise ValueError("`test` has rows of the forgotten classes only: add rows of what is kept.")
-        self.relearning_rate = relearning_rate(original, others, self.audit_seed)
-        self._rows = {} if self._cache is None else self._cache.digests(self.sets, self.processor)
-        self.original = self.measure(original, "original")
 
     def measure(self, model: nn.Module, name: str, as_published: bool = False) -> Measured:
         """Run `model` over every set once, and measure its features, its weights and how fast it relearns.

@@ -47,21 +47,31 @@ def check_models(original: nn.Module, others: Mapping[str, nn.Module]) -> None:
             )
 
 
-def check_sets(
+def check_sets(given: Mapping[str, Any], processor: Processor) -> dict[str, Any]:
+    """Return the sets with labels as the model numbers them.
+
+    Raises:
+        ValueError: a set is empty, lacks labels, or has a label outside the head.
+    """
+    sets = {}
+    for name, data in given.items():
+        sets[name] = processor.align(data, name)
+        check_rows(processor, sets[name], name, needed=True)
+    return sets
+
+
+def draw_sets(
     given: Mapping[str, Any], processor: Processor, max_rows: int, seed: int
 ) -> tuple[dict[str, PreparedRows], dict[str, Tensor], dict[str, str]]:
     """Return at most `max_rows` prepared rows of each set, their labels (n,), and a digest of each set in any order.
 
     Raises:
-        ValueError: a set is empty, has rows without a label or with a label outside the head, or shares half of its rows
-            with another set.
+        ValueError: a row has no label, or a set shares half of its rows with another.
     """
     sets: dict[str, PreparedRows] = {}
     labels: dict[str, Tensor] = {}
     digests: dict[str, set[bytes]] = {}
     for name, data in given.items():
-        data = processor.align(data, name)
-        check_rows(processor, data, name, needed=True)
         rows = PreparedRows(draw(data, max_rows, seed), processor, name, cache_bytes=2**30)
         found = [row.get("labels") for row in rows]
         missing = sum(y is None for y in found)

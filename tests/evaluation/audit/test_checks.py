@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hf_unlearn import audit_models
-from hf_unlearn.evaluation.audit.checks import check_sets, same_shares
+from hf_unlearn.evaluation.audit.checks import check_sets, draw_sets, same_shares
 from hf_unlearn.models.processor import Processor
 from tests.support.data import class_split, pixel_data
 from tests.support.models import build, trained
@@ -61,9 +61,10 @@ def test_labels_of_every_set_are_matched_with_the_head_by_name():
         "forget": pixel_data(20),
         "test": turned.cast_column("label", datasets.ClassLabel(names=list("dcba"))),
     }
-    _, labels, digests = check_sets(given, Processor(model), 100, 0)
+    processor = Processor(model)
+    _, labels, digests = draw_sets(check_sets(given, processor), processor, 100, 0)
     assert set(digests) == set(given)
     assert sorted(labels["test"].tolist()) == sorted(rows["label"])
     model.config.problem_type = "multi_label_classification"
     with pytest.raises(ValueError, match="a multi-label head"):
-        check_sets(given, Processor(model), 100, 0)
+        check_sets(given, Processor(model))
