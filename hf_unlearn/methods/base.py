@@ -115,6 +115,10 @@ class UnlearningMethod:
         """Return how many rows of a training cost as much as `setup`, if `weights` parameters may move. Reading does not count."""
         return 0
 
+    def passes_a_step(self) -> float:
+        """Return how many passes of a training a step takes for each of its forget rows. Retain rows count apart."""
+        return 1.0
+
     def resolved(self, update: str, retain_given: bool) -> UnlearningMethod:
         """Return this method with `anchors` decided. None means: if more than the head moves and no retain set is given."""
         return self if self.anchors is not None else replace(self, anchors=update != "head" and not retain_given)

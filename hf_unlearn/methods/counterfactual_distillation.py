@@ -12,6 +12,7 @@ from ..models.forward import classify, eval_mode, model_inputs
 from ..models.reference import Reference
 from ..utils.distributed import sum_over_processes, sums_over_processes
 from .base import UnlearningMethod, setting
+from .components.counterfactual_anchors import ROUNDS, STARTS, STEPS
 from .components.losses import kl_to_target
 from .components.trust_region import relative_step
 from .protocols import UnlearningRun
@@ -62,6 +63,14 @@ class CounterfactualDistillation(UnlearningMethod):
             raise ValueError(f"`relearning_steps` must not be negative, got {self.relearning_steps}.")
         if not 0 < self.relearning_length < 1:
             raise ValueError(f"`relearning_length` is a share of a norm, in (0, 1), got {self.relearning_length}.")
+
+    def rows_before_steps(self, forget_rows: int, retain_rows: int, weights: int) -> int:
+        return STARTS * STEPS * ROUNDS if self.anchors else 0  # at most: a start that has arrived stops
+
+    def passes_a_step(self) -> float:
+        # The attack reads every second row in each of its steps, and at its end the gradient is taken on all of them.
+        attack = self.relearning_steps / 2 + 1 if self.relearning_steps else 0
+        return 1 + bool(self.anchors) + attack
 
     def setup(self, run: UnlearningRun) -> None:
         reference = run.reference

@@ -34,7 +34,7 @@ from ..utils.distributed import in_any_process
 from .job import Job
 from .records import record_request
 from .retrained_cache import find_entry
-from .training_settings import TrainingSettings, given_settings, is_guess, trainings
+from .training_settings import TrainingSettings, is_guess, trainings
 
 FIT = 0.05  # accuracy on the retain set by which a retrained model may stay below the original
 FITTED_ROWS = 2_000
@@ -111,14 +111,11 @@ def _tell_if_retraining_is_cheaper(job: Job, trainer: UnlearningTrainer) -> None
         return
     rows, kept = len(trainer.unlearning_data), len(job.split.retain)
     steps = args.max_steps if args.max_steps > 0 else math.ceil(rows / args.batch_rows) * args.num_train_epochs
-    sides = 1 + (args.retain_per_forget if method.needs_retain else 0)
+    sides = method.passes_a_step() + (args.retain_per_forget if method.needs_retain else 0)
     ours = steps * min(rows, args.batch_rows) * args.gradient_accumulation_steps * sides
     moving = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     ours += method.rows_before_steps(rows, kept, moving)
-    settings = (
-        trainings(job.run, rows + kept, kept, job.base is not None)[0] if job.run.retrain else given_settings(job.run)
-    )
-    theirs = settings.epochs * kept
+    theirs = kept * trainings(job.run, rows + kept, kept, job.base is not None)[0].epochs
     if ours > theirs and trainer.is_world_process_zero():
         print(
             f"Retraining is probably cheaper here: this run may cost as much as training on {ours:,.0f} rows, and "

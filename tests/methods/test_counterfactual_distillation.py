@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import TrainerCallback
 
 from hf_unlearn import CounterfactualDistillation, ForgetRequest, JiT, UnlearningTrainer
 from hf_unlearn.models.forward import model_inputs
@@ -82,6 +83,24 @@ def test_gradient_at_relearned_weights_is_that_of_a_plain_attack(arch, parts):
     attack = ours - torch.cat([g.flatten() for g in plain.values()])
     assert attack.norm() > 1e-3
     assert (ours - expected).norm() < 1e-3 * attack.norm()
+
+
+@pytest.mark.parametrize(("anchors", "steps"), [(False, 0), (False, 4), (True, 4)])
+def test_what_a_step_is_said_to_cost_is_what_it_trains_on(tmp_path, few_anchors, anchors, steps):
+    method = CounterfactualDistillation(anchors=anchors, relearning_steps=steps)
+    trainer, rows = trainer_for("vit", tmp_path, method, max_steps=2, per_device_train_batch_size=8), []
+    started = []
+    trainer.add_callback(
+        type("Mark", (TrainerCallback,), {"on_train_begin": lambda *_, **__: started.append(len(rows))})()
+    )
+
+    def count(_module, _inputs, output):
+        rows.append(len(output.logits) if output.logits.requires_grad else 0)
+
+    with trainer.model.register_forward_hook(count):
+        trainer.train()
+    assert sum(rows[started[0] :]) == 2 * 8 * method.passes_a_step()
+    assert bool(method.rows_before_steps(17, 0, 1)) == anchors
 
 
 def test_without_an_attack_the_gradient_is_left_alone():

@@ -21,6 +21,7 @@ from .losses import kl_to_target, total_variation
 logger = logging.getLogger(__name__)
 
 ROUNDS = 4
+STARTS, STEPS = 256, 12  # and Adam steps of a round
 BATCH_SIZE = 64
 CONFIDENCE = 0.9  # probability of the goal at which a start has arrived
 SMOOTHNESS = 0.03  # weight of the total variation in the first round
@@ -43,7 +44,7 @@ class CounterfactualAnchors:
         seed: seed of the choice of starts.
     """
 
-    def __init__(self, count: int = 256, steps: int = 12, step_size: float = 0.1, seed: int = 0) -> None:
+    def __init__(self, count: int = STARTS, steps: int = STEPS, step_size: float = 0.1, seed: int = 0) -> None:
         self.count, self.steps, self.step_size, self.seed = count, steps, step_size, seed
         self.rows: list[dict[str, Tensor]] = []
         self.inputs: list[Tensor] = []
