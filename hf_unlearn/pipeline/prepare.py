@@ -62,7 +62,9 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
     if run.model_config is not None and not os.path.exists(run.model):
         train_original(run, args, train, train if split is None else split.retain)
     model, processing_class = load_model(run, train)
-    base = load_base(run, model, processing_class, bool(run.retrain) or (method is not None and method.reads_base))
+    reads_base = method is not None and method.reads_base
+    # Of an adapter the report has to say whether what it lies on knows the rows too.
+    base = load_base(run, model, processing_class, bool(run.retrain) or reads_base or is_adapted(model))
     if run.retrain and is_adapted(model) and base is None:
         raise ValueError(
             "`retrain`: the original is an adapter, and it is not known which pretrained model it was trained on, so none can be "

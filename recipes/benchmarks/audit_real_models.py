@@ -24,7 +24,7 @@ from real_models import TASKS, Lab, Request
 # Those that take few steps: a pretender that trains for hundreds of steps costs more than a retraining here.
 CHEAP = (
     "original", "masked", "biased", "struck", "barely_distilled", "biased_and_cooled", "biased_and_noisy", "cooled", "noisy",
-    "fine_tuned",
+    "fine_tuned", "rewound",
 )  # fmt: skip
 
 
@@ -35,11 +35,13 @@ def audited(lab: Lab, name: str, pretenders: Sequence[str] = CHEAP) -> dict[str,
 
     from hf_unlearn.evaluation.audit.model_outputs import run_model
     from hf_unlearn.evaluation.audit.verdicts import SAME
+    from hf_unlearn.models.base import Base
 
     request = Request(lab, name)
     auditor, retrained = request.auditor, request.retrained
     forget, retain, test = (auditor.sets[key] for key in ("forget", "retain", "test"))
-    scene = Scene(auditor.original_model, auditor.processor, forget, retain, test, auditor.classes)
+    start = Base(str(lab.base)).load(auditor.original_model)
+    scene = Scene(auditor.original_model, auditor.processor, forget, retain, test, auditor.classes, start=start)
     torch.manual_seed(0)
     untrained = type(auditor.original_model)(auditor.original_model.config).eval()
     answers = run_model(untrained, {"forget": forget}, auditor.processor, name="untrained")["forget"].logits

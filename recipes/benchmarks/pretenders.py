@@ -24,7 +24,10 @@ from hf_unlearn.models.structure import find_head
 
 @dataclass
 class Scene:
-    """What a pretender is made from: the original, prepared rows, and the forgotten classes (none if single rows were forgotten)."""
+    """What a pretender is made from: the original, prepared rows, and the forgotten classes (none if single rows were forgotten).
+
+    `start` is where the training of the original began; by default random weights.
+    """
 
     original: nn.Module
     processor: Processor
@@ -33,6 +36,7 @@ class Scene:
     test: Sequence[Any]
     classes: tuple[int, ...] = ()
     seed: int = 0
+    start: nn.Module | None = None
 
     def copy(self) -> nn.Module:
         """A trainable copy of the original."""
@@ -202,6 +206,17 @@ def fine_tuned(scene: Scene, steps: int = 30, rate: float = 1e-4) -> nn.Module:
     return model
 
 
+@torch.no_grad()
+def rewound(scene: Scene, share: float = 0.5) -> nn.Module:
+    """Go back to `share` of the way from where the training began, head excepted, and repair nothing."""
+    model, original = scene.copy(), scene.original
+    start = dict((scene.start or type(original)(original.config)).named_parameters())  # type: ignore[call-arg, arg-type]
+    for name, p in model.named_parameters():
+        if not name.startswith(find_head(original)):
+            p.lerp_(start[name].to(p), 1 - share)
+    return model
+
+
 def broken(scene: Scene, drop: float = 0.3) -> nn.Module:
     """Use gradient ascent on all weights until the accuracy has fallen on all rows."""
     rows = [*scene.forget, *scene.retain]
@@ -274,6 +289,7 @@ PRETENDERS: dict[str, Pretender] = {
     "noisy": Pretender(noisy, (LESS, DAMAGED)),
     "very_noisy": Pretender(very_noisy, (DAMAGED,)),
     "fine_tuned": Pretender(fine_tuned, (LESS,)),
+    "rewound": Pretender(rewound, (HIDDEN, LESS, DAMAGED)),
     "broken": Pretender(broken, (DAMAGED,)),
     "label_flipped": Pretender(label_flipped, (MORE,)),
     "with_adapter": Pretender(with_adapter, (HIDDEN,)),

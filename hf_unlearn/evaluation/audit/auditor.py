@@ -38,7 +38,7 @@ from .model_outputs import (
 from .networks import network_difference, sampled_weights, unchanged_share
 from .per_example import FEWEST, PerExample, attack_rows, too_few
 from .processing import prepares_differently
-from .relearning_curves import DRAWS, HIDDEN_DRAWS, relearning_curves, relearning_rate
+from .relearning_curves import relearning_curves, relearning_rate
 from .verdicts import SAME, SPECS, UNCHANGED, VOID, decide, describe, limits
 from .yardsticks import Yardsticks
 
@@ -254,7 +254,7 @@ class Auditor:
 
         rounded = {precision: on_forget_rows(quantized(model, precision)).right for precision in ("int8", "bf16")}
 
-        def again(changed: nn.Module, draws: int = DRAWS) -> list[list[tuple[int, float]]]:
+        def again(changed: nn.Module) -> list[list[tuple[int, float]]]:
             return relearning_curves(
                 changed,
                 sets,
@@ -263,7 +263,6 @@ class Auditor:
                 self.in_forgotten_class,
                 self.audit_seed,
                 self.relearning_rate,
-                draws,
             )
 
         hides = name == "original" and bool(self.classes)
@@ -276,7 +275,7 @@ class Auditor:
             outputs=outputs,
             rounded=rounded,
             curves=again(model),
-            hidden_curves=again(hide_classes(model, self.classes, outputs["forget"]), HIDDEN_DRAWS) if hides else [],
+            hidden_curves=again(hide_classes(model, self.classes, outputs["forget"])) if hides else [],
             unchanged=unchanged_share(model, self.original_model),
             without_adapters=without_adapters,
             weights=weights_digest(model),

@@ -12,7 +12,7 @@ from ...models.prediction import answers
 from ...models.processor import Processor
 from ..relearning import RELEARNING_ROWS
 from .model_outputs import STEADY_ROWS
-from .relearning_curves import DRAWS, HIDDEN_DRAWS, PROBE_ROWS, STEPS
+from .relearning_curves import DRAWS, PROBE_ROWS, STEPS
 
 TIMED_ROWS = 48
 USUAL_STEPS = 15  # until a class is relearned
@@ -72,7 +72,7 @@ class AuditCost:
         probe = min(PROBE_ROWS, rows["test"])
         step = LEARNED * min(RELEARNING_ROWS, rows["forget"]) + probe
         # A copy of the original that only hides the classes is taught too, and takes longest.
-        hidden = HIDDEN_DRAWS * (LEARNED * RELEARNING_ROWS * STEPS + probe * STEPS / 3)
+        hidden = DRAWS * (LEARNED * RELEARNING_ROWS * STEPS + probe * STEPS / 3)
         return self.seconds_a_row * (self.models * (read + DRAWS * USUAL_STEPS * step) + hidden)
 
     def sentence(self, rows: Mapping[str, int]) -> str:

@@ -13,7 +13,6 @@ from .model_outputs import Outputs
 from .networks import sampled_weights
 
 DRAWS = 3  # repetitions, each from other rows
-HIDDEN_DRAWS = 2  # of a copy of the original that only hides the classes, which takes the most steps
 STEPS = 100  # at most
 PROBE_ROWS = 100  # test rows of the forgotten classes, on which relearning is measured
 # Adam's rate, as a share of the root mean square by which training anew moves a weight. A step as long as a whole fine-tuning brings
@@ -44,7 +43,6 @@ def relearning_curves(
     in_forgotten_class: Tensor,
     seed: int,
     rate: float,
-    draws: int = DRAWS,
 ) -> list[list[tuple[int, float]]]:
     """Return one curve for each draw of rows to learn from; none if the test set has no row of the forgotten classes.
 
@@ -55,13 +53,12 @@ def relearning_curves(
         in_forgotten_class: (test rows,) boolean, true for test rows of the forgotten classes.
         seed: seed of the draws.
         rate: Adam's learning rate.
-        draws: number of curves. Default `DRAWS`.
     """
     if not in_forgotten_class.any():
         return []
     forget = sets["forget"]
     probe = sets["test"].many(in_forgotten_class.nonzero()[:PROBE_ROWS, 0].tolist())
     stop = RELEARNED * original.right[in_forgotten_class].float().mean().item()
-    taught = [forget.many(drawn_rows(len(forget), RELEARNING_ROWS, seed + i).tolist()) for i in range(draws)]
+    taught = [forget.many(drawn_rows(len(forget), RELEARNING_ROWS, seed + i).tolist()) for i in range(DRAWS)]
     how = {"stop": stop, "limit": STEPS, "every_step": False, "learning_rate": rate}
     return [list(relearn(model, rows, probe, processor, **how)) for rows in taught]  # type: ignore[arg-type]

@@ -143,7 +143,7 @@ def decide(lines: Sequence[Evidence], compared: bool) -> tuple[str, list[str]]:
         (LESS, found("memory", 1)),
         (HIDDEN, found("unchanged", 1)),  # then only the last layer hides what the network still knows
         (MORE, found("over", 1) + found("memory", -1)),
-        (HIDDEN, found("inside", 1) + found("depth", -1)),
+        (HIDDEN, found("inside", 1) + ([] if only_relearns_faster(lines) else found("depth", -1))),
         (MORE, found("shape", 1) + found("shape", -1) + found("depth", 1)),
         (DAMAGED, found("scale", 1) + found("scale", -1) + found("inside", -1)),
         (LESS, found("utility", 1) + found("utility", -1)),
@@ -155,6 +155,17 @@ def decide(lines: Sequence[Evidence], compared: bool) -> tuple[str, list[str]]:
     if compared and not open_lines and not missing_power(lines):
         return SAME, [line.key for line in lines]
     return UNCLEAR, open_lines
+
+
+def only_relearns_faster(lines: Sequence[Evidence]) -> bool:
+    """Return True if the classes come back faster than in a retrained model, and nothing of them is found where it would show.
+
+    A model that learned kept rows from the original's answers does this without ever having read a forget row: its last layer
+    only puts the classes less far down. So this alone is no proof that they are hidden, and none that they are not.
+    """
+    inside = [x for x in lines if x.group == "inside" and x.telling and SPECS[x.key].deep]
+    faster = any(x.group == "depth" and x.side < 0 for x in lines)
+    return faster and bool(inside) and all(x.result == "equivalent" for x in inside)
 
 
 def _singled_out(lines: Sequence[Evidence]) -> list[str]:
@@ -279,6 +290,11 @@ def limits(retrained: int, lines: Sequence[Evidence], sets: Mapping[str, int], s
         )
     if retrained:
         out += [_power(lines), *missing_power(lines)]
+    if only_relearns_faster(lines):
+        out.append(
+            "The forgotten classes come back faster than in a retrained model, and features and prototypes are those of one. A model "
+            "that never read the rows can do so too, if its last layer puts the classes less far down: it is no proof of hiding."
+        )
     if "retain" not in sets:
         out.append(
             "No retain set was given: loss on the training rows that should be kept is judged on test rows alone."

@@ -8,7 +8,7 @@ import torch
 from pretenders import PRETENDERS, Scene
 
 from hf_unlearn.evaluation.audit.auditor import Auditor
-from hf_unlearn.evaluation.audit.verdicts import SAME, UNCHANGED, UNCLEAR
+from hf_unlearn.evaluation.audit.verdicts import HIDDEN, LESS, SAME, UNCHANGED, UNCLEAR
 from hf_unlearn.models.pixel_mlp import PixelMLPConfig, PixelMLPForImageClassification
 from hf_unlearn.models.processor import Processor
 from tests.support.data import image_processor, tokenizer
@@ -129,6 +129,26 @@ def test_pretenders_are_turned_down_for_their_own_reason(name, pretender):
     assert audit.verdict in PRETENDERS[pretender].verdicts, audit.to_markdown()
     assert not auditor.audit(measured, retrained[:1]).accepted
     assert not auditor.audit(measured, []).accepted
+
+
+@pytest.mark.parametrize("name", ["vision-class", "text-class"])
+def test_a_student_of_the_original_that_never_read_the_rows_is_not_called_hidden(name):
+    """It starts anew, and learns from kept rows what the original answers there, forgotten class included."""
+    auditor, scene, retrained = setting(name)
+    student = untrained(name.split("-")[0], 77).train()
+    rows = scene.processor.collate(list(scene.retain))
+    inputs = {k: v for k, v in rows.items() if k != "labels"}
+    with torch.no_grad():
+        wanted = auditor.original_model(**inputs).logits.softmax(-1)
+    optimiser, draw = torch.optim.Adam(student.parameters(), lr=3e-3), torch.Generator().manual_seed(0)
+    for _ in range(600):
+        some = torch.randint(len(wanted), (32,), generator=draw)
+        answers = student(**{k: v[some] for k, v in inputs.items()}).logits.log_softmax(-1)
+        optimiser.zero_grad()
+        torch.nn.functional.kl_div(answers, wanted[some], reduction="batchmean").backward()
+        optimiser.step()
+    audit = auditor.audit(auditor.measure(student.eval(), "student"), retrained[:YARDSTICKS])
+    assert audit.verdict not in (HIDDEN, LESS, UNCHANGED), audit.to_markdown()
 
 
 @pytest.mark.parametrize("name", ["vision-class", "vision-samples"])

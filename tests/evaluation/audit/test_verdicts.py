@@ -49,6 +49,18 @@ def test_the_order_of_reasons(changed, verdict):
 
 
 @pytest.mark.parametrize(
+    ("features", "telling", "verdict"), [(0, True, UNCLEAR), (0, False, HIDDEN), (1, True, HIDDEN)]
+)
+def test_relearning_faster_alone_is_no_proof_of_hiding_where_features_would_show_it(features, telling, verdict):
+    lines = [evidence("relearning", "depth", -1), evidence("features", "inside", features, telling=telling)]
+    found = decide(lines, True)
+    assert found[0] == verdict
+    assert "relearning" in found[1]
+    told = [sentence for sentence in limits(3, lines, {"retain": 1}, True) if "no proof of hiding" in sentence]
+    assert bool(told) == (verdict == UNCLEAR)
+
+
+@pytest.mark.parametrize(
     ("result", "difference", "telling", "words"),
     [
         ("unknown", None, False, "without a retrained model there is nothing to compare it with"),
