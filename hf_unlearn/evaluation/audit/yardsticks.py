@@ -23,6 +23,8 @@ KNOWS_ROWS = 0.6  # AUC of forget against unseen rows, above which a model was t
 UNFIT = 0.05  # accuracy on kept rows by which a yardstick may be below the original
 NEAR = 0.05  # times as far from each other in their outputs as from the original: independent trainings are 0.25 to 1 times
 PARALLEL = 0.8  # cosine of the ways from the original's weights to those of two models: of independent ones 0.5 to 0.6
+# Cosine of the weights of two models. Fine-tuning leaves it above 0.99, and of models that began with other weights it is near 0.
+ONE_START, OTHER_START = 0.9, 0.5
 FAR = 10.0  # times as far from the original as the nearest yardstick: training began elsewhere
 
 
@@ -52,7 +54,14 @@ class Yardsticks:
             if found := self.likeness(model, unlearned):
                 faults[model.name] = f"it and `{unlearned.name}` were made from one another: {found}."
         for first, second in combinations(sound, 2):
-            if found := self.likeness(first, second):
+            if self._share_another_start(first, second):
+                for model, other in ((first, second), (second, first)):
+                    faults.setdefault(
+                        model.name,
+                        f"its weights and those of `{other.name}` are alike, and unlike the original's: both started from another model. "
+                        "Start every training where that of the original started.",
+                    )
+            elif found := self.likeness(first, second):
                 told = f"it and `{{}}` are too like to be trained independently: {found}. Train each with a seed of its own, "
                 told += "or give one of them if your training gives the same model for each seed."
                 faults.setdefault(first.name, told.format(second.name))
@@ -105,6 +114,14 @@ class Yardsticks:
             if cosine > PARALLEL:
                 return f"the ways from the original's weights to theirs are parallel (cosine {cosine:.3f})"
         return ""
+
+    def _share_another_start(self, model: Measured, other: Measured) -> bool:
+        """Return True if two models began with the same weights, and the original with others."""
+        a, b, original = model.sample, other.sample, self.original.sample
+        if a is None or b is None or original is None:
+            return False
+        cosines = [float(F.cosine_similarity(x, y, dim=0)) for x, y in ((a, b), (a, original), (b, original))]
+        return cosines[0] > ONE_START and max(cosines[1:]) < OTHER_START
 
     def _kept(self, model: Measured, name: str) -> Tensor:
         """Whether the kept rows of a set are answered right (n,)."""

@@ -104,6 +104,15 @@ def test_a_model_that_has_forgotten_well_may_be_near_the_yardsticks_but_not_be_m
     assert sound(honest, distilled)[0] == ["retrained[2]"]
 
 
+def test_yardsticks_of_another_base_are_named_even_if_all_are():
+    elsewhere = [model(f"retrained[{i}]", i, base=1) for i in (1, 2, 3)]
+    names, told = sound(elsewhere)
+    assert names == []
+    assert told.count("both started from another model") == 3
+    scratch = [model(f"retrained[{i}]", i, base=i) for i in (1, 2, 3)]  # each from random weights of its own
+    assert sound(scratch) == ([m.name for m in scratch], "")
+
+
 def test_a_yardstick_for_single_rows_does_not_fit_them_better_than_unseen_rows():
     trained_on_them = model("bad", 4, knows=True)
     for key, fit in (("forget", 9.0), ("test", 0.5)):
