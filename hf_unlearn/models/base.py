@@ -146,12 +146,22 @@ def find_base(source: str, revision: str | None = None) -> Base | None:
 
 
 def lies_on(model: nn.Module, base: object) -> bool:
-    """Return True if `model` is a `PeftModel` whose only adapter was trained on `base`: then nothing else holds what it learned."""
+    """Return True if `model` is a `PeftModel` whose only adapter was trained on `base`: then nothing else holds what it learned.
+
+    A base that is a trained classifier of the same classes may have seen the rows itself, so it does not count.
+    """
     if not (is_adapted(model) and isinstance(base, Base)):
         return False
     peft_model: Any = unwrap(model)
     names = [config.base_model_name_or_path for config in peft_model.peft_config.values()]
-    return len(names) == 1 and bool(names[0]) and _same(os.path.expanduser(names[0]), base.source)
+    if len(names) != 1 or not names[0] or not _same(os.path.expanduser(names[0]), base.source):
+        return False
+    try:
+        with torch.random.fork_rng(devices=[]):
+            base.load(model)
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 def given_base(name: str, revision: str | None = None) -> Base:

@@ -75,6 +75,13 @@ def test_an_adapter_lies_on_the_base_that_it_names(tmp_path):
     assert not lies_on(model, other)
     assert not lies_on(model, "none")
     assert not lies_on(classifier, base)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    assert lies_on(model, base)
+    assert torch.equal(torch.get_rng_state(), before)
+    trained("vit").save_pretrained(tmp_path / "base")  # now a classifier of the same classes
+    assert not lies_on(model, base)
+    trained("vit").vit.save_pretrained(tmp_path / "base")
     model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"]))
     assert not lies_on(model, base)  # without the second, what that forgot is back
 
