@@ -35,15 +35,17 @@ def audited(lab: Lab, name: str, pretenders: Sequence[str] = CHEAP) -> dict[str,
 
     from hf_unlearn.evaluation.audit.model_outputs import run_model
     from hf_unlearn.evaluation.audit.verdicts import SAME
+    from hf_unlearn.models.adapters import base_classifier
     from hf_unlearn.models.base import Base
 
     request = Request(lab, name)
     auditor, retrained = request.auditor, request.retrained
     forget, retain, test = (auditor.sets[key] for key in ("forget", "retain", "test"))
-    start = Base(str(lab.base)).load(auditor.original_model)
+    start = Base(str(lab.base)).load(auditor.original_model)  # without the adapter of one that has an adapter
     scene = Scene(auditor.original_model, auditor.processor, forget, retain, test, auditor.classes, start=start)
     torch.manual_seed(0)
-    untrained = type(auditor.original_model)(auditor.original_model.config).eval()
+    classifier = base_classifier(auditor.original_model)
+    untrained = type(classifier)(classifier.config).eval()
     answers = run_model(untrained, {"forget": forget}, auditor.processor, name="untrained")["forget"].logits
     cases = []
 
