@@ -219,9 +219,7 @@ def adapter_names(model: nn.Module, update: str = UPDATE_ADAPTER) -> list[str]:
 
 
 def with_adapter_like(model: nn.Module, classifier: Any) -> Any:
-    """Return `classifier` with an untrained adapter as the first one of the `PeftModel` `model` is; as it is for other models."""
-    if not is_adapted(model):
-        return classifier
+    """Return `classifier` with an untrained adapter of the kind and size of the first one of the `PeftModel` `model`."""
     from peft import get_peft_model
 
     peft_model: Any = unwrap(model)
@@ -243,7 +241,7 @@ def let_adapter_move(model: nn.Module) -> None:
     if len(names) > 1:
         raise ValueError(
             f"`model` has {len(names)} adapters on top of one another, and to change those of earlier requests could bring back what "
-            "they forgot. Pass `peft_config` to put a new one on top."
+            "they forgot: pass `peft_config` to put a new one on top."
         )
     peft_model.set_adapter(names[0])
 

@@ -146,15 +146,15 @@ def find_base(source: str, revision: str | None = None) -> Base | None:
 
 
 def lies_on(model: nn.Module, base: object) -> bool:
-    """Return True if `model` is a `PeftModel` whose only adapter was trained on `base`: then nothing else holds what it learned.
+    """Return True if `model` is a `PeftModel` whose first adapter was trained on `base`: then nothing below it knows the rows.
 
     A base that is a trained classifier of the same classes may have seen the rows itself, so it does not count.
     """
     if not (is_adapted(model) and isinstance(base, Base)):
         return False
     peft_model: Any = unwrap(model)
-    names = [config.base_model_name_or_path for config in peft_model.peft_config.values()]
-    if len(names) != 1 or not names[0] or not _same(os.path.expanduser(names[0]), base.source):
+    name = next(iter(peft_model.peft_config.values())).base_model_name_or_path
+    if not name or not _same(os.path.expanduser(name), base.source):
         return False
     try:
         with torch.random.fork_rng(devices=[]):

@@ -19,7 +19,8 @@ class Job:
     """The loaded parts of a run.
 
     `train` is a data set, or a stream with `streaming`. `split` is None if an attribute is unlearned. `validation` is None unless
-    the method reads held-out rows. `base` is what the original was fine-tuned from, None if that is not known or not needed.
+    the method reads held-out rows. `base` is what the original was fine-tuned from, None if that is not known or not needed, and
+    `adapter` True if the original is an adapter that was trained on it.
     `retrained_with` are the settings of the retrained model, once it was trained, and `retrained_before` the number of retrained
     models that came from the cache. `dropped` are the numbers of the entries that were taken out of the tokenizer.
     """
@@ -33,6 +34,7 @@ class Job:
     split: Split | None = None
     validation: datasets.Dataset | None = None
     base: Base | None = None
+    adapter: bool = False
     retrained_with: TrainingSettings | None = None
     retrained_before: int = 0
     dropped: list[int] = field(default_factory=list)

@@ -16,7 +16,7 @@ from ..hub.card.evaluation_card import check_readme
 from ..hub.receipt.forgotten_rows import PRIVATE_FOLDER
 from ..methods import UnlearningMethod
 from ..models.adapters import is_adapted, let_adapter_move
-from ..models.base import Base, check_tokenizer, find_base, given_base
+from ..models.base import Base, check_tokenizer, find_base, given_base, lies_on
 from ..models.pretrained import load_classifier, load_processing_class
 from ..models.processor import Processor
 from ..models.vocabulary import forgotten_words, without_words
@@ -65,12 +65,7 @@ def prepare(run: RunArguments, args: UnlearningArguments, method: UnlearningMeth
     reads_base = method is not None and method.reads_base
     # Of an adapter the report has to say whether what it lies on knows the rows too.
     base = load_base(run, model, processing_class, bool(run.retrain) or reads_base or is_adapted(model))
-    if run.retrain and is_adapted(model) and base is None:
-        raise ValueError(
-            "`retrain`: the original is an adapter, and it is not known which pretrained model it was trained on, so none can be "
-            "trained in the same way. Name it (`base_model`), or leave `retrain` out."
-        )
-    job = Job(run, args, train, test, model, processing_class, split, validation, base)
+    job = Job(run, args, train, test, model, processing_class, split, validation, base, lies_on(model, base))
     splits = {"train_split": train, "test_split": test, "validation_split": validation}
     with loading("model"):
         processor = Processor(model, processing_class, **job.columns)

@@ -17,7 +17,7 @@ from ..evaluation.report.bias_pattern import read_pattern
 from ..evaluation.report.report import UnlearningReport
 from ..evaluation.report.report_data import retrained_names
 from ..methods import Retrain, UnlearningMethod
-from ..models.adapters import base_classifier, is_adapted, with_adapter_like
+from ..models.adapters import base_classifier, with_adapter_like
 from ..models.prediction import predict
 from ..models.pretrained import load_classifier, save_model
 from ..models.processor import Processor
@@ -178,7 +178,7 @@ def _train_until_it_fits(job: Job, folder: Path, wanted: float | None) -> tuple[
     assert job.split is not None
     split = job.split
     rows = len(split.forget) + len(split.retain), len(split.retain)
-    settings = trainings(job.run, *rows, from_base=job.base is not None, adapter=is_adapted(job.model))
+    settings = trainings(job.run, *rows, from_base=job.base is not None, adapter=job.adapter)
     if wanted is None and len(settings) > 1:
         wanted = kept_accuracy(job, job.model)
     if job.run.resume:
@@ -225,7 +225,7 @@ def kept_accuracy(job: Job, model: nn.Module) -> float | None:
 def _train_fresh(job: Job, settings: TrainingSettings, folder: Path, resume: bool, number: int = 1) -> Retrained:
     """Train a model on the retain set, in `folder`, from the base or, if there is none, from random weights.
 
-    If the original is an adapter over its base, so is this model, with an adapter of the same kind and size.
+    If the original is an adapter that was trained on its base, so is this model, with an adapter of the same kind and size.
     `number` counts the retrained models from 1, and each has a seed of its own. A model that is in the cache is not trained. A
     training that is resumed, perhaps with other settings than at its start, goes past the cache.
     """
@@ -234,7 +234,7 @@ def _train_fresh(job: Job, settings: TrainingSettings, folder: Path, resume: boo
 
     def untrained() -> nn.Module:
         classifier = job.base.load(original, seed) if job.base else type(original)(original.config)
-        return with_adapter_like(job.model, classifier)
+        return with_adapter_like(job.model, classifier) if job.adapter else classifier
 
     arguments = {
         **job.train_arguments(settings),

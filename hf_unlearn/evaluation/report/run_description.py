@@ -12,7 +12,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
 from ...data.class_names import is_numbering
-from ...models.adapters import is_adapted
+from ...models.adapters import configurations, is_adapted
 from ...models.base import lies_on
 from ...models.snapshot import weights_digest
 from ...models.structure import find_heads, prefixes
@@ -42,7 +42,7 @@ def describe_run(run: FinishedRun, retain: Any | None, sizes: Mapping[str, int])
         "adapter": is_adapted(run.model),
         **(
             {"adapter_of_base": True, "num_labels": config.num_labels}
-            if run.patch is None and lies_on(run.model, run.base_model)
+            if run.patch is None and len(configurations(run.model)) == 1 and lies_on(run.model, run.base_model)
             else {}
         ),
         "head_only": _is_head_only(run),
