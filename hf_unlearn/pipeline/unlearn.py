@@ -105,7 +105,7 @@ def unlearn(
 
 
 def _tell_if_retraining_is_cheaper(job: Job, trainer: UnlearningTrainer) -> None:
-    """Print a line before the run if it may read more rows than a retraining. Passes beyond one for each row do not count."""
+    """Print a line before the run if it may read more rows than a retraining. A method says what its passes cost."""
     args, method = trainer.args, trainer.method
     if job.split is None or method.one_shot or not method.needs_forget or not hasattr(job.split.retain, "__len__"):
         return

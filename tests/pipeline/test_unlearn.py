@@ -406,9 +406,8 @@ def test_an_adapter_is_unlearned_in_place_and_its_yardstick_is_an_adapter_too(tm
 
 @pytest.mark.slow
 def test_below_an_adapter_on_a_trained_classifier_a_whole_model_is_retrained(tmp_path, adapter, capsys):
-    trained("vit").save_pretrained(
-        tmp_path / "base"
-    )  # a classifier of the same classes, so the adapter is a patch of it
+    # A classifier of the same classes, so the adapter is a patch of it.
+    trained("vit").save_pretrained(tmp_path / "base")
     assert main([*adapter, "--retrain", "1", "--train_epochs", "1"]) in (0, 1)
     assert "names a base that cannot be used" in capsys.readouterr().out
     assert (tmp_path / "out" / "retrained" / "model.safetensors").is_file()

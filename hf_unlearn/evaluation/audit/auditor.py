@@ -191,11 +191,16 @@ class Auditor:
                 )
         self.relearning_rate = relearning_rate(original, others, self.audit_seed)
         cost = AuditCost.measured(original, self.sets["forget"], self.processor, 1 + len(others))
-        if budget is not None:
-            self._draw(given, min(max_rows, cost.rows_within(budget, {k: len(r) for k, r in self.sets.items()})), kind)
-        tell(cost.sentence({name: len(rows) for name, rows in self.sets.items()}))
+        most = max_rows if budget is None else cost.rows_within(budget, self._sizes())
+        if any(size > most for size in self._sizes().values()):
+            self._draw(given, most, kind)
+        tell(cost.sentence(self._sizes()))
         self._rows = {} if self._cache is None else self._cache.digests(self.sets, self.processor)
         self.original = self.measure(original, "original")
+
+    def _sizes(self) -> dict[str, int]:
+        """The number of rows of each set that are read."""
+        return {name: len(rows) for name, rows in self.sets.items()}
 
     def _draw(self, given: Mapping[str, Any], max_rows: int, kind: str) -> None:
         """Draw the rows that are read, and find out from their labels what was forgotten."""
@@ -312,7 +317,7 @@ class Auditor:
         if verdict == SAME and forbidding:
             verdict, because = VOID, []
         curves = {m.name: m.curves[0] for m in (self.original, unlearned, *sound) if m.curves}
-        sizes = {name: len(rows) for name, rows in self.sets.items()}
+        sizes = self._sizes()
         said = [*forbidding, *faults, *limits(len(sound), lines, sizes, self.same_shares)]
         run = {
             "kind": "class" if self.classes else "samples",

@@ -55,17 +55,15 @@ class Yardsticks:
                 faults[model.name] = f"it and `{unlearned.name}` were made from one another: {found}."
         for first, second in combinations(sound, 2):
             if self._share_another_start(first, second):
-                for model, other in ((first, second), (second, first)):
-                    faults.setdefault(
-                        model.name,
-                        f"its weights and those of `{other.name}` are alike, and unlike the original's: both started from another model. "
-                        "Start every training where that of the original started.",
-                    )
+                told = "its weights and those of `{}` are alike, and unlike the original's: both started from another model. "
+                told += "Start every training where that of the original started."
             elif found := self.likeness(first, second):
                 told = f"it and `{{}}` are too like to be trained independently: {found}. Train each with a seed of its own, "
                 told += "or give one of them if your training gives the same model for each seed."
-                faults.setdefault(first.name, told.format(second.name))
-                faults.setdefault(second.name, told.format(first.name))
+            else:
+                continue
+            faults.setdefault(first.name, told.format(second.name))
+            faults.setdefault(second.name, told.format(first.name))
         sound = [model for model in sound if model.name not in faults]
         near = min((way for m in sound if (way := self._way(m))), default=math.inf)
         for model in sound:

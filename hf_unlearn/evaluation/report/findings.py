@@ -1,6 +1,6 @@
 """What a reader of a report has to be warned of, the worst first. Terminal, report and card all print this list."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -68,6 +68,11 @@ def changes_head_only(run: dict[str, Any]) -> bool:
     return bool(run.get("head_only", (run.get("arguments") or {}).get("update") == "head"))
 
 
+def is_patch(run: Mapping[str, Any]) -> bool:
+    """Return True if `run` says that an adapter was changed that lies on a model which knows the rows."""
+    return bool(run.get("patch") or (run.get("adapter") and not run.get("adapter_of_base")))
+
+
 def _of_the_run(report: ReportData) -> Iterator[Finding]:
     if report.void:
         yield Finding(Severity.VOID, report.void)
@@ -87,7 +92,7 @@ def _of_the_model(report: ReportData) -> Iterator[Finding]:
     run = report.run
     if (run.get("about") or {}).get("loads_with"):
         yield Finding(Severity.REMAINS, LOADS_AS_ORIGINAL)
-    if run.get("adapter") and not run.get("adapter_of_base"):
+    if is_patch(run):
         yield Finding(Severity.REMAINS, PATCH)
     if changes_head_only(run):
         yield Finding(Severity.REMAINS, HEAD_ONLY)

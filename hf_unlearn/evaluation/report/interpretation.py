@@ -5,6 +5,7 @@ from typing import Any
 
 from ...utils.hub_names import COMMIT, HUB_ID
 from ...utils.safe_text import shown
+from .findings import is_patch
 from .report_data import ReportData
 from .table import cell
 
@@ -89,10 +90,8 @@ def _of_reading_the_yardstick(report: ReportData) -> list[str]:
 
 def limits(report: ReportData) -> list[str]:
     """Return sentences that say what the figures of this report do not prove."""
-    run = report.run
-    patch = run.get("patch") or (run.get("adapter") and not run.get("adapter_of_base"))
     return [
-        *([PATCH_LIMIT] if patch else []),
+        *([PATCH_LIMIT] if is_patch(report.run) else []),
         *LIMITS,
         *(_of_the_yardstick(report) if "retrained" in report.models else []),
     ]
