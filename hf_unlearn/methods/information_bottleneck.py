@@ -187,7 +187,7 @@ class UIB(UnlearningMethod):
         self._offset = self._read_offset(run.model)
         retain = PreparedRows(run.retain_dataset, run.processor, "retain_dataset", cache_bytes=0)
         how = (run.processor.collate, self.samples, run.args.seed, min(run.args.eval_batch_size, 64))
-        self._samples = Sample(run.forget_rows, *how), Sample(retain, *how)  # type: ignore[arg-type]
+        self._samples = Sample(run.forget_rows, *how), Sample(retain, *how)
         self._probe = OutputProbe(run, *self._samples)
         self._run = run
         self._take_prior(run.model)

@@ -15,12 +15,13 @@ from ..data.pairs import PreparedRows
 from ..data.sampling import draw
 from ..models.adapters import is_adapted
 from ..models.base import StartingPoint
-from ..models.forward import classify_by_length, eval_mode, has_batch_norm, unwrap
+from ..models.forward import eval_mode, has_batch_norm, unwrap
 from ..models.prediction import predict
 from ..models.reference import Reference
 from ..utils.argument_checks import check_positive, renamed
 from .base import ALL_WEIGHTS, UnlearningMethod, find_method, setting
-from .components.losses import joint_inputs, kl_to_target
+from .components.fitting_rate import fitting_rate
+from .components.losses import joint_logits, kl_to_target
 from .components.rewinding import (
     ROWS,
     learned_by_training,
@@ -49,10 +50,6 @@ UNSEEN_ROWS = 512  # most held-out rows that tell how sure the original is
 DEPTHS = (1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)  # of the base, at which probes are tried
 PASSES = {"base": 0.5, "adapter": 1.0, "scratch": 1.0}  # over the retain set, by how the original was trained
 FEWEST_STEPS, MOST_STEPS = 12, 400
-HEAD_RATE = 1e-3  # where training moved nothing but the head
-USUAL_RATE = 5e-5  # of fine-tuning, where it is not known how far training moved the weights
-SCRATCH_RATE = 1e-3  # of training from random weights, which lie as far from others as from trained ones
-PATCH_RATE = 17.0  # times the rate of the weights themselves: the factors of an adapter multiply small numbers
 CONTRAST = 16.0  # with which linear layers go back by direction
 # Retain rows are answered nearly as before then, so other weights go farther back, and targets may weigh as much as labels.
 BY_DIRECTION = {"rewind": 0.25, "rate": 0.1, "forget_weight": 1.0}
@@ -228,7 +225,7 @@ class SurrogateDistillation(UnlearningMethod):
         contrast = self._contrast(run, start)
         usual = BY_DIRECTION if contrast else BY_SHARE
         self._weight = usual["forget_weight"] if self.forget_weight is None else self.forget_weight
-        self._found_rate = self._rate_for(run, start, length, usual["rate"] if self.rate is None else self.rate)
+        self._found_rate = fitting_rate(run, start, length, usual["rate"] if self.rate is None else self.rate)
         if not self._idle:
             rewind(run, learned, self._share(start, reference, held_out, usual["rewind"]), kept, contrast)
         if reference.forgotten_classes:
@@ -242,16 +239,6 @@ class SurrogateDistillation(UnlearningMethod):
         # An adapter that the original was trained with goes back by one share: by direction it ended no nearer, for more passes.
         known = start is not None and start.pretrained and run.patch is None and not is_adapted(run.model)
         return CONTRAST if known and run.reference.forgotten_classes and self.rewind is None else 0.0
-
-    def _rate_for(self, run: UnlearningRun, start: StartingPoint | None, length: float | None, share: float) -> float:
-        """The learning rate for an original that training moved by `length`, a `share` of it where that is known."""
-        if length is None:
-            rate = USUAL_RATE
-        elif not length:
-            rate = HEAD_RATE
-        else:
-            rate = share * length if start is None or start.pretrained else SCRATCH_RATE
-        return rate if run.patch is None else PATCH_RATE * rate
 
     def _share(self, start: StartingPoint | None, reference: Reference, held_out: Any, usual: float) -> float:
         """The share a of the way from the starting point to the original; `usual` for a class whose base is known."""
@@ -302,9 +289,8 @@ class SurrogateDistillation(UnlearningMethod):
         # One forward for both, so that BatchNorm sees what it will see, and not the forget rows alone. Single rows are moved by
         # little, and less than by what dropout adds, without which their targets were found.
         with eval_mode(model) if single and not has_batch_norm(model) else nullcontext():
-            logits = classify_by_length(model, joint_inputs(batch)).float()
-        kept, gone = logits.split([len(logits) - len(index), len(index)])
-        targets = targets.to(logits.device)
+            kept, gone = joint_logits(model, batch)
+        targets = targets.to(gone.device)
         if single:
             apart = F.smooth_l1_loss(log_odds(gone, self._labels[index].to(gone.device)), targets)
         else:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hf_unlearn import ForgetRequest, MarginalInformation, SurrogateDistillation, UnlearningTrainer
 from hf_unlearn.data.pairs import PreparedRows
 from hf_unlearn.data.sampling import draw
+from hf_unlearn.methods.components.fitting_rate import HEAD_RATE, PATCH_RATE, USUAL_RATE
 from hf_unlearn.methods.components.rewinding import ROWS
 from hf_unlearn.methods.components.surrogate import (
     as_unseen,
@@ -19,7 +20,7 @@ from hf_unlearn.methods.components.surrogate import (
     sharpened,
     sharpness,
 )
-from hf_unlearn.methods.surrogate_distillation import CONTRAST, DEPTHS, HEAD_RATE, PATCH_RATE, TAUGHT_ROWS, USUAL_RATE
+from hf_unlearn.methods.surrogate_distillation import CONTRAST, DEPTHS, TAUGHT_ROWS
 from hf_unlearn.models.base import Base
 from hf_unlearn.models.forward import model_inputs
 from hf_unlearn.models.prediction import pooled_features, predict

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from ...data.pairs import PreparedRows
 from ...data.sampling import drawn_rows
 from ...models.forward import classify, eval_mode, in_precision, logits_of, model_inputs, unwrap
 from ...utils.distributed import in_parallel, processes, sum_over_processes
@@ -35,7 +36,7 @@ class Sample:
         batch_size: rows read at once.
     """
 
-    rows: Sequence[Any]
+    rows: Sequence[Any] | PreparedRows
     collate: Callable[[list[Any]], Mapping[str, Any]]
     cap: int = 1024
     seed: int = 0

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...models.forward import classify, eval_mode, model_inputs
+from ...models.forward import classify, classify_by_length, eval_mode, model_inputs
 
 
 def kl_to_target(target: Tensor, logits: Tensor) -> Tensor:
@@ -20,6 +20,16 @@ def joint_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     """Return the model inputs of both sides of a batch for one forward pass: the retain rows, and then the forget rows."""
     retain, forget = model_inputs(batch["retain"]), model_inputs(batch["forget"])
     return {name: torch.cat([retain[name], forget[name]]) for name in retain}
+
+
+def joint_logits(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Return fp32 logits of the retain rows (R, classes) and of the forget rows (B, classes) from one forward pass.
+
+    The model stays in its mode. So in training mode BatchNorm sees both sides, as it will in use, and not the forget rows alone.
+    """
+    logits = classify_by_length(model, joint_inputs(batch)).float()
+    kept, gone = logits.split([len(logits) - len(batch["index"]), len(batch["index"])])
+    return kept, gone
 
 
 def total_variation(x: Tensor) -> Tensor:
