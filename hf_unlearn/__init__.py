@@ -16,7 +16,8 @@ _PUBLIC = {
     "evaluation.audit.auditor": "Auditor audit_models",
     "hub.receipt.receipt": "Receipt",
     "methods": "UnlearningMethod METHODS JiT CounterfactualDistillation MarginalInformation FeatureInformation Retrain "
-    "SurrogateDistillation FineTune GradientAscent GradientDifference WassersteinBarycenter UIB",
+    "SurrogateDistillation FineTune GradientAscent GradientDifference WassersteinBarycenter UIB "
+    "NegGradPlus SalUn Scrub MSG L1Sparse Delete SelectiveSynapticDampening BoundaryShrink BadTeacher",
 }
 _NAMES = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 
@@ -30,15 +31,24 @@ if TYPE_CHECKING:
     from .hub.receipt.receipt import Receipt
     from .methods import (
         METHODS,
+        MSG,
         UIB,
+        BadTeacher,
+        BoundaryShrink,
         CounterfactualDistillation,
+        Delete,
         FeatureInformation,
         FineTune,
         GradientAscent,
         GradientDifference,
         JiT,
+        L1Sparse,
         MarginalInformation,
+        NegGradPlus,
         Retrain,
+        SalUn,
+        Scrub,
+        SelectiveSynapticDampening,
         SurrogateDistillation,
         UnlearningMethod,
         WassersteinBarycenter,

@@ -67,6 +67,15 @@ CASES = {
         {"trust_region": 0.1, "max_steps": 6, "check_steps": 4, "max_retain_drop": 0.2, "max_halvings": 20},
     ),
     "gradient_difference": ("gradient_difference", "bert", {"anchors": True}, {"retain_per_forget": 2, "parts": 2}),
+    "neggrad_plus": ("neggrad_plus", "vit", {}, {"parts": 2, "retain_per_forget": 2}),
+    "salun": ("salun", "bert", {"saliency": 0.5}, {"retain_per_forget": 2, **CALM}),
+    "scrub": ("scrub", "vit", {}, {"parts": 2, **CALM}),
+    "msg": ("msg", "vit", {}, CALM),
+    "l1_sparse": ("l1_sparse", "bert", {"alpha": 1e-6}, {"batch": 20, "parts": 2}),
+    "delete": ("delete", "vit", {}, {"parts": 2, **CALM}),
+    "selective_synaptic_dampening": ("selective_synaptic_dampening", "vit", {"selection": 1.5}, {}),
+    "boundary_shrink": ("boundary_shrink", "bert", {}, {**CALM}),
+    "bad_teacher": ("bad_teacher", "vit", {}, {"parts": 2, "retain_per_forget": 2}),
     "trust region": ("gradient_difference", "vit", {}, {"trust_region": 0.01}),
 }  # fmt: skip
 

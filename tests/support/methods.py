@@ -9,9 +9,11 @@ from hf_unlearn.methods.components.counterfactual_anchors import CounterfactualA
 
 FROM_RETAIN = ("retrain", "fine_tune")
 WITH_TERM = "surrogate_distillation+marginal_information"  # the second is a term of the first
-IN_TRAIN_MODE = (*FROM_RETAIN, "surrogate_distillation", WITH_TERM)  # these move BatchNorm statistics
 TRAINED = [name for name, method in METHODS.items() if not method.one_shot]
-CARRIERS = [name for name in TRAINED if name not in (*IN_TRAIN_MODE, "uib")]  # each can be the base of UIB
+IN_TRAIN_MODE = (*(name for name in TRAINED if METHODS[name]().moves_statistics()), WITH_TERM)
+CARRIERS = [
+    name for name in TRAINED if not (name in IN_TRAIN_MODE or METHODS[name].reads_base or name == "uib")
+]  # for UIB
 GRADIENT = [*TRAINED, WITH_TERM, *(f"uib+{name}" for name in CARRIERS)]
 
 
