@@ -54,6 +54,45 @@ def unlearn(
         retrained: what `retrain` returned. If None, and if `job.run.retrain` asks for a retrained model, it is trained here.
         keep: called with the trainer before anything is measured, so that a failed report does not lose the model.
     """
+    done = run_method(job, method, keep)
+    trainer = done.trainer
+    if retrained is None and job.run.retrain:
+        with trainer.original_weights() as original:
+            wanted = kept_accuracy(job, original) if is_guess(job.run) else None
+        retrained = retrain(job, wanted)
+    if not trainer.is_world_process_zero():
+        return trainer, UnlearningReport(models={})
+    models, seconds = retrained or (None, None)
+    report = trainer.report(
+        done.retain, done.test, models, retrained_seconds=seconds, relearning=job.run.relearning, pattern=done.pattern
+    )
+    report.run |= record_request(job, trainer)
+    if job.retrained_with is not None:
+        start = job.base.describe() if job.base else "none" if job.run.from_scratch else None
+        cached = {"cached": job.retrained_before} if job.retrained_before else {}
+        report.run["retraining"] = asdict(job.retrained_with) | {"base": start, "void": bool(report.void)} | cached
+    return trainer, report
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """A run that is done: its trainer, whose model unlearned, and checked rows to measure it on.
+
+    Attributes:
+        trainer: the trainer; `trainer.outcome` says what happened.
+        retain: the rows to keep.
+        test: the rows that no model was trained on, None without any.
+        pattern: what `read_pattern` found in the test rows.
+    """
+
+    trainer: UnlearningTrainer
+    retain: Any
+    test: Any
+    pattern: Any
+
+
+def run_method(job: Job, method: UnlearningMethod, keep: Callable[[Any], None] | None = None) -> Unlearned:
+    """Unlearn `job.split` from the job's model, in place, without measuring the result. See `unlearn` for `keep`."""
     if job.args.forget_kind == "auto":
         job.args.forget_kind = job.run.kind
     retain = job.train if job.split is None else job.split.retain
@@ -86,22 +125,7 @@ def unlearn(
         blank_rows(trainer.model, job.dropped, getattr(job.processing_class, "unk_token_id", None))
     if keep is not None and trainer.is_world_process_zero():
         keep(trainer)
-    if retrained is None and job.run.retrain:
-        with trainer.original_weights() as original:
-            wanted = kept_accuracy(job, original) if is_guess(job.run) else None
-        retrained = retrain(job, wanted)
-    if not trainer.is_world_process_zero():
-        return trainer, UnlearningReport(models={})
-    models, seconds = retrained or (None, None)
-    report = trainer.report(
-        retain, test, models, retrained_seconds=seconds, relearning=job.run.relearning, pattern=pattern
-    )
-    report.run |= record_request(job, trainer)
-    if job.retrained_with is not None:
-        start = job.base.describe() if job.base else "none" if job.run.from_scratch else None
-        cached = {"cached": job.retrained_before} if job.retrained_before else {}
-        report.run["retraining"] = asdict(job.retrained_with) | {"base": start, "void": bool(report.void)} | cached
-    return trainer, report
+    return Unlearned(trainer, retain, test, pattern)
 
 
 def _tell_if_retraining_is_cheaper(job: Job, trainer: UnlearningTrainer) -> None:

@@ -238,17 +238,20 @@ def train(task: str, data: str, base: str, request: str | None, seed: int, folde
     trainer = t.Trainer(
         model=model, args=args, train_dataset=kept, processing_class=processing_class, data_collator=collate
     )
+    from hf_unlearn.evaluation.comparison.passes import counted_passes
+
     with counted_passes() as passes:
         trainer.train()
     trainer.save_model()
     trainer.save_state()
     trainer.create_model_card(finetuned_from=base)  # here `hf-unlearn run` finds the base
-    return {"steps": trainer.state.global_step, **passes, **cost()}
+    return {"steps": trainer.state.global_step, **asdict(passes), **cost()}
 
 
 def unlearn(words: list[str], output_dir: str) -> dict[str, Any]:
     """Do what `hf-unlearn run` does with these words, up to the saved model: no report is made."""
     from hf_unlearn.cli.run import checked
+    from hf_unlearn.evaluation.comparison.passes import counted_passes
     from hf_unlearn.pipeline.prepare import prepare
     from hf_unlearn.pipeline.unlearn import unlearn
     from hf_unlearn.training.resuming import save_finished
@@ -274,38 +277,9 @@ def unlearn(words: list[str], output_dir: str) -> dict[str, Any]:
         **told,
         "warnings": [without_paths(warning) for warning in outcome.warnings],
         "code": 0 if outcome.ok else 1,
-        **passes,
+        **asdict(passes),
         **cost(),
     }
-
-
-@contextmanager
-def counted_passes() -> Iterator[dict[str, int]]:
-    """Give counts that grow inside: rows that went through the body of a model, with and without a gradient in it."""
-    from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-    from transformers import PreTrainedModel
-
-    counts, open_bodies = {"trained": 0, "read": 0}, []
-
-    def is_body(module: Any) -> bool:
-        return isinstance(module, PreTrainedModel) and module.base_model is module
-
-    def begin(module: Any, _inputs: Any) -> None:
-        if is_body(module):
-            open_bodies.append(module)
-
-    def count(module: Any, _inputs: Any, output: Any) -> None:
-        if is_body(module):
-            open_bodies.pop()
-            if not open_bodies:  # the encoder of a body can be one itself, and its rows are the same
-                counts["trained" if output[0].requires_grad else "read"] += len(output[0])
-
-    hooks = register_module_forward_pre_hook(begin), register_module_forward_hook(count)
-    try:
-        yield counts
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def cost() -> dict[str, float]:

@@ -1,0 +1,152 @@
+"""`hf-unlearn compare`: what is refused before anything runs, and a whole comparison that goes on after a kill."""
+
+import json
+import os
+import re
+import signal
+import sys
+import time
+
+import pytest
+
+from hf_unlearn.cli import main
+from hf_unlearn.cli.compare import plans_of, read_arguments, suiting, words
+from hf_unlearn.evaluation.comparison.cells import read
+from hf_unlearn.utils.files import read_object
+from tests.cli.support import forked
+
+OPTIONS = {"use_cpu": True, "train_epochs": 15, "train_batch_size": 8, "train_learning_rate": 3e-3, "max_steps": 3}
+
+
+def command(folders, out, *more, scenarios=None, options=None):
+    scenarios = {"a class": {"forget_class": 1}} if scenarios is None else scenarios
+    return [
+        "--model", str(folders / "original"), "--dataset", str(folders / "data"), "--output_dir", str(out), "--retrain", "2",
+        "--base_model", "none", "--scenarios", json.dumps(scenarios), "--options", json.dumps(options or OPTIONS), *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_UNLEARN_RETRAINED_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("compare")
+def test_a_killed_comparison_goes_on_and_runs_no_cell_twice(folders, tmp_path, capsys):
+    out = tmp_path / "out"
+    settings = json.dumps({"masked": {"method": "salun", "saliency": 0.5}})
+    given = command(
+        folders, out, "--methods", "jit", "masked", "fine_tune", "--seeds", "0", "1", "--settings", settings
+    )
+    child = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-m", "hf_unlearn.cli", "compare", *given])
+    end = time.monotonic() + 240
+    while len(read(out / "cells.jsonl")) < 2:
+        assert time.monotonic() < end, "no cell was finished"
+        assert os.waitpid(child, os.WNOHANG) == (0, 0), "the comparison ended before it could be killed"
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    before = (out / "cells.jsonl").read_bytes()
+    kept = len(read(out / "cells.jsonl"))
+    assert main(["compare", *given]) == 0
+    told = capsys.readouterr().out
+    assert f"{kept} of 6 cells are there from an earlier run." in told
+    assert (out / "cells.jsonl").read_bytes().startswith(before[: before.rfind(b"\n") + 1])
+    cells = list(read(out / "cells.jsonl").values())
+    assert [(c.method, c.seed) for c in cells] == [(m, s) for m in ("jit", "masked", "fine_tune") for s in (0, 1)]
+    assert not any(c.error for c in cells)
+    assert all(c.verdict and c.kind == "class" and len(c.retrained) == 2 for c in cells)
+    assert cells[2].settings["saliency"] == 0.5
+    assert cells[2].settings["method"] == "salun"
+    assert all(c.cost["passes"] > 0 and c.cost["retraining_passes"] > 0 for c in cells)
+    first = cells[0].cost["retraining_seconds"]
+    assert all(c.cost["retraining_seconds"] == pytest.approx(first, rel=0.5) for c in cells)
+    assert "| masked | 2 |" in (out / "comparison.md").read_text()
+    # A smaller comparison in the same folder shows its own cells, and none of them is run again.
+    fewer = command(folders, out, "--methods", "jit", "masked", "--seeds", "0", "--settings", settings)
+    assert main(["compare", *fewer]) == 0
+    assert "2 of 2 cells are there" in capsys.readouterr().out
+    assert len(read_object(out / "comparison.json")["cells"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("compare")
+def test_a_cell_that_fails_is_a_row_and_the_others_go_on(folders, tmp_path):
+    out = tmp_path / "out"
+    # Distillation of a struck-out class cannot forget single rows, and says so only when it sees the rows.
+    asked = {"some rows": {"forget_fraction": 0.2}}
+    given = command(folders, out, "--methods", "counterfactual_distillation", "delete", "--seeds", "3", scenarios=asked)
+    done = forked([sys.executable, "-m", "hf_unlearn.cli", "compare", *given])
+    assert done.returncode == 1, done.stderr
+    failed, other = read(out / "cells.jsonl").values()
+    assert "forgets whole classes" in failed.error
+    assert other.kind == "samples"
+    assert "## Without a result" in (out / "comparison.md").read_text()
+    assert "counterfactual_distillation, seed 3" in done.stdout
+
+
+def test_every_method_and_three_seeds_by_default(folders, tmp_path):
+    asked = {"a class": {"forget_class": 1}, "some": {"forget_fraction": 0.1}}
+    plans = plans_of(read_arguments(command(folders, tmp_path / "out", scenarios=asked)))
+    assert len(plans) == 2 * len(suiting()) * 3
+    assert {p.method for p in plans} == set(suiting())
+    assert "retrain" not in suiting()
+    assert "feature_information" not in suiting()
+    run, args, method = plans[-1].parts()
+    assert run.forget_fraction == 0.1
+    assert (args.seed, args.max_steps, method.name) == (2, 3, plans[-1].method)
+
+
+def test_settings_belong_to_one_method(folders, tmp_path):
+    given = ["--settings", '{"salun": {"saliency": 0.5}, "slow": {"method": "salun", "rate": 0.01}}']
+    arguments = read_arguments(command(folders, tmp_path, *given, "--methods", "salun", "slow", "msg"))
+    assert arguments.entries() == {
+        "salun": ("salun", {"saliency": 0.5}), "slow": ("salun", {"rate": 0.01}), "msg": ("msg", {}),
+    }  # fmt: skip
+    line = words(arguments, "a class", "salun", {"saliency": 0.5}, 4)
+    assert {"--saliency=0.5", "--seed=4", "--forget_class=1", "--method=salun"} <= set(line)
+
+
+def test_a_file_gives_the_options(folders, tmp_path):
+    file = tmp_path / "compare.yaml"
+    file.write_text(
+        f"model: {folders / 'original'}\ndataset: {folders / 'data'}\noutput_dir: {tmp_path / 'out'}\n"
+        'scenarios:\n  one: {forget_class: "1"}\nmethods: [jit]\nseeds: [5]\n'
+    )
+    (plan,) = plans_of(read_arguments(["--config", str(file)]))
+    assert (plan.scenario, plan.method, plan.seed) == ("one", "jit", 5)
+    file.write_text(file.read_text() + "method: jit\n")
+    with pytest.raises(
+        SystemExit, match=r"`method` in the file is no option of `hf-unlearn compare`.* Did you mean `methods`"
+    ):
+        read_arguments(["--config", str(file)])
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--methods", "salunn"], "`methods`: 'salunn' is no method that forgets rows. .*Did you mean `salun`"),
+        (["--methods", "retrain"], "'retrain' is no method that forgets rows"),
+        (["--retrain", "1"], "at least 2 retrained models"),
+        (["--seeds", "1", "1"], "holds a seed twice"),
+        (["--settings", '{"salun": 3}', "--methods", "salun"], "`settings`: 'salun' must be a mapping"),
+        (["--settings", '{"scrub": {}}', "--methods", "salun"], "`settings`: 'scrub' is not among `methods`"),
+        (["--settings", '{"salun": {"saliensy": 1}}', "--methods", "salun"], "saliensy"),
+        (["--settings", '{"salun": {"saliency": 2}}', "--methods", "salun"], "`saliency` is a share"),
+        (["--scenarios", "{}"], "`scenarios` is empty"),
+        (
+            ["--scenarios", '{"a": {"forget_clas": 1}}'],
+            "`forget_clas` of 'a' is no `forget_.*Did you mean `forget_class`",
+        ),
+        (["--scenarios", '{"a": 1}'], "'a' must be a mapping"),
+        (["--scenarios", "class 1"], "`scenarios` must be a mapping as JSON"),
+        (["--model", "nowhere/at/all"], "nowhere/at/all"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_runs(folders, tmp_path, capsys, more, told):
+    out = tmp_path / "out"
+    assert main(["compare", *command(folders, out), *more]) == 2
+    error = capsys.readouterr().err
+    assert re.search(told, error), error
+    assert not (out / "cells.jsonl").exists()
