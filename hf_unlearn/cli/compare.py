@@ -4,7 +4,7 @@
 import argparse
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import product
@@ -20,13 +20,14 @@ from ..pipeline.comparison import LEAST, MEASURED, Parts, Plan, Scene, compare
 from ..pipeline.folder_lock import sole_writer
 from ..pipeline.recipe import read_recipe
 from ..pipeline.run_arguments import DATASET, MODEL, REQUEST
-from ..utils.argument_checks import did_you_mean
+from ..pipeline.tuning import TRIALS, Budget, tune
+from ..utils.argument_checks import check_counts, check_positive, did_you_mean
 from ..utils.safe_text import shown
 from .option_parser import OptionParser
 from .parsers import parser_settings
 from .run import checked
 
-MAPPINGS = ("scenarios", "settings", "options")
+MAPPINGS = ("scenarios", "settings", "options", "tune")
 REFERENCE = (
     "surrogate_distillation"  # reads held-out rows, so that no method is measured on rows that it could have read
 )
@@ -59,6 +60,15 @@ class CompareArguments:
     options: str | None = setting(
         None, 'More options of `hf-unlearn run`, for all runs: {"text_column": "body", "test_rows": 500}.'
     )
+    trials: int = setting(
+        0,
+        "Equal budgets: find the settings of every method with so many trials, each of so many `passes`, on the request `tune`. 0: "
+        "defaults are compared.",
+    )
+    passes: float = setting(0.5, "Passes over the retain set that each method may take, with `trials`.")
+    tune: str | None = setting(
+        None, 'Request that settings are tuned on, with `trials`: {"forget_class": "ship"}. None of the `scenarios`.'
+    )
     audit_seed: int | None = setting(None, "Seed of what the audit draws. By default one for each original.")
 
     mappings: dict[str, dict[str, Any]] = field(init=False, default_factory=dict)
@@ -76,12 +86,19 @@ class CompareArguments:
         if not self.requests:
             raise ValueError("`scenarios` is empty. Name at least one request.")
         for name, asked in self.requests.items():
-            if not isinstance(asked, dict) or not asked:
-                raise ValueError(f"`scenarios`: {shown(name)!r} must be a mapping of `forget_*` options.")
-            for key in asked:
-                if key not in REQUEST_KEYS:
-                    hint = did_you_mean(str(key), REQUEST_KEYS)
-                    raise ValueError(f"`scenarios`: `{shown(key)}` of {shown(name)!r} is no `forget_*` option.{hint}")
+            _check_request(f"`scenarios`: {shown(name)!r}", asked)
+        if bool(self.trials) != bool(self.mappings["tune"]):
+            raise ValueError(
+                "`trials` and `tune` belong together: the number of trials, and the request that they are run on."
+            )
+        if self.trials:
+            check_counts(self, "trials")
+            check_positive(self, "passes")
+            _check_request("`tune`", self.mappings["tune"])
+            if self.mappings["tune"] in self.requests.values():
+                raise ValueError(
+                    "`tune` is one of `scenarios`: settings must be tuned on other rows than the figures are of."
+                )
 
     @property
     def requests(self) -> dict[str, Any]:
@@ -112,17 +129,27 @@ class CompareArguments:
         return found
 
 
+def _check_request(what: str, asked: Any) -> None:
+    if not isinstance(asked, dict) or not asked:
+        raise ValueError(f"{what} must be a mapping of `forget_*` options.")
+    for key in asked:
+        if key not in REQUEST_KEYS:
+            raise ValueError(f"{what}: `{shown(key)}` is no `forget_*` option.{did_you_mean(str(key), REQUEST_KEYS)}")
+
+
 def suiting() -> list[str]:
     """Return the keys of the methods that forget rows."""
     return [key for key, method in METHODS.items() if not method.needs_column and not method.starts_fresh]
 
 
-def words(arguments: CompareArguments, scenario: str, method: str, options: Mapping[str, Any], seed: int) -> list[str]:
-    """Return the command line of `hf-unlearn run` for a cell."""
+def words(
+    arguments: CompareArguments, asked: Mapping[str, Any], method: str, options: Mapping[str, Any], seed: int
+) -> list[str]:
+    """Return the command line of `hf-unlearn run` for a cell that forgets what is `asked`."""
     given: dict[str, Any] = {
         "model": arguments.model, "dataset": arguments.dataset, "base_model": arguments.base_model, "method": method, "seed": seed,
         "retrain": arguments.retrain, "output_dir": os.path.join(arguments.output_dir, "run"), "save_strategy": "no",
-        "disable_tqdm": True, "logging_strategy": "no", "report_to": "none", **arguments.mappings["options"], **arguments.requests[scenario], **options,
+        "disable_tqdm": True, "logging_strategy": "no", "report_to": "none", **arguments.mappings["options"], **asked, **options,
     }  # fmt: skip
     return [word for name, value in given.items() if value is not None for word in _option(name, value)]
 
@@ -137,12 +164,18 @@ def _option(name: str, value: Any) -> Iterator[str]:
         yield f"--{name}={str(value).lower() if isinstance(value, bool) else value}"
 
 
-def _parts(arguments: CompareArguments, scenario: str, method: str, options: Mapping[str, Any], seed: int) -> Parts:
-    return checked(words(arguments, scenario, method, options, seed))
+def _parts(
+    arguments: CompareArguments, asked: Mapping[str, Any], method: str, seed: int, options: Mapping[str, Any]
+) -> Parts:
+    return checked(words(arguments, asked, method, options, seed))
 
 
-def plans_of(arguments: CompareArguments) -> list[Plan]:
+def plans_of(arguments: CompareArguments, tuned: Mapping[str, Mapping[str, Any]] | None = None) -> list[Plan]:
     """Return the cells in the order in which they are run, each checked.
+
+    Args:
+        arguments: what is compared.
+        tuned: options of each row that were found by trials. Default: None, defaults are compared.
 
     Raises:
         ValueError: an option of a run has an impossible value.
@@ -153,7 +186,8 @@ def plans_of(arguments: CompareArguments) -> list[Plan]:
     for scenario, (name, (method, options)), seed in product(
         arguments.requests, entries.items(), arguments.seeds or ()
     ):
-        parts = partial(_parts, arguments, scenario, method, options, seed)
+        found = {**options, **(tuned or {}).get(name, {})}
+        parts = partial(_parts, arguments, arguments.requests[scenario], method, seed, found)
         parts()
         plans.append(Plan(scenario, name, seed, parts))
     return plans
@@ -193,28 +227,47 @@ def main(given: Sequence[str]) -> int:
     plans = plans_of(arguments)
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()
-    folder = Path(arguments.output_dir)
-    first = (arguments.seeds or [0])[0]
-    scenes = {
-        name: partial(
-            Scene, name, partial(_parts, arguments, name, REFERENCE, {}, first), folder / "retrained" / _folder_name(name, i),
-            folder / MEASURED, arguments.audit_seed,
-        )
-        for i, name in enumerate(arguments.requests)
-    }  # fmt: skip
-    shared = {
-        name: getattr(arguments, name)
-        for name in ("model", "dataset", "base_model", "retrain", "options", "audit_seed")
-    }
-    described = {"": shared, **arguments.requests}
+    folder, tell = Path(arguments.output_dir), partial(print, flush=True)
+    names = ("model", "dataset", "base_model", "retrain", "options", "audit_seed")
+    shared: dict[str, Any] = {name: getattr(arguments, name) for name in names}
     with sole_writer(folder):
-        found = compare(plans, scenes, folder, described, partial(print, flush=True))
+        if arguments.trials:
+            plans = plans_of(arguments, _tuned(arguments, folder, shared, tell))
+            shared |= {name: getattr(arguments, name) for name in ("trials", "passes", "tune")}
+        scenes = {
+            name: partial(_scene, arguments, name, asked, folder, number)
+            for number, (name, asked) in enumerate(arguments.requests.items())
+        }
+        found = compare(plans, scenes, folder, {"": shared, **arguments.requests}, tell)
     print(found.to_markdown().partition("## Settings")[0])
     print(f"Tables in {folder / 'comparison.html'}, .md, .tex and .json")
     return 1 if found.failures() else 0
 
 
-def _folder_name(name: str, number: int) -> str:
+def _scene(arguments: CompareArguments, name: str, asked: Mapping[str, Any], folder: Path, number: int | str) -> Scene:
+    parts = partial(_parts, arguments, asked, REFERENCE, (arguments.seeds or [0])[0], {})
+    return Scene(
+        name, parts, folder / "retrained" / _folder_name(name, number), folder / MEASURED, arguments.audit_seed
+    )
+
+
+def _tuned(
+    arguments: CompareArguments, folder: Path, shared: Mapping[str, Any], tell: Callable[[str], object]
+) -> dict[str, dict[str, Any]]:
+    """Return the settings of each row that trials on the request `tune` found."""
+    asked, budget = arguments.mappings["tune"], Budget(arguments.trials, arguments.passes)
+    scene = _scene(arguments, "tune", asked, folder, "t")
+
+    def of(method: str, options: Mapping[str, Any], more: Mapping[str, Any]) -> Parts:
+        return _parts(arguments, asked, method, (arguments.seeds or [0])[0], {**options, **more})
+
+    return {
+        name: tune(name, scene, partial(of, method, options), budget, folder / TRIALS, [shared, asked], tell)
+        for name, (method, options) in arguments.entries().items()
+    }
+
+
+def _folder_name(name: str, number: int | str) -> str:
     """Return a name for a folder, whatever the request is called."""
     plain = "".join(c if c.isalnum() or c in "-_" else "-" for c in name)[:40]
     return f"{number}-{plain}"

@@ -80,6 +80,8 @@ class UnlearningMethod:
     stops_at_target: ClassVar[bool] = False  # The run ends once the forget set is at its target.
     reads_held_out: ClassVar[bool] = False  # Labeled rows of `eval_dataset` are used if there are any.
     reads_base: ClassVar[bool] = False  # The model that the original was fine-tuned from is loaded, if it is known.
+    searched: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    """Settings, beside the length of a step, that a comparison with equal budgets looks for: lowest and highest value, on a log scale."""
     loads_with: ClassVar[str] = ""
     """The function that loads a saved model if `from_pretrained` loses a part: `hf_unlearn.X.from_pretrained`."""
     backends: ClassVar[frozenset[str]] = frozenset({"single", "ddp"})

@@ -46,6 +46,7 @@ class BoundaryShrink(Baseline):
         "Boundary Unlearning: Rapid Forgetting of Deep Networks via Shifting the Decision Boundary", "2303.11570"
     )
     needs_retain: ClassVar[bool] = False
+    searched: ClassVar[Mapping[str, tuple[float, float]]] = {"epsilon": (0.1, 3.0)}
     arguments: ClassVar[Mapping[str, Any]] = {
         **Baseline.arguments,
         "num_train_epochs": 4.0,

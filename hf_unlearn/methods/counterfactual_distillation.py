@@ -50,6 +50,7 @@ class CounterfactualDistillation(UnlearningMethod):
         "fsdp": "its simulated attack moves whole weights and takes gradients outside of the step that FSDP gathers",
         "deepspeed": "its simulated attack adds to gradients that DeepSpeed keeps to itself",
     }
+    searched: ClassVar[Mapping[str, tuple[float, float]]] = {"anchor_weight": (0.5, 10.0)}
     arguments: ClassVar[dict[str, Any]] = {"update": "all", "trust_region": 0.002, "max_steps": 120, "check_steps": 20}
 
     anchors: bool | None = setting(True, "Also keep outputs on counterfactual anchors, a stand-in for retain data.")

@@ -35,6 +35,7 @@ class GradientDifference(GradientAscent):
 
     name: ClassVar[str] = "gradient_difference"
     needs_retain: ClassVar[bool] = True
+    searched: ClassVar[Mapping[str, tuple[float, float]]] = {"forget_weight": (0.05, 2.0)}
 
     forget_weight: float = setting(1.0, "Weight α of the ascent on the forget set.")
 

@@ -92,6 +92,7 @@ class JiT(UnlearningMethod):
     reasons: ClassVar[Mapping[str, str]] = {
         "fsdp": "only rows that are still remembered are perturbed, so processes run forward unequally often and would hang"
     }
+    searched: ClassVar[Mapping[str, tuple[float, float]]] = {"sigma": (0.2, 3.0)}
     arguments: ClassVar[Mapping[str, Any]] = HEAD_STEPS
 
     anchors: bool | None = setting(

@@ -43,6 +43,7 @@ class L1Sparse(Baseline):
     paper: ClassVar[Paper | None] = Paper("Model Sparsity Can Simplify Machine Unlearning", "2304.04934")
     needs_forget: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
+    searched: ClassVar[Mapping[str, tuple[float, float]]] = {"alpha": (1e-5, 1e-2)}
     arguments: ClassVar[Mapping[str, Any]] = {
         **Baseline.arguments,
         "per_device_train_batch_size": 16,

@@ -50,6 +50,7 @@ class MarginalInformation(PooledInformation):
 
     name: ClassVar[str] = "marginal_information"
     stops_at_target: ClassVar[bool] = True
+    searched: ClassVar[Mapping[str, tuple[float, float]]] = {"gamma": (0.03, 1.0)}
     arguments: ClassVar[Mapping[str, Any]] = {
         **ALL_WEIGHTS,
         "learning_rate": 1e-3,

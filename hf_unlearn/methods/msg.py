@@ -53,6 +53,7 @@ class MSG(Baseline):
     paper: ClassVar[Paper | None] = Paper(
         "Are we making progress in unlearning? Findings from the first NeurIPS unlearning competition", "2406.09073"
     )
+    searched: ClassVar[Mapping[str, tuple[float, float]]] = {"share": (0.03, 0.6)}
     arguments: ClassVar[Mapping[str, Any]] = {
         **Baseline.arguments,
         "check_steps": 1_000_000,  # the reset loses accuracy, which the steps bring back, so only the end is checked

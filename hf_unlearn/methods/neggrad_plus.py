@@ -38,6 +38,7 @@ class NegGradPlus(Baseline):
 
     name: ClassVar[str] = "neggrad_plus"
     paper: ClassVar[Paper | None] = Paper("Towards Unbounded Machine Unlearning", "2302.09880")
+    searched: ClassVar[Mapping[str, tuple[float, float]]] = {"retain_share": (0.5, 0.99)}
 
     retain_share: float = setting(0.95, "Share a of the loss that is that of the retain set, in (0, 1).")
     bounded: bool = setting(True, "Climb no further than log C for each row. False: without a bound, as published.")

@@ -47,6 +47,7 @@ class SalUn(Baseline):
     paper: ClassVar[Paper | None] = Paper(
         "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency", "2310.12508"
     )
+    searched: ClassVar[Mapping[str, tuple[float, float]]] = {"saliency": (0.1, 1.0)}
 
     saliency: float = setting(1.0, "Share s of the weights that may move, in (0, 1]. 1: all, which is random labels.")
 

@@ -45,6 +45,7 @@ class Scrub(Baseline):
     name: ClassVar[str] = "scrub"
     paper: ClassVar[Paper | None] = Paper("Towards Unbounded Machine Unlearning", "2302.09880")
     needs_labels: ClassVar[bool] = False
+    searched: ClassVar[Mapping[str, tuple[float, float]]] = {"ascent": (0.05, 0.5)}
     arguments: ClassVar[Mapping[str, Any]] = {
         **Baseline.arguments,
         "per_device_train_batch_size": 16,

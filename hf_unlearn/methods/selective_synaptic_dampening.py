@@ -56,6 +56,7 @@ class SelectiveSynapticDampening(UnlearningMethod):
         "fsdp": "it takes gradients outside of the step that FSDP gathers",
         "deepspeed": "it takes gradients outside of the step that DeepSpeed knows",
     }
+    searched: ClassVar[Mapping[str, tuple[float, float]]] = {"selection": (1.0, 100.0)}
     arguments: ClassVar[Mapping[str, Any]] = {"update": "all"}
 
     selection: float | None = setting(

@@ -45,14 +45,14 @@ from .protocols import UnlearningRun
 
 logger = logging.getLogger(__name__)
 
-TAUGHT_ROWS = 1024  # most retain rows that the probes learn from
+TAUGHT_ROWS = 512  # most retain rows that the probes learn from
 UNSEEN_ROWS = 512  # most held-out rows that tell how sure the original is
 DEPTHS = (1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)  # of the base, at which probes are tried
 PASSES = {"base": 0.5, "adapter": 1.0, "scratch": 1.0}  # over the retain set, by how the original was trained
 FEWEST_STEPS, MOST_STEPS = 12, 400
 CONTRAST = 16.0  # with which linear layers go back by direction
 # Retain rows are answered nearly as before then, so other weights go farther back, and targets may weigh as much as labels.
-BY_DIRECTION = {"rewind": 0.25, "rate": 0.1, "forget_weight": 1.0}
+BY_DIRECTION = {"rewind": 0.25, "rate": 0.07, "forget_weight": 1.0}
 BY_SHARE = {"rewind": 0.5, "rate": 0.12, "forget_weight": 0.3}
 SAMPLES = 0.7  # `rewind` for single rows, if rewinding alone has to forget them
 FOR_ROWS = {  # each single row is read several times, and rows that are kept start as the original answers them
@@ -123,6 +123,7 @@ class SurrogateDistillation(UnlearningMethod):
         "fsdp": "it compares whole weights with those of the base",
         "deepspeed": "it compares whole weights with those of the base",
     }
+    searched: ClassVar[Mapping[str, tuple[float, float]]] = {"forget_weight": (0.1, 3.0)}
     arguments: ClassVar[Mapping[str, Any]] = {
         **ALL_WEIGHTS,
         "check_steps": 1_000_000,  # the start loses accuracy, which the steps bring back, so only the end is checked
@@ -145,7 +146,7 @@ class SurrogateDistillation(UnlearningMethod):
     )
     rate: float | None = setting(
         None,
-        "Learning rate as a share of the root mean square by which training moved a weight. None: 0.1 with a `contrast`, 0.12 "
+        "Learning rate as a share of the root mean square by which training moved a weight. None: 0.07 with a `contrast`, 0.12 "
         "without.",
     )
     passes: float | None = setting(

@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -17,14 +18,15 @@ import transformers
 from torch import nn
 
 from ..evaluation.audit.auditor import Auditor
-from ..evaluation.audit.model_outputs import Measured
+from ..evaluation.audit.model_outputs import Measured, run_model
 from ..evaluation.audit.verdicts import remaining
 from ..evaluation.audit.yardsticks import Yardsticks
-from ..evaluation.comparison.cells import Cell, append, digest_of, read
+from ..evaluation.comparison.cells import GAP, Cell, append, digest_of, read
 from ..evaluation.comparison.comparison import Comparison
 from ..evaluation.comparison.figures import answers_alike, divergences, figures
 from ..evaluation.comparison.passes import counted_passes
 from ..methods import UnlearningMethod
+from ..metrics.functional.distance import average_gap
 from ..training.arguments import UnlearningArguments
 from ..utils import VERSION
 from ..utils.safe_text import shown
@@ -117,6 +119,24 @@ class Scene:
     def retrained(self) -> list[Measured]:
         auditor = self.auditor
         return [auditor.measure(model, f"retrained[{i}]") for i, model in enumerate(self.models)]
+
+    @property
+    def retain_rows(self) -> int:
+        """The number of rows to keep."""
+        assert self.job.split is not None
+        return len(self.job.split.retain)
+
+    def gap(self, parts: Parts) -> float:
+        """Return the Avg. Gap to retraining, in [0, 1], of what a run with these arguments gives. No other attack is run."""
+        auditor, retrained = self.auditor, self.retrained
+        run, args, method = parts
+        with redirect_stdout(io.StringIO()):
+            trainer = run_method(prepare(run, args, method), method).trainer
+        outputs = run_model(self._ready(trainer.model), auditor.sets, auditor.processor, name="trial")
+        forgotten = auditor.in_forgotten_class
+        measured = figures(Measured("trial", outputs, {}, [], 0.0), forgotten)
+        band = [figures(model, forgotten) for model in retrained]
+        return average_gap([measured[m] for m in GAP], [fmean(one[m] for one in band) for m in GAP])
 
     def _ready(self, model: nn.Module) -> nn.Module:
         return model.to(self.job.args.device).eval()

@@ -1,6 +1,7 @@
 """`hf-unlearn compare`: what is refused before anything runs, and a whole comparison that goes on after a kill."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ import pytest
 
 from hf_unlearn.cli import main
 from hf_unlearn.cli.compare import plans_of, read_arguments, suiting, words
-from hf_unlearn.evaluation.comparison.cells import read
+from hf_unlearn.evaluation.comparison.cells import lines_of, read
 from hf_unlearn.utils.files import read_object
 from tests.cli.support import forked
 
@@ -86,6 +87,32 @@ def test_a_cell_that_fails_is_a_row_and_the_others_go_on(folders, tmp_path):
     assert "counterfactual_distillation, seed 3" in done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("compare")
+def test_settings_are_tuned_on_another_request_and_each_trial_is_run_once(folders, tmp_path, capsys):
+    pytest.importorskip("optuna")
+    out = tmp_path / "out"
+    options = {k: v for k, v in OPTIONS.items() if k != "max_steps"}
+    given = command(folders, out, "--methods", "neggrad_plus", "delete", "--seeds", "0", options=options)
+    given += ["--trials", "3", "--passes", "0.5", "--tune", '{"forget_class": 2}']
+    assert main(["compare", *given]) == 0
+    told = capsys.readouterr().out
+    trials = lines_of(out / "trials.jsonl")
+    assert [t["method"] for t in trials] == ["neggrad_plus"] * 3 + ["delete"] * 3
+    assert set(trials[0]["settings"]) == {"rate", "retain_share"}
+    assert set(trials[3]["settings"]) == {"rate"}
+    for cell in read(out / "cells.jsonl").values():
+        best = min((t for t in trials if t["method"] == cell.method), key=lambda t: t["gap"])["settings"]
+        assert {name: cell.settings[name] for name in best} == best
+    rows = 72  # to keep, and a step of `neggrad_plus` trains on 4 + 16 rows, one of `delete` on 16
+    steps = {c.method: c.steps for c in read(out / "cells.jsonl").values()}
+    assert steps == {"neggrad_plus": math.ceil(0.5 * rows / 20), "delete": math.ceil(0.5 * rows / 16)}
+    assert "neggrad_plus, trial 3 of 3: Avg. Gap" in told
+    assert main(["compare", *given]) == 0
+    assert "trial" not in capsys.readouterr().out.partition("# Unlearning")[0]
+    assert len(lines_of(out / "trials.jsonl")) == 6
+
+
 def test_every_method_and_three_seeds_by_default(folders, tmp_path):
     asked = {"a class": {"forget_class": 1}, "some": {"forget_fraction": 0.1}}
     plans = plans_of(read_arguments(command(folders, tmp_path / "out", scenarios=asked)))
@@ -104,7 +131,7 @@ def test_settings_belong_to_one_method(folders, tmp_path):
     assert arguments.entries() == {
         "salun": ("salun", {"saliency": 0.5}), "slow": ("salun", {"rate": 0.01}), "msg": ("msg", {}),
     }  # fmt: skip
-    line = words(arguments, "a class", "salun", {"saliency": 0.5}, 4)
+    line = words(arguments, {"forget_class": 1}, "salun", {"saliency": 0.5}, 4)
     assert {"--saliency=0.5", "--seed=4", "--forget_class=1", "--method=salun"} <= set(line)
 
 
@@ -137,9 +164,13 @@ def test_a_file_gives_the_options(folders, tmp_path):
         (["--scenarios", "{}"], "`scenarios` is empty"),
         (
             ["--scenarios", '{"a": {"forget_clas": 1}}'],
-            "`forget_clas` of 'a' is no `forget_.*Did you mean `forget_class`",
+            "'a': `forget_clas` is no `forget_.*Did you mean `forget_class`",
         ),
         (["--scenarios", '{"a": 1}'], "'a' must be a mapping"),
+        (["--trials", "3"], "`trials` and `tune` belong together"),
+        (["--trials", "3", "--tune", '{"forget_class": 1}'], "settings must be tuned on other rows"),
+        (["--trials", "3", "--tune", '{"class": 1}'], "`tune`: `class` is no `forget_"),
+        (["--trials", "3", "--tune", '{"forget_class": 2}', "--passes", "0"], "`passes` must be above 0"),
         (["--scenarios", "class 1"], "`scenarios` must be a mapping as JSON"),
         (["--model", "nowhere/at/all"], "nowhere/at/all"),
     ],

@@ -239,7 +239,7 @@ def test_from_a_known_base_a_class_starts_by_direction(tmp_path, arch):
     assert not changed(*starts[:2])
     linear = [n for n in changed(starts[0], starts[2]) if starts[0][n].ndim == 2]
     assert linear
-    assert own.method.found_rate / plain.method.found_rate == pytest.approx(0.1 / 0.12)
+    assert own.method.found_rate / plain.method.found_rate == pytest.approx(0.07 / 0.12)
     batch = forget_batch(arch)
     distances = [t.method.loss(t.model, batch, t.reference)["forget"] for t in (given, plain)]
     vars(plain.method)["_weight"] = 1.0
@@ -327,7 +327,7 @@ def test_a_patch_takes_longer_steps_and_leaves_the_original_as_it_is(tmp_path):
     )  # fmt: skip
     frozen = {n: p.detach().clone() for n, p in patched.model.named_parameters() if not p.requires_grad}
     patched.train()
-    assert patched.method.found_rate == pytest.approx(PATCH_RATE * 0.12 / 0.1 * whole.method.found_rate, rel=1e-5)
+    assert patched.method.found_rate == pytest.approx(PATCH_RATE * 0.12 / 0.07 * whole.method.found_rate, rel=1e-5)
     now = dict(patched.model.named_parameters())
     assert len(frozen) > 20
     assert all(torch.equal(p, now[n]) for n, p in frozen.items())

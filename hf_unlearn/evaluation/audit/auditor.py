@@ -374,7 +374,7 @@ class Auditor:
                 practical = spec.practical if retrained else max(spec.practical, spec.alone)
                 compare(
                     line, before, ours, expected, hidden=figures.if_hidden(key),
-                    practical=practical, default_spread=spec.default_spread, alpha=alpha, upper_only=not spec.below,
+                    practical=practical, default_spread=spec.spread_at(expected.value), alpha=alpha, upper_only=not spec.below,
                 )  # fmt: skip
             lines.append(line)
         return lines

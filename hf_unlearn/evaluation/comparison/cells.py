@@ -105,25 +105,33 @@ def digest_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def append(file: Path, cell: Cell) -> None:
-    """Add a cell as one line, which is on the disk afterwards. Half a line, which a killed process left, is cut off first."""
+def append_line(file: Path, entry: Mapping[str, Any]) -> None:
+    """Add a line of JSON, which is on the disk afterwards. Half a line, which a killed process left, is cut off first."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a+b") as lines:
         fcntl.flock(lines, fcntl.LOCK_EX)
         lines.seek(0)
         lines.truncate(lines.read().rfind(b"\n") + 1)
-        lines.write(json.dumps(asdict(cell)).encode() + b"\n")
+        lines.write(json.dumps(entry).encode() + b"\n")
         lines.flush()
         os.fsync(lines.fileno())
 
 
+def lines_of(file: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of `file`; none if it is missing."""
+    text = file.read_text() if file.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def append(file: Path, cell: Cell) -> None:
+    """Add a cell as one line; see `append_line`."""
+    append_line(file, asdict(cell))
+
+
 def read(file: Path) -> dict[tuple[str, str, int, str], Cell]:
     """Return the cells in `file` by their identity; the last line of a cell counts. There are none if the file is missing."""
-    text = file.read_text() if file.exists() else ""
-    known = {f.name for f in fields(Cell)}
-    found = {}
-    for line in text[: text.rfind("\n") + 1].splitlines():
-        entry: Mapping[str, Any] = json.loads(line)
-        cell = Cell(**{name: value for name, value in entry.items() if name in known})
+    known, found = {f.name for f in fields(Cell)}, {}
+    for line in lines_of(file):
+        cell = Cell(**{name: value for name, value in line.items() if name in known})
         found[cell.identity] = cell
     return found

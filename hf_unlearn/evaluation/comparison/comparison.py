@@ -34,7 +34,6 @@ NOT_OF_ANCHORS = ("left in features, %", "passes, %", "time, %")  # columns that
 LIMITS = (
     "A gap is a distance to retraining, in either direction: a model that forgets more than a retrained one is as far from it as one "
     "that forgets less.",
-    "Defaults are compared. A method that was tuned for these data could do better, and a figure holds for these models, rows and seeds.",
     "The audit's verdict is about these rows, these attacks and these margins.",
     "Seconds are those of one machine, and only their ratio within this comparison means something. A yardstick that came from the "
     "cache was timed when it was trained.",
@@ -192,6 +191,17 @@ class Comparison:
             )
         return out
 
+    def limits(self) -> list[str]:
+        """Return sentences that say what the comparison does not prove."""
+        if trials := self.run.get("trials"):
+            how = (
+                f"The settings of every method were found with {trials} trials of {self.run['passes']} passes over the retain set, on another "
+                "request. More trials could find better ones."
+            )
+        else:
+            how = "Defaults are compared. A method that was tuned for these data could do better."
+        return [f"{how} A figure holds for these models, rows and seeds.", *LIMITS]
+
     def failures(self) -> list[tuple[str, str, int, str]]:
         """Return scenario, method, seed and reason of each cell without a result."""
         return [(c.scenario, c.method, c.seed, c.error) for c in self.cells if c.error]
@@ -232,7 +242,7 @@ class Comparison:
         yield from ("## Settings", "")
         yield from (f"- `{method}`: {told}" for method, told in self.settings())
         yield ""
-        yield from (f"- {limit}" for limit in LIMITS)
+        yield from (f"- {limit}" for limit in self.limits())
 
     def to_latex(self) -> str:
         """Return one `tabular` for each request, for a paper. It needs the package `booktabs`."""
@@ -255,7 +265,7 @@ class Comparison:
             ranks=self.say_ranks(),
             failures=self.failures(),
             settings=[*((str(k), str(v)) for k, v in self.run.items()), *self.settings()],
-            limits=LIMITS,
+            limits=self.limits(),
             schema=SCHEMA,
         )
 

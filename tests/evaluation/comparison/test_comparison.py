@@ -108,3 +108,9 @@ def test_a_comparison_without_any_result_says_so(tmp_path):
     failed.save(tmp_path)
     assert [row.method for row in failed.rows("a class")] == ["broken"]
     assert failed.failures() == [("a class", "broken", 0, "ValueError: no")]
+
+
+def test_it_says_whether_settings_were_tuned():
+    assert Comparison(CELLS).limits()[0].startswith("Defaults are compared.")
+    tuned = Comparison(CELLS, {"trials": 8, "passes": 0.5}).limits()[0]
+    assert tuned.startswith("The settings of every method were found with 8 trials of 0.5 passes")
