@@ -17,7 +17,8 @@ _PUBLIC = {
     "hub.receipt.receipt": "Receipt",
     "methods": "UnlearningMethod METHODS JiT CounterfactualDistillation MarginalInformation FeatureInformation Retrain "
     "SurrogateDistillation FineTune GradientAscent GradientDifference WassersteinBarycenter UIB "
-    "NegGradPlus SalUn Scrub MSG L1Sparse Delete SelectiveSynapticDampening BoundaryShrink BadTeacher",
+    "NegGradPlus SalUn Scrub MSG L1Sparse Delete SelectiveSynapticDampening BoundaryShrink BadTeacher "
+    "InfluenceUnlearning ReGUn",
 }
 _NAMES = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 
@@ -41,10 +42,12 @@ if TYPE_CHECKING:
         FineTune,
         GradientAscent,
         GradientDifference,
+        InfluenceUnlearning,
         JiT,
         L1Sparse,
         MarginalInformation,
         NegGradPlus,
+        ReGUn,
         Retrain,
         SalUn,
         Scrub,

@@ -9,12 +9,14 @@ from .feature_information import FeatureInformation
 from .fine_tune import FineTune
 from .gradient_ascent import GradientAscent
 from .gradient_difference import GradientDifference
+from .influence_unlearning import InfluenceUnlearning
 from .information_bottleneck import UIB
 from .just_in_time import JiT
 from .l1_sparse import L1Sparse
 from .marginal_information import MarginalInformation
 from .msg import MSG
 from .neggrad_plus import NegGradPlus
+from .regun import ReGUn
 from .retrain import Retrain
 from .salun import SalUn
 from .scrub import Scrub
@@ -42,6 +44,8 @@ METHODS.update(
         "l1_sparse": L1Sparse,
         "delete": Delete,
         "selective_synaptic_dampening": SelectiveSynapticDampening,
+        "influence_unlearning": InfluenceUnlearning,
+        "regun": ReGUn,
         "boundary_shrink": BoundaryShrink,
         "bad_teacher": BadTeacher,
     }

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..models.forward import classify, eval_mode, model_inputs
 from ..models.reference import Reference
 from ..utils.distributed import sum_over_processes, sums_over_processes
-from .base import UnlearningMethod, setting
+from .base import Paper, UnlearningMethod, setting
 from .components.counterfactual_anchors import ROUNDS, STARTS, STEPS
 from .components.losses import kl_to_target
 from .components.trust_region import relative_step
@@ -20,7 +20,7 @@ from .protocols import UnlearningRun
 
 @dataclass(kw_only=True)
 class CounterfactualDistillation(UnlearningMethod):
-    """Distill the original's outputs without the forgotten classes into the model itself. Ours; there is no paper.
+    """Distill the original's outputs without the forgotten classes into the model itself: DELETE, with two additions of ours.
 
     With p̃(x) = softmax(f₀(x) without the logits of the forgotten classes), f₀ the original, minimize
 
@@ -30,7 +30,9 @@ class CounterfactualDistillation(UnlearningMethod):
     |---|---|---|---|
     | inputs | not read | 2, and 5 more for the attack | the anchors and one copy of the weights |
 
-    Without retain data, p̃ is the best guess of what a retrained model answers. Anchors are forget inputs that gradient ascent on
+    The first term is DELETE's (arXiv 2503.23751; here the method `delete`), whose form that moves the head alone is the head
+    distillation of arXiv 2405.17878. The anchors and the simulated attack are ours. Without retain data, p̃ is the best guess of
+    what a retrained model answers. Anchors are forget inputs that gradient ascent on
     the original moved into a kept class. Outputs alone are shallow: a few gradient steps on forget samples would bring the
     class back. So every step also simulates an attack, `relearning_steps` steps that teach this batch's class again, and adds
     the gradient of the first term at the relearned weights (first-order, as in tamper-resistant training, arXiv 2408.00761).
@@ -46,6 +48,7 @@ class CounterfactualDistillation(UnlearningMethod):
     """
 
     name: ClassVar[str] = "counterfactual_distillation"
+    paper: ClassVar[Paper | None] = Paper("Decoupled Distillation to Erase", "2503.23751")
     reasons: ClassVar[Mapping[str, str]] = {
         "fsdp": "its simulated attack moves whole weights and takes gradients outside of the step that FSDP gathers",
         "deepspeed": "its simulated attack adds to gradients that DeepSpeed keeps to itself",

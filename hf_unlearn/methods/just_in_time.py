@@ -55,7 +55,8 @@ PUBLISHED = {  # task, network -> σ, learning rate, batch size
 
 @dataclass(kw_only=True)
 class JiT(UnlearningMethod):
-    """Flatten the logits around each forget point, so that the decision boundary moves over it (Foster et al.).
+    """Flatten the logits around each forget point, so that the decision boundary moves over it (after Foster et al.).
+    The defaults are a variant of ours: for a class they move the head alone, by the one logit of that class.
 
     With f the logits and N perturbed copies of each input x_i,
 

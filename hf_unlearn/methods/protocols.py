@@ -26,6 +26,9 @@ class OutputMonitor(Protocol):
     def held_out_answers(self, limit: int) -> tuple[Tensor, Tensor] | None:
         """Return logits (m, classes) of the present model on at most `limit` labeled held-out rows, and their labels."""
 
+    def share_kept(self) -> float | None:
+        """Return the accuracy, in [0, 1], on a sample of the rows to keep, or what of the original's answers is kept; None without any."""
+
     def model_changed(self) -> None:
         """Drop stored outputs, because weights were written outside an optimizer step."""
 

@@ -214,7 +214,7 @@ class Monitor:
         given, method = self.run.args.forget_target, self.run.method
         if given is not None:
             return None if given < 0 else given
-        if not method.needs_forget:
+        if not method.needs_forget and self.run.forget_dataset is None:
             return None
         if self.run.reference.forgotten_classes:
             return CLASS_TARGET

@@ -13,13 +13,13 @@ from tests.support.runs import SGD, arguments
 RATE = 0.05
 
 
-def run_of(arch, folder, method, *, split=None, base="none", model=None, **changes):
+def run_of(arch, folder, method, *, split=None, base="none", model=None, held_out=True, **changes):
     """A trainer with plain steps of SGD, so that what it did can be computed again."""
     split = class_split(arch, 96) if split is None else split
     settings = {"max_steps": 4, **SGD, "learning_rate": RATE, **changes}
     return UnlearningTrainer(
         trained(arch) if model is None else model, arguments(folder, **settings), method, split.forget, split.retain,
-        eval_dataset=data_for(arch, 32, 9), processing_class=processing_class(arch), base_model=base,
+        eval_dataset=data_for(arch, 32, 9) if held_out else None, processing_class=processing_class(arch), base_model=base,
     )  # fmt: skip
 
 

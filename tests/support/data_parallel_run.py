@@ -74,6 +74,8 @@ CASES = {
     "l1_sparse": ("l1_sparse", "bert", {"alpha": 1e-6}, {"batch": 20, "parts": 2}),
     "delete": ("delete", "vit", {}, {"parts": 2, **CALM}),
     "selective_synaptic_dampening": ("selective_synaptic_dampening", "vit", {"selection": 1.5}, {}),
+    "influence_unlearning": ("influence_unlearning", "vit", {"scale": 0.1}, {}),
+    "regun": ("regun", "vit", {}, {"parts": 2, "retain_per_forget": 2, "forget_kind": "samples"}),
     "boundary_shrink": ("boundary_shrink", "bert", {}, {**CALM}),
     "bad_teacher": ("bad_teacher", "vit", {}, {"parts": 2, "retain_per_forget": 2}),
     "trust region": ("gradient_difference", "vit", {}, {"trust_region": 0.01}),

@@ -9,7 +9,8 @@ from hf_unlearn.methods.components.counterfactual_anchors import CounterfactualA
 
 FROM_RETAIN = ("retrain", "fine_tune")
 WITH_TERM = "surrogate_distillation+marginal_information"  # the second is a term of the first
-TRAINED = [name for name, method in METHODS.items() if not method.one_shot]
+OF_ROWS = ("regun",)  # methods that forget single rows alone, which the common runs, of a class, cannot show
+TRAINED = [name for name, method in METHODS.items() if not (method.one_shot or name in OF_ROWS)]
 IN_TRAIN_MODE = (*(name for name in TRAINED if METHODS[name]().moves_statistics()), WITH_TERM)
 CARRIERS = [
     name for name in TRAINED if not (name in IN_TRAIN_MODE or METHODS[name].reads_base or name == "uib")
