@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 TAUGHT_ROWS = 512  # most retain rows that the probes learn from
 UNSEEN_ROWS = 512  # most held-out rows that tell how sure the original is
 DEPTHS = (1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)  # of the base, at which probes are tried
-PASSES = {"base": 0.5, "adapter": 1.0, "scratch": 1.0}  # over the retain set, by how the original was trained
+PASSES = {"base": 0.75, "adapter": 1.0, "scratch": 1.0}  # over the retain set, by how the original was trained
 FEWEST_STEPS, MOST_STEPS = 12, 400
 CONTRAST = 16.0  # with which linear layers go back by direction
 # Retain rows are answered nearly as before then, so other weights go farther back, and targets may weigh as much as labels.
@@ -151,7 +151,7 @@ class SurrogateDistillation(UnlearningMethod):
     )
     passes: float | None = setting(
         None,
-        "Passes over the retain set, unless `max_steps` or `num_train_epochs` say how long to run. None: 0.5, or 1 if the original "
+        "Passes over the retain set, unless `max_steps` or `num_train_epochs` say how long to run. None: 0.75, or 1 if the original "
         "was trained as an adapter or from random weights, which takes more passes than fine-tuning.",
     )
     forget_weight: float | None = setting(

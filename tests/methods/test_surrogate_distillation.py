@@ -287,7 +287,7 @@ def test_a_head_that_was_trained_alone_is_all_that_changes(tmp_path, caplog):
 
 def test_the_retain_set_says_how_long_a_run_is(tmp_path):
     assert [SurrogateDistillation().default_steps(1_600, 16, how) for how in ("base", "adapter", "scratch")] == [
-        50,
+        75,
         100,
         100,
     ]
