@@ -32,7 +32,8 @@ class Audit:
         limits: sentences that say what the audit cannot conclude.
         curves: model -> (steps, accuracy in [0, 1]) while the forgotten classes are taught again; empty if no test row is of
             a forgotten class.
-        run: kind of the request, rows of each set, number of retrained models, alpha, and digest of the judged weights.
+        run: kind of the request, rows of each set, number of retrained models, alpha, digest of the judged weights, and `distance`: how
+            far these lie from the original's, as a share of how far retrained models lie.
         schema: version of the JSON format.
         per_example: scores of single forget rows, if they were asked for. `as_dict` leaves them out, because they tell of rows.
     """

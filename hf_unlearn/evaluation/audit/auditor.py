@@ -35,7 +35,7 @@ from .model_outputs import (
     run_model,
     unsteady_share,
 )
-from .networks import network_difference, sampled_weights, unchanged_share
+from .networks import distance_share, network_difference, sampled_weights, unchanged_share
 from .per_example import FEWEST, PerExample, attack_rows, too_few
 from .processing import prepares_differently
 from .relearning_curves import relearning_curves, relearning_rate
@@ -329,6 +329,7 @@ class Auditor:
             "sets": self.digests,
             "audit_seed": self.audit_seed,
             "relearning_rate": self.relearning_rate,
+            "distance": distance_share(unlearned.sample, self.original.sample, [m.sample for m in sound]),
         }
         rows = self._attacked(unlearned, sound) if per_example and len(sound) >= FEWEST else None
         if per_example:

@@ -1,7 +1,7 @@
 """Compare the weights of a model with the original's: which network it is, how much of it is unchanged, and how far others lie."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,3 +94,20 @@ def sampled_weights(model: nn.Module, original: nn.Module, seed: int) -> Tensor 
         chosen = torch.from_numpy(places[tensor == i] - (ends[i] - sizes[i]))
         found.append(other.flatten().cpu()[chosen].double())
     return torch.cat(found)
+
+
+def distance_share(sample: Tensor | None, original: Tensor | None, others: Sequence[Tensor | None]) -> float | None:
+    """Return how far a model lies from the original, as a share of how far `others` lie on the mean; None if that is not known.
+
+    No verdict rests on it: weights can be far and know all, or near and know nothing. Models near the original relearn sooner
+    (arXiv 2505.22310).
+
+    Args:
+        sample, original, others: what `sampled_weights` returned for the model, for the original and for the others.
+    """
+    known = [other for other in others if other is not None]
+    if sample is None or original is None or not known:
+        return None
+    ways = [float((other - original).norm()) for other in known]
+    mean = sum(ways) / len(ways)
+    return round(float((sample - original).norm()) / mean, 4) if mean else None

@@ -5,7 +5,13 @@ import re
 import pytest
 import torch
 
-from hf_unlearn.evaluation.audit.networks import SAMPLE, network_difference, sampled_weights, unchanged_share
+from hf_unlearn.evaluation.audit.networks import (
+    SAMPLE,
+    distance_share,
+    network_difference,
+    sampled_weights,
+    unchanged_share,
+)
 from hf_unlearn.models.pixel_mlp import PixelMLPConfig, PixelMLPForImageClassification
 from tests.support.models import build, trained
 
@@ -92,3 +98,13 @@ def test_of_an_original_that_was_trained_as_an_adapter_the_adapter_counts():
     moved = sampled_weights(adapted(2, seed=1), original, 0) - sampled_weights(original, original, 0)
     assert (moved != 0).double().mean() > 0.99
     assert sampled_weights(adapted(3), original, 0) is None
+
+
+def test_distance_from_the_original_is_a_share_of_that_of_retrained_models():
+    original, near, far, other = (torch.tensor([x, 0.0]) for x in (1.0, 2.0, 5.0, 3.0))
+    assert distance_share(near, original, [far, other]) == pytest.approx(1 / 3, abs=1e-4)
+    assert distance_share(original, original, [far]) == 0.0
+    assert distance_share(near, original, [far, None]) == pytest.approx(1 / 4)
+    assert distance_share(None, original, [far]) is None
+    assert distance_share(near, original, []) is None
+    assert distance_share(near, original, [original]) is None
