@@ -2,11 +2,9 @@
 
 import json
 import math
-import os
 import re
-import signal
+import subprocess
 import sys
-import time
 
 import pytest
 
@@ -14,7 +12,7 @@ from hf_unlearn.cli import main
 from hf_unlearn.cli.compare import plans_of, read_arguments, suiting, words
 from hf_unlearn.evaluation.comparison.cells import lines_of, read
 from hf_unlearn.utils.files import read_object
-from tests.cli.support import forked
+from tests.cli.support import ROOT, environment, wait_until
 
 OPTIONS = {"use_cpu": True, "train_epochs": 15, "train_batch_size": 8, "train_learning_rate": 3e-3, "max_steps": 3}
 
@@ -40,14 +38,13 @@ def test_a_killed_comparison_goes_on_and_runs_no_cell_twice(folders, tmp_path, c
     given = command(
         folders, out, "--methods", "jit", "masked", "fine_tune", "--seeds", "0", "1", "--settings", settings
     )
-    child = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-m", "hf_unlearn.cli", "compare", *given])
-    end = time.monotonic() + 240
-    while len(read(out / "cells.jsonl")) < 2:
-        assert time.monotonic() < end, "no cell was finished"
-        assert os.waitpid(child, os.WNOHANG) == (0, 0), "the comparison ended before it could be killed"
-        time.sleep(0.05)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    child = subprocess.Popen([sys.executable, "-m", "hf_unlearn.cli", "compare", *given], env=environment(), cwd=ROOT)
+    try:
+        wait_until(lambda: len(read(out / "cells.jsonl")) >= 2 or child.poll() is not None, 240)
+        assert child.poll() is None, "the comparison ended before it could be killed"
+    finally:
+        child.kill()
+        child.wait(timeout=30)
     before = (out / "cells.jsonl").read_bytes()
     kept = len(read(out / "cells.jsonl"))
     assert main(["compare", *given]) == 0
@@ -73,18 +70,17 @@ def test_a_killed_comparison_goes_on_and_runs_no_cell_twice(folders, tmp_path, c
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("compare")
-def test_a_cell_that_fails_is_a_row_and_the_others_go_on(folders, tmp_path):
+def test_a_cell_that_fails_is_a_row_and_the_others_go_on(folders, tmp_path, capsys):
     out = tmp_path / "out"
     # Distillation of a struck-out class cannot forget single rows, and says so only when it sees the rows.
     asked = {"some rows": {"forget_fraction": 0.2}}
     given = command(folders, out, "--methods", "counterfactual_distillation", "delete", "--seeds", "3", scenarios=asked)
-    done = forked([sys.executable, "-m", "hf_unlearn.cli", "compare", *given])
-    assert done.returncode == 1, done.stderr
+    assert main(["compare", *given]) == 1
     failed, other = read(out / "cells.jsonl").values()
     assert "forgets whole classes" in failed.error
     assert other.kind == "samples"
     assert "## Without a result" in (out / "comparison.md").read_text()
-    assert "counterfactual_distillation, seed 3" in done.stdout
+    assert "counterfactual_distillation, seed 3" in capsys.readouterr().out
 
 
 @pytest.mark.slow
