@@ -47,7 +47,8 @@ class CompareArguments:
         }
     )
     methods: list[str] | None = setting(
-        None, "Methods, or names of entries in `settings`. By default every method that forgets rows."
+        None,
+        "Methods, or names of entries in `settings`. By default every method that can forget what a request names.",
     )
     seeds: list[int] | None = setting(None, "Seeds of the unlearning. By default 0, 1 and 2.")
     retrain: int = setting(3, "Models that are retrained for each request, once for all methods. Two at least.")
@@ -188,7 +189,9 @@ def plans_of(arguments: CompareArguments, tuned: Mapping[str, Mapping[str, Any]]
     ):
         found = {**options, **(tuned or {}).get(name, {})}
         parts = partial(_parts, arguments, arguments.requests[scenario], method, seed, found)
-        parts()
+        run, _, checked_method = parts()
+        if arguments.methods is None and run.kind not in checked_method.kinds:
+            continue  # a method that the user did not name, and that cannot forget this
         plans.append(Plan(scenario, name, seed, parts))
     return plans
 

@@ -75,6 +75,7 @@ class UnlearningMethod:
     needs_retain: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False  # Labels of the forget set are read.
     needs_column: ClassVar[bool] = False  # The column `attribute` of the retain set gives `batch["group"]`.
+    kinds: ClassVar[frozenset[str]] = frozenset({"class", "samples"})  # Requests that it can forget.
     one_shot: ClassVar[bool] = False  # `setup` does all the work, and no step is trained.
     starts_fresh: ClassVar[bool] = False  # The run starts from untrained weights instead of the original's.
     stops_at_target: ClassVar[bool] = False  # The run ends once the forget set is at its target.

@@ -49,6 +49,7 @@ class CounterfactualDistillation(UnlearningMethod):
 
     name: ClassVar[str] = "counterfactual_distillation"
     paper: ClassVar[Paper | None] = Paper("Decoupled Distillation to Erase", "2503.23751")
+    kinds: ClassVar[frozenset[str]] = frozenset({"class"})
     reasons: ClassVar[Mapping[str, str]] = {
         "fsdp": "its simulated attack moves whole weights and takes gradients outside of the step that FSDP gathers",
         "deepspeed": "its simulated attack adds to gradients that DeepSpeed keeps to itself",

@@ -42,6 +42,7 @@ class ReGUn(Baseline):
 
     name: ClassVar[str] = "regun"
     paper: ClassVar[Paper | None] = Paper("Reference-Guided Machine Unlearning", "2603.11210")
+    kinds: ClassVar[frozenset[str]] = frozenset({"samples"})
     reads_held_out: ClassVar[bool] = True
     searched: ClassVar[Mapping[str, tuple[float, float]]] = {"forget_weight": (0.05, 0.95)}
 

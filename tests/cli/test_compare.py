@@ -112,8 +112,10 @@ def test_settings_are_tuned_on_another_request_and_each_trial_is_run_once(folder
 def test_every_method_and_three_seeds_by_default(folders, tmp_path):
     asked = {"a class": {"forget_class": 1}, "some": {"forget_fraction": 0.1}}
     plans = plans_of(read_arguments(command(folders, tmp_path / "out", scenarios=asked)))
-    assert len(plans) == 2 * len(suiting()) * 3
+    assert len(plans) == 3 * (2 * len(suiting()) - 2)
     assert {p.method for p in plans} == set(suiting())
+    assert [p.scenario for p in plans if p.method == "regun"] == ["some"] * 3
+    assert [p.scenario for p in plans if p.method == "counterfactual_distillation"] == ["a class"] * 3
     assert "retrain" not in suiting()
     assert "feature_information" not in suiting()
     run, args, method = plans[-1].parts()

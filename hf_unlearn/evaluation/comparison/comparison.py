@@ -183,7 +183,8 @@ class Comparison:
         if self.ranks is None:
             return ""
         named = "; ".join(f"{method} {rank:.1f}" for method, rank in self.ranks.ranks.items())
-        out = f"Mean rank by Avg. Gap over {self.ranks.blocks} requests and seeds, 1 is nearest to retraining: {named}."
+        blocks = "one request and seed" if self.ranks.blocks == 1 else f"{self.ranks.blocks} requests and seeds"
+        out = f"Mean rank by Avg. Gap over {blocks}, 1 is nearest to retraining: {named}."
         if not math.isnan(self.ranks.difference):
             out += (
                 f" Ranks that differ by less than {self.ranks.difference:.1f} are not told apart (Nemenyi's test at 5 %; all methods alike "
