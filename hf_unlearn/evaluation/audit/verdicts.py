@@ -19,6 +19,7 @@ UNCLEAR = "cannot tell with this much data"
 UNCHANGED = "nothing changed"
 VOID = "not comparable"
 
+LEAST_SPREAD = 0.01  # standard deviation over seeds of a share of hits
 KEPT = ("utility", "scale")  # groups of lines that are about what was to be kept, where the original is as it should be
 
 MEANING = {
@@ -42,8 +43,8 @@ class Spec:
         practical: difference from retraining that is declared not to matter.
         default_spread: standard deviation over seeds of retraining that is assumed before the given retrained models are
             counted; `recipes/benchmarks/audit.py` measured it on small classifiers.
-        relative_spread: a part of what retraining gives that this standard deviation is at least. Seeds move a small share of hits by
-            less than a large one.
+        relative_spread: the same as a part of what retraining gives, if that is less, and `LEAST_SPREAD` at least: seeds move a small
+            share of hits by less than a large one. 0: the default spread counts everywhere.
         above, below: what a figure significantly above and below the margin means. If `below` is empty, only figures above
             the margin count.
         alone: the least that `practical` is if no retrained model is given.
@@ -62,7 +63,9 @@ class Spec:
 
     def spread_at(self, expected: float) -> float:
         """Return the standard deviation over seeds that is assumed where retraining gives `expected`."""
-        return max(self.default_spread, self.relative_spread * abs(expected))
+        if not self.relative_spread:
+            return self.default_spread
+        return min(self.default_spread, max(LEAST_SPREAD, self.relative_spread * abs(expected)))
 
 
 SPECS: dict[str, Spec] = {
@@ -100,16 +103,16 @@ SPECS: dict[str, Spec] = {
     "class_probe": Spec("linear probe for the forgotten classes on frozen features", "inside", 0.03, 0.02,
         "features tell the forgotten classes apart better than a retrained model's",
         "features tell the forgotten classes apart worse than a retrained model's", deep=True),
-    "prototype": Spec("prototype of ten forget rows, last block: hits − false alarms", "inside", 0.05, 0.01,
+    "prototype": Spec("prototype of ten forget rows, last block: hits − false alarms", "inside", 0.05, 0.045,
         "ten forget rows bring the forgotten classes back from its last features",
         "its last features hold the forgotten classes together less than a retrained model's", deep=True, relative_spread=0.1),
-    "inner_prototype": Spec("prototype of ten forget rows, inner blocks: hits − false alarms", "inside", 0.05, 0.01,
+    "inner_prototype": Spec("prototype of ten forget rows, inner blocks: hits − false alarms", "inside", 0.05, 0.055,
         "ten forget rows bring the forgotten classes back from its inner features",
         "its inner features hold the forgotten classes together less than a retrained model's", deep=True, relative_spread=0.08),
-    "single_row": Spec("prototype of a single forget row, last block: hits − false alarms", "inside", 0.05, 0.01,
+    "single_row": Spec("prototype of a single forget row, last block: hits − false alarms", "inside", 0.05, 0.055,
         "a single forget row brings the forgotten classes back from its last features",
         "its last features hold the forgotten classes together less than a retrained model's", deep=True, relative_spread=0.18),
-    "inner_single_row": Spec("prototype of a single forget row, inner blocks: hits − false alarms", "inside", 0.05, 0.01,
+    "inner_single_row": Spec("prototype of a single forget row, inner blocks: hits − false alarms", "inside", 0.05, 0.055,
         "a single forget row brings the forgotten classes back from its inner features",
         "its inner features hold the forgotten classes together less than a retrained model's", deep=True, relative_spread=0.14),
     "membership_probe": Spec("linear probe: forget against unseen rows by features (AUC)", "inside", 0.05, 0.02,

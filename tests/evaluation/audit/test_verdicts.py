@@ -140,7 +140,7 @@ def test_what_remains_is_the_median_way_from_retrained_models_to_the_original():
     assert say_remaining([]) == ""
 
 
-@pytest.mark.parametrize(("expected", "spread"), [(0.0, 0.01), (0.05, 0.01), (0.4, 0.04), (-0.4, 0.04)])
+@pytest.mark.parametrize(("expected", "spread"), [(0.0, 0.01), (0.05, 0.01), (0.4, 0.04), (-0.4, 0.04), (0.9, 0.045)])
 def test_seeds_are_taken_to_move_a_small_share_of_hits_by_less(expected, spread):
     assert SPECS["prototype"].spread_at(expected) == pytest.approx(spread)
     assert SPECS["features"].spread_at(expected) == SPECS["features"].default_spread
