@@ -14,14 +14,17 @@ from typing import Any
 import datasets
 import transformers
 
+from ..evaluation.comparison.cells import digest_of
 from ..methods import METHODS
 from ..methods.base import setting
 from ..pipeline.comparison import LEAST, MEASURED, Parts, Plan, Scene, compare
 from ..pipeline.folder_lock import sole_writer
+from ..pipeline.prepare import prepare
 from ..pipeline.recipe import read_recipe
 from ..pipeline.run_arguments import DATASET, MODEL, REQUEST
 from ..pipeline.tuning import TRIALS, Budget, tune
 from ..utils.argument_checks import check_counts, check_positive, did_you_mean
+from ..utils.files import file_digest
 from ..utils.safe_text import shown
 from .option_parser import OptionParser
 from .parsers import parser_settings
@@ -234,6 +237,9 @@ def main(given: Sequence[str]) -> int:
     names = ("model", "dataset", "base_model", "retrain", "options", "audit_seed")
     shared: dict[str, Any] = {name: getattr(arguments, name) for name in names}
     with sole_writer(folder):
+        if not os.path.exists(arguments.model) and "model_config" in arguments.mappings["options"]:
+            prepare(*plans[0].parts())  # trains the original, which the cells below are of
+        shared["weights"] = weights_of(arguments.model)
         if arguments.trials:
             plans = plans_of(arguments, _tuned(arguments, folder, shared, tell))
             shared |= {name: getattr(arguments, name) for name in ("trials", "passes", "tune")}
@@ -245,6 +251,12 @@ def main(given: Sequence[str]) -> int:
     print(found.to_markdown().partition("## Settings")[0])
     print(f"Tables in {folder / 'comparison.html'}, .md, .tex and .json")
     return 1 if found.failures() else 0
+
+
+def weights_of(model: str) -> str | None:
+    """Return a digest of the weights in a folder, so that cells of another original are other cells; None for a name on the Hub."""
+    files = sorted(Path(model).glob("*.safetensors")) if os.path.isdir(model) else []
+    return digest_of(*map(file_digest, files)) if files else None
 
 
 def _scene(arguments: CompareArguments, name: str, asked: Mapping[str, Any], folder: Path, number: int | str) -> Scene:

@@ -49,7 +49,7 @@ class BoundaryShrink(Baseline):
     searched: ClassVar[Mapping[str, tuple[float, float]]] = {"epsilon": (0.1, 3.0)}
     arguments: ClassVar[Mapping[str, Any]] = {
         **Baseline.arguments,
-        "num_train_epochs": 4.0,
+        "num_train_epochs": 2.0,
         "per_device_train_batch_size": 16,
         "retain_per_forget": 1,
     }

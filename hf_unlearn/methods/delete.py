@@ -43,7 +43,7 @@ class Delete(Baseline):
     needs_retain: ClassVar[bool] = False
     arguments: ClassVar[Mapping[str, Any]] = {
         **Baseline.arguments,
-        "num_train_epochs": 4.0,
+        "num_train_epochs": 2.0,
         "per_device_train_batch_size": 16,
         "retain_per_forget": 1,
     }

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from hf_unlearn.cli import main
-from hf_unlearn.cli.compare import plans_of, read_arguments, suiting, words
+from hf_unlearn.cli.compare import plans_of, read_arguments, suiting, weights_of, words
 from hf_unlearn.evaluation.comparison.cells import lines_of, read
 from hf_unlearn.utils.files import read_object
 from tests.cli.support import ROOT, environment, wait_until
@@ -179,3 +179,13 @@ def test_what_cannot_work_is_refused_before_anything_runs(folders, tmp_path, cap
     error = capsys.readouterr().err
     assert re.search(told, error), error
     assert not (out / "cells.jsonl").exists()
+
+
+def test_other_weights_are_another_original(tmp_path):
+    for name, content in (("a", b"1"), ("b", b"2"), ("c", b"1")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(content)
+    first, second, third = (weights_of(str(tmp_path / name)) for name in "abc")
+    assert first == third != second
+    assert weights_of("org/name") is None
+    assert weights_of(str(tmp_path)) is None
