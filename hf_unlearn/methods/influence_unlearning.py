@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from ..data.pairs import PreparedRows
-from ..models.forward import eval_mode, unwrap
+from ..models.forward import unwrap
 from ..utils.argument_checks import check_counts, check_positive
-from ..utils.distributed import sum_over_processes
 from .base import Paper, UnlearningMethod, setting
-from .components.influence import Sample, SampleGradients, influence
+from .components.influence import Sample, influence, mean_gradients
 from .protocols import UnlearningRun
 
 logger = logging.getLogger(__name__)
@@ -101,13 +100,7 @@ class InfluenceUnlearning(UnlearningMethod):
 
 
 def plain_step(run: UnlearningRun, names: list[str], forget: Sample, retain: Sample) -> dict[str, Tensor]:
-    """Return (n_f / n) (g_f − g_r) for each parameter, with mean gradients in evaluation mode."""
-    gradients = SampleGradients(run.model, names)
-    step = {n: torch.zeros_like(p) for n, p in gradients.parameters.items()}
-    with eval_mode(gradients.model, recompute=False):
-        for sample, sign in ((forget, 1), (retain, -1)):
-            for batch in sample.batches(run.args.device):
-                for name, gradient in gradients.total(batch).items():
-                    step[name].add_(gradient, alpha=sign / len(sample))
+    """Return (n_f / n) (g_f − g_r) for each parameter."""
+    up, down = (mean_gradients(run.model, names, sample) for sample in (forget, retain))
     share = len(forget.rows) / (len(forget.rows) + len(retain.rows))
-    return {n: sum_over_processes(s) * share for n, s in step.items()}
+    return {name: share * (up[name] - down[name]) for name in names}

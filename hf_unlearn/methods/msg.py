@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from ..data.pairs import PreparedRows
 from ..data.sampling import draw
 from ..models.base import StartingPoint
-from ..models.forward import classify_by_length, eval_mode, model_inputs, unwrap
+from ..models.forward import classify_by_length, model_inputs, unwrap
 from ..models.reference import Reference
-from ..utils.distributed import sum_over_processes
 from .base import Paper, setting
 from .baseline import Baseline
-from .components.influence import Sample, SampleGradients
+from .components.influence import Sample, mean_gradients
 from .protocols import UnlearningRun
 
 RESETS = ("gradient", "transpose", "noise")
@@ -133,16 +132,11 @@ def resettable(model: nn.Module) -> dict[str, Tensor]:
 def difference_of_gradients(run: UnlearningRun, names: list[str]) -> dict[str, Tensor]:
     """Return for each parameter the gradient of the mean loss of retain rows less that of forget rows, over as many of each."""
     few = PreparedRows(draw(run.retain_dataset, len(run.forget_rows), run.args.seed), run.processor, "retain_dataset")
-    gradients = SampleGradients(run.model, names)
-    sums = {n: torch.zeros_like(p) for n, p in gradients.parameters.items()}
-    with eval_mode(gradients.model, recompute=False):
-        for rows, sign in ((few, 1), (run.forget_rows, -1)):
-            for batch in Sample(rows, run.processor.collate, cap=len(rows)).batches(run.args.device):
-                for name, gradient in gradients.total(batch).items():
-                    sums[name].add_(gradient, alpha=sign / len(rows))
-    for gradient in sums.values():
-        sum_over_processes(gradient)
-    return sums
+    kept, gone = (
+        mean_gradients(run.model, names, Sample(rows, run.processor.collate, cap=len(rows)))
+        for rows in (few, run.forget_rows)
+    )
+    return {name: kept[name] - gone[name] for name in names}
 
 
 def first_values(start: StartingPoint | None, layers: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:

@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.base import StartingPoint
-from ..models.forward import eval_mode, unwrap
+from ..models.forward import unwrap
 from ..models.reference import Reference
-from ..utils.distributed import sum_over_processes
 from .base import Paper, setting
 from .baseline import Baseline
-from .components.influence import Sample, SampleGradients
+from .components.influence import Sample, mean_gradients
 from .components.losses import joint_logits
 from .protocols import UnlearningRun
 
@@ -108,15 +107,8 @@ def other_labels(labels: Tensor, allowed: list[int], seed: int) -> Tensor:
 def saliency_masks(run: UnlearningRun, share: float) -> dict[str, Tensor]:
     """Return for each parameter that may move which weights are among the `share` with the largest gradient on the forget set."""
     names = [n for n, p in unwrap(run.model).named_parameters() if p.requires_grad]
-    gradients = SampleGradients(run.model, names)
-    sums = {n: torch.zeros_like(p) for n, p in gradients.parameters.items()}
     sample = Sample(run.forget_rows, run.processor.collate, cap=len(run.forget_rows))
-    with eval_mode(gradients.model, recompute=False):
-        for batch in sample.batches(run.args.device):
-            for name, gradient in gradients.total(batch).items():
-                sums[name].add_(gradient)
-    for gradient in sums.values():
-        sum_over_processes(gradient)
-    sizes = torch.cat([g.abs().flatten() for g in sums.values()])
+    gradients = mean_gradients(run.model, names, sample)
+    sizes = torch.cat([g.abs().flatten() for g in gradients.values()])
     least = sizes.kthvalue(len(sizes) - max(1, round(share * len(sizes))) + 1).values
-    return {n: g.abs() >= least for n, g in sums.items()}
+    return {n: g.abs() >= least for n, g in gradients.items()}

@@ -21,7 +21,6 @@ only read, or whose gradient ends before the network's body, counts as a third o
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
 import json
 import os
@@ -472,21 +471,16 @@ def identity(cell: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def append(file: Path, cell: Mapping[str, Any]) -> None:
     """Add one line. Half a line, which a killed process left, is cut off first."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a+b") as lines:
-        fcntl.flock(lines, fcntl.LOCK_EX)
-        lines.seek(0)
-        lines.truncate(lines.read().rfind(b"\n") + 1)
-        lines.write(json.dumps(cell).encode() + b"\n")
-        lines.flush()
-        os.fsync(lines.fileno())
+    from hf_unlearn.evaluation.comparison.cells import append_line
+
+    append_line(file, cell)
 
 
 def read(file: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
     """Return the finished cells; the last line of a cell counts."""
-    text = file.read_text() if file.exists() else ""
-    cells = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-    return {identity(cell): cell for cell in cells}
+    from hf_unlearn.evaluation.comparison.cells import lines_of
+
+    return {identity(cell): cell for cell in lines_of(file)}
 
 
 def gap(ours: Mapping[str, float], retrained: Sequence[Mapping[str, float]]) -> float:

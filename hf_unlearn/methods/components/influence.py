@@ -132,6 +132,20 @@ class SampleGradients:
         return plain if torch.allclose(logits, before, rtol=1e-3, atol=1e-3) else dict(batch)
 
 
+def mean_gradients(model: nn.Module, names: Sequence[str], sample: Sample) -> dict[str, Tensor]:
+    """Return the gradient of the mean cross-entropy over a sample, in evaluation mode, for the parameters `names`.
+
+    Processes share the rows and add up their sums.
+    """
+    gradients = SampleGradients(model, names)
+    means = {n: torch.zeros_like(p) for n, p in gradients.parameters.items()}
+    with eval_mode(gradients.model, recompute=False):
+        for batch in sample.batches(next(iter(gradients.parameters.values())).device):
+            for name, gradient in gradients.total(batch).items():
+                means[name].add_(gradient, alpha=1 / len(sample))
+    return {name: sum_over_processes(mean) for name, mean in means.items()}
+
+
 @contextmanager
 def plain_attention(model: nn.Module) -> Iterator[None]:
     """Compute attention without fused kernels inside: they have no second derivative, and their masks branch on the data."""

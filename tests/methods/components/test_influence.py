@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import transformers
 from torch import nn
 
-from hf_unlearn.methods.components.influence import Sample, SampleGradients, influence
+from hf_unlearn.methods.components.influence import Sample, SampleGradients, influence, mean_gradients
 from hf_unlearn.models.processor import Processor
 from tests.methods.support import distance
 from tests.support.data import data_for, processing_class
@@ -230,3 +230,16 @@ def test_a_sample_is_capped_seeded_and_in_order():
     assert len(read(cap=20)) == 20
     assert read(cap=20) == sorted(read(cap=20)) == read(cap=20)
     assert read(cap=20) != read(cap=20, seed=1)
+
+
+def test_mean_gradients_are_those_of_the_mean_loss():
+    processor = Processor(trained("vit"), processing_class("vit"))
+    rows = [processor(row) for row in data_for("vit", 12)]
+    model = trained("vit").eval()
+    names = [n for n, _ in model.named_parameters()]
+    found = mean_gradients(model, names, Sample(rows, processor.collate, cap=12, batch_size=5))
+    batch = processor.collate(rows)
+    F.cross_entropy(model(pixel_values=batch["pixel_values"]).logits, batch["labels"]).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
