@@ -78,6 +78,8 @@ class Scene:
         run, args, method = parts()
         run.resume, args.output_dir = folder.is_dir(), str(folder)
         self.job: Job = prepare(run, args, method)
+        if self.job.test is None:
+            raise ValueError("A comparison measures every model on a test split. Name one: `test_split` in `options`.")
 
     @cached_property
     def cost(self) -> dict[str, float]:
@@ -120,6 +122,12 @@ class Scene:
         auditor = self.auditor
         return [auditor.measure(model, f"retrained[{i}]") for i, model in enumerate(self.models)]
 
+    @cached_property
+    def known(self) -> dict[str, dict[str, float]]:
+        """The figures of the original and of each retrained model, by name."""
+        models = [self.auditor.original, *self.retrained]
+        return {model.name: figures(model, self.auditor.in_forgotten_class) for model in models}
+
     @property
     def retain_rows(self) -> int:
         """The number of rows to keep."""
@@ -128,14 +136,13 @@ class Scene:
 
     def gap(self, parts: Parts) -> float:
         """Return the Avg. Gap to retraining, in [0, 1], of what a run with these arguments gives. No other attack is run."""
-        auditor, retrained = self.auditor, self.retrained
+        auditor, known = self.auditor, self.known
         run, args, method = parts
         with redirect_stdout(io.StringIO()):
             trainer = run_method(prepare(run, args, method), method).trainer
         outputs = run_model(self._ready(trainer.model), auditor.sets, auditor.processor, name="trial")
-        forgotten = auditor.in_forgotten_class
-        measured = figures(Measured("trial", outputs, {}, [], 0.0), forgotten)
-        band = [figures(model, forgotten) for model in retrained]
+        measured = figures(Measured("trial", outputs, {}, [], 0.0), auditor.in_forgotten_class)
+        band = [known[model.name] for model in self.retrained]
         return average_gap([measured[m] for m in GAP], [fmean(one[m] for one in band) for m in GAP])
 
     def _ready(self, model: nn.Module) -> nn.Module:
@@ -143,7 +150,7 @@ class Scene:
 
     def cell(self, plan: Plan, digest: str) -> Cell:
         """Run a method on this request, and measure the model that it gives."""
-        auditor, _ = self.auditor, self.retrained  # they are trained and measured first
+        auditor, known = self.auditor, self.known  # retrained models are trained and measured first
         run, args, method = plan.parts()
         job = prepare(run, args, method)
         with counted_passes() as passes, redirect_stdout(io.StringIO()):  # what the HF Trainer prints of each run
@@ -158,7 +165,6 @@ class Scene:
                 f"Of the retrained models {len(retrained)} can be compared with, and {LEAST} are needed. {' '.join(faults)}"
             )
         audit = auditor.audit(unlearned, retrained)
-        forgotten = auditor.in_forgotten_class
         return Cell(
             plan.scenario,
             plan.method,
@@ -173,11 +179,8 @@ class Scene:
             handed_back=answers_alike(unlearned, auditor.original),
             verdict=audit.verdict,
             because=list(audit.because),
-            figures={
-                "original": figures(auditor.original, forgotten),
-                "unlearned": figures(unlearned, forgotten),
-            },
-            retrained=[figures(model, forgotten) for model in retrained],
+            figures={"original": known["original"], "unlearned": figures(unlearned, auditor.in_forgotten_class)},
+            retrained=[known[model.name] for model in retrained],
             divergence=divergences(auditor.original, unlearned, retrained),
             lines={
                 line.key: {

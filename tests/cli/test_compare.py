@@ -181,6 +181,12 @@ def test_what_cannot_work_is_refused_before_anything_runs(folders, tmp_path, cap
     assert not (out / "cells.jsonl").exists()
 
 
+def test_rows_to_measure_on_are_needed(folders, tmp_path, capsys):
+    given = command(folders, tmp_path / "out", "--methods", "jit", options={**OPTIONS, "test_split": "none"})
+    assert main(["compare", *given]) == 2
+    assert "measures every model on a test split" in capsys.readouterr().err
+
+
 def test_other_weights_are_another_original(tmp_path):
     for name, content in (("a", b"1"), ("b", b"2"), ("c", b"1")):
         (tmp_path / name).mkdir()
