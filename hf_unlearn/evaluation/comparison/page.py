@@ -7,8 +7,8 @@ from typing import Any
 
 from ..pages import COLORS, rendered
 
-PLOT = (620, 300)  # pixels
-LEFT, RIGHT, TOP, BOTTOM = 46, 150, 14, 38  # pixels of the margins, of which the right one holds names
+PLOT = (670, 300)  # pixels
+LEFT, RIGHT, TOP, BOTTOM = 46, 200, 14, 38  # pixels of the margins, of which the right one holds names
 LETTER = 12  # pixels between two names
 
 
