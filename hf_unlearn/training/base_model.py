@@ -78,7 +78,8 @@ class StartsFromBase(Trainer):
 
     def fresh_model(self) -> nn.Module:
         """Return a seeded untrained model of the same kind, made by `model_init` or from the model's configuration."""
-        make = self.model_init_fn or (lambda: type(self.model)(self.model.config))
+        classifier = base_classifier(self.model)  # without the patch of a run
+        make = self.model_init_fn or (lambda: type(classifier)(classifier.config))
         return made_with_seed(make, self.args.seed).to(self.args.device)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:

@@ -5,13 +5,20 @@ from unittest.mock import patch
 
 from hf_unlearn import METHODS
 from hf_unlearn.methods import base
+from hf_unlearn.methods.baseline import Baseline
 from hf_unlearn.methods.components.counterfactual_anchors import CounterfactualAnchors
 
 FROM_RETAIN = ("retrain", "fine_tune")
 WITH_TERM = "surrogate_distillation+marginal_information"  # the second is a term of the first
 OF_ROWS = ("regun",)  # methods that forget single rows alone, which the common runs, of a class, cannot show
 TRAINED = [name for name, method in METHODS.items() if not (method.one_shot or name in OF_ROWS)]
-IN_TRAIN_MODE = (*(name for name in TRAINED if METHODS[name]().moves_statistics()), WITH_TERM)
+BASELINES = [name for name in TRAINED if issubclass(METHODS[name], Baseline)]
+IN_TRAIN_MODE = (
+    *FROM_RETAIN,
+    *(name for name in BASELINES if METHODS[name]().moves_statistics()),
+    "surrogate_distillation",
+    WITH_TERM,
+)
 CARRIERS = [
     name for name in TRAINED if not (name in IN_TRAIN_MODE or METHODS[name].reads_base or name == "uib")
 ]  # for UIB
