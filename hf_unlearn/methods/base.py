@@ -103,7 +103,9 @@ class UnlearningMethod:
         """Return `arguments` for what the user chose to `update` (None: nothing yet) and a request for a `class` or `samples`."""
         return self.arguments
 
-    def default_steps(self, retain_rows: int | None, retain_batch: int, trained: str = "base") -> int | None:
+    def default_steps(
+        self, retain_rows: int | None, retain_batch: int, trained: str = "base", kind: str = "class"
+    ) -> int | None:
         """Return the steps of a run for which the user named no length; None: as `arguments` say.
 
         Args:
@@ -111,6 +113,7 @@ class UnlearningMethod:
             retain_batch: retain rows that a step reads.
             trained: how the original was trained: all weights from a `"base"`, an `"adapter"` over one, or from `"scratch"`, which
                 takes the most passes.
+            kind: what is forgotten, a `"class"` or `"samples"`.
         """
         return None
 

@@ -52,7 +52,9 @@ class Baseline(UnlearningMethod):
     def moves_statistics(self) -> bool:
         return True
 
-    def default_steps(self, retain_rows: int | None, retain_batch: int, trained: str = "base") -> int | None:
+    def default_steps(
+        self, retain_rows: int | None, retain_batch: int, trained: str = "base", kind: str = "class"
+    ) -> int | None:
         if retain_rows is None or not self.needs_retain:
             return None
         passes = self.passes * (SCRATCH if trained == "scratch" else 1.0)

@@ -49,6 +49,7 @@ TAUGHT_ROWS = 512  # most retain rows that the probes learn from
 UNSEEN_ROWS = 512  # most held-out rows that tell how sure the original is
 DEPTHS = (1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)  # of the base, at which probes are tried
 PASSES = {"base": 0.75, "adapter": 1.0, "scratch": 1.0}  # over the retain set, by how the original was trained
+PASSES_FOR_ROWS = 0.5  # for single rows of such an original, which does not go back
 FEWEST_STEPS, MOST_STEPS = 12, 400
 CONTRAST = 16.0  # with which linear layers go back by direction
 # Retain rows are answered nearly as before then, so other weights go farther back, and targets may weigh as much as labels.
@@ -151,8 +152,8 @@ class SurrogateDistillation(UnlearningMethod):
     )
     passes: float | None = setting(
         None,
-        "Passes over the retain set, unless `max_steps` or `num_train_epochs` say how long to run. None: 0.75, or 1 if the original "
-        "was trained as an adapter or from random weights, which takes more passes than fine-tuning.",
+        "Passes over the retain set, unless `max_steps` or `num_train_epochs` say how long to run. None: 0.75 for a class and "
+        "0.5 for single rows, or 1 if the original was trained as an adapter or from random weights, which takes more passes.",
     )
     forget_weight: float | None = setting(
         None, "Weight μ of the distance from the targets on forget rows. None: 1 with a `contrast`, 0.3 without."
@@ -181,8 +182,11 @@ class SurrogateDistillation(UnlearningMethod):
     def moves_statistics(self) -> bool:
         return True
 
-    def default_steps(self, retain_rows: int | None, retain_batch: int, trained: str = "base") -> int | None:
-        passes = PASSES[trained] if self.passes is None else self.passes
+    def default_steps(
+        self, retain_rows: int | None, retain_batch: int, trained: str = "base", kind: str = "class"
+    ) -> int | None:
+        usual = PASSES_FOR_ROWS if trained == "base" and kind == "samples" else PASSES[trained]
+        passes = usual if self.passes is None else self.passes
         wanted = MOST_STEPS if retain_rows is None else math.ceil(passes * retain_rows / retain_batch)
         return min(max(wanted, FEWEST_STEPS), MOST_STEPS)
 

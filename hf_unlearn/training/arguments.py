@@ -219,7 +219,7 @@ class UnlearningArguments(TrainingArguments):
         per_forget = defaults["retain_per_forget"] if self.retain_per_forget is None else self.retain_per_forget
         rows = len(retain) if hasattr(retain, "__len__") else None
         batch = out.batch_rows * per_forget * self.gradient_accumulation_steps
-        steps = method.default_steps(rows, batch, trained)
+        steps = method.default_steps(rows, batch, trained, kind)
         if steps is not None and self.num_train_epochs is None:
             defaults["max_steps"] = steps
         for name, value in defaults.items():

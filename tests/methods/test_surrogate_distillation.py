@@ -291,6 +291,8 @@ def test_the_retain_set_says_how_long_a_run_is(tmp_path):
         100,
         100,
     ]
+    assert SurrogateDistillation().default_steps(1_600, 16, "base", "samples") == 50
+    assert SurrogateDistillation().default_steps(1_600, 16, "scratch", "samples") == 100
     method = SurrogateDistillation(passes=0.5)
     assert [method.default_steps(n, 16) for n in (1_600, 10, 10**6, None)] == [50, 12, 400, 400]
     assert method.default_steps(1_600, 16, "scratch") == 50
