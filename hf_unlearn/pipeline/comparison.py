@@ -158,11 +158,14 @@ class Scene:
         outcome = trainer.outcome
         assert outcome is not None
         unlearned = auditor.measure(self._ready(trainer.model), "unlearned")
+        # The audit may leave out more: here it is known that no retrained model was made from the unlearned one.
         judges = Yardsticks(auditor.classes, auditor.in_forgotten_class, auditor.same_shares, auditor.original)
-        retrained, faults = judges.sound(unlearned, self.retrained)
+        faults = {model.name: judges.fault_of(model) for model in self.retrained}
+        retrained = [model for model in self.retrained if not faults[model.name]]
         if len(retrained) < LEAST:
+            told = " ".join(f"`{name}`: {fault}" for name, fault in faults.items() if fault)
             raise ValueError(
-                f"Of the retrained models {len(retrained)} can be compared with, and {LEAST} are needed. {' '.join(faults)}"
+                f"Of the retrained models {len(retrained)} can be compared with, and {LEAST} are needed. {told}"
             )
         audit = auditor.audit(unlearned, retrained)
         return Cell(
@@ -221,7 +224,8 @@ def compare(
 ) -> Comparison:
     """Run the cells that are not in `folder` yet, and return all of them. After each one the tables are written anew.
 
-    A cell that fails is a cell with an error, and the comparison goes on. Ctrl-C ends it; run it again to go on.
+    A cell that fails is a cell with an error, and the comparison goes on. Ctrl-C ends it; run it again to go on, and to try again
+    what failed.
 
     Args:
         plans: the cells, in order.
@@ -232,7 +236,7 @@ def compare(
     """
     digests = {plan: digest_of(described_by[""], described_by[plan.scenario], _settings_of(plan)) for plan in plans}
     file = folder / CELLS
-    known = read(file)
+    known = {key for key, cell in read(file).items() if not cell.error}
     wanted = [plan for plan in plans if _key(plan, digests[plan]) not in known]
     if done := len(plans) - len(wanted):
         tell(f"{done} of {len(plans)} cells are there from an earlier run.")

@@ -81,6 +81,10 @@ def test_a_cell_that_fails_is_a_row_and_the_others_go_on(folders, tmp_path, caps
     assert other.kind == "samples"
     assert "## Without a result" in (out / "comparison.md").read_text()
     assert "counterfactual_distillation, seed 3" in capsys.readouterr().out
+    assert main(["compare", *given]) == 1  # what failed is tried again, and nothing else
+    told = capsys.readouterr().out
+    assert "1 of 2 cells are there from an earlier run." in told
+    assert "delete, seed 3" not in told
 
 
 @pytest.mark.slow
