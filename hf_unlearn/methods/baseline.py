@@ -85,6 +85,28 @@ class Baseline(UnlearningMethod):
         self._steps = state["steps"]
 
 
+@dataclass(kw_only=True)
+class ForgetOnlyBaseline(Baseline):
+    """A published method that reads the forget set alone. Its length is counted in passes over that (`num_train_epochs`).
+
+    Dropout is off and BatchNorm statistics stay, because they would become those of the forget rows.
+    """
+
+    needs_retain: ClassVar[bool] = False
+    arguments: ClassVar[Mapping[str, Any]] = {
+        **Baseline.arguments,
+        "num_train_epochs": 2.0,
+        "per_device_train_batch_size": 16,
+        "retain_per_forget": 1,
+    }
+
+    rate: float = setting(0.05, "Learning rate as a share of the root mean square by which training moved a weight.")
+    passes: float = setting(0.5, "Without effect here, where no retain set is read: give `num_train_epochs`.")
+
+    def moves_statistics(self) -> bool:
+        return False
+
+
 def steps_of(run: UnlearningRun) -> int:
     """Return the number of steps that a run may take."""
     args = run.args

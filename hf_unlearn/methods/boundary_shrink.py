@@ -13,12 +13,12 @@ from ..models.forward import classify, continuous_input, eval_mode, model_inputs
 from ..models.reference import Reference
 from ..utils.argument_checks import check_positive
 from .base import Paper, setting
-from .baseline import Baseline
+from .baseline import ForgetOnlyBaseline
 from .protocols import UnlearningRun
 
 
 @dataclass(kw_only=True)
-class BoundaryShrink(Baseline):
+class BoundaryShrink(ForgetOnlyBaseline):
     """Teach each forget row the class that one adversarial step brings it to (Chen et al., arXiv 2303.11570, eq. 4 and 5).
 
     f₀ is the original, ε the step as a share of the standard deviation of the inputs:
@@ -45,17 +45,8 @@ class BoundaryShrink(Baseline):
     paper: ClassVar[Paper | None] = Paper(
         "Boundary Unlearning: Rapid Forgetting of Deep Networks via Shifting the Decision Boundary", "2303.11570"
     )
-    needs_retain: ClassVar[bool] = False
     searched: ClassVar[Mapping[str, tuple[float, float]]] = {"epsilon": (0.1, 3.0)}
-    arguments: ClassVar[Mapping[str, Any]] = {
-        **Baseline.arguments,
-        "num_train_epochs": 2.0,
-        "per_device_train_batch_size": 16,
-        "retain_per_forget": 1,
-    }
 
-    rate: float = setting(0.05, "Learning rate as a share of the root mean square by which training moved a weight.")
-    passes: float = setting(0.5, "Without effect here, where no retain set is read: give `num_train_epochs`.")
     epsilon: float = setting(
         0.4, "Length ε of the adversarial step, as a share of the standard deviation of the inputs."
     )
@@ -63,9 +54,6 @@ class BoundaryShrink(Baseline):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "epsilon")
-
-    def moves_statistics(self) -> bool:
-        return False
 
     def begin(self, run: UnlearningRun, start: StartingPoint | None) -> None:
         self._labels = torch.cat([self._nearest(run, batch) for batch in _batches(run)])

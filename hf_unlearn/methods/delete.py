@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from ..models.base import StartingPoint
 from ..models.forward import classify, eval_mode, model_inputs
 from ..models.reference import Reference
-from .base import Paper, setting
-from .baseline import Baseline
+from .base import Paper
+from .baseline import ForgetOnlyBaseline
 from .components.losses import kl_to_target
 from .protocols import UnlearningRun
 
 
 @dataclass(kw_only=True)
-class Delete(Baseline):
+class Delete(ForgetOnlyBaseline):
     """Distill the original's outputs with each row's own label struck out, on the forget rows alone (arXiv 2503.23751, eq. 8).
 
         min_θ  E_{D_f} KL(p̃(x) ‖ f_θ(x)),    p̃(x) = softmax(f₀(x) with a logit of −∞ for the label y)
@@ -40,19 +40,6 @@ class Delete(Baseline):
 
     name: ClassVar[str] = "delete"
     paper: ClassVar[Paper | None] = Paper("Decoupled Distillation to Erase", "2503.23751")
-    needs_retain: ClassVar[bool] = False
-    arguments: ClassVar[Mapping[str, Any]] = {
-        **Baseline.arguments,
-        "num_train_epochs": 2.0,
-        "per_device_train_batch_size": 16,
-        "retain_per_forget": 1,
-    }
-
-    rate: float = setting(0.05, "Learning rate as a share of the root mean square by which training moved a weight.")
-    passes: float = setting(0.5, "Without effect here, where no retain set is read: give `num_train_epochs`.")
-
-    def moves_statistics(self) -> bool:
-        return False
 
     def begin(self, run: UnlearningRun, start: StartingPoint | None) -> None:
         reference = run.reference

@@ -147,11 +147,13 @@ def first_values(start: StartingPoint | None, layers: Mapping[str, Tensor], seed
         else {n: p for n, p in start.model.named_parameters() if n in start.shared}
     )
     generator = torch.Generator().manual_seed(seed)
-    drawn = {
-        n: torch.randn(p.shape, generator=generator) * (float(p.detach().float().std()) if p.numel() > 1 else 1.0)
-        for n, p in layers.items()
-    }
+    drawn = {n: spread(p) * torch.randn(p.shape, generator=generator) for n, p in layers.items()}
     return {n: known[n].detach() if n in known else value for n, value in drawn.items()}
+
+
+def spread(weight: Tensor) -> float:
+    """Return the standard deviation of the weights of a layer; 1 for a single one."""
+    return float(weight.detach().float().std()) if weight.numel() > 1 else 1.0
 
 
 @torch.no_grad()
@@ -170,5 +172,4 @@ def _transpose(run: UnlearningRun, layers: Mapping[str, Tensor]) -> None:
 def _distort(run: UnlearningRun, layers: Mapping[str, Tensor], noise: float) -> None:
     generator = torch.Generator().manual_seed(run.args.seed)
     for weight in layers.values():
-        spread = float(weight.float().std()) if weight.numel() > 1 else 1.0
-        weight.add_(noise * spread * torch.randn(weight.shape, generator=generator).to(weight))
+        weight.add_(noise * spread(weight) * torch.randn(weight.shape, generator=generator).to(weight))
