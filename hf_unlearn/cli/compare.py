@@ -4,7 +4,7 @@
 import argparse
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import product
@@ -241,7 +241,7 @@ def main(given: Sequence[str]) -> int:
             prepare(*plans[0].parts())  # trains the original, which the cells below are of
         shared["weights"] = weights_of(arguments.model)
         if arguments.trials:
-            plans = plans_of(arguments, _tuned(arguments, folder, shared, tell))
+            plans = plans_of(arguments, _tuned(arguments, {plan.method for plan in plans}, folder, shared, tell))
             shared |= {name: getattr(arguments, name) for name in ("trials", "passes", "tune")}
         scenes = {
             name: partial(_scene, arguments, name, asked, folder, number)
@@ -267,9 +267,13 @@ def _scene(arguments: CompareArguments, name: str, asked: Mapping[str, Any], fol
 
 
 def _tuned(
-    arguments: CompareArguments, folder: Path, shared: Mapping[str, Any], tell: Callable[[str], object]
+    arguments: CompareArguments,
+    names: Container[str],
+    folder: Path,
+    shared: Mapping[str, Any],
+    tell: Callable[[str], object],
 ) -> dict[str, dict[str, Any]]:
-    """Return the settings of each row that trials on the request `tune` found."""
+    """Return the settings that trials on the request `tune` found, for each row in `names`."""
     asked, budget = arguments.mappings["tune"], Budget(arguments.trials, arguments.passes)
     scene = _scene(arguments, "tune", asked, folder, "t")
 
@@ -279,6 +283,7 @@ def _tuned(
     return {
         name: tune(name, scene, partial(of, method, options), budget, folder / TRIALS, [shared, asked], tell)
         for name, (method, options) in arguments.entries().items()
+        if name in names
     }
 
 

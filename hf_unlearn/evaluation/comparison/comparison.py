@@ -30,7 +30,6 @@ DEPTH = (
 )
 """Lines of the audit that see behind the outputs, in the order of the table."""
 NONE = "–"
-NOT_OF_ANCHORS = ("left in features, %", "passes, %", "time, %")  # columns that only a method's run has
 LIMITS = (
     "A gap is a distance to retraining, in either direction: a model that forgets more than a retrained one is as far from it as one "
     "that forgets less.",
@@ -132,26 +131,25 @@ class Comparison:
 
     def _anchors(self, cell: Cell) -> list[Row]:
         """Return the original in the place of an unlearned model, and each retrained model against the others, with their mean."""
-        taken = {c.head: c for c in columns(cell.kind) if c.head not in NOT_OF_ANCHORS}
+        bare = replace(cell, left=None, cost={})  # columns that only a method's run has
         original = replace(
-            cell,
+            bare,
             figures={"unlearned": cell.figures["original"]},
             divergence={**cell.divergence, "unlearned": cell.divergence["original"]},
         )
         retrained = [
-            replace(cell, figures={"unlearned": one}, retrained=[r for r in cell.retrained if r is not one])
+            replace(
+                bare,
+                figures={"unlearned": one},
+                retrained=[r for r in cell.retrained if r is not one],
+                divergence={"among": []},
+            )
             for one in cell.retrained
         ]
-        rows = []
-        for name, cells in (("a retrained model", retrained), ("the original itself", [original])):
-            texts = [
-                _mean(column, cells)
-                if column.head in taken and not (cells is retrained and column.value == Cell.ratio)
-                else NONE
-                for column in columns(cell.kind)
-            ]
-            rows.append(Row(name, [name, "", "", "", *texts], None, None))
-        return rows
+        return [
+            Row(name, [name, "", "", "", *(_mean(column, cells) for column in columns(cell.kind))], None, None)
+            for name, cells in (("a retrained model", retrained), ("the original itself", [original]))
+        ]
 
     def depth(self, scenario: str) -> tuple[list[str], list[list[str]]]:
         """Return heads and rows of what is found behind the outputs: the difference from retraining, in margins of the audit.
@@ -168,14 +166,16 @@ class Comparison:
 
     @cached_property
     def ranks(self) -> Ranking | None:
-        """Ranks by Avg. Gap over requests and seeds for which every method has a result; None if there are none."""
-        blocks = list(dict.fromkeys((c.scenario, c.seed) for c in self.cells))
-        scores: dict[str, list[float]] = {method: [] for method in self.methods}
-        for scenario, seed in blocks:
-            here = {c.method: c for c in self.of(scenario) if c.seed == seed and not c.error}
-            if here.keys() == scores.keys():
-                for method, cell in here.items():
-                    scores[method].append(cell.gap())
+        """Ranks by Avg. Gap of the methods that were run on every request, over requests and seeds for which all of them have a
+        result; None if there are none."""
+        scores: dict[str, list[float]] = {
+            method: [] for method in self.methods if all(self.of(scenario, method) for scenario in self.scenarios)
+        }
+        for scenario, seed in dict.fromkeys((c.scenario, c.seed) for c in self.cells):
+            here = {c.method: c.gap() for c in self.of(scenario) if c.seed == seed and not c.error}
+            if scores.keys() <= here.keys():
+                for method, found in scores.items():
+                    found.append(here[method])
         return ranking(scores) if any(scores.values()) else None
 
     def say_ranks(self) -> str:

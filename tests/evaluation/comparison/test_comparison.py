@@ -114,3 +114,11 @@ def test_it_says_whether_settings_were_tuned():
     assert Comparison(CELLS).limits()[0].startswith("Defaults are compared.")
     tuned = Comparison(CELLS, {"trials": 8, "passes": 0.5}).limits()[0]
     assert tuned.startswith("The settings of every method were found with 8 trials of 0.5 passes")
+
+
+def test_a_method_for_some_requests_alone_is_not_ranked_and_keeps_no_other_from_it():
+    gaps = {"near": 0.1, "far": 0.3, "for rows": 0.2}
+    cells = [cell(method, 0, gap, scenario) for scenario in ("a class", "rows") for method, gap in gaps.items()]
+    cells = [c for c in cells if (c.method, c.scenario) != ("for rows", "a class")]
+    assert Comparison(cells).ranks.ranks == {"near": 1.0, "far": 2.0}
+    assert Comparison(cells).ranks.blocks == 2
