@@ -1,4 +1,4 @@
-"""The commands `hf-unlearn demo | run | audit | compare | card | push | receipt`: each takes words and returns an exit code."""
+"""The commands `hf-unlearn demo | run | audit | compare | shards | card | push | receipt`: each takes words and returns an exit code."""
 
 import os
 import sys
@@ -7,9 +7,9 @@ from importlib import import_module
 
 from .exit_codes import answered
 
-COMMANDS = ("demo", "run", "audit", "compare", "card", "push", "receipt")  # each is a module of this package
-LONG = ("demo", "run", "audit", "compare")  # those that read models and data before they have anything to say
-USAGE = """usage: hf-unlearn {demo,run,audit,compare,card,push,receipt} ...
+COMMANDS = ("demo", "run", "audit", "compare", "shards", "card", "push", "receipt")  # each is a module of this package
+LONG = ("demo", "run", "audit", "compare", "shards")  # those that read models and data before they have anything to say
+USAGE = """usage: hf-unlearn {demo,run,audit,compare,shards,card,push,receipt} ...
 
   hf-unlearn demo                      train a small classifier, forget a class and a random 10 %, compare with retraining
   hf-unlearn run --config RECIPE.yaml  unlearn the rows that a recipe or the command line names, and report the result
@@ -17,6 +17,7 @@ USAGE = """usage: hf-unlearn {demo,run,audit,compare,card,push,receipt} ...
                                        judge a model that any tool made, against retrained models
   hf-unlearn compare --config FILE.yaml
                                        run methods on requests, and compare each with retraining
+  hf-unlearn shards train | forget …   train adapters on shards of the rows, so that a deletion is exact and costs one shard
   hf-unlearn card RUN_FOLDER           write the model card of a run again, with an audit that was saved there since
   hf-unlearn push FOLDER --repo ORG/NAME
                                        publish the model and the report of a run on the Hub, privately by default

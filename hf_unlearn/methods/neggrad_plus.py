@@ -40,7 +40,7 @@ class NegGradPlus(Baseline):
     paper: ClassVar[Paper | None] = Paper("Towards Unbounded Machine Unlearning", "2302.09880")
     searched: ClassVar[Mapping[str, tuple[float, float]]] = {"retain_share": (0.5, 0.99)}
 
-    retain_share: float = setting(0.95, "Share a of the loss that is that of the retain set, in (0, 1).")
+    retain_share: float = setting(0.9, "Share a of the loss that is that of the retain set, in (0, 1).")
     bounded: bool = setting(True, "Climb no further than log C for each row. False: without a bound, as published.")
 
     def __post_init__(self) -> None:

@@ -14,9 +14,10 @@ from ..utils.files import front_matter
 from ..utils.hub_names import file_beside, is_local, pinned
 from ..utils.loading_errors import located
 from .adapters import base_classifier, is_adapted
+from .classifier_class import from_pretrained_quietly
 from .config_checks import HELD_ELSEWHERE, raw_config, read_config, weights_file
 from .forward import unwrap
-from .pretrained import base_of_adapter, from_pretrained_quietly, load_processing_class
+from .pretrained import base_of_adapter, load_processing_class
 from .structure import find_heads, layer_groups, prefixes
 
 REMEDY = "Name the model that the training started from, or `none` if it started from random weights."

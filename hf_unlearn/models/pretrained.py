@@ -14,58 +14,29 @@ from torch import nn
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
 )
 from transformers.utils import has_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..utils.files import clear_errors
-from ..utils.hub_names import pinned
+from ..utils.hub_names import file_beside, pinned
 from ..utils.loading_errors import loading, located
 from . import pixel_mlp  # noqa: F401  registers its architecture
 from .adapters import let_adapter_move, load_patches, whole_tensors
+from .classifier_class import classifier_class, from_pretrained_quietly
 from .config_checks import HELD_ELSEWHERE, check_size, held_by, raw_config, read_config, weights_file
-from .processor import IMAGE_COLUMNS
+from .sharded_classifier import SHARDING, ShardedClassifier
 from .structure import last_linear
 
 logger = logging.getLogger(__name__)
-
-
-def is_image_dataset(dataset: datasets.Dataset) -> bool:
-    """Check whether `dataset` has an image column."""
-    kinds = {type(f).__name__ for f in dataset.features.values()}
-    return "Image" in kinds or any(c in dataset.column_names for c in IMAGE_COLUMNS)
-
-
-def classifier_class(config: Any, rows: datasets.Dataset | None = None) -> Any:
-    """Return the Auto class of the classifier of images or texts that `config` describes.
-
-    Where the architecture has both, the class name in `config` decides, and then the columns of `rows`.
-
-    Raises:
-        ValueError: the architecture has no classifier of images or texts, or `config` is of a model for another task.
-    """
-    name = (getattr(config, "architectures", None) or [""])[0]
-    if "TokenClassification" in name:
-        raise ValueError(f"the model is a {name}, which has a class for each token. Use a classifier of whole texts.")
-    kinds = (AutoModelForImageClassification, AutoModelForSequenceClassification)
-    fitting = [kind for kind in kinds if type(config) in kind._model_mapping]
-    if not fitting:
-        raise ValueError(f"a model of type {config.model_type!r} is no classifier of images or texts.")
-    if len(fitting) == 1:
-        return fitting[0]
-    if name.endswith("ForSequenceClassification"):
-        return AutoModelForSequenceClassification
-    images = "ForImageClassification" in name or (rows is not None and is_image_dataset(rows))
-    return AutoModelForImageClassification if images else AutoModelForSequenceClassification
 
 
 def load_classifier(source: str, rows: datasets.Dataset | None = None, revision: str | None = None) -> nn.Module:
     """Return a classifier in float32, because half precision would round the small steps of a run away.
 
     Args:
-        source: a folder or a repository on the Hub, with safetensors files. If it holds adapters, the result is a `PeftModel`
+        source: a folder or a repository on the Hub, with safetensors files. If it holds shards, the result is a `ShardedClassifier`. If it holds adapters, the result is a `PeftModel`
             (see `load_patches`) over the base that the first adapter names. The base may lack what the adapter holds whole,
             such as a head.
         rows: rows for the classifier, which tell images from texts where the architecture reads both. Default None.
@@ -75,6 +46,8 @@ def load_classifier(source: str, rows: datasets.Dataset | None = None, revision:
         ValueError: the weights are no whole classifier or do not fit config.json.
         OSError: there are no weights, or only a pickle.
     """
+    if file_beside(source, SHARDING, revision) is not None:
+        return ShardedClassifier.from_pretrained(source, revision=revision)
     if os.path.isfile(source):
         raise ValueError(f"{source} is a file. Give its folder, which must also hold config.json.")
     adapter = find_adapter_config_file(source, revision=revision)
@@ -135,31 +108,6 @@ def _load_whole(
                     f"{source}: {name} holds NaN or infinite weights. Save the model again, or download it again."
                 )
     return model
-
-
-def from_pretrained_quietly(
-    kind: Any, source: str, config: Any, revision: str | None = None
-) -> tuple[Any, dict[str, Any]]:
-    """Load a model of the class `kind` in float32, from safetensors alone, and what transformers found out about its weights.
-
-    Weights that do not fit are no error here and nothing is printed about them: the caller checks `missing_keys`,
-    `mismatched_keys` and `unexpected_keys`.
-    """
-    report = logging.getLogger("transformers.modeling_utils")
-    report.disabled = True
-    try:
-        return kind.from_pretrained(
-            source,
-            config=config,
-            revision=revision,
-            use_safetensors=True,
-            dtype="float32",
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    finally:
-        report.disabled = False
 
 
 def load_processing_class(source: str, rows: datasets.Dataset | None = None, revision: str | None = None) -> Any:

@@ -125,8 +125,8 @@ class Scene:
     @cached_property
     def known(self) -> dict[str, dict[str, float]]:
         """The figures of the original and of each retrained model, by name."""
-        models = [self.auditor.original, *self.retrained]
-        return {model.name: figures(model, self.auditor.in_forgotten_class) for model in models}
+        models, gone = [self.auditor.original, *self.retrained], self.auditor.in_forgotten_class
+        return {m.name: figures(m, gone, [other for other in self.retrained if other is not m]) for m in models}
 
     @property
     def retain_rows(self) -> int:
@@ -182,7 +182,9 @@ class Scene:
             handed_back=answers_alike(unlearned, auditor.original),
             verdict=audit.verdict,
             because=list(audit.because),
-            figures={"original": known["original"], "unlearned": figures(unlearned, auditor.in_forgotten_class)},
+            figures={
+                "original": known["original"], "unlearned": figures(unlearned, auditor.in_forgotten_class, retrained),
+            },
             retrained=[known[model.name] for model in retrained],
             divergence=divergences(auditor.original, unlearned, retrained),
             lines={
@@ -194,6 +196,7 @@ class Scene:
                 if line.expected is not None
             },
             left=None if (left := remaining(audit.lines)) is None else left[0],
+            distance=audit.run["distance"],
             cost={"seconds": trainer.seconds, "passes": passes.total, **self.cost},
         )  # fmt: skip
 

@@ -13,8 +13,9 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from ..data.class_names import names_of_classes
 from ..models import pixel_mlp  # noqa: F401  registers its architecture
+from ..models.classifier_class import classifier_class
 from ..models.config_checks import FRESH, check_size, read_config
-from ..models.pretrained import classifier_class, save_model
+from ..models.pretrained import save_model
 from ..models.processor import Processor
 from ..models.text_inputs import find_text_columns
 from ..training.arguments import UnlearningArguments

@@ -24,7 +24,8 @@ from torch import nn
 
 from ..data.sampling import has_transform
 from ..models.adapters import configurations, is_adapted, load_adapters
-from ..models.pretrained import from_pretrained_quietly, save_model
+from ..models.classifier_class import from_pretrained_quietly
+from ..models.pretrained import save_model
 from ..models.private_digests import digest_of_inputs, read_secret, settings_of
 from ..models.snapshot import joint_digest
 from ..training.checkpoints import find_damage, read_state, seal_checkpoint

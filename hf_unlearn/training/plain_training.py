@@ -19,9 +19,17 @@ logger = logging.getLogger(__name__)
 
 
 def train_classifier(
-    model: nn.Module, train: Any, processor: Processor, arguments: Mapping[str, Any], output_dir: str | Path
+    model: nn.Module,
+    train: Any,
+    processor: Processor,
+    arguments: Mapping[str, Any],
+    output_dir: str | Path,
+    name: str = "original",
 ) -> float:
-    """Train `model` in place with the HF Trainer and fields of its `arguments`; return the seconds. Warn if nothing changed."""
+    """Train `model` in place with the HF Trainer and fields of its `arguments`; return the seconds.
+
+    Warn if nothing changed, and call the model `name`.
+    """
     fixed: dict[str, Any] = {"save_strategy": "no", "remove_unused_columns": False, "logging_strategy": "no"}
     # The base class would multiply a mean loss by the number of processes.
     fixed["average_tokens_across_devices"] = False
@@ -31,7 +39,7 @@ def train_classifier(
     with lone_values_normalized(model):
         Trainer(model=model, args=args, data_collator=processor.collate, train_dataset=rows).train()
     seconds = time.perf_counter() - started
-    warn_if_untrained(start, model, "original")
+    warn_if_untrained(start, model, name)
     return seconds
 
 

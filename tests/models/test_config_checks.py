@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig
 
+from hf_unlearn.models.classifier_class import classifier_class
 from hf_unlearn.models.config_checks import (
     FRESH,
     Held,
@@ -17,7 +18,7 @@ from hf_unlearn.models.config_checks import (
     shapes_in,
     weights_file,
 )
-from hf_unlearn.models.pretrained import classifier_class, load_classifier
+from hf_unlearn.models.pretrained import load_classifier
 from tests.support.models import build
 
 

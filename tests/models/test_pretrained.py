@@ -6,21 +6,13 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    BertConfig,
-    PerceiverConfig,
-    WhisperConfig,
-)
+from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
 from hf_unlearn.cli import main
 from hf_unlearn.hub.card.command_lines import snippet
 from hf_unlearn.hub.push.staging import prepare_folder
 from hf_unlearn.models.adapters import Patch
 from hf_unlearn.models.pretrained import (
-    classifier_class,
-    is_image_dataset,
     load_classifier,
     load_processing_class,
     save_model,
@@ -32,7 +24,6 @@ from tests.support.data import (
     data_for,
     image_data,
     image_processor,
-    pixel_data,
     processing_class,
     text_data,
     tokenizer,
@@ -201,11 +192,6 @@ def test_an_adapter_that_names_no_base_is_refused(tmp_path):
         load_classifier(str(tmp_path), text_data(2))
 
 
-def test_columns_say_whether_rows_are_images():
-    assert [is_image_dataset(d) for d in (image_data(2), pixel_data(2), text_data(2))] == [True, True, False]
-    assert is_image_dataset(image_data(2).rename_column("image", "photo"))
-
-
 # --- what a checkpoint is follows from its own files ------------------------------------------------------------------
 
 
@@ -220,32 +206,10 @@ def saved_text_model(folder, **config):
 
 
 def test_the_configuration_says_whether_a_model_reads_images_or_texts(tmp_path):
-    assert classifier_class(build("vit").config, text_data(2)) is AutoModelForImageClassification
-    assert classifier_class(build("bert").config, image_data(2)) is AutoModelForSequenceClassification
     saved_text_model(tmp_path)
     both = text_data(2).add_column("img", ["https://example.org/x.png"] * 2)
     assert load_classifier(str(tmp_path), both).main_input_name == "input_ids"
     assert load_processing_class(str(tmp_path), both)("w1").input_ids == tokenizer()("w1").input_ids
-
-
-@pytest.mark.parametrize(
-    ("name", "rows", "kind"),
-    [
-        ("PerceiverForSequenceClassification", image_data, AutoModelForSequenceClassification),
-        ("PerceiverForImageClassificationLearned", text_data, AutoModelForImageClassification),
-        (None, image_data, AutoModelForImageClassification),
-        (None, text_data, AutoModelForSequenceClassification),
-    ],
-)
-def test_where_an_architecture_reads_both_its_class_decides_and_then_the_columns(name, rows, kind):
-    assert classifier_class(PerceiverConfig(architectures=name and [name]), rows(2)) is kind
-
-
-def test_models_for_other_tasks_are_refused():
-    with pytest.raises(ValueError, match="'whisper' is no classifier of images or texts"):
-        classifier_class(WhisperConfig())
-    with pytest.raises(ValueError, match="a class for each token"):
-        classifier_class(BertConfig(architectures=["BertForTokenClassification"]))
 
 
 def test_a_head_of_another_size_than_the_configuration_is_named_with_both_sizes(tmp_path):

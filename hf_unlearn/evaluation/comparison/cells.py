@@ -41,6 +41,7 @@ class Cell:
             ones, and among these.
         lines: key of a line of the audit -> figure of the unlearned model, what retraining gives, margin, result and power.
         left: share of what the original's features hold that is left, None if no line tells.
+        distance: how far the weights lie from the original's, as a share of how far retrained models lie; None if not known.
         cost: `seconds` and `passes` of the run, and those of a retraining.
     """
 
@@ -63,6 +64,7 @@ class Cell:
     divergence: dict[str, list[float]] = field(default_factory=dict)
     lines: dict[str, dict[str, Any]] = field(default_factory=dict)
     left: float | None = None
+    distance: float | None = None
     cost: dict[str, float] = field(default_factory=dict)
 
     @property

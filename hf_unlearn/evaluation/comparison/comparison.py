@@ -52,6 +52,9 @@ def _percent(value: float | None) -> float | None:
     return None if value is None else 100 * value
 
 
+DISTANCE = Column("distance from the original, %", lambda c: _percent(c.distance), "{:.0f}")
+
+
 def columns(kind: str) -> list[Column]:
     """Return the columns for requests of a `kind`; the first is what methods are ranked by."""
     gap = Column("Avg. Gap", lambda c: 100 * c.gap())
@@ -62,6 +65,7 @@ def columns(kind: str) -> list[Column]:
         Column("forget − retrained", lambda c: _percent(c.apart("forget"))),
         Column("test − retrained", lambda c: _percent(c.apart("test"))),
         Column("AUC − retrained", lambda c: _percent(c.apart("auc"))),
+        Column("LiRA, AUC", lambda c: _percent(c.figures["unlearned"].get("lira"))),
     ]  # fmt: skip
     return [
         gap,
@@ -154,15 +158,16 @@ class Comparison:
     def depth(self, scenario: str) -> tuple[list[str], list[list[str]]]:
         """Return heads and rows of what is found behind the outputs: the difference from retraining, in margins of the audit.
 
-        A line without power, by which the original itself could be a retrained model, stands in brackets.
+        A line without power, by which the original itself could be a retrained model, stands in brackets. The last column is how far
+        the weights lie from the original's, as a share of how far retrained models lie: no line of the audit, and no proof.
         """
         keys = [k for k in DEPTH if any(k in c.lines for c in self.of(scenario))]
         rows = []
         for method in self.methods:
             done = [c for c in self.of(scenario, method) if not c.error]
             if done:
-                rows.append([method, *(_in_margins(done, key) for key in keys)])
-        return ["method", *(SPECS[key].title for key in keys)], rows
+                rows.append([method, *(_in_margins(done, key) for key in keys), _mean(DISTANCE, done)])
+        return ["method", *(SPECS[key].title for key in keys), DISTANCE.head], rows
 
     @cached_property
     def ranks(self) -> Ranking | None:

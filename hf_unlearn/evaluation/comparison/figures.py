@@ -10,21 +10,24 @@ from torch import Tensor
 from ...metrics.functional.distance import jensen_shannon
 from ...metrics.functional.membership import entropy_attack, mia_efficacy, threshold_attack
 from ..audit.model_outputs import Measured, Outputs
+from ..audit.per_example import FEWEST, attack_rows
 
 MOST_ATTACKED = 2_000  # rows of each set that the support vector machine sees: its time grows with their square
 
 
-def figures(model: Measured, in_forgotten_class: Tensor) -> dict[str, float]:
+def figures(model: Measured, in_forgotten_class: Tensor, shadows: Sequence[Measured] = ()) -> dict[str, float]:
     """Return measures of one model, all in [0, 1].
 
     Accuracies on the `forget`, `retain` and `test` set, of which `test` has the classes that are kept and `forgotten` the others;
     `membership`, the share of forget rows that a support vector machine takes for rows that were not trained on (SalUn's MIA);
-    `entropy`, the share that the attack by entropy of JiT's paper takes for training rows; and `auc`, of an attack by the loss that
-    tells forget rows from test rows.
+    `entropy`, the share that the attack by entropy of JiT's paper takes for training rows; `auc`, of an attack by the loss that
+    tells forget rows from test rows; and, with two shadows or more, `lira`, the AUC of the attack on single rows that knows models
+    which never saw them (offline LiRA, arXiv 2112.03570; as U-LiRA, arXiv 2403.01218, it attacks an unlearned model).
 
     Args:
         model: the measured model, with a retain set.
         in_forgotten_class: (test rows,) boolean, true for test rows of the forgotten classes.
+        shadows: retrained models, without `model` itself. Default: none.
     """
     rows = model.outputs
     kept = ~in_forgotten_class
@@ -38,6 +41,8 @@ def figures(model: Measured, in_forgotten_class: Tensor) -> dict[str, float]:
     out["membership"] = mia_efficacy(retain, test, forget)
     out["entropy"] = entropy_attack(retain[0], test[0], forget[0])
     out["auc"] = float(threshold_attack(retain, test, forget)["auc"])
+    if len(shadows) >= FEWEST:
+        out["lira"] = attack_rows([], model, shadows, in_forgotten_class).auc["lira"]
     return out
 
 

@@ -209,14 +209,15 @@ def describe_request(run: FinishedRun, request: ForgetRequest | None) -> dict[st
     return {
         "kind": run.args.forget_kind,
         "classes": sorted(run.reference.forgotten_classes),
-        "selected_by": sorted(_criteria(request)) if request is not None else [],
+        "selected_by": sorted(criteria_of(request)) if request is not None else [],
     }
 
 
-def _criteria(request: ForgetRequest) -> set[str]:
+def criteria_of(request: ForgetRequest) -> set[str]:
+    """Return the kinds of the criteria that a request names rows by."""
     given = {"label", "column", "indices", "ids_file", "fraction", "predicate"}
     own = {name for name in given if getattr(request, name) is not None}
-    return own.union(*(_criteria(part) for part in (*request.union, *request.intersection)))
+    return own.union(*(criteria_of(part) for part in (*request.union, *request.intersection)))
 
 
 def _describe_set(forgotten: ForgottenRows, name: str, rows: Any) -> dict[str, Any]:

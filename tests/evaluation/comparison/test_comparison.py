@@ -22,7 +22,7 @@ CELLS = [
         left=0.1,
         settings={"method": "salun", "rate": 0.1, "term": None},
     ),
-    cell("near", 1, 0.03, lines={"prototype": line(0.8)}, left=0.3),
+    cell("near", 1, 0.03, lines={"prototype": line(0.8)}, left=0.3, distance=0.5),
     cell("far", 0, 0.20, exit_code=1, lines={"prototype": line(0.4, telling=False)}),
     cell("far", 1, 0.30, verdict="model damaged", cost={"seconds": 9.0, "passes": 90.0, "retraining_passes": 300.0}),
     cell("broken", 0, error="ValueError: no"),
@@ -62,8 +62,8 @@ def test_anchors_are_the_original_and_retrained_models_against_each_other():
 
 def test_depth_is_counted_in_margins_and_stands_in_brackets_without_power():
     heads, rows = Comparison(CELLS).depth("a class")
-    assert len(heads) == 2
-    assert rows == [["near", "+2.0"], ["far", "(-1.0)"]]
+    assert len(heads) == 3
+    assert rows == [["near", "+2.0", "50"], ["far", "(-1.0)", "–"]]
 
 
 def test_ranks_count_only_where_every_method_has_a_result():

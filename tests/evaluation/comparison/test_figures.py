@@ -32,6 +32,22 @@ def test_accuracies_and_attacks_are_those_of_the_sets():
     assert all(0 <= value <= 1 for value in found.values())
 
 
+def test_the_attack_on_single_rows_takes_retrained_models_for_its_shadows():
+    model, *shadows = (measured(seed) for seed in range(4))
+    gone = torch.zeros(40, dtype=torch.bool)
+    assert "lira" not in figures(model, gone, shadows[:1])  # one shadow has no variance
+
+    def scores(
+        name,
+    ):  # offline LiRA with one variance for all rows: the distance from the shadows' median, in deviations
+        known = torch.stack([shadow.outputs[name].margin for shadow in shadows]).double()
+        middle = known.median(0).values
+        return ((model.outputs[name].margin - middle) / (known - middle).square().sum().sqrt()).numpy()
+
+    forget, unseen = scores("forget"), scores("test")
+    assert figures(model, gone, shadows)["lira"] == pytest.approx((forget[:, None] > unseen).mean(), abs=1e-3)
+
+
 def test_single_rows_have_no_forgotten_class():
     assert "forgotten" not in figures(measured(0), torch.zeros(40, dtype=torch.bool))
 
