@@ -1,5 +1,6 @@
 """Selective synaptic dampening: weights that matter more for forget rows than for all rows shrink, once."""
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,10 @@ from .base import Paper, UnlearningMethod, setting
 from .components.influence import Sample, SampleGradients
 from .protocols import UnlearningRun
 
+logger = logging.getLogger(__name__)
+
 IMPORTANCES = ("samples", "batches")
+CHECKS = 7  # shares of the weights that are tried
 
 
 @dataclass(kw_only=True)
@@ -30,13 +34,17 @@ class SelectiveSynapticDampening(UnlearningMethod):
 
     The paper means squares of the gradients of single rows. The authors' code squares the mean gradient of each batch, so its
     result depends on size and order of the batches: `importance="batches"`. α is the percentile 100 − ln(1 + 100 n_f / n) of
-    I_f / I_D over all weights, because no number suits all networks (ASSD, arXiv 2402.10098). SSD's own is `selection=10`.
+    I_f / I_D over all weights, because no number suits all networks (ASSD, arXiv 2402.10098). SSD's own is `selection=10`, which
+    shrinks nothing where more than a tenth of the rows are forgotten: I_f / I_D is at most n / n_f. For whole classes α falls
+    further, until retain rows would suffer more than `max_retain_drop` allows. That is ours, because the percentile leaves nearly all
+    of a class on fine-tuned bases.
 
     | forget set | retain set | forward passes | extra memory |
     |---|---|---|---|
     | inputs, labels | inputs, labels | 1 with a gradient for each row that is read | two numbers for each weight |
 
-    Use it as the cheapest baseline for a class. Do not use it for single rows: their importances are those of all rows.
+    Use it as a cheap baseline for a class of images. Do not use it for single rows, whose importances are those of all rows, or for
+    texts, where the weights that a class needs are those that the others need.
 
     Example:
         ```python
@@ -61,14 +69,14 @@ class SelectiveSynapticDampening(UnlearningMethod):
 
     selection: float | None = setting(
         None,
-        "Weights whose importance for forget rows is above α times that for all rows shrink. None: α by the percentile above.",
+        "Weights whose importance for forget rows is above α times that for all rows shrink. None: α is found as said above.",
     )
     dampening: float = setting(1.0, "λ: to which share of the balance of both importances a weight shrinks.")
     importance: str = setting(
         "samples",
         "Squares of the gradients of single rows (`samples`), or of the mean of a batch (`batches`, as the authors' code).",
     )
-    rows: int = setting(512, "Most rows of each set whose gradients are taken.")
+    rows: int = setting(128, "Most rows of each set whose gradients are taken.")
 
     def __post_init__(self) -> None:
         check_positive(self, "selection", "dampening")
@@ -83,11 +91,43 @@ class SelectiveSynapticDampening(UnlearningMethod):
         forget, retain = (self._importance(run, names, rows) for rows in (run.forget_rows, kept))
         share = len(run.forget_rows) / (len(run.forget_rows) + len(kept))
         every = {n: torch.lerp(retain[n], forget[n], share) for n in names}
-        alpha = adaptive_selection(forget, every, share) if self.selection is None else self.selection
+        if self.selection is not None:
+            self._dampen(run, every, forget, self.selection)
+        elif not run.reference.forgotten_classes:
+            self._dampen(run, every, forget, adaptive_selection(forget, every, dampened_share(share)))
+        else:
+            self._dampen_while_kept(run, every, forget, dampened_share(share))
+
+    def _dampen(
+        self, run: UnlearningRun, every: Mapping[str, Tensor], forget: Mapping[str, Tensor], alpha: float
+    ) -> None:
         for name, parameter in unwrap(run.model).named_parameters():
             if name in every:
                 dampen(parameter, every[name], forget[name], alpha, self.dampening)
         run.monitor.model_changed()
+
+    def _dampen_while_kept(
+        self, run: UnlearningRun, every: Mapping[str, Tensor], forget: Mapping[str, Tensor], share: float
+    ) -> None:
+        """Shrink as many weights as retain rows bear, up to a share of them that is halved or doubled from `share` on."""
+        parameters = {n: p for n, p in unwrap(run.model).named_parameters() if n in every}
+        before, kept = {n: p.detach().clone() for n, p in parameters.items()}, run.monitor.share_kept()
+
+        def bears(some: float) -> bool:
+            for name, parameter in parameters.items():
+                parameter.copy_(before[name])
+            self._dampen(run, every, forget, adaptive_selection(forget, every, some))
+            now = run.monitor.share_kept()
+            return kept is None or now is None or now >= kept - run.args.max_retain_drop
+
+        low, high = 0.0, 1.0
+        for _ in range(CHECKS):
+            if bears(share):
+                low, share = share, min(2 * share, (share + high) / 2)
+            else:
+                high, share = share, max(share / 2, (low + share) / 2)
+        if not bears(low):
+            logger.warning("Not even %.2g %% of the weights can shrink without damage to retain rows.", 100 * low)
 
     def _importance(self, run: UnlearningRun, names: list[str], rows: PreparedRows) -> dict[str, Tensor]:
         """Return the mean squared gradient of each weight over `rows`, in fp32."""
@@ -110,13 +150,19 @@ class SelectiveSynapticDampening(UnlearningMethod):
         return {n: sum_over_processes(total) / count for n, total in sums.items()}
 
 
+def dampened_share(forgotten: float) -> float:
+    """Return the share of the weights that shrink by ASSD's rule, ln(1 + 100 n_f / n) percent, if a share `forgotten` of the rows is
+    to be forgotten."""
+    return math.log1p(100 * forgotten) / 100
+
+
 def adaptive_selection(forget: Mapping[str, Tensor], every: Mapping[str, Tensor], share: float) -> float:
-    """Return α: the percentile 100 − ln(1 + 100 n_f/n) of I_f / I_D over all weights for which it is a number."""
+    """Return the α above which a `share` of all weights lies whose I_f / I_D is a number."""
     ratios = torch.cat([(forget[n] / every[n]).flatten() for n in every])
     found = ratios[ratios.isfinite()].cpu().numpy()
     if not len(found):
         raise ValueError("No weight has a gradient on the rows, so nothing tells which ones the forget rows need.")
-    rank = int((1 - math.log1p(100 * share) / 100) * (len(found) - 1))
+    rank = int((1 - share) * (len(found) - 1))
     return float(np.partition(found, rank)[rank])
 
 

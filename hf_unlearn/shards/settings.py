@@ -1,6 +1,5 @@
 """`ShardSettings`: how a sharded classifier is trained."""
 
-
 import json
 import logging
 import os

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from hf_unlearn import SelectiveSynapticDampening
-from hf_unlearn.methods.selective_synaptic_dampening import adaptive_selection
+from hf_unlearn.methods.selective_synaptic_dampening import adaptive_selection, dampened_share
 from tests.methods.baselines import forget_rows, logits_of, run_of
 from tests.support.models import state, trained
 
@@ -61,7 +61,7 @@ def test_selection_is_a_percentile_of_the_ratio_of_importances():
     ratios = ratios[np.isfinite(ratios)]
     for share in (0.01, 0.1, 0.5):
         expected = np.percentile(ratios, 100 - math.log(1 + 100 * share), method="lower")
-        assert adaptive_selection(forget, every, share) == pytest.approx(expected)
+        assert adaptive_selection(forget, every, dampened_share(share)) == pytest.approx(expected)
 
 
 def test_a_smaller_request_shrinks_fewer_weights(tmp_path):
@@ -69,7 +69,7 @@ def test_a_smaller_request_shrinks_fewer_weights(tmp_path):
     for share in (0.02, 0.4):
         forget = {"w": torch.rand(1000, generator=torch.Generator().manual_seed(0))}
         every = {"w": torch.ones(1000)}
-        counts.append(int((forget["w"] > adaptive_selection(forget, every, share)).sum()))
+        counts.append(int((forget["w"] > adaptive_selection(forget, every, dampened_share(share))).sum()))
     assert counts[0] < counts[1]
 
 
@@ -83,3 +83,16 @@ def test_a_setting_that_means_nothing_is_refused(settings):
     (name,) = settings
     with pytest.raises(ValueError, match=f"`{name}"):
         SelectiveSynapticDampening(**settings)
+
+
+@pytest.mark.parametrize("arch", ["vit", "bert"])
+def test_of_a_class_as_many_weights_shrink_as_retain_rows_bear(tmp_path, arch):
+    trainer = run_of(arch, tmp_path, SelectiveSynapticDampening(), max_retain_drop=0.1)
+    before = state(trainer.model)
+    trainer.train()
+    kept, method = trainer.monitor.share_kept(), trainer.method
+    assert kept >= 0.9 - 0.02
+    shrunk = sum(int((p.detach() != before[n]).sum()) for n, p in trainer.model.named_parameters())
+    by_rule = dampened_share(len(trainer.forget_dataset) / (len(trainer.forget_dataset) + len(trainer.retain_dataset)))
+    assert shrunk > 1.5 * by_rule * sum(p.numel() for p in trainer.model.parameters())
+    assert method.rows == 128
