@@ -15,6 +15,9 @@ _PUBLIC = {
     "evaluation.audit.audit": "Audit",
     "evaluation.audit.auditor": "Auditor audit_models",
     "hub.receipt.receipt": "Receipt",
+    "models.sharded_classifier": "ShardedClassifier",
+    "shards.settings": "ShardSettings",
+    "shards.trainer": "ShardedTrainer",
     "methods": "UnlearningMethod METHODS JiT CounterfactualDistillation MarginalInformation FeatureInformation Retrain "
     "SurrogateDistillation FineTune GradientAscent GradientDifference WassersteinBarycenter UIB "
     "NegGradPlus SalUn Scrub MSG L1Sparse Delete SelectiveSynapticDampening BoundaryShrink BadTeacher "
@@ -56,6 +59,9 @@ if TYPE_CHECKING:
         UnlearningMethod,
         WassersteinBarycenter,
     )
+    from .models.sharded_classifier import ShardedClassifier
+    from .shards.settings import ShardSettings
+    from .shards.trainer import ShardedTrainer
     from .trainer import UnlearningTrainer
     from .training.arguments import UnlearningArguments
 

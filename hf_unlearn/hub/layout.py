@@ -5,7 +5,7 @@ import re
 from ..evaluation.report.plots import FIGURES
 
 CARD, REPORT, AUDIT, RECEIPT = "README.md", "report.json", "audit.json", "unlearning_receipt.json"
-ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_CONFIG, SHARDING = "adapter_config.json", "sharding.json"
 TAG, OURS = "machine-unlearning", "hf_unlearn"  # tags of a card; the second marks the cards of this library
 
 EVIDENCE = re.compile(rf"{RECEIPT}(\.sig)?|{REPORT}|{CARD}|figures/({'|'.join(FIGURES)})\.png")
@@ -14,7 +14,8 @@ VOCABULARY = re.compile(
     r"|(spiece|spm|tokenizer|sentencepiece|sentencepiece\.bpe)\.model"
 )
 MODEL = re.compile(
-    r"(model|adapter_model|barycenter)(-\d{5}-of-\d{5})?\.safetensors|(model|adapter_model)\.safetensors\.index\.json"
+    r"sharding\.json|shard-\d{2}/adapter_(config\.json|model\.safetensors)"
+    r"|(model|adapter_model|barycenter)(-\d{5}-of-\d{5})?\.safetensors|(model|adapter_model)\.safetensors\.index\.json"
     r"|(generation_|adapter_|preprocessor_|processor_|tokenizer_)?config\.json|(special_tokens_map|barycenter)\.json|"
     + VOCABULARY.pattern
 )

@@ -44,8 +44,8 @@ class ShardSettings:
         None,
         "Blocks of the base that adapters change, from its end. All others run once for all shards. None: a fifth of them.",
     )
-    num_train_epochs: float = setting(5.0, "Passes over the rows of a shard, in all stages together.")
-    learning_rate: float = setting(5e-3, "Learning rate of AdamW.")
+    num_train_epochs: float = setting(10.0, "Passes over the rows of a shard, in all stages together.")
+    learning_rate: float = setting(2e-3, "Learning rate of AdamW.")
     batch_size: int = setting(8, "Rows of a step.")
     seed: int = setting(0, "Seed of the training. Each shard adds its number.")
     label_column: str = setting("label", "Column of class ids or names.")

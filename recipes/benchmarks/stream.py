@@ -85,8 +85,24 @@ def measured(lab: Lab, method: str, out: Path) -> None:
         folder = lab.cache / "streams" / lab.key / f"{method}-{number}"
         if not folder.exists():
             with whole_folder(folder) as partial:
-                words = ["--model", model, "--dataset", rows_left(lab, USERS[:number]), "--validation_split", "validation"]
-                words += ["--method", method, "--forget_column", "owner", "--forget_values", user, "--disable_tqdm", "true"]
+                words = [
+                    "--model",
+                    model,
+                    "--dataset",
+                    rows_left(lab, USERS[:number]),
+                    "--validation_split",
+                    "validation",
+                ]
+                words += [
+                    "--method",
+                    method,
+                    "--forget_column",
+                    "owner",
+                    "--forget_values",
+                    user,
+                    "--disable_tqdm",
+                    "true",
+                ]
                 words += ["--use_cpu", "true", *(["--base_model", lab.base] if method in BASED else [])]
                 job = {"do": "unlearn", "words": list(map(str, words)), "output_dir": str(partial)}
                 code, told, said = run_job(job)
@@ -106,7 +122,9 @@ def table(out: Path) -> None:
     for task in dict.fromkeys(line["task"] for line in lines):
         own = [line for line in lines if line["task"] == task]
         trainings = [line["cost"] for line in own if line["step"].startswith("retrained")]
-        print(f"\n| {task} | test | rows that stay | {' | '.join(f'rows of {u}' for u in USERS)} | exit | passes, % | CPU, % |")
+        print(
+            f"\n| {task} | test | rows that stay | {' | '.join(f'rows of {u}' for u in USERS)} | exit | passes, % | CPU, % |"
+        )
         print("|---|" + "---|" * (len(USERS) + 5))
         for line in own:
             cells = [f"{line[name]:.1f}" for name in ("test", "kept", *USERS)]

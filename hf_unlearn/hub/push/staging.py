@@ -13,12 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from ...evaluation.report.report_data import REPORT_SCHEMA
+from ...models.sharded_classifier import SHARD, Sharding
 from ...training.outcome import UNCHANGED
 from ...utils.files import front_matter, read_object, write_atomically
 from ...utils.hub_names import HUB_ID, is_local
 from ...utils.safe_text import visible
 from ..card.evaluation_card import card_of, is_rendered, write_plain_card
-from ..layout import ADAPTER_CONFIG, AUDIT, CARD, EVIDENCE, MODEL, OURS, RECEIPT, REPORT, VOCABULARY, is_publishable
+from ..layout import (
+    ADAPTER_CONFIG,
+    AUDIT,
+    CARD,
+    EVIDENCE,
+    MODEL,
+    OURS,
+    RECEIPT,
+    REPORT,
+    SHARDING,
+    VOCABULARY,
+    is_publishable,
+)
 from ..receipt.sealing import changed_weights, seal
 from ..receipt.signing import sign, signature_file
 from .cleaning import check_private, clean_tensors, without_paths, without_values
@@ -46,10 +59,11 @@ def inventory(folder: Path) -> tuple[list[str], list[str]]:
     """Return the files of `folder` that may be published, and the files and folders that may not, both sorted."""
     taken = sorted(
         name
-        for path in (*folder.glob("*"), *folder.glob("figures/*"))
+        for path in (*folder.glob("*"), *folder.glob("figures/*"), *folder.glob("shard-*/*"))
         if path.is_file() and is_publishable(name := path.relative_to(folder).as_posix())
     )
-    others = {f"{p.name}/" if p.is_dir() else p.name for p in folder.iterdir()} - {*taken, "figures/"}
+    shards = {f"{name.partition('/')[0]}/" for name in taken if name.startswith("shard-")}
+    others = {f"{p.name}/" if p.is_dir() else p.name for p in folder.iterdir()} - {*taken, *shards, "figures/"}
     others |= {p.relative_to(folder).as_posix() for p in folder.glob("figures/*")} - {*taken}
     return taken, sorted(others)
 
@@ -142,6 +156,9 @@ def _remove_stale(run_folder: Path) -> None:
 
 def _check_model(folder: Path, names: list[str]) -> None:
     """Raise ValueError if the files `names` of `folder` are not one whole model or adapter in safetensors."""
+    if SHARDING in names:
+        _check_shards(folder, names)
+        return
     if not {"config.json", ADAPTER_CONFIG} & {*names} or not any(n.endswith(".safetensors") for n in names):
         raise ValueError(
             f"`run_folder`: {folder} holds no model to push: it needs config.json (or {ADAPTER_CONFIG}) and weights as *.safetensors. "
@@ -162,10 +179,31 @@ def _check_model(folder: Path, names: list[str]) -> None:
             raise ValueError(f"`run_folder`: {folder} lacks {min(missing)}, which {index} names. Save the whole model.")
 
 
+def _check_shards(folder: Path, names: list[str]) -> None:
+    """Raise ValueError if a shard is missing, or the base of the shards cannot be found on the Hub."""
+    try:
+        sharding = Sharding.load(folder / SHARDING)
+    except ValueError as error:
+        raise ValueError(f"`run_folder`: {error}") from error
+    needed = {
+        f"{SHARD.format(i)}/{name}" for i in sharding.present for name in (ADAPTER_CONFIG, "adapter_model.safetensors")
+    }
+    if missing := needed - {*names}:
+        raise ValueError(f"`run_folder`: {folder} lacks {min(missing)}. Copy the version again, as a whole.")
+    if is_local(sharding.base):
+        raise ValueError(
+            f"`run_folder`: the base of the shards in {folder} is a local folder, and nobody else can load the shards without it, or tell what "
+            "it has seen. Train the shards on a base on the Hub."
+        )
+
+
 def _find_original(folder: Path) -> tuple[str | None, str | None]:
     """Return Hub id and commit of the original, from the report, the adapter's base or the configuration."""
     reported = _part(_part(_read(folder / REPORT), "run", REPORT), "original", REPORT)
     adapter, config = _read(folder / ADAPTER_CONFIG), _read(folder / "config.json")
+    if (folder / SHARDING).is_file():
+        sharding = Sharding.load(folder / SHARDING)
+        return sharding.base, sharding.base_revision
     sources = ((REPORT, "id", reported), (ADAPTER_CONFIG, "base_model_name_or_path", adapter))
     for file, key, found in (*sources, ("config.json", "_name_or_path", config)):
         name, revision = found.get(key), found.get("revision") if found is not config else None
