@@ -356,5 +356,8 @@ USAGE = "\n".join(
         *(f"  hf-unlearn shards {name:9s} {about}" for name, (_, _, about, *_) in COMMANDS.items()),
         "",
         "`hf-unlearn shards COMMAND --help` explains every option.",
+        "",
+        "examples:",
+        *(f"  hf-unlearn shards {name} {example}" for name, (_, _, _, example, *_) in COMMANDS.items()),
     ]
 )

@@ -2,68 +2,31 @@
 
 import itertools
 import logging
-import multiprocessing
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
-import transformers
 
 from ..data.forget_request import ForgetRequest
 from ..hub.layout import RECEIPT
 from ..hub.receipt.forgotten_rows import PRIVATE_FOLDER
-from ..models.classifier_class import is_image_dataset
 from ..models.pretrained import load_processing_class
-from ..models.processor import Processor
-from ..models.sharded_classifier import SHARD, SHARDING, ShardedClassifier, Sharding, fresh_classifier
-from ..training.row_checks import check_every_row
+from ..models.sharded_classifier import SHARD, SHARDING, ShardedClassifier, Sharding
 from ..utils.files import file_digest
 from .assignment import Assignment, Ids, assign, balance, row_ids
+from .jobs import ShardJob, prepared_rows, run_jobs, save_processing
+from .plan import Plan, differences, missing_rows, plan_deletion, plan_version
 from .receipt import write_exact_receipt
 from .settings import ShardSettings, sharding_of
-from .shard_training import CHECKPOINT, ShardWork, find_checkpoint, plan_shard, train_shard, versions, weights_of_shard
+from .shard_training import CHECKPOINT, ShardWork, find_checkpoint, plan_shard, versions, weights_of_shard
 from .shard_weights import fit_weights
 from .version import CHECKPOINTS, Ledger, Version, copy_file, copy_whole, key_of, new_version, write_ledger
 
 logger = logging.getLogger(__name__)
 Tell = Callable[[str], object]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a request costs, before anything is trained.
-
-    Attributes:
-        ids: the rows of every shard afterwards.
-        work: the shards that change.
-        rows: ids of the rows that are deleted or added.
-        all_steps: steps of training every shard anew.
-        seconds: expected on one process; None if no training was timed.
-    """
-
-    ids: Ids
-    work: list[ShardWork]
-    rows: list[str]
-    all_steps: int
-    seconds: float | None
-
-    @property
-    def steps(self) -> int:
-        return sum(work.steps_left for work in self.work)
-
-    def sentence(self) -> str:
-        """Return the plan in words."""
-        told = "" if self.seconds is None else f", about {self.seconds:,.0f} s on one process"
-        return (
-            f"{len(self.rows):,} rows in {len(self.work)} of {len(self.ids)} shards: {self.steps:,} of {self.all_steps:,} steps "
-            f"({self.steps / max(1, self.all_steps):.1%} of training all shards anew){told}."
-        )
 
 
 class ShardedTrainer:
@@ -124,7 +87,7 @@ class ShardedTrainer:
             kind = type(train_dataset).__name__
             raise ValueError(f"`dataset` must be a `datasets.Dataset`, got {kind}: its rows are picked by number.")
         sharding, processing_class = sharding_of(model, train_dataset, settings, processing_class)
-        rows = _prepared(sharding, train_dataset, processing_class)
+        rows = prepared_rows(sharding, train_dataset, processing_class)
         with new_version(Path(output_dir), key) as folder:
             key = key_of(folder)
             found = assign(rows, key, settings.num_shards, settings.slices, settings.group_column)
@@ -133,18 +96,9 @@ class ShardedTrainer:
             ledger = Ledger(rows.column_names, found.ids, settings.group_column, sources=list(sources))
             places = [folder / PRIVATE_FOLDER / CHECKPOINTS]
             work = [plan_shard(sharding, i, part, key, places) for i, part in enumerate(found.ids)]
-            _save_processing(folder, sharding, processing_class)
+            save_processing(folder, sharding, processing_class)
             self._make(folder, sharding, ledger, work, found, rows, places, held_out)
         return ShardedClassifier.from_pretrained(Path(output_dir))
-
-    def plan(self, version: Version, found: Assignment, ids: Ids, changed: Sequence[str]) -> Plan:
-        """Return what it takes to have a version with the rows `ids` in place of those of `version`."""
-        places, sharding = [version.checkpoints], version.sharding
-        every = [plan_shard(sharding, i, part, version.key, places) for i, part in enumerate(ids)]
-        work = [w for w, part, former in zip(every, ids, version.ledger.ids, strict=True) if part != former]
-        pace = version.ledger.seconds_per_step
-        steps, all_steps = sum(w.steps_left for w in work), sum(sum(w.steps) for w in every)
-        return Plan(ids, work, list(changed), all_steps, None if pace is None else steps * pace)
 
     def plan_to_forget(
         self, model: str | Path, train_dataset: Any, request: ForgetRequest | None, *, missing: bool = False
@@ -152,7 +106,7 @@ class ShardedTrainer:
         """Return what deleting the rows of a request would cost. Nothing is trained; arguments and errors are those of `forget`."""
         version = Version.load(model)
         rows, found = version.find_rows(train_dataset)
-        return self._plan_to_forget(version, rows, found, request, missing)
+        return plan_deletion(version, rows, found, request, missing)
 
     def forget(
         self,
@@ -184,7 +138,7 @@ class ShardedTrainer:
         version = Version.load(model)
         _check_versions(version.sharding)
         rows, found = version.find_rows(train_dataset)
-        plan = self._plan_to_forget(version, rows, found, request, missing)
+        plan = plan_deletion(version, rows, found, request, missing)
         self.tell(plan.sentence())
         ledger = self._next_ledger(version, plan.ids)
         ledger.deleted = sorted({*ledger.deleted, *plan.rows})
@@ -229,10 +183,10 @@ class ShardedTrainer:
         except (ValueError, TypeError) as error:
             raise ValueError(f"`new_rows` have other columns than the rows of the training: {error}") from error
         rows, found = version.find_rows(together)
-        missing, extra = _differences(version, found)
+        missing, extra = differences(version, found)
         if missing:
-            raise ValueError(_missing_rows(missing))
-        _prepared(version.sharding, rows, load_processing_class(str(version.folder)))
+            raise ValueError(missing_rows(missing))
+        prepared_rows(version.sharding, rows, load_processing_class(str(version.folder)))
         deleted = set(version.ledger.deleted)
         again = [name for name, place in found.places.items() if place >= len(known) and name in deleted]
         if again:
@@ -242,7 +196,7 @@ class ShardedTrainer:
         if set(row_ids(together.select(range(len(known), len(together))), version.key)) <= version.ledger.known:
             raise ValueError("`new_rows` hold no row that the shards do not know already.")
         ids: Ids = [[[n for n in part if n not in deleted] for part in shard] for shard in found.ids]
-        plan = self.plan(version, found, ids, extra)
+        plan = plan_version(version, ids, extra)
         self.tell(plan.sentence())
         ledger = self._next_ledger(version, ids)
         ledger.sources += [source] if source else []
@@ -262,36 +216,9 @@ class ShardedTrainer:
         folder.mkdir(parents=True, exist_ok=True)
         work = plan_shard(version.sharding, number, version.ledger.ids[number], version.key, [])
         places = _places(version.ledger.ids[number], found)
-        job = _Job(version.sharding, work, rows.select(places), version.folder, [folder], folder, self.use_cpu)
+        job = ShardJob(version.sharding, work, rows.select(places), version.folder, [folder], folder, self.use_cpu)
         job.run()
         return weights_of_shard(folder, number)
-
-    def _plan_to_forget(
-        self, version: Version, rows: Any, found: Assignment, request: ForgetRequest | None, missing: bool
-    ) -> Plan:
-        lost, extra = _differences(version, found)
-        if extra:
-            raise ValueError(
-                f"`dataset` holds {len(extra):,} rows that the shards were not trained on. Train on them first, with `hf-unlearn shards add`, "
-                "or give the data set of the training."
-            )
-        if lost and not missing:
-            raise ValueError(_missing_rows(lost))
-        gone = set(lost)
-        if request is not None:
-            asked = {name for name, chosen in zip(found.places, request.mask(rows), strict=True) if chosen}
-            if asked and asked <= set(version.ledger.deleted) and not gone:
-                raise ValueError(f"All {len(asked):,} rows of this request were deleted by an earlier one.")
-            gone |= asked & version.ledger.known
-        if not gone:
-            named = "the request" if request is None else f"the request ({request.describe()})"
-            raise ValueError(f"{named[0].upper()}{named[1:]} selects no row that this model was trained on.")
-        if gone == version.ledger.known:
-            raise ValueError(
-                "The request deletes every row, so nothing would be left that could answer. Delete the model instead."
-            )
-        ids: Ids = [[[n for n in part if n not in gone] for part in shard] for shard in version.ledger.ids]
-        return self.plan(version, found, ids, sorted(gone))
 
     def _next_ledger(self, version: Version, ids: Ids) -> Ledger:
         former = version.ledger
@@ -340,7 +267,7 @@ class ShardedTrainer:
     ) -> Sharding:
         """Train the shards in `work`, and write what describes the version, its public part last."""
         jobs = [
-            _Job(
+            ShardJob(
                 sharding,
                 w,
                 rows.select(_places(ledger.ids[w.number], found)),
@@ -352,7 +279,7 @@ class ShardedTrainer:
             for w in work
             if sum(w.slices)
         ]
-        self._run(jobs)
+        run_jobs(jobs, self.num_processes, self.tell)
         trained = {w.number for w in work}
         steps, seconds = sum(j.work.steps_left for j in jobs), sum(j.work.seconds for j in jobs)
         if steps and seconds:
@@ -372,102 +299,9 @@ class ShardedTrainer:
         sharding.save(folder)
         return sharding
 
-    def _run(self, jobs: Sequence["_Job"]) -> None:
-        """Train the shards of all jobs, side by side if that was asked for."""
-        workers = min(self.num_processes, len(jobs))
-        if workers < 2 and torch.cuda.device_count() < 2:
-            for number, job in enumerate(jobs, 1):
-                job.run()
-                self.tell(f"Shard {job.work.number} is trained ({number} of {len(jobs)}).")
-            return
-        context = multiprocessing.get_context("spawn")  # a fork of a process with threads can hang
-        ranks = context.Value("i", 0)
-        with ProcessPoolExecutor(max(1, workers), context, _take_device, (ranks,)) as pool:
-            for number, (job, seconds) in enumerate(zip(jobs, pool.map(_run_job, jobs), strict=True), 1):
-                job.work.seconds = seconds
-                self.tell(f"Shard {job.work.number} is trained ({number} of {len(jobs)}).")
-
-
-@dataclass
-class _Job:
-    """One shard to train, with all that it takes, so that another process can do it."""
-
-    sharding: Sharding
-    work: ShardWork
-    rows: Any
-    processing_folder: Path
-    checkpoints: list[Path]
-    folder: Path
-    use_cpu: bool
-
-    def run(self) -> None:
-        processor = _processor(self.sharding, load_processing_class(str(self.processing_folder)))
-        rows = processor.align(self.rows, "dataset", quiet=True)
-        train_shard(self.sharding, self.work, rows, processor, self.checkpoints, self.folder, self.use_cpu)
-
-
-def _run_job(job: _Job) -> float:
-    transformers.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
-    transformers.logging.disable_progress_bar()
-    job.run()
-    return job.work.seconds
-
-
-def _take_device(ranks: Any) -> None:
-    """Give each process a GPU of its own, as far as there are enough. It runs before the process touches one."""
-    with ranks.get_lock():
-        rank, ranks.value = ranks.value, ranks.value + 1
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
-    if devices and devices != [""]:
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices[rank % len(devices)]
-
-
-def _processor(sharding: Sharding, processing_class: Any) -> Processor:
-    classifier, _ = fresh_classifier(sharding)
-    names = ("label_column", "image_column", "text_column")
-    return Processor(classifier, processing_class, **{name: sharding.settings[name] for name in names})
-
-
-def _prepared(sharding: Sharding, given: Any, processing_class: Any) -> Any:
-    """Return the rows with their columns in order, once every row can become an input of the model.
-
-    Raises:
-        ValueError: a row cannot be read.
-    """
-    rows = given.with_format(None).select_columns(sorted(given.column_names))
-    processor = _processor(sharding, processing_class)
-    if processor.text == is_image_dataset(rows) and not processor.inputs_among(rows.column_names):
-        kinds = ("texts", "pictures") if processor.text else ("pictures", "texts")
-        raise ValueError(f"`model={sharding.base!r}` reads {kinds[0]}, and the rows hold {kinds[1]}.")
-    aligned = processor.align(rows, "dataset", quiet=True)
-    processor.check(aligned, "dataset")
-    check_every_row(processor, aligned, "dataset")
-    return rows
-
-
-def _save_processing(folder: Path, sharding: Sharding, processing_class: Any) -> None:
-    """Save the tokenizer or image processor, and the configuration that says which of them it is."""
-    processing_class.save_pretrained(folder)
-    fresh_classifier(sharding)[0].config.save_pretrained(folder)
-
 
 def _places(ids: Sequence[Sequence[str]], found: Assignment) -> list[int]:
     return [found.places[name] for name in itertools.chain.from_iterable(ids)]
-
-
-def _differences(version: Version, found: Assignment) -> tuple[list[str], list[str]]:
-    """Return the ids of rows that the data set no longer holds, and of those that the model was not trained on."""
-    known, deleted = version.ledger.known, set(version.ledger.deleted)
-    return sorted(known - found.places.keys()), sorted(found.places.keys() - known - deleted)
-
-
-def _missing_rows(missing: Sequence[str]) -> str:
-    return (
-        f"`dataset` lacks {len(missing):,} rows that the shards were trained on, or they changed. Restore them, or delete what they taught "
-        "with `--forget_missing true` (`missing=True`)."
-    )
 
 
 def _check_groups(found: Assignment, settings: ShardSettings) -> None:

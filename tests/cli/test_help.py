@@ -9,11 +9,13 @@ import pytest
 from hf_unlearn import METHODS, __version__
 from hf_unlearn.cli import COMMANDS, LONG, main
 from hf_unlearn.cli.audit import AuditArguments
+from hf_unlearn.cli.shards import COMMANDS as SHARD_COMMANDS
 from hf_unlearn.pipeline.run_arguments import RunArguments
 
 WORDS = [
     *COMMANDS,
     *(f"receipt {c}" for c in ("verify", "prove", "seal", "keygen", "sign")),
+    *(f"shards {c}" for c in SHARD_COMMANDS),
     *(f"run --method {m}" for m in METHODS),
     "run --help-all",
     "run --method uib --help-all",
@@ -29,7 +31,7 @@ def test_every_command_explains_itself(words, capsys):
     assert "examples:" in shown.out or words.startswith("receipt ")
 
 
-@pytest.mark.parametrize("arguments", [RunArguments, AuditArguments])
+@pytest.mark.parametrize("arguments", [RunArguments, AuditArguments, *(c[1] for c in SHARD_COMMANDS.values())])
 def test_every_option_is_explained_in_a_sentence(arguments):
     texts = {f.name: f.metadata["help"] for f in fields(arguments)}
     assert not {name: text for name, text in texts.items() if not (text[0].isupper() and text.endswith("."))}

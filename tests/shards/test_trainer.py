@@ -57,29 +57,6 @@ def test_the_order_of_deletions_does_not_matter_and_together_is_as_one_by_one(tm
     assert ledger.ancestors == [str(p.resolve()) for p in (folder, tmp_path / "a0", tmp_path / "a1")]
 
 
-def test_only_the_stages_behind_the_row_are_trained_again(tmp_path):
-    folder, _, rows = shared()
-    version = Version.load(folder)
-    for number, shard in enumerate(version.ledger.ids):
-        for part, ids in enumerate(shard):
-            if not ids:
-                continue
-            owner = rows[version.find_rows(rows)[1].places[ids[0]]]["owner"]
-            plan = trainer().plan_to_forget(folder, rows, of(owner))
-            assert [(w.number, w.start) for w in plan.work] == [(number, part)]
-            assert plan.steps == plan.work[0].steps_left < plan.all_steps
-            assert plan.seconds > 0
-            assert f"{len(plan.rows)} rows in 1 of 3 shards" in plan.sentence()
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_bits_of_one(tmp_path):
-    folder, base, rows = shared()
-    settings = ShardSettings(**SMALL)
-    ShardedTrainer(num_processes=2, use_cpu=True).train(base, rows, tmp_path / "v1", settings=settings, key=KEY)
-    assert weights(tmp_path / "v1") == weights(folder)
-
-
 def test_added_rows_move_no_other_and_deleting_them_gives_the_former_bits(tmp_path):
     folder, base, rows = shared()
     new = rows_for("bert", 12, seed=5)
