@@ -160,12 +160,12 @@ def main(words: Sequence[str]) -> int:
             )
         print(USAGE)
         return 0
-    work, arguments, about, *examples = COMMANDS[words[0]]
-    parser = OptionParser(arguments, {"peft_config": False}, **parser_settings(f"shards {words[0]}", about, *examples))
-    (given,) = parser.read(words[1:])
+    command = COMMANDS[words[0]]
+    settings = parser_settings(f"shards {words[0]}", command.about, *command.examples)
+    (given,) = OptionParser(command.arguments, {"peft_config": False}, **settings).read(words[1:])
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()
-    return work(given)
+    return command.work(given)
 
 
 def _train(given: TrainArguments) -> int:
@@ -322,42 +322,68 @@ def _whole(source: str) -> str:
     return source
 
 
-Command = tuple[Callable[[Any], int], Any, str, *tuple[str, ...]]
-COMMANDS: dict[str, Command] = {
-    "train": (
-        _train, TrainArguments, "Train adapters on shards of the rows, over a frozen public base, so that a later deletion costs one shard.",
-        "--model sentence-transformers/all-MiniLM-L6-v2 --dataset my-org/reviews --group_column user_id --output_dir sharded",
+@dataclass(frozen=True)
+class Command:
+    """A command: what it runs, its options, what it is for, and words to try."""
+
+    work: Callable[[Any], int]
+    arguments: Any
+    about: str
+    examples: tuple[str, ...]
+
+
+COMMANDS = {
+    "train": Command(
+        _train,
+        TrainArguments,
+        "Train adapters on shards of the rows, over a frozen public base, so that a later deletion costs one shard.",
+        (
+            "--model sentence-transformers/all-MiniLM-L6-v2 --dataset my-org/reviews --group_column user_id --output_dir sharded",
+        ),
     ),
-    "forget": (
-        _forget, ForgetArguments, "Make a version of the model that never saw some rows, bit for bit.",
-        "--model sharded --forget_column user_id --forget_values u123 --output_dir sharded-2",
-        "--model sharded --queued true --output_dir sharded-2 --dry_run true",
+    "forget": Command(
+        _forget,
+        ForgetArguments,
+        "Make a version of the model that never saw some rows, bit for bit.",
+        (
+            "--model sharded --forget_column user_id --forget_values u123 --output_dir sharded-2",
+            "--model sharded --queued true --output_dir sharded-2 --dry_run true",
+        ),
     ),
-    "add": (_add, AddArguments, "Make a version of the model that was also trained on new rows.", "--model sharded --dataset new.csv --output_dir sharded-3"),
-    "queue": (
-        _queue, QueueArguments, "Put a deletion request into the queue, or list those that wait.",
-        "--model sharded --forget_column user_id --forget_values u123 --deadline 2030-01-31",
-        "--model sharded",
+    "add": Command(
+        _add,
+        AddArguments,
+        "Make a version of the model that was also trained on new rows.",
+        ("--model sharded --dataset new.csv --output_dir sharded-3",),
     ),
-    "check": (
-        _check, CheckArguments, "Check that shards are what they say: unchanged, or what training from the start gives. Exits with 1 if not.",
-        "--model sharded-2 --previous sharded",
-        "--model sharded-2 --shards 3 5",
+    "queue": Command(
+        _queue,
+        QueueArguments,
+        "Put a deletion request into the queue, or list those that wait.",
+        ("--model sharded --forget_column user_id --forget_values u123 --deadline 2030-01-31", "--model sharded"),
     ),
-    "versions": (
-        _versions, VersionsArguments, "List the earlier versions on this machine, which hold what deleted rows taught, or delete them.",
-        "--model sharded-2 --purge true",
+    "check": Command(
+        _check,
+        CheckArguments,
+        "Check that shards are what they say: unchanged, or what training from the start gives. Exits with 1 if not.",
+        ("--model sharded-2 --previous sharded", "--model sharded-2 --shards 3 5"),
     ),
-}  # fmt: skip
+    "versions": Command(
+        _versions,
+        VersionsArguments,
+        "List the earlier versions on this machine, which hold what deleted rows taught, or delete them.",
+        ("--model sharded-2 --purge true",),
+    ),
+}
 USAGE = "\n".join(
     [
         "usage: hf-unlearn shards {" + ",".join(COMMANDS) + "} ...",
         "",
-        *(f"  hf-unlearn shards {name:9s} {about}" for name, (_, _, about, *_) in COMMANDS.items()),
+        *(f"  hf-unlearn shards {name:9s} {command.about}" for name, command in COMMANDS.items()),
         "",
         "`hf-unlearn shards COMMAND --help` explains every option.",
         "",
         "examples:",
-        *(f"  hf-unlearn shards {name} {example}" for name, (_, _, _, example, *_) in COMMANDS.items()),
+        *(f"  hf-unlearn shards {name} {command.examples[0]}" for name, command in COMMANDS.items()),
     ]
 )

@@ -113,4 +113,6 @@ def group_digests(rows: Any, column: str) -> list[bytes]:
 
 def balance(sizes: Sequence[int]) -> str:
     """Say how many rows the shards have."""
-    return f"{sum(sizes):,} rows in {len(sizes)} shards of {min(sizes):,} to {max(sizes):,}"
+    empty = sum(size == 0 for size in sizes)
+    told = f" {empty} have none, by chance, and no say." if empty else ""
+    return f"{sum(sizes):,} rows in {len(sizes)} shards of {min(sizes):,} to {max(sizes):,}.{told}"

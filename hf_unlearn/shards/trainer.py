@@ -16,7 +16,7 @@ from ..hub.receipt.forgotten_rows import PRIVATE_FOLDER
 from ..models.pretrained import load_processing_class
 from ..models.sharded_classifier import SHARD, SHARDING, ShardedClassifier, Sharding
 from ..utils.files import file_digest
-from .assignment import Assignment, Ids, assign, balance, row_ids
+from .assignment import Assignment, Ids, assign, balance, group_digests, row_ids
 from .jobs import ShardJob, prepared_rows, run_jobs, save_processing
 from .plan import Plan, differences, missing_rows, plan_deletion, plan_version
 from .receipt import write_exact_receipt
@@ -88,10 +88,10 @@ class ShardedTrainer:
             raise ValueError(f"`dataset` must be a `datasets.Dataset`, got {kind}: its rows are picked by number.")
         sharding, processing_class = sharding_of(model, train_dataset, settings, processing_class)
         rows = prepared_rows(sharding, train_dataset, processing_class)
+        _check_groups(rows, settings)
         with new_version(Path(output_dir), key) as folder:
             key = key_of(folder)
             found = assign(rows, key, settings.num_shards, settings.slices, settings.group_column)
-            _check_groups(found, settings)
             self.tell(balance(found.sizes()))
             ledger = Ledger(rows.column_names, found.ids, settings.group_column, sources=list(sources))
             places = [folder / PRIVATE_FOLDER / CHECKPOINTS]
@@ -304,12 +304,14 @@ def _places(ids: Sequence[Sequence[str]], found: Assignment) -> list[int]:
     return [found.places[name] for name in itertools.chain.from_iterable(ids)]
 
 
-def _check_groups(found: Assignment, settings: ShardSettings) -> None:
-    sizes = found.sizes()
-    if min(sizes) == 0:
+def _check_groups(rows: Any, settings: ShardSettings) -> None:
+    """Raise ValueError if there are fewer groups than shards. With more, a shard may still have none by chance, and has no say."""
+    column = settings.group_column
+    groups = len(rows) if column is None else len(set(group_digests(rows, column)))
+    if groups < settings.num_shards:
         raise ValueError(
-            f"`num_shards={settings.num_shards}`: {sizes.count(0)} shards would have no row, because there are too few "
-            f"{'rows' if settings.group_column is None else 'groups'}. Take fewer shards."
+            f"`num_shards={settings.num_shards}`: there are only {groups:,} {'rows' if column is None else 'groups'}, and each is in one shard. "
+            "Take fewer shards."
         )
 
 

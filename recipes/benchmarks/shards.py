@@ -28,6 +28,7 @@ from real_models import TASKS, Lab, append
 
 KEY = bytes(range(32))  # so that a benchmark can be repeated; a user's key is drawn at random
 SHARDS = (1, 2, 4, 8, 16)
+USERS = 400  # who have about five rows each
 REQUESTS, STREAM = 20, 100
 BATCH, ROUNDS = 32, 30  # of an answer that is timed
 
@@ -38,7 +39,9 @@ class Bench:
     def __init__(self, name: str, options: argparse.Namespace) -> None:
         self.lab, self.options = Lab(name, options), options
         self.folder = options.cache / "shards" / name / f"{options.epochs:g}-{options.rate:g}-{options.batch}"
-        self.rows, self.test = self.lab.sets["train"], self.lab.sets["test"]
+        rows, self.test = self.lab.sets["train"], self.lab.sets["test"]
+        draw = random.Random(0)
+        self.rows = rows.remove_columns("owner").add_column("owner", [f"u{draw.randrange(USERS)}" for _ in rows])
 
     def trainer(self) -> Any:
         from hf_unlearn.shards.trainer import ShardedTrainer
@@ -53,7 +56,7 @@ class Bench:
         if not folder.exists():
             o = self.options
             settings = ShardSettings(
-                num_shards=shards, slices=slices, group_column="owner" if shards < 16 else None, num_train_epochs=o.epochs,
+                num_shards=shards, slices=slices, group_column="owner", num_train_epochs=o.epochs,
                 learning_rate=o.rate, batch_size=o.batch,
             )  # fmt: skip
             folder.parent.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ def test_every_command_explains_itself(words, capsys):
     assert "examples:" in shown.out or words.startswith("receipt ")
 
 
-@pytest.mark.parametrize("arguments", [RunArguments, AuditArguments, *(c[1] for c in SHARD_COMMANDS.values())])
+@pytest.mark.parametrize("arguments", [RunArguments, AuditArguments, *(c.arguments for c in SHARD_COMMANDS.values())])
 def test_every_option_is_explained_in_a_sentence(arguments):
     texts = {f.name: f.metadata["help"] for f in fields(arguments)}
     assert not {name: text for name, text in texts.items() if not (text[0].isupper() and text.endswith("."))}

@@ -71,4 +71,5 @@ def test_a_column_that_cannot_keep_rows_together_is_named_with_the_row():
 
 
 def test_the_balance_is_said():
-    assert balance([3, 5, 4]) == "12 rows in 3 shards of 3 to 5"
+    assert balance([3, 5, 4]) == "12 rows in 3 shards of 3 to 5."
+    assert balance([3, 0, 4]) == "7 rows in 3 shards of 0 to 4. 1 have none, by chance, and no say."

@@ -87,6 +87,18 @@ def test_a_shard_may_lose_all_its_rows_and_the_others_still_answer(tmp_path):
         trainer().forget(tmp_path / "v2", rows, of(*rest), tmp_path / "v3")
 
 
+def test_a_shard_may_be_empty_from_the_start(tmp_path):
+    _, base, rows = shared()
+    many = ShardSettings(**{**SMALL, "num_shards": 10, "num_train_epochs": 0.5})
+    model = trainer().train(base, rows, tmp_path / "v1", settings=many, key=KEY)
+    assert 1 < len(model.sharding.present) < 10
+    assert sum(model.sharding.weights) == pytest.approx(1.0)
+    trainer().forget(tmp_path / "v1", rows, of("u3"), tmp_path / "v2")
+    assert weights(tmp_path / "v2") == trained_anew(
+        base, without(rows, "u3"), tmp_path / "scratch", num_shards=10, num_train_epochs=0.5
+    )
+
+
 def test_rows_that_are_gone_from_the_data_are_an_error_or_the_request(tmp_path):
     folder, base, rows = shared()
     left = without(rows, "u5")
@@ -115,7 +127,7 @@ def test_impossible_requests_are_named_before_anything_is_made(tmp_path):
             trainer().forget(model, data, request, out)
     with pytest.raises(ValueError, match="no version is ever changed"):
         trainer().forget(folder, rows, of("u3"), tmp_path / "v2")
-    with pytest.raises(ValueError, match=r"shards would have no row, because there are too few groups"):
+    with pytest.raises(ValueError, match="there are only 12 groups, and each is in one shard"):
         trainer().train(base, rows, out, settings=ShardSettings(**{**SMALL, "num_shards": 40}))
     with pytest.raises(ValueError, match=r"must be a `datasets\.Dataset`"):
         trainer().train(base, {"train": rows}, out)
