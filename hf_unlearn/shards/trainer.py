@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from .jobs import ShardJob, prepared_rows, run_jobs, save_processing
 from .plan import Plan, differences, missing_rows, plan_deletion, plan_version
 from .receipt import write_exact_receipt
 from .settings import ShardSettings, sharding_of
-from .shard_training import CHECKPOINT, ShardWork, find_checkpoint, plan_shard, versions, weights_of_shard
+from .shard_training import CHECKPOINT, ShardWork, find_checkpoint, plan_shard, shard_model, versions, weights_of_shard
 from .shard_weights import fit_weights
 from .version import CHECKPOINTS, Ledger, Version, copy_file, copy_whole, key_of, new_version, write_ledger
 
@@ -89,6 +90,7 @@ class ShardedTrainer:
         sharding, processing_class = sharding_of(model, train_dataset, settings, processing_class)
         rows = prepared_rows(sharding, train_dataset, processing_class)
         _check_groups(rows, settings)
+        shard_model(sharding, 0)  # raises if the base or the adapter does not serve, before anything is written
         with new_version(Path(output_dir), key) as folder:
             key = key_of(folder)
             found = assign(rows, key, settings.num_shards, settings.slices, settings.group_column)
@@ -280,6 +282,9 @@ class ShardedTrainer:
             if sum(w.slices)
         ]
         run_jobs(jobs, self.num_processes, self.tell)
+        for place in folder.glob("shard-*"):  # of a run that was killed and had more shards
+            if place.name not in {SHARD.format(i) for i, part in enumerate(ledger.ids) if any(part)}:
+                shutil.rmtree(place)
         trained = {w.number for w in work}
         steps, seconds = sum(j.work.steps_left for j in jobs), sum(j.work.seconds for j in jobs)
         if steps and seconds:

@@ -131,9 +131,21 @@ def test_impossible_requests_are_named_before_anything_is_made(tmp_path):
         trainer().train(base, rows, out, settings=ShardSettings(**{**SMALL, "num_shards": 40}))
     with pytest.raises(ValueError, match=r"must be a `datasets\.Dataset`"):
         trainer().train(base, {"train": rows}, out)
+    with pytest.raises(ValueError, match="`adapted_blocks=9`: the base has 2 blocks"):
+        trainer().train(base, rows, out, settings=ShardSettings(**SMALL, adapted_blocks=9))
     with pytest.raises(ValueError, match="`num_processes`"):
         ShardedTrainer(num_processes=0)
-    assert not out.exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["v2"]
+
+
+def test_what_a_killed_run_with_other_settings_left_is_not_taken(tmp_path):
+    _, base, rows = shared()
+    left = tmp_path / ".v1.partial" / "shard-07"
+    left.mkdir(parents=True)
+    (left / "adapter_model.safetensors").write_bytes(b"x")
+    trainer().train(base, rows, tmp_path / "v1", settings=ShardSettings(**SMALL), key=KEY)
+    assert weights(tmp_path / "v1") == weights(shared()[0])
+    assert not (tmp_path / "v1" / "shard-07").exists()
 
 
 def test_other_libraries_than_those_of_the_training_are_named(tmp_path):
