@@ -1,4 +1,4 @@
-"""The commands `hf-unlearn demo | run | audit | compare | shards | card | push | receipt`: each takes words and returns an exit code."""
+"""The commands `hf-unlearn demo | run | audit | compare | shards | card | push | receipt | methods | env`: each takes words and returns an exit code."""
 
 import os
 import sys
@@ -7,9 +7,20 @@ from importlib import import_module
 
 from .exit_codes import answered
 
-COMMANDS = ("demo", "run", "audit", "compare", "shards", "card", "push", "receipt")  # each is a module of this package
+COMMANDS = (
+    "demo",
+    "run",
+    "audit",
+    "compare",
+    "shards",
+    "card",
+    "push",
+    "receipt",
+    "methods",
+    "env",
+)  # each is a module of this package
 LONG = ("demo", "run", "audit", "compare", "shards")  # those that read models and data before they have anything to say
-USAGE = """usage: hf-unlearn {demo,run,audit,compare,shards,card,push,receipt} ...
+USAGE = """usage: hf-unlearn {demo,run,audit,compare,shards,card,push,receipt,methods,env} ...
 
   hf-unlearn demo                      train a small classifier, forget a class and a random 10 %, compare with retraining
   hf-unlearn run --config RECIPE.yaml  unlearn the rows that a recipe or the command line names, and report the result
@@ -22,6 +33,8 @@ USAGE = """usage: hf-unlearn {demo,run,audit,compare,shards,card,push,receipt} .
   hf-unlearn push FOLDER --repo ORG/NAME
                                        publish the model and the report of a run on the Hub, privately by default
   hf-unlearn receipt verify --folder … check a published model against its deletion receipt
+  hf-unlearn methods                   list the methods, what each can forget and what it reads
+  hf-unlearn env                       print the versions and devices that a report of a bug needs
 
 `hf-unlearn COMMAND --help` explains every option.
 """
