@@ -22,6 +22,7 @@ PAGES = [
     "recipes/README.md",
     "docs/architecture.md",
     "docs/planned-deletion.md",
+    "docs/comparison.md",
 ]
 
 # Modules without a test file of their own, and where they are tested.

@@ -202,9 +202,9 @@ class Scene:
 
 
 def described(method: UnlearningMethod) -> dict[str, Any]:
-    """Return the settings of a method, with the learning rate that it found for this original."""
+    """Return the settings of a method, with the learning rate that it found for this original, and without what it measured."""
     found = {} if method.found_rate is None else {"found_rate": float(f"{method.found_rate:.3g}")}
-    return {**method.describe(), **found}
+    return {name: value for name, value in method.describe().items() if not isinstance(value, dict)} | found
 
 
 def lengths(trainer: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ..models.pretrained import load_classifier, load_processing_class
 from ..models.processor import Processor
 from ..models.vocabulary import forgotten_words, without_words
 from ..training.arguments import UnlearningArguments
-from ..training.checks import WRITTEN, check_source
+from ..training.checks import WRITTEN, check_source, check_whole
 from ..utils.argument_checks import renamed
 from ..utils.files import check_writable
 from ..utils.hub_names import pinned
@@ -129,6 +129,7 @@ def load_model(run: RunArguments, train: Any) -> tuple[nn.Module, Any]:
     run.model, run.model_revision = pinned(run.model, run.model_revision)
     with loading("model", run.model):
         model = load_classifier(run.model, train, run.model_revision)
+        check_whole(model)
         if run.peft_config is None:
             let_adapter_move(model)
         return model, load_processing_class(run.model, train, run.model_revision)

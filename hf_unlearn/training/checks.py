@@ -18,6 +18,7 @@ from ..models.adapters import UPDATE_ADAPTER, base_classifier, is_adapted
 from ..models.labels import MISSING, check_head, missing_labels
 from ..models.prediction import predict
 from ..models.processor import Processor
+from ..models.sharded_classifier import ShardedClassifier
 from ..models.snapshot import joint_digest
 from ..utils.argument_checks import check_finite
 from .checkpoints import CHECKPOINT_NAME, RETRAINED_NAME, STAGING, is_checkpoint
@@ -211,6 +212,14 @@ def _classes(dataset: Any, processor: Processor) -> set[Any] | None:
     return None if column is None else {v for v in read_labels(dataset, column).tolist() if v is not None and v == v}
 
 
+def check_whole(model: nn.Module) -> None:
+    """Raise ValueError if the model is made of shards, whose changed weights could not be saved."""
+    if isinstance(model, ShardedClassifier):
+        raise ValueError(
+            "`model` is made of shards, and its rows are deleted exactly: `hf-unlearn shards forget --model FOLDER --output_dir NEW`."
+        )
+
+
 def check_patch(
     model: nn.Module, method: UnlearningMethod, update: str | None, given: bool, made: bool = False
 ) -> None:
@@ -218,6 +227,7 @@ def check_patch(
 
     `made`: a `model_init` makes untrained models with the adapter of `model`. Default False.
     """
+    check_whole(model)
     layers: list[Any] = [m for m in model.modules() if hasattr(m, "_disable_adapters")]
     if layers and not is_adapted(model):
         raise ValueError(

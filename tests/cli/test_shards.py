@@ -6,12 +6,15 @@ import shutil
 
 import pytest
 
+from hf_unlearn import UnlearningArguments, UnlearningTrainer
 from hf_unlearn.cli import main, shards
 from hf_unlearn.hub.layout import RECEIPT
 from hf_unlearn.hub.receipt.forgotten_rows import PRIVATE_FOLDER
+from hf_unlearn.models.pretrained import load_classifier
 from hf_unlearn.models.sharded_classifier import SHARDING
 from hf_unlearn.shards.version import LEDGER, Version
 from tests.shards.support import rows_for, save_base, weights
+from tests.support.data import tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +143,30 @@ def test_what_cannot_work_is_named(place, words, message, capsys, tmp_path, monk
     assert main(["shards", *(str(place / "v1") if word == "V1" else word for word in words)]) == 2
     assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
+
+
+def test_approximate_unlearning_is_refused_because_its_weights_could_not_be_saved(place, tmp_path, capsys):
+    given = (
+        "--dataset",
+        place / "rows.csv",
+        "--test_split",
+        "none",
+        "--forget_class",
+        "1",
+        "--output_dir",
+        tmp_path / "out",
+    )
+    assert main(["run", "--model", str(place / "v1"), "--method", "jit", *map(str, given), "--use_cpu", "true"]) == 2
+    assert "`hf-unlearn shards forget --model FOLDER" in capsys.readouterr().err
+    model = load_classifier(str(place / "v1"))
+    with pytest.raises(ValueError, match="`model` is made of shards"):
+        UnlearningTrainer(
+            model,
+            UnlearningArguments(str(tmp_path / "out"), use_cpu=True),
+            "jit",
+            rows_for("bert", 8),
+            processing_class=tokenizer(),
+        )
 
 
 def test_a_model_without_a_known_source_asks_for_its_rows(place, tmp_path, capsys):
