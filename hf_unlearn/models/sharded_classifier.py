@@ -138,19 +138,17 @@ def _holder(parameter: str, head: str) -> str:
     return head if f"{module}.".startswith(f"{head}.") else module
 
 
-class _Trunk:
-    """What the last of the shared blocks gave for the rows at hand, once it is known."""
-
-    def __init__(self) -> None:
-        self.output: Any = None
-
-
 class SharedBlock(nn.Module):
-    """A block that is the same for all shards: it runs for the first one, and then what the last such block gave is returned."""
+    """A block that is the same for all shards: it runs for the first one, and then what it gave is returned.
 
-    def __init__(self, block: nn.Module, trunk: _Trunk, last: bool) -> None:
+    Attributes:
+        kept: what it gave for the rows at hand; None before it ran.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        self.block, self.trunk, self.last = block, trunk, last
+        self.block = block
+        self.kept: Any = None
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -159,12 +157,9 @@ class SharedBlock(nn.Module):
             return getattr(super().__getattr__("block"), name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if self.trunk.output is not None:
-            return self.trunk.output
-        output = self.block(*args, **kwargs)
-        if self.last:
-            self.trunk.output = output
-        return output
+        if self.kept is None:
+            self.kept = self.block(*args, **kwargs)
+        return self.kept
 
 
 class ShardCopies(nn.Module):
@@ -200,7 +195,7 @@ class ShardedClassifier(PreTrainedModel):
     Attributes:
         sharding: what its `sharding.json` says.
         folder: where it was loaded from.
-        base: the base, in which the adapted modules are `ShardCopies`.
+        base: the base, in which the adapted modules are `ShardCopies`, and the others `SharedBlock`.
         classifier: all heads as one linear layer over the features of all shards.
 
     Example:
@@ -223,11 +218,11 @@ class ShardedClassifier(PreTrainedModel):
         self.sharding, self.folder = sharding, folder
         self.main_input_name = base.main_input_name
         self._copies = [m for m in base.modules() if isinstance(m, ShardCopies)]
-        self._trunk = next((m.trunk for m in base.modules() if isinstance(m, SharedBlock)), _Trunk())
+        self._shared = [m for m in base.modules() if isinstance(m, SharedBlock)]
         self.eval()
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *, revision: str | None = None, **ignored: Any) -> "ShardedClassifier":
+    def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> "ShardedClassifier":
         """Load the shards in a folder or a Hub repository, over their base.
 
         Args:
@@ -264,7 +259,8 @@ class ShardedClassifier(PreTrainedModel):
                     module.used = shard
                 found.append(self.base(**inputs).logits)  # its last layer is gone, so these are what that would read
         finally:
-            self._trunk.output = None
+            for block in self._shared:
+                block.kept = None
         return found
 
     def shard_logits(self, **inputs: Any) -> Tensor:
@@ -276,12 +272,21 @@ class ShardedClassifier(PreTrainedModel):
         return self.base.get_input_embeddings()
 
     def save_pretrained(self, save_directory: str | Path, **ignored: Any) -> None:
-        """Copy the adapters and their description; what is private to their owner stays. Changed weights are not saved."""
+        """Copy the adapters and their description; what is private to their owner stays. Changed weights are not saved.
+
+        Args:
+            save_directory: the folder.
+            ignored: what transformers passes to every model, such as a size of files.
+        """
         target = Path(save_directory)
         target.mkdir(parents=True, exist_ok=True)
         for number in self.sharding.present:
             shutil.copytree(self.folder / SHARD.format(number), target / SHARD.format(number), dirs_exist_ok=True)
         shutil.copy2(self.folder / SHARDING, target / SHARDING)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> str:
+        """Not here: `hf-unlearn push FOLDER --repo NAME` checks that nothing private goes with it, and takes receipt and card along."""
+        raise NotImplementedError(f"Publish shards with `hf-unlearn push {self.folder} --repo ORG/NAME`.")
 
 
 def _shard_folder(name: str, commit: str | None, number: int) -> Path:
@@ -302,18 +307,19 @@ def build(sharding: Sharding, folders: Sequence[Path], folder: Path) -> ShardedC
         ValueError: an adapter does not fit the base.
     """
     base, fresh = fresh_classifier(sharding)
-    head = last_linear(base)
-    merged = [load_patches(copy.deepcopy(base), str(place)).merge_and_unload() for place in folders]
-    adapted = _adapted(base, folders[0])
-    blocks = find_blocks(base)
+    head, blocks, adapted = last_linear(base), find_blocks(base), _adapted(base, folders[0])
     first = min((blocks.index(b) for b in blocks if b in adapted), default=len(blocks))
-    own = [*blocks[first:], *(name for name in fresh if name != head)]
-    trunk = _Trunk()
-    for number, name in enumerate(blocks[:first]):
-        base.set_submodule(name, SharedBlock(base.get_submodule(name), trunk, number == first - 1))
-    for name in own:
-        base.set_submodule(name, ShardCopies([model.get_submodule(name) for model in merged]))
-    heads: list[Any] = [model.get_submodule(head) for model in merged]
+    own = [*blocks[first:], *fresh]  # the head is the last of these
+    copies: dict[str, list[Any]] = {name: [] for name in own}
+    for place in folders:
+        merged = load_patches(copy.deepcopy(base), str(place)).merge_and_unload()
+        for name in own:  # the rest of it goes before the next one is loaded
+            copies[name].append(merged.get_submodule(name))
+    for name in blocks[:first]:
+        base.set_submodule(name, SharedBlock(base.get_submodule(name)))
+    heads = copies.pop(head)
+    for name, modules in copies.items():
+        base.set_submodule(name, ShardCopies(modules))
     base.set_submodule(head, nn.Identity())
     config = copy.deepcopy(base.config)
     config.architectures = [ShardedClassifier.__name__]

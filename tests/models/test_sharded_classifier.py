@@ -29,7 +29,7 @@ def batch_of(arch, model, n=6):
     return model_inputs(processor.collate([processor(row) for row in data_for(arch, n, seed=3)]))
 
 
-@pytest.mark.parametrize("arch", ["bert", "distilbert", "roberta", "vit", "dinov2"])
+@pytest.mark.parametrize("arch", ["bert", "distilbert", "roberta", "vit", "dinov2", "swin", "convnext"])
 def test_its_answer_is_the_mean_of_the_log_probabilities_of_its_shards(arch, tmp_path):
     base = save_base(arch, tmp_path / "base")
     settings = ShardSettings(**{**SMALL, "num_shards": 2, "learning_rate": 0.05})
@@ -101,6 +101,11 @@ def test_saving_copies_what_may_be_published_and_nothing_private(tmp_path):
     assert (shared()[0] / PRIVATE_FOLDER).is_dir()
     again, batch = ShardedClassifier.from_pretrained(tmp_path / "copy"), batch_of("bert", model)
     assert torch.equal(again(**batch).logits, model(**batch).logits)
+
+
+def test_it_is_published_by_the_command_alone():
+    with pytest.raises(NotImplementedError, match="hf-unlearn push"):
+        ShardedClassifier.from_pretrained(shared()[0]).push_to_hub("alice/sharded")
 
 
 def test_weights_of_shards_weigh_their_logits():
