@@ -1,5 +1,6 @@
 """Train several shards, one after another or side by side in processes, and what prepares their rows."""
 
+import logging
 import multiprocessing
 import os
 import threading
@@ -14,12 +15,15 @@ import datasets
 import torch
 import transformers
 
+from ..data.overlap import seen_rows
 from ..models.classifier_class import is_image_dataset
 from ..models.pretrained import load_processing_class
 from ..models.processor import Processor
 from ..models.sharded_classifier import Sharding, fresh_classifier
 from ..training.row_checks import check_every_row
 from .shard_training import ShardWork, train_shard
+
+logger = logging.getLogger(__name__)
 
 WATCHED = 1.0  # seconds between two looks at the parent
 
@@ -99,6 +103,22 @@ def prepared_rows(sharding: Sharding, given: Any, processing_class: Any) -> Any:
     processor.check(aligned, "dataset")
     check_every_row(processor, aligned, "dataset")
     return rows
+
+
+def check_held_out(sharding: Sharding, held_out: Any | None, rows: Any, processing_class: Any) -> None:
+    """Warn about held-out rows that are also among the rows to train on, and raise ValueError if all are."""
+    if held_out is None:
+        return
+    columns = processor_of(sharding, processing_class).inputs_among(held_out.column_names)
+    count, _ = seen_rows(held_out, rows, columns) if columns and len(held_out) else (0, True)
+    if count == len(held_out):
+        raise ValueError(
+            "`held_out` has no row that the shards are not trained on, so no weights can be fitted on it. Name other rows."
+        )
+    if count:
+        logger.warning(
+            "`held_out`: %d of %d rows have an identical copy among those to train on.", count, len(held_out)
+        )
 
 
 def save_processing(folder: Path, sharding: Sharding, processing_class: Any) -> None:

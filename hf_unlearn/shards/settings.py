@@ -79,13 +79,16 @@ class ShardSettings:
 
 
 def sharding_of(
-    model: str, rows: Any, settings: ShardSettings, processing_class: Any | None = None
+    model: str, rows: Any, settings: ShardSettings, processing_class: Any | None = None, use_cpu: bool = False
 ) -> tuple[Sharding, Any]:
     """Return the description of a model that is still to be trained, and its processing class.
 
     Args:
         model: the base, a folder or a Hub id, which `@revision` may follow.
         rows: the rows to train on, which tell the classes.
+        settings: how shards are trained.
+        processing_class: tokenizer or image processor. Default None: the base's.
+        use_cpu: True to train on the CPU though there is a GPU. Default False.
 
     Raises:
         ValueError: the base cannot be loaded or sharded, or the rows have no classes.
@@ -110,7 +113,7 @@ def sharding_of(
                 f"`label_column={settings.label_column!r}` is not in the rows. Name the column of classes."
             )
         labels = names_of_classes(rows, column)
-        draft = Sharding(name, commit, "", labels, settings.seed, settings.slices, {}, versions())
+        draft = Sharding(name, commit, "", labels, settings.seed, settings.slices, {}, versions(use_cpu))
         classifier, fresh = fresh_classifier(draft)
         if processing_class is None:
             processing_class = load_processing_class(name, rows, commit)

@@ -5,13 +5,14 @@ by a keyed digest of all that (`stage_key`), and a stage whose checkpoint is the
 it came from. A deletion is nothing but that: the stages before the slice of the row are found, and the later ones are not.
 """
 
+import hashlib
 import io
 import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -26,6 +28,7 @@ from ..models.adapter_config import adapter_config
 from ..models.forward import has_batch_norm
 from ..models.processor import Processor
 from ..models.sharded_classifier import SHARD, Sharding, fresh_classifier
+from ..models.snapshot import raw_bytes
 from ..models.structure import find_blocks, prefixes
 from ..training.plain_training import train_classifier, warmup_steps
 from ..utils.files import file_digest, write_atomically
@@ -34,6 +37,7 @@ from .schedule import stage_steps
 
 logger = logging.getLogger(__name__)
 
+DIGEST, REPAIR = "digest", "Delete it, and give the same command again: its stage is trained anew."
 CHECKPOINT = "shard-{:02d}-stage-{}-{}.safetensors"
 SHARED = (
     0.2  # most of the blocks are shared: adapters change at most this share of them, from the end, and at least one
@@ -188,7 +192,7 @@ def train_shard(
             last = work.start - 1
             found = find_checkpoint(work.number, last, work.keys[last], checkpoints)
             assert found is not None
-            _load(model, load_file(found))
+            _load(model, read_checkpoint(found))
         seen = sum(work.slices[: work.start])
         for stage in range(work.start, len(work.keys)):
             seen += work.slices[stage]
@@ -207,8 +211,34 @@ def train_shard(
                     )
             tensors = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if n in set(trained)}
             name = CHECKPOINT.format(work.number, stage, work.keys[stage])
-            write_atomically(checkpoints[0] / name, save(tensors), mode=0o600)
+            write_atomically(checkpoints[0] / name, save(tensors, {DIGEST: tensors_digest(tensors)}), mode=0o600)
         save_shard(model.cpu(), folder / SHARD.format(work.number))
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of names and values."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(raw_bytes(tensors[name]))
+    return digest.hexdigest()
+
+
+def read_checkpoint(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        tensors = load_file(file)
+        with safe_open(file, "pt") as saved:
+            said = (saved.metadata() or {}).get(DIGEST)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"The checkpoint {file} cannot be read: {error}. {REPAIR}") from error
+    if said != tensors_digest(tensors):
+        raise ValueError(f"The checkpoint {file} is damaged. {REPAIR}")
+    return tensors
 
 
 @torch.no_grad()
@@ -237,8 +267,15 @@ def weights_of_shard(folder: Path, number: int) -> str:
     return file_digest(folder / SHARD.format(number) / "adapter_model.safetensors")
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of the libraries that bits depend on."""
+def versions(use_cpu: bool = False) -> dict[str, str]:
+    """Return what bits depend on beside the rows: versions of libraries, and the device or the instructions of the CPU."""
     import peft
 
-    return {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
+    on_gpu = torch.cuda.is_available() and not use_cpu
+    device = torch.cuda.get_device_name() if on_gpu else f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+        "device": device,
+    }

@@ -14,11 +14,13 @@ import datasets
 from ..data.forget_request import ForgetRequest
 from ..hub.layout import RECEIPT
 from ..hub.receipt.forgotten_rows import PRIVATE_FOLDER
+from ..hub.receipt.signing import signature_file
 from ..models.pretrained import load_processing_class
 from ..models.sharded_classifier import SHARD, SHARDING, ShardedClassifier, Sharding
 from ..utils.files import file_digest
 from .assignment import Assignment, Ids, assign, balance, group_digests, row_ids
-from .jobs import ShardJob, prepared_rows, run_jobs, save_processing
+from .deletion_queue import DeletionQueue
+from .jobs import ShardJob, check_held_out, prepared_rows, run_jobs, save_processing
 from .plan import Plan, differences, missing_rows, plan_deletion, plan_version
 from .receipt import write_exact_receipt
 from .settings import ShardSettings, sharding_of
@@ -87,9 +89,10 @@ class ShardedTrainer:
         if not isinstance(train_dataset, datasets.Dataset):
             kind = type(train_dataset).__name__
             raise ValueError(f"`dataset` must be a `datasets.Dataset`, got {kind}: its rows are picked by number.")
-        sharding, processing_class = sharding_of(model, train_dataset, settings, processing_class)
+        sharding, processing_class = sharding_of(model, train_dataset, settings, processing_class, self.use_cpu)
         rows = prepared_rows(sharding, train_dataset, processing_class)
         _check_groups(rows, settings)
+        check_held_out(sharding, held_out, rows, processing_class)
         shard_model(sharding, 0)  # raises if the base or the adapter does not serve, before anything is written
         with new_version(Path(output_dir), key) as folder:
             key = key_of(folder)
@@ -138,7 +141,7 @@ class ShardedTrainer:
         """
         started = datetime.now(UTC)
         version = Version.load(model)
-        _check_versions(version.sharding)
+        _check_versions(version.sharding, self.use_cpu)
         rows, found = version.find_rows(train_dataset)
         plan = plan_deletion(version, rows, found, request, missing)
         self.tell(plan.sentence())
@@ -177,7 +180,7 @@ class ShardedTrainer:
             ValueError: as in `forget`, or a new row was deleted before.
         """
         version = Version.load(model)
-        _check_versions(version.sharding)
+        _check_versions(version.sharding, self.use_cpu)
         known = version.find_rows(train_dataset)[0]
         more = new_rows.select_columns(sorted(set(new_rows.column_names) & set(version.ledger.columns)))
         try:
@@ -212,7 +215,7 @@ class ShardedTrainer:
         It is the SHA-256 in `sharding.json` if the version is what it says.
         """
         version = Version.load(model)
-        _check_versions(version.sharding)
+        _check_versions(version.sharding, self.use_cpu)
         rows, found = version.find_rows(train_dataset)
         folder = Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
@@ -240,7 +243,7 @@ class ShardedTrainer:
         """Copy what stays, and train what changes."""
         changed = {work.number for work in plan.work}
         for number in set(version.sharding.present) - changed:
-            copy_whole(version.folder / SHARD.format(number), folder / SHARD.format(number))
+            _copy_shard(version, number, folder)
         places = [folder / PRIVATE_FOLDER / CHECKPOINTS, version.checkpoints]
         every = [plan_shard(version.sharding, i, part, version.key, places) for i, part in enumerate(plan.ids)]
         for work in every:
@@ -249,8 +252,9 @@ class ShardedTrainer:
                 if kept is not None:
                     copy_file(kept, places[0] / CHECKPOINT.format(work.number, stage, name))
         for file in version.folder.iterdir():
-            if file.is_file() and file.name not in (SHARDING, RECEIPT):
+            if file.is_file() and file.name not in (SHARDING, RECEIPT, signature_file(Path(RECEIPT)).name):
                 (folder / file.name).write_bytes(file.read_bytes())
+        DeletionQueue(version.folder).carry_over(folder, [])
         sharding = replace(version.sharding, previous=file_digest(version.folder / SHARDING))
         return self._make(
             folder, sharding, ledger, [w for w in every if w.number in changed], found, rows, places, held_out
@@ -305,6 +309,22 @@ class ShardedTrainer:
         return sharding
 
 
+def _copy_shard(version: Version, number: int, folder: Path) -> None:
+    """Copy a shard that does not change, in the place of what a killed run for another request may have left there.
+
+    Raises:
+        ValueError: its weights are not those that the version says.
+    """
+    target, said = folder / SHARD.format(number), version.sharding.shards[number]["weights"]
+    if target.exists() and weights_of_shard(folder, number) != said:
+        shutil.rmtree(target)
+    copy_whole(version.folder / SHARD.format(number), target)
+    if weights_of_shard(folder, number) != said:
+        raise ValueError(
+            f"{version.folder / SHARD.format(number)} has other weights than {SHARDING} says, so it is damaged. Restore it from a backup."
+        )
+
+
 def _places(ids: Sequence[Sequence[str]], found: Assignment) -> list[int]:
     return [found.places[name] for name in itertools.chain.from_iterable(ids)]
 
@@ -320,12 +340,12 @@ def _check_groups(rows: Any, settings: ShardSettings) -> None:
         )
 
 
-def _check_versions(sharding: Sharding) -> None:
-    """Raise ValueError if the shards were trained with other versions of the libraries: bits may differ then."""
-    now = versions()
+def _check_versions(sharding: Sharding, use_cpu: bool) -> None:
+    """Raise ValueError if the shards were trained with other versions of the libraries, or on another device: bits may differ then."""
+    now = versions(use_cpu)
     other = [f"{name} {was} (here {now.get(name)})" for name, was in sharding.versions.items() if now.get(name) != was]
     if other:
         raise ValueError(
-            f"The shards were trained with {', '.join(other)}, and another version may give other bits: a deletion would not be exact. "
-            "Install these versions, or train all shards anew."
+            f"The shards were trained with {', '.join(other)}, and another version or device may give other bits: a deletion would not "
+            "be exact. Use these, or train all shards anew."
         )

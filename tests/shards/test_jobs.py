@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+from datasets import concatenate_datasets
 
-from hf_unlearn.shards.jobs import prepared_rows, processor_of
+from hf_unlearn.shards.jobs import check_held_out, prepared_rows, processor_of
 from hf_unlearn.shards.settings import ShardSettings
 from hf_unlearn.shards.trainer import ShardedTrainer
 from hf_unlearn.shards.version import Version
@@ -70,3 +71,15 @@ def test_every_row_is_read_before_a_model_is_trained():
     with pytest.raises(ValueError, match="reads texts, and the rows hold pictures"):
         prepared_rows(sharding, pixel_data(8), tokenizer())
     assert processor_of(sharding, tokenizer()).text
+
+
+def test_weights_are_not_fitted_on_rows_of_the_training(caplog):
+    folder, _, rows = shared()
+    sharding = Version.load(folder).sharding
+    with pytest.raises(ValueError, match="no row that the shards are not trained on"):
+        check_held_out(sharding, rows.select(range(8)), rows, tokenizer())
+    check_held_out(sharding, rows_for("bert", 24, seed=9), rows, tokenizer())
+    check_held_out(sharding, None, rows, tokenizer())
+    assert not caplog.text
+    check_held_out(sharding, concatenate_datasets([rows.select([0]), rows_for("bert", 24, seed=9)]), rows, tokenizer())
+    assert "1 of 25 rows have an identical copy" in caplog.text

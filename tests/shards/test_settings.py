@@ -34,7 +34,7 @@ def test_the_description_holds_classes_base_and_versions(tmp_path, caplog):
     sharding, tokenizer = sharding_of(base, rows_for("bert"), ShardSettings(num_shards=2))
     assert sharding.labels == [str(i) for i in range(4)]
     assert sharding.settings["adapted_blocks"] == 1
-    assert sharding.versions.keys() == {"torch", "transformers", "peft"}
+    assert sharding.versions.keys() == {"torch", "transformers", "peft", "device"}
     assert tokenizer("w1").input_ids
     assert "is a folder, so nobody else can tell which base it is" in caplog.text
     again, _ = sharding_of(base, rows_for("bert"), ShardSettings(num_shards=2))

@@ -16,10 +16,12 @@ from hf_unlearn.shards.shard_training import (
     default_adapted_blocks,
     find_checkpoint,
     plan_shard,
+    read_checkpoint,
     same_bits,
     save_shard,
     shard_model,
     stage_keys,
+    tensors_digest,
     versions,
     weights_of_shard,
 )
@@ -131,5 +133,26 @@ def test_the_last_checkpoint_holds_what_the_adapter_is():
         assert torch.equal(saved[plain], tensor)
 
 
-def test_versions_are_those_that_are_installed():
-    assert versions()["torch"] == torch.__version__
+def test_what_bits_depend_on_are_versions_and_the_device():
+    found = versions(use_cpu=True)
+    assert found["torch"] == torch.__version__
+    assert found["device"] == f"cpu {torch.backends.cpu.get_cpu_capability()}"
+
+
+def test_a_damaged_checkpoint_is_named_and_never_used(tmp_path):
+    version = Version.load(shared()[0])
+    whole = next(version.checkpoints.glob("*.safetensors"))
+    assert read_checkpoint(whole)
+    raw = bytearray(whole.read_bytes())
+    raw[-1] ^= 1
+    for name, content in (("flipped", bytes(raw)), ("cut", bytes(raw[:-100])), ("empty", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} (is damaged|cannot be read)"):
+            read_checkpoint(tmp_path / name)
+
+
+def test_the_digest_of_a_checkpoint_is_of_names_and_values():
+    one = {"a": torch.ones(2), "b": torch.zeros(2)}
+    assert tensors_digest(one) == tensors_digest(dict(reversed(one.items())))
+    assert tensors_digest(one) != tensors_digest({"a": torch.ones(2), "c": torch.zeros(2)})
+    assert tensors_digest(one) != tensors_digest({"a": torch.ones(2), "b": torch.ones(2)})

@@ -1,5 +1,6 @@
 """Deletion is exact: the bits are those of a training that never saw the rows."""
 
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,10 @@ from hf_unlearn.data.forget_request import ForgetRequest
 from hf_unlearn.hub.layout import RECEIPT
 from hf_unlearn.hub.receipt.sealing import verify_folder
 from hf_unlearn.models.pretrained import load_classifier
+from hf_unlearn.shards.deletion_queue import DeletionQueue
 from hf_unlearn.shards.settings import ShardSettings
 from hf_unlearn.shards.trainer import ShardedTrainer
-from hf_unlearn.shards.version import Version, write_ledger
+from hf_unlearn.shards.version import Version, new_version, write_ledger
 from tests.shards.support import KEY, OWNERS, SMALL, rows_for, shared, trainer, weights
 from tests.support.fresh_processes import exit_codes, start
 
@@ -146,6 +148,44 @@ def test_what_a_killed_run_with_other_settings_left_is_not_taken(tmp_path):
     trainer().train(base, rows, tmp_path / "v1", settings=ShardSettings(**SMALL), key=KEY)
     assert weights(tmp_path / "v1") == weights(shared()[0])
     assert not (tmp_path / "v1" / "shard-07").exists()
+
+
+def test_what_a_run_that_was_killed_for_another_request_left_is_not_taken(tmp_path):
+    folder, base, rows = shared()
+    with new_version(tmp_path / "v2", KEY) as left:  # a run for another user, killed after its shard was trained
+        pass
+    (tmp_path / "v2").rename(left)
+    trainer().forget(folder, rows, of("u7"), tmp_path / "other")
+    changed = [i for i, (a, b) in enumerate(zip(weights(folder), weights(tmp_path / "other"), strict=True)) if a != b]
+    shutil.copytree(tmp_path / "other" / f"shard-{changed[0]:02d}", left / f"shard-{changed[0]:02d}")
+    owner = next(
+        o for o in map("u{}".format, range(OWNERS))
+        if [w.number for w in trainer().plan_to_forget(folder, rows, of(o)).work] != changed
+    )  # fmt: skip
+    trainer().forget(folder, rows, of(owner), tmp_path / "v2")
+    assert weights(tmp_path / "v2") == trained_anew(base, without(rows, owner), tmp_path / "scratch")
+
+
+def test_a_shard_that_is_damaged_is_not_copied(tmp_path):
+    folder, _, rows = shared()
+    shutil.copytree(folder, tmp_path / "v1")
+    plan = trainer().plan_to_forget(folder, rows, of("u3"))
+    other = next(i for i in range(3) if i != plan.work[0].number)
+    file = tmp_path / "v1" / f"shard-{other:02d}" / "adapter_model.safetensors"
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(raw)
+    with pytest.raises(ValueError, match=r"has other weights than sharding\.json says"):
+        trainer().forget(tmp_path / "v1", rows, of("u3"), tmp_path / "v2")
+    assert not (tmp_path / "v2").exists()
+
+
+def test_requests_that_wait_go_on_in_the_next_version(tmp_path):
+    folder, _, rows = shared()
+    shutil.copytree(folder, tmp_path / "v1")
+    DeletionQueue(tmp_path / "v1").add({"forget_class": ["1"]}, "2030-01-31")
+    trainer().forget(tmp_path / "v1", rows, of("u3"), tmp_path / "v2")
+    assert [r.deadline for r in DeletionQueue(tmp_path / "v2").waiting()] == ["2030-01-31"]
 
 
 def test_other_libraries_than_those_of_the_training_are_named(tmp_path):
