@@ -205,7 +205,7 @@ def stream(bench: Bench) -> dict[str, Any]:
                 child.kill()
                 child.wait()
             if not target.exists():
-                subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+                do_job(job, bench.options)
         if number and last != bench.model(8):
             shutil.rmtree(last)
             last.mkdir()  # so that a benchmark that goes on knows that it was there
