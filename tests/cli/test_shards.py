@@ -77,6 +77,7 @@ def test_a_changed_shard_is_found(place, tmp_path, capsys):
     assert "`shards`: 9 has no rows here" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_requests_wait_in_the_queue_until_they_are_carried_out_together(place, tmp_path, capsys):
     shutil.copytree(place / "v1", tmp_path / "v1")
     one = ("--model", tmp_path / "v1")
@@ -101,6 +102,7 @@ def test_requests_wait_in_the_queue_until_they_are_carried_out_together(place, t
     assert "The queue is empty" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_rows_are_added_and_their_source_is_known_from_then_on(place, tmp_path, capsys):
     new = rows_for("bert", 12, seed=8).remove_columns(["group", "owner"]).add_column("owner", ["new"] * 12)
     new.to_csv(tmp_path / "new.csv")
@@ -113,6 +115,7 @@ def test_rows_are_added_and_their_source_is_known_from_then_on(place, tmp_path, 
     assert "12 rows" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_weights_of_shards_are_fitted_on_held_out_rows(place, tmp_path):
     base = place / "base"
     given = ("--model", base, "--dataset", place / "rows.csv", "--output_dir", tmp_path / "v1", *SMALL)

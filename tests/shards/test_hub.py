@@ -20,6 +20,7 @@ from tests.shards.support import SMALL, rows_for, save_base, shared, trainer
 from tests.support.hub_runs import create_tagged
 
 
+@pytest.mark.slow
 def test_shards_go_from_the_hub_to_the_hub(hub, tmp_path, capsys):
     commit = create_tagged("alice/base", Path(save_base("bert", tmp_path / "base")))
     rows, settings = rows_for("bert", 48), ShardSettings(**{**SMALL, "num_shards": 2})

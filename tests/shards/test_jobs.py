@@ -75,6 +75,7 @@ def test_every_row_is_read_before_a_model_is_trained():
 
 def test_weights_are_not_fitted_on_rows_of_the_training(caplog):
     folder, _, rows = shared()
+    caplog.clear()  # of what making it may have said
     sharding = Version.load(folder).sharding
     with pytest.raises(ValueError, match="no row that the shards are not trained on"):
         check_held_out(sharding, rows.select(range(8)), rows, tokenizer())

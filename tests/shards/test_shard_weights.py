@@ -27,6 +27,7 @@ def test_no_other_weights_have_less_loss():
         assert loss(other / other.sum()) >= best - 1e-6
 
 
+@pytest.mark.slow
 def test_fitted_weights_are_fitted_again_after_a_deletion(tmp_path):
     base, rows, held_out = save_base("bert", tmp_path / "base"), rows_for("bert", 36), rows_for("bert", 24, seed=9)
     settings = ShardSettings(**{**SMALL, "learning_rate": 0.05})

@@ -46,6 +46,7 @@ def test_a_deletion_gives_the_bits_of_a_training_without_the_rows(arch, tmp_path
     assert load_classifier(str(tmp_path / "v2")).sharding.previous
 
 
+@pytest.mark.slow
 def test_the_order_of_deletions_does_not_matter_and_together_is_as_one_by_one(tmp_path):
     folder, _, rows = shared()
     for name, order in (("a", ["u1", "u7", "u4"]), ("b", ["u4", "u1", "u7"])):
@@ -59,6 +60,7 @@ def test_the_order_of_deletions_does_not_matter_and_together_is_as_one_by_one(tm
     assert ledger.ancestors == [str(p.resolve()) for p in (folder, tmp_path / "a0", tmp_path / "a1")]
 
 
+@pytest.mark.slow
 def test_added_rows_move_no_other_and_deleting_them_gives_the_former_bits(tmp_path):
     folder, base, rows = shared()
     new = rows_for("bert", 12, seed=5)
@@ -74,6 +76,7 @@ def test_added_rows_move_no_other_and_deleting_them_gives_the_former_bits(tmp_pa
         trainer().add(folder, rows, rows.select(range(3)), tmp_path / "v4")
 
 
+@pytest.mark.slow
 def test_a_shard_may_lose_all_its_rows_and_the_others_still_answer(tmp_path):
     folder, _, rows = shared()
     version = Version.load(folder)
@@ -89,6 +92,7 @@ def test_a_shard_may_lose_all_its_rows_and_the_others_still_answer(tmp_path):
         trainer().forget(tmp_path / "v2", rows, of(*rest), tmp_path / "v3")
 
 
+@pytest.mark.slow
 def test_a_shard_may_be_empty_from_the_start(tmp_path):
     _, base, rows = shared()
     rows, many = rows.select(range(24)), {"num_shards": 10, "num_train_epochs": 0.5}
@@ -99,6 +103,7 @@ def test_a_shard_may_be_empty_from_the_start(tmp_path):
     assert weights(tmp_path / "v2") == trained_anew(base, without(rows, "u3"), tmp_path / "scratch", **many)
 
 
+@pytest.mark.slow
 def test_rows_that_are_gone_from_the_data_are_an_error_or_the_request(tmp_path):
     folder, base, rows = shared()
     left = without(rows, "u5")
@@ -138,6 +143,7 @@ def test_impossible_requests_are_named_before_anything_is_made(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["v2"]
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_with_other_settings_left_is_not_taken(tmp_path):
     _, base, rows = shared()
     left = tmp_path / ".v1.partial" / "shard-07"
@@ -148,6 +154,7 @@ def test_what_a_killed_run_with_other_settings_left_is_not_taken(tmp_path):
     assert not (tmp_path / "v1" / "shard-07").exists()
 
 
+@pytest.mark.slow
 def test_what_a_run_that_was_killed_for_another_request_left_is_not_taken(tmp_path):
     folder, base, rows = shared()
     with new_version(tmp_path / "v2", KEY) as left:  # a run for another user, killed after its shard was trained
@@ -178,6 +185,7 @@ def test_a_shard_that_is_damaged_is_not_copied(tmp_path):
     assert not (tmp_path / "v2").exists()
 
 
+@pytest.mark.slow
 def test_requests_that_wait_go_on_in_the_next_version(tmp_path):
     folder, _, rows = shared()
     shutil.copytree(folder, tmp_path / "v1")
@@ -186,6 +194,7 @@ def test_requests_that_wait_go_on_in_the_next_version(tmp_path):
     assert [r.deadline for r in DeletionQueue(tmp_path / "v2").waiting()] == ["2030-01-31"]
 
 
+@pytest.mark.slow
 def test_other_libraries_than_those_of_the_training_are_named(tmp_path):
     folder, _, rows = shared()
     trainer().forget(folder, rows, of("u3"), tmp_path / "v2")
@@ -225,6 +234,7 @@ def test_a_kill_at_any_time_leaves_the_old_version_and_the_next_run_gives_the_sa
     assert killed
 
 
+@pytest.mark.slow
 def test_the_receipt_is_chained_and_covers_what_is_published(tmp_path):
     folder, _, rows = shared()
     trainer().forget(folder, rows, of("u3"), tmp_path / "v2", request_id="case-7")
