@@ -15,8 +15,8 @@ import transformers
 from ..data.forget_request import ForgetRequest
 from ..data.loading import load_rows
 from ..methods.base import setting
-from ..models.sharded_classifier import SHARDING, Sharding
-from ..shards.deletion_queue import DeletionQueue
+from ..models.sharded_classifier import SHARD, SHARDING, Sharding
+from ..shards.deletion_queue import ARGUMENTS, DeletionQueue
 from ..shards.receipt import untouched_problems
 from ..shards.settings import ShardSettings
 from ..shards.trainer import ShardedTrainer
@@ -26,9 +26,7 @@ from ..utils.files import file_digest
 from .option_parser import OptionParser
 from .parsers import parser_settings
 
-REQUEST = {
-    "label": "forget_class", "column": "forget_column", "values": "forget_values", "ids_file": "forget_ids_file",
-}  # fmt: skip
+REQUEST = {argument: option for option, argument in ARGUMENTS.items()}
 MODEL = "Folder of the sharded model, with its private part. It is not changed."
 DATASET = "Rows that the shards were trained on: a file, or a folder or Hub id, which `:split` may follow. None: those of the training."
 HELD_OUT = (
@@ -253,9 +251,9 @@ def _check(given: CheckArguments) -> int:
     sharding = Sharding.load(folder / SHARDING)
     problems = []
     for number in sharding.present:
-        weights = folder / f"shard-{number:02d}" / "adapter_model.safetensors"
+        weights = folder / SHARD.format(number) / "adapter_model.safetensors"
         if not weights.is_file() or file_digest(weights) != sharding.shards[number]["weights"]:
-            problems.append(f"shard-{number:02d}: its weights are not those of {SHARDING}")
+            problems.append(f"{SHARD.format(number)}: its weights are not those of {SHARDING}")
     if given.previous is not None:
         problems += untouched_problems(folder, given.previous)
     if given.shards:
@@ -270,9 +268,10 @@ def _check(given: CheckArguments) -> int:
                 found = trainer.retrained_weights(folder, rows, number, scratch)
             same = found == sharding.shards[number]["weights"]
             print(
-                f"shard-{number:02d}: trained from the start, {'the same bits' if same else 'other bits'}", flush=True
+                f"{SHARD.format(number)}: trained from the start, {'the same bits' if same else 'other bits'}",
+                flush=True,
             )
-            problems += [] if same else [f"shard-{number:02d}: trained from the start it has other weights"]
+            problems += [] if same else [f"{SHARD.format(number)}: trained from the start it has other weights"]
     for problem in problems:
         print(f"MISMATCH {problem}")
     print("All is as it says." if not problems else f"{len(problems)} mismatches.")

@@ -37,6 +37,7 @@ from .structure import find_blocks, find_heads, last_linear, prefixes
 
 SHARDING = "sharding.json"
 SCHEMA = "hf_unlearn/sharding/1"
+COLUMNS = ("label_column", "image_column", "text_column")  # among the settings
 SHARD = "shard-{:02d}"  # folder of the adapter of a shard
 
 
@@ -76,6 +77,11 @@ class Sharding:
     def present(self) -> list[int]:
         """The numbers of the shards that have rows; the others have no adapter and no say."""
         return [i for i, shard in enumerate(self.shards) if shard["rows"]]
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The columns that a `Processor` is told."""
+        return {name: self.settings[name] for name in COLUMNS}
 
     def save(self, folder: Path) -> None:
         write_atomically(folder / SHARDING, json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n")

@@ -84,8 +84,7 @@ def _end_with(parent: int) -> None:
 
 def processor_of(sharding: Sharding, processing_class: Any) -> Processor:
     classifier, _ = fresh_classifier(sharding)
-    names = ("label_column", "image_column", "text_column")
-    return Processor(classifier, processing_class, **{name: sharding.settings[name] for name in names})
+    return Processor(classifier, processing_class, **sharding.columns)
 
 
 def prepared_rows(sharding: Sharding, given: Any, processing_class: Any) -> Any:

@@ -11,7 +11,7 @@ from ..data.columns import find_label_column
 from ..methods.base import setting
 from ..models.adapter_config import SHORTHANDS, read_config
 from ..models.pretrained import load_processing_class
-from ..models.sharded_classifier import Sharding, fresh_classifier
+from ..models.sharded_classifier import COLUMNS, Sharding, fresh_classifier
 from ..models.snapshot import fingerprints, joint_digest
 from ..utils.argument_checks import check_counts, check_positive
 from ..utils.hub_names import pinned
@@ -59,11 +59,6 @@ class ShardSettings:
             raise ValueError(f"`num_shards` must be at most {MOST_SHARDS}, got {self.num_shards}.")
         read_config(self.peft_config)
 
-    @property
-    def columns(self) -> dict[str, Any]:
-        """The columns that a `Processor` is told."""
-        return {name: getattr(self, name) for name in ("label_column", "image_column", "text_column")}
-
     def recorded(self, adapted_blocks: int) -> dict[str, Any]:
         """Return what the bits of a shard depend on, ready for JSON."""
         given = self.peft_config
@@ -74,7 +69,7 @@ class ShardSettings:
             "learning_rate": self.learning_rate,
             "batch_size": self.batch_size,
             "group_column": self.group_column is not None,
-            **self.columns,
+            **{name: getattr(self, name) for name in COLUMNS},
         }
 
 

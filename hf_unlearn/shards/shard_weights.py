@@ -34,11 +34,7 @@ def fit_weights(sharding: Sharding, folder: Path, held_out: Any | None) -> Shard
             )
         return sharding
     model = build(sharding, [folder / SHARD.format(i) for i in sharding.present], folder)
-    processor = Processor(
-        model,
-        load_processing_class(str(folder)),
-        **{name: sharding.settings[name] for name in ("label_column", "image_column", "text_column")},
-    )
+    processor = Processor(model, load_processing_class(str(folder)), **sharding.columns)
     rows = PreparedRows(processor.align(held_out, "held_out", quiet=True), processor, "held_out")
     logits, labels = [], []
     with torch.no_grad(), eval_mode(model):

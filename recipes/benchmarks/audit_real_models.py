@@ -12,14 +12,13 @@ Beside the audit stand three certificates that are usual elsewhere, and that nee
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from real_models import TASKS, Lab, Request
+from real_models import Lab, Request, lab_parser
 
 # Those that take few steps: a pretender that trains for hundreds of steps costs more than a retraining here.
 CHEAP = (
@@ -130,18 +129,11 @@ def table(out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base-folder", type=Path, help="folder that holds the bases")
-    parser.add_argument("--data-folder", type=Path, help="folder that holds the data sets")
-    parser.add_argument("--cache", type=Path, default=Path("out/real_models"), help="folder for trained models")
-    parser.add_argument("--out", type=Path, default=Path("out/real_models/audits.jsonl"))
-    parser.add_argument("--tasks", nargs="+", default=["trec", "emotion", "cifar10"], choices=TASKS)
+    parser = lab_parser(__doc__, "audits.jsonl", ("trec", "emotion", "cifar10"))
     parser.add_argument("--requests", nargs="+", help="classes, `random` or `user`; default: the classes of each task")
     parser.add_argument(
         "--pretenders", nargs="*", default=CHEAP, help="default: those that take few steps; none named: none"
     )
-    parser.add_argument("--rows", type=int, default=2000, help="rows to train on")
-    parser.add_argument("--table", action="store_true", help="print what was measured")
     options = parser.parse_args()
     if options.table:
         table(options.out)

@@ -601,17 +601,24 @@ def run(options: argparse.Namespace) -> None:
                 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def lab_parser(doc: str | None, out: str, tasks: Sequence[str]) -> argparse.ArgumentParser:
+    """Return a parser of the options that every benchmark of a `Lab` has, which writes into the file `out` of the cache."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base-folder", type=Path, help="folder that holds the bases")
     parser.add_argument("--data-folder", type=Path, help="folder that holds the data sets")
     parser.add_argument("--cache", type=Path, default=Path("out/real_models"), help="folder for trained models")
-    parser.add_argument("--out", type=Path, default=Path("out/real_models/results.jsonl"))
-    parser.add_argument("--tasks", nargs="+", default=["trec", "emotion", "cifar10"], choices=TASKS)
+    parser.add_argument("--out", type=Path, default=Path("out/real_models") / out)
+    parser.add_argument("--tasks", nargs="+", default=list(tasks), choices=TASKS)
+    parser.add_argument("--rows", type=int, default=2000, help="rows to train on")
+    parser.add_argument("--table", action="store_true", help="print what was measured")
+    return parser
+
+
+def main() -> None:
+    parser = lab_parser(__doc__, "results.jsonl", ("trec", "emotion", "cifar10"))
     parser.add_argument("--methods", nargs="*", help="default: all that forget rows; none named: only train the models")
     parser.add_argument("--requests", nargs="+", help="classes, `random`, `user`; default: three classes and these two")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--rows", type=int, default=2000, help="rows to train on")
     parser.add_argument(
         "--options", nargs=argparse.REMAINDER, default=[], help="more options of `hf-unlearn run`; the last of all"
     )
@@ -619,7 +626,6 @@ def main() -> None:
     parser.add_argument(
         "--export", type=Path, help="only copy rows and original of one task into this new folder, for recipes"
     )
-    parser.add_argument("--table", action="store_true", help="print what is in --out")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.job:

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from real_models import TASKS, Lab, append
+from real_models import Lab, append, lab_parser
 
 KEY = bytes(range(32))  # so that a benchmark can be repeated; a user's key is drawn at random
 SHARDS = (1, 2, 4, 8, 16)
@@ -263,19 +263,12 @@ def table(out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base-folder", type=Path, help="folder that holds the bases")
-    parser.add_argument("--data-folder", type=Path, help="folder that holds the data sets")
-    parser.add_argument("--cache", type=Path, default=Path("out/real_models"), help="folder for trained models")
-    parser.add_argument("--out", type=Path, default=Path("out/real_models/shards.jsonl"))
-    parser.add_argument("--tasks", nargs="+", default=["trec", "emotion", "cifar10"], choices=TASKS)
+    parser = lab_parser(__doc__, "shards.jsonl", ("trec", "emotion", "cifar10"))
     parser.add_argument("--what", nargs="+", default=list(WHAT), choices=WHAT)
-    parser.add_argument("--rows", type=int, default=2000, help="rows to train on")
     parser.add_argument("--shards", nargs="+", type=int, default=SHARDS, help="of `curve`")
     parser.add_argument("--epochs", type=float, default=10.0)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--table", action="store_true", help="print what was measured")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.table:

@@ -10,13 +10,12 @@ finished run is a line in `--out`, and its model stays in the cache, so a killed
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from pathlib import Path
 from typing import Any
 
-from real_models import BASED, TASKS, Lab, append, passes_of, run_job, whole_folder
+from real_models import BASED, Lab, append, lab_parser, passes_of, run_job, whole_folder
 
 USERS = ("u1", "u2", "u3", "u4", "u5")  # each has about a twentieth of the rows
 SEEDS = (1, 2)  # of the retrained models
@@ -141,15 +140,8 @@ def table(out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base-folder", type=Path, help="folder that holds the bases")
-    parser.add_argument("--data-folder", type=Path, help="folder that holds the data sets")
-    parser.add_argument("--cache", type=Path, default=Path("out/real_models"), help="folder for trained models")
-    parser.add_argument("--out", type=Path, default=Path("out/real_models/streams.jsonl"))
-    parser.add_argument("--tasks", nargs="+", default=["trec"], choices=TASKS)
+    parser = lab_parser(__doc__, "streams.jsonl", ("trec",))
     parser.add_argument("--method", default="surrogate_distillation")
-    parser.add_argument("--rows", type=int, default=2000, help="rows to train on")
-    parser.add_argument("--table", action="store_true", help="print what was measured")
     options = parser.parse_args()
     if options.table:
         table(options.out)
