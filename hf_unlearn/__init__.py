@@ -21,7 +21,7 @@ _PUBLIC = {
     "methods": "UnlearningMethod METHODS JiT CounterfactualDistillation MarginalInformation FeatureInformation Retrain "
     "SurrogateDistillation FineTune GradientAscent GradientDifference WassersteinBarycenter UIB "
     "NegGradPlus SalUn Scrub MSG L1Sparse Delete SelectiveSynapticDampening BoundaryShrink BadTeacher "
-    "InfluenceUnlearning ReGUn",
+    "InfluenceUnlearning ReGUn COLA",
 }
 _NAMES = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .evaluation.report.report import UnlearningReport
     from .hub.receipt.receipt import Receipt
     from .methods import (
+        COLA,
         METHODS,
         MSG,
         UIB,

@@ -3,6 +3,7 @@
 from .bad_teacher import BadTeacher
 from .base import METHODS, Paper, UnlearningMethod, find_method, setting
 from .boundary_shrink import BoundaryShrink
+from .cola import COLA
 from .counterfactual_distillation import CounterfactualDistillation
 from .delete import Delete
 from .feature_information import FeatureInformation
@@ -41,6 +42,7 @@ METHODS.update(
         "salun": SalUn,
         "scrub": Scrub,
         "msg": MSG,
+        "cola": COLA,
         "l1_sparse": L1Sparse,
         "delete": Delete,
         "selective_synaptic_dampening": SelectiveSynapticDampening,

@@ -124,6 +124,13 @@ def _classified(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
     return logits
 
 
+def logits_and_features(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Return logits (B, classes) and what the last layer read for them (B, d), with the gradients of the model."""
+    with last_layer_inputs(model) as seen:
+        logits = classify(model, inputs)
+    return logits, _features_of(logits, *seen[-1])
+
+
 def _features_of(logits: Tensor, features: Tensor, outputs: Tensor) -> Tensor:
     """The features (B, d) behind the logits, from the last layer's inputs (B, ..., d) and outputs (B, ..., classes)."""
     if features.ndim == 2:

@@ -135,7 +135,7 @@ def last_layers(model: nn.Module) -> list[nn.Linear]:
 
 @contextmanager
 def last_layer_inputs(model: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Inside, every forward pass adds the input and output of the last layer to the list.
+    """Inside, every forward pass adds the input and output of the last layer to the list, with their gradients.
 
     Adapters keep several copies of that layer; all are watched, so that the one in use is seen.
     """
@@ -143,7 +143,7 @@ def last_layer_inputs(model: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]
     width = max(layer.in_features for layer in layers)  # the factors of a low-rank adapter are narrower
     seen: list[tuple[Tensor, Tensor]] = []
     handles = [
-        layer.register_forward_hook(lambda _m, args, output: seen.append((args[0].detach(), output.detach())))
+        layer.register_forward_hook(lambda _m, args, output: seen.append((args[0], output)))
         for layer in layers
         if layer.in_features == width
     ]

@@ -111,6 +111,19 @@ def together(own: list[Any]) -> list[Any]:
     return [item for each in lists for item in each]
 
 
+def rows_together(own: Tensor) -> tuple[Tensor, int]:
+    """Return the rows (n, ...) of all processes, one after another and without gradient, and the place of the first of one's own."""
+    if not in_parallel():
+        return own.detach(), 0
+    counts = [int(n) for n in together([len(own)])]
+    most = torch.zeros(max(counts), *own.shape[1:], dtype=own.dtype, device=_device())
+    most[: len(own)] = own.detach().to(most.device)
+    parts = [torch.empty_like(most) for _ in counts]
+    dist.all_gather(parts, most)
+    rows = torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
+    return rows.to(own.device), sum(counts[: dist.get_rank()])
+
+
 @torch.no_grad()
 def share_statistics(model: nn.Module) -> None:
     """Copy the BatchNorm statistics of the first process to all others, because each process updates its own in training."""

@@ -71,6 +71,8 @@ CASES = {
     "salun": ("salun", "bert", {"saliency": 0.5}, {"retain_per_forget": 2, **CALM}),
     "scrub": ("scrub", "vit", {}, {"parts": 2, **CALM}),
     "msg": ("msg", "vit", {}, CALM),
+    "cola": ("cola", "vit", {}, {"parts": 2, "retain_per_forget": 2}),
+    "cola: single rows": ("cola", "bert", {}, {"retain_per_forget": 2, "forget_kind": "samples"}),
     "l1_sparse": ("l1_sparse", "bert", {"alpha": 1e-6}, {"batch": 20, "parts": 2}),
     "delete": ("delete", "vit", {}, {"parts": 2, **CALM}),
     "selective_synaptic_dampening": ("selective_synaptic_dampening", "vit", {"selection": 1.5}, {}),

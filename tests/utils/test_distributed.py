@@ -31,8 +31,9 @@ def work(rank, folder):
         "range": distributed.range_over_processes(-rank, 10 - rank),
         "any": [distributed.in_any_process(rank == 1), distributed.in_any_process(False)],
         "together": distributed.together([rank] * rank),
-        "joined": distributed.joined_outputs(part, torch.arange(ROWS)[own.start : own.stop], ROWS),
-        "no labels": distributed.joined_outputs(part, None if rank == 2 else torch.tensor(list(own)), ROWS)[1],
+        "rows": distributed.rows_together(part.requires_grad_()),
+        "joined": distributed.joined_outputs(part.detach(), torch.arange(ROWS)[own.start : own.stop], ROWS),
+        "no labels": distributed.joined_outputs(part.detach(), None if rank == 2 else torch.tensor(list(own)), ROWS)[1],
         "mean": model.running_mean,
         "real": [distributed.real_rows(4, state), distributed.real_rows(4, SimpleNamespace(end_of_dataloader=False))],
     }
@@ -60,6 +61,9 @@ def test_three_processes_divide_rows_and_agree(tmp_path):
         assert each["range"] == (-2, 10)
         assert each["any"] == [True, False]
         assert each["together"] == [1, 2, 2]
+        assert torch.equal(each["rows"][0], table())
+        assert each["rows"][1] == each["own"][0]
+        assert not each["rows"][0].requires_grad
         assert torch.equal(each["joined"][0], table())
         assert each["joined"][1].tolist() == list(range(ROWS))
         assert each["no labels"] is None
@@ -78,5 +82,7 @@ def test_in_a_single_process_nothing_changes():
     joined = distributed.joined_outputs(tensor, labels, 3)
     assert joined[0] is tensor
     assert torch.equal(joined[1], labels)
+    assert torch.equal(distributed.rows_together(tensor)[0], tensor)
+    assert distributed.rows_together(tensor)[1] == 0
     assert distributed.together([1, "a"]) == [1, "a"]
     assert distributed.real_rows(4, None) == 4
