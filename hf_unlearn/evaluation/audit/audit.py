@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from ...utils.files import write_atomically
+from .. import answers as shape
+from .answers import answers, strips
 from .evidence import Evidence
 from .page import to_html
 from .per_example import PerExample
@@ -67,6 +69,10 @@ class Audit:
             raise ValueError(f"`schema` is {data.get('schema')!r}, this version reads {AUDIT_SCHEMA!r}.")
         return cls(**{**data, "lines": [Evidence(**line) for line in data["lines"]]})
 
+    def answers(self) -> list[shape.Answer]:
+        """Return the answers to the five questions of `hf_unlearn.evaluation.answers`."""
+        return answers(self.verdict, self.lines, self.because, self.run)
+
     def rows(self) -> list[list[str]]:
         """Return the evidence as cells, one list per line, under the heads `COLUMNS`; the last two are result and words."""
         out = []
@@ -80,6 +86,7 @@ class Audit:
     def to_markdown(self) -> str:
         """Return the audit as markdown."""
         lines = ["# Audit", "", f"**{self.verdict}.** {MEANING[self.verdict]}", ""]
+        lines += shape.markdown(self.answers(), strips(self.lines))
         lines += [left, ""] if (left := say_remaining(self.lines)) else []
         lines += ["| " + " | ".join(COLUMNS) + " |", "|---|---:|---:|---:|---:|---:|---|---|"]
         lines += ["| " + " | ".join(cells) + " |" for cells in self.rows()]
@@ -88,7 +95,8 @@ class Audit:
     def to_html(self) -> str:
         """Return the audit as one HTML page that loads nothing."""
         told = ("verdict", "because", "limits", "curves", "run", "schema")
-        return to_html(self.lines, self.rows(), **{name: getattr(self, name) for name in told})
+        on_top = shape.page_values(self.answers(), strips(self.lines))
+        return to_html(self.lines, self.rows(), on_top, **{name: getattr(self, name) for name in told})
 
     def print(self) -> None:
         """Print the audit to the terminal."""
@@ -102,6 +110,9 @@ class Audit:
         for cells in self.rows():
             table.add_row(*cells)
         console = Console(width=None if Console().is_terminal else 220)
+        console.print()
+        shape.show(console, self.answers(), strips(self.lines))
+        console.print()
         console.print(table)
         for sentence in self.limits:
             console.print(f"- {sentence}")

@@ -1,4 +1,4 @@
-"""Show an audit as one self-contained HTML page: the verdict, five questions, every line with its margin, and the curves."""
+"""Show an audit as one self-contained HTML page: the verdict, the answers, every line with its margin, and the curves."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ class Strip:
 def to_html(
     lines: Sequence[Evidence],
     cells: Sequence[Sequence[str]],
+    on_top: Mapping[str, Any],
     *,
     verdict: str,
     because: Sequence[str],
@@ -63,17 +64,19 @@ def to_html(
     Args:
         lines: the lines of evidence.
         cells: what a table says of each line, see `Audit.rows`.
+        on_top: the answers and the picture, see `evaluation.answers.page_values`.
         verdict, because, limits, curves, run, schema: as in `Audit`.
     """
     titles = {line.key: line.title for line in lines}
     accepted = verdict == SAME
     return rendered(
         "audit.html",
+        **on_top,
         verdict=verdict,
         meaning=MEANING[verdict],
         accepted=accepted,
         because=[] if accepted else [titles[key] for key in because if key in titles],
-        answers=_answers([line for line in lines if line.difference is not None]),
+        groups=_answers([line for line in lines if line.difference is not None]),
         rows=[(texts, line.result, strip(line)) for texts, line in zip(cells, lines, strict=True)],
         width=WIDTH,
         height=HEIGHT,

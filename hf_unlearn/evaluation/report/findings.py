@@ -110,7 +110,7 @@ def _of_the_figures(report: ReportData) -> Iterator[Finding]:
             f"under-forgetting: accuracy on the forget set is above {report.of_yardstick}, {_beyond(report)}",
         )
     yield from _of_attacks(report)
-    if theirs and "relearning_steps" in ours and ours["relearning_steps"] < 0.5 * theirs["relearning_steps"]:
+    if theirs and report.comes_back_sooner:
         yield Finding(
             Severity.REMAINS,
             f"shallow: the class is back after {report.relearned('unlearned')} relearning steps, {report.yardstick} "

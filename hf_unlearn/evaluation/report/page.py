@@ -1,29 +1,31 @@
 """Show a report as markdown, as one self-contained HTML page, and in the terminal. Names from data become no markup."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...utils.safe_text import inert, plain, shown
-from ..pages import rendered
+from .. import answers as shape
+from ..pages import COLORS, rendered
+from .answers import answers, strips
 from .findings import FAILED, Severity, failed, findings
 from .interpretation import limits, notes, reading, request_of
 from .plots import svg_figures
 from .report_data import ReportData
-from .table import rows
+from .table import Row, rows
 
 
 def to_markdown(report: ReportData) -> str:
     """Return the report as markdown."""
-    names, found = list(report.models), findings(report)
+    found = findings(report)
     lines = ["# Unlearning report", ""]
     if request_of(report.run):
         lines += [f"Asked to forget: {inert(request_of(report.run))}.", ""]
+    lines += shape.markdown(answers(report), strips(report))
     lines += [inert(_done(report)), ""]
     lines += ["**{}** {}".format(*FAILED), ""] if failed(found) else []
     lines += [*(f"- **Warning:** {inert(finding.sentence)}" for finding in found), ""] if found else []
-    lines += ["| | " + " | ".join(inert(report.heading(name)) for name in names) + " |", "|---|" + "---:|" * len(names)]
-    # The cells hold numbers only, so they need no escaping, which would make `[1, 2]` hard to read.
-    lines += [f"| {inert(title)} | " + " | ".join(cells) + " |" for title, cells in rows(report)]
+    table = rows(report)
+    lines += ["## Measures", "", *_table(report, [row for row in table if not row.special])]
     if "ratio" in report.seconds:
         lines += ["", _time(report)]
     for head, sentences in (
@@ -32,7 +34,17 @@ def to_markdown(report: ReportData) -> str:
         ("What this does not prove", limits(report)),
     ):
         lines += ["", f"## {head}", "", *(f"- {inert(sentence)}" for sentence in sentences)]
+    if special := [row for row in table if row.special]:
+        lines += ["", "## Appendix: measures for specialists", "", *_table(report, special)]
     return "\n".join([*lines, ""])
+
+
+def _table(report: ReportData, shown_rows: Sequence[Row]) -> list[str]:
+    """Return rows of the table as markdown, with their head."""
+    heads = [inert(report.heading(name)) for name in report.models]
+    # The cells hold numbers only, so they need no escaping, which would make `[1, 2]` hard to read.
+    body = [f"| {inert(row.title)} | " + " | ".join(row.cells) + " |" for row in shown_rows]
+    return ["| | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads), *body]
 
 
 def to_html(report: ReportData, figures: bool = True) -> str:
@@ -47,13 +59,20 @@ def to_html(report: ReportData, figures: bool = True) -> str:
     # The original comes last: a phone shows two columns, and the other two are to be compared.
     order = sorted(range(len(report.models)), key=lambda i: list(report.models)[i] == "original")
     found = findings(report)
+
+    def cells(special: bool) -> list[tuple[str, list[str]]]:
+        return [(row.title, [row.cells[i] for i in order]) for row in rows(report) if row.special == special]
+
     return rendered(
         "report.html",
+        **shape.page_values(answers(report), strips(report)),
+        colors=COLORS,
         request=request_of(report.run),
         done=_done(report),
         time=_time(report) if "ratio" in report.seconds else "",
         models=[report.heading(list(report.models)[i]) for i in order],
-        rows=[(title, [cells[i] for i in order]) for title, cells in rows(report)],
+        rows=cells(special=False),
+        appendix=cells(special=True),
         failed=FAILED if failed(found) else (),
         warnings=[finding.sentence for finding in found],
         reading=reading(report),
@@ -66,7 +85,7 @@ def to_html(report: ReportData, figures: bool = True) -> str:
 
 
 def print_table(report: ReportData) -> None:
-    """Print the table and the warnings to the terminal."""
+    """Print the answers, the table without its appendix, and the warnings to the terminal."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -75,13 +94,17 @@ def print_table(report: ReportData) -> None:
         return escape(plain(text))
 
     request = request_of(report.run)
-    table = Table(title=safe(f"Asked to forget: {request}" if request else "Unlearning report"), title_justify="left")
+    table = Table(title="Measures, with 95 % intervals", title_justify="left")
     table.add_column("")
     for name in report.models:
         table.add_column(safe(report.heading(name)), justify="right")
-    for title, cells in rows(report):
-        table.add_row(safe(title), *map(safe, cells))
+    for row in rows(report):
+        if not row.special:
+            table.add_row(safe(row.title), *map(safe, row.cells))
     console = Console(width=None if Console().is_terminal else 140)  # lines in a log may be long
+    console.print(f"\n[bold]{safe(f'Asked to forget: {request}' if request else 'Unlearning report')}[/bold]\n")
+    shape.show(console, answers(report), strips(report))
+    console.print()
     console.print(table)
     if "ratio" in report.seconds:
         console.print(_time(report))

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 
 from ...utils.files import written_atomically
 from ...utils.safe_text import shown
+from ..answers import HEADS
 from ..pages import COLORS
+from .answers import strips
 from .report_data import ReportData
 
 # The original lies below, wide, and the retrained model above, in dashes: a line that hides another is misread.
@@ -19,6 +22,13 @@ STYLES: dict[str, dict[str, Any]] = {
     "original": {"linewidth": 4.0}, "unlearned": {"linewidth": 1.8}, "retrained": {"linewidth": 1.8, "linestyle": (0, (3, 1.5))},
 }  # fmt: skip
 TAKEN_BACK = ("diverged", "kept data", "enough")  # how a run ends that goes back to the state before its last check
+FIRST = "answers"  # name of the picture of all answers
+INK = {
+    "original": "#595959",
+    "unlearned": "#0072B2",
+    "retrained": "#8a5d00",
+}  # of text in the color of a model, dark enough to read
+PLACES = (1.13, 1.31, 1.58)  # of the columns of figures right of the picture of all answers
 NAMED, MARKED = 20, 30  # classes up to which each has its name, and up to which bars have room for intervals
 
 
@@ -30,6 +40,8 @@ class Drawing:
     size: tuple[float, float]
     caption: str
     alt: str
+
+    first: bool = False  # a page has this picture of its own on top, and a card shows it there
 
     @property
     def wide(self) -> bool:
@@ -49,11 +61,16 @@ def drawings(report: ReportData) -> dict[str, Drawing]:
 
     rows = report.run.get("relearning", {}).get("rows")  # older reports do not say
     taught = f" from {rows} rows. On the dashed line most of the original's accuracy is back" if rows else ""
+    said = "; ".join(f"{strip.title}: {', '.join(strip.cells())}" for strip in strips(report))
     words = {
+        "answers": (
+            "Before, after, and a model that never saw what was to be forgotten.",
+            f"Dots on a line for each question, before, after, never saw them. {said}",
+        ),
         "roc": (
-            "Loss attack: share of forget rows found against share of test rows called members by mistake, both on log axes. "
+            "Loss attack: share of forget rows found against share of test rows called members by mistake. "
             f"On the dashed line an attacker guesses.{each}",
-            f"ROC curves on log axes. Area under the curve: {listed('loss_attack_auc', 2)}",
+            f"ROC curves. Area under the curve: {listed('loss_attack_auc', 2)}",
         ),
         "per_class_accuracy": (
             f"Test accuracy of each class, with 95 % intervals.{means}",
@@ -76,7 +93,11 @@ def drawings(report: ReportData) -> dict[str, Drawing]:
             f"Lines of accuracy over relearning steps. Back after: {listed('relearning_steps', 0)}",
         ),
     }
-    return {n: Drawing(draw, size, *words[n]) for n, (draw, size, has_data) in FIGURES.items() if has_data(report)}
+    return {
+        n: Drawing(draw, size, *words[n], first=n == FIRST)
+        for n, (draw, size, has_data) in FIGURES.items()
+        if has_data(report)
+    }
 
 
 def save_figures(report: ReportData, folder: Path, dpi: int = 150) -> list[Path]:
@@ -95,9 +116,11 @@ def save_figures(report: ReportData, folder: Path, dpi: int = 150) -> list[Path]
 
 
 def svg_figures(report: ReportData) -> list[tuple[Drawing, str]]:
-    """Return the figures of `report`, each with its picture as SVG in base64. Raises as `save_figures`."""
+    """Return the figures of `report` but the first, each with its picture as SVG in base64. Raises as `save_figures`."""
     out = []
     for drawing in drawings(report).values():
+        if drawing.first:
+            continue
         file = io.BytesIO()
         _draw(report, drawing).savefig(file, format="svg", metadata={"Date": None, "Creator": None})
         out.append((drawing, base64.b64encode(file.getvalue()).decode()))
@@ -157,7 +180,7 @@ def _per_class(report: ReportData, figure: Any) -> None:
             errors = np.array([np.subtract(values, low), np.subtract(high, values)]).clip(0)
             axes.errorbar(classes + offset, values, errors, fmt="none", ecolor="#333333", elinewidth=0.7)
     for c in np.flatnonzero(np.isnan(values)) if len(classes) <= MARKED else ():
-        axes.text(c, 2, "no test rows", rotation=90, ha="center", va="bottom", color="#555555", fontsize=8)
+        axes.text(c, 2, "no test rows", rotation=90, ha="center", va="bottom", color="#555555")
     forgotten = report.run.get("forgotten_classes", [])
     if len(classes) <= NAMED:
         _name_classes(axes, _class_labels(report, len(classes)), forgotten)
@@ -165,7 +188,7 @@ def _per_class(report: ReportData, figure: Any) -> None:
         for i, c in enumerate(forgotten):
             axes.axvspan(c - 0.5, c + 0.5, color="#fad7b8", zorder=0, label="" if i else "forgotten")
     axes.set(xlabel="class", ylabel="test accuracy (%)", ylim=(0, 100), title="Test accuracy of each class")
-    figure.legend(*axes.get_legend_handles_labels(), ncols=4, loc="outside lower center", frameon=False)
+    _name_lines(figure, axes)
     _clean(axes)
 
 
@@ -190,23 +213,71 @@ def _confidence(report: ReportData, figure: Any) -> None:
         axes.minorticks_off()
         _clean(axes)
     all_axes[0].set_ylabel("share of samples (%, log)")
-    figure.legend(*all_axes[0].get_legend_handles_labels(), ncols=3, loc="outside lower center", frameon=False)
+    _name_lines(figure, all_axes[0])
+
+
+def _name_lines(figure: Any, axes: Any, columns: int = 4) -> None:
+    """Write the names of all lines and bars below the figure, each in its color and without a key."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, ncols=columns, loc="outside lower center", frameon=False, handlelength=1.2, columnspacing=1.5
+    )
+
+
+def _answers(report: ReportData, figure: Any) -> None:
+    lines = strips(report)
+    axes = figure.subplots()
+    for y, strip in enumerate(reversed(lines)):
+        axes.plot([0, 1], [y, y], color="#bbbbbb", linewidth=1, zorder=1)
+        if strip.span:
+            low, high = map(strip.share, strip.span)
+            axes.plot(
+                [low, high], [y, y], color=COLORS["retrained"], alpha=0.4, linewidth=12, solid_capstyle="butt", zorder=1
+            )
+        if strip.never is not None:
+            axes.plot(
+                strip.share(strip.never), y, "|", color=COLORS["retrained"], markersize=20, markeredgewidth=4, zorder=2
+            )
+        if strip.before is not None:
+            axes.plot(
+                strip.share(strip.before),
+                y,
+                "o",
+                color=COLORS["original"],
+                markersize=13,
+                markeredgewidth=2.5,
+                fillstyle="none",
+                zorder=3,
+            )
+        if strip.after is not None:
+            axes.plot(strip.share(strip.after), y, "o", color=COLORS["unlearned"], markersize=8, zorder=4)
+        for place, text, model in zip(PLACES, strip.cells(), COLORS, strict=True):
+            axes.text(place, y, text, ha="center", va="center", color=INK[model])
+    for place, head, model in zip(PLACES, HEADS, COLORS, strict=True):
+        axes.text(place, len(lines) - 0.45, head, ha="center", va="bottom", color=INK[model], weight="bold")
+    axes.set_yticks(range(len(lines)), [_folded(strip.title) for strip in reversed(lines)])
+    axes.set(xlim=(-0.04, PLACES[-1] + 0.18), ylim=(-0.6, len(lines)), xticks=[])
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+
+
+def _folded(text: str) -> str:
+    """Return a title on two lines if it is long."""
+    return "\n".join(textwrap.wrap(text, 36))
 
 
 def _roc(report: ReportData, figure: Any) -> None:
     axes = figure.subplots()
-    lowest = min(1 / (3 * max(c["members"], c["others"])) for c in report.roc.values())
     for name, curve in report.roc.items():
         rates, found = np.array(curve["false_positives"]), np.array(curve["true_positives"])
-        positive = (rates > 0) & (found > 0)  # others have no place on log axes
         look = _look(report, name)
         if look["label"]:
             look["label"] += f", AUC {report.models[name]['loss_attack_auc']:.2f}"
-        axes.step(rates[positive], found[positive], where="post", **look)
-    axes.plot([lowest, 1], [lowest, 1], "--", color="#555555", linewidth=1, label="guessing")
-    axes.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1.1))
+        axes.step(rates, found, where="post", **look)
+    axes.plot([0, 1], [0, 1], "--", color="#555555", linewidth=1, label="guessing")
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.set(xlabel="test rows called members (share)", ylabel="forget rows found (share)", title="Loss attack")
-    figure.legend(*axes.get_legend_handles_labels(), ncols=2, loc="outside lower center", frameon=False)
+    _name_lines(figure, axes, 2)
     _clean(axes)
 
 
@@ -234,7 +305,7 @@ def _path(report: ReportData, figure: Any) -> None:
         axes.axvspan(steps[end], steps[last], color="#dddddd", zorder=0, label="taken back")
     axes.set(xlabel="step", ylabel="share (%)", ylim=(-3, 103), title="Over the steps")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.legend(*axes.get_legend_handles_labels(), ncols=2, loc="outside lower center", frameon=False)
+    _name_lines(figure, axes, 2)
     _clean(axes)
     for axes in second:  # retain set against forget set
         axes.plot(forget[: end + 1], kept[: end + 1], "-", color="#777777", linewidth=1)
@@ -256,7 +327,17 @@ def _path(report: ReportData, figure: Any) -> None:
 def _relearning(report: ReportData, figure: Any) -> None:
     axes = figure.subplots()
     curves = {n: c for n, c in report.relearning.items() if n != "original" or len(c) > 1}  # one point is no curve
+    band = [100 * np.array(c) for n, c in curves.items() if n in report.retrained or n == "retrained"]
+    if len(band) > 1:
+        longest = max(map(len, band))
+        # A model that is back where it was is taught no more, and stays there.
+        filled = np.array([np.concatenate([c, np.full(longest - len(c), c[-1])]) for c in band])
+        steps, color = np.arange(longest), COLORS["retrained"]
+        axes.fill_between(steps, filled.min(0), filled.max(0), color=color, alpha=0.35, linewidth=0)
+        axes.plot(steps, filled.mean(0), "-", color=color, linewidth=2, label=report.heading("retrained"))
     for name, accuracies in curves.items():
+        if len(band) > 1 and (name in report.retrained or name == "retrained"):
+            continue
         steps = np.arange(len(accuracies))
         marker = "o" if len(steps) < 40 else ""
         look = {key: value for key, value in _look(report, name).items() if key in ("label", "color")}
@@ -271,13 +352,14 @@ def _relearning(report: ReportData, figure: Any) -> None:
     axes.set(xlabel="steps of teaching", ylabel="test accuracy (%)", ylim=(-3, 103))
     axes.set_title(f"Taught again: {', '.join(names)}" if names else "The classes, taught again", parse_math=False)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.legend(*axes.get_legend_handles_labels(), ncols=3, loc="outside lower center", frameon=False)
+    _name_lines(figure, axes)
     _clean(axes)
 
 
 # File name -> what draws the figure, its size in inches, and whether a report has data for it. A push publishes no others.
 FIGURES: dict[str, tuple[Callable[[ReportData, Any], None], tuple[float, float], Callable[[ReportData], Any]]] = {
-    "roc": (_roc, (5.6, 4.2), lambda report: report.roc),
+    FIRST: (_answers, (10, 3.2), strips),
+    "roc": (_roc, (5.0, 5.0), lambda report: report.roc),
     "per_class_accuracy": (_per_class, (8, 3.4), lambda report: report.per_class),
     "confidence": (_confidence, (8, 3.2), lambda report: report.confidence),
     "path": (_path, (8, 3.4), lambda report: len(report.outcome.get("path", [])) > 1),

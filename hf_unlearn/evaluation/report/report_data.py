@@ -8,6 +8,7 @@ REPORT_SCHEMA = "hf_unlearn/report/2"
 UNFIT = 0.05  # accuracy on the retain set by which a retrained model that is a yardstick may be below the original
 STILL = 1e-3  # mean total variation distance of outputs below which nothing moved
 UNSEEN = 0.6  # AUC of the loss attack that rows which the original treats as unseen ones stay below
+GRAIN = 3  # steps of relearning by which models differ at least, to be called different
 FOR_SINGLE_ROWS = ("uib", "marginal_information", "gradient_difference")  # methods to try
 
 
@@ -146,6 +147,15 @@ class ReportData:
         """Return True if the original's value is below the unlearned model's. A low value is then no over-forgetting."""
         values = [self.models.get(name, {}).get(measure) for name in ("original", "unlearned")]
         return None not in values and values[0] < values[1]  # type: ignore[operator]
+
+    @property
+    def comes_back_sooner(self) -> bool:
+        """True if the class comes back in less than half of the steps that it takes in the yardstick, and in `GRAIN` fewer at least.
+
+        Steps are few on models that were fine-tuned from a base, and retrained models differ there by one or two.
+        """
+        ours, theirs = (self.models.get(n, {}).get("relearning_steps") for n in ("unlearned", "retrained"))
+        return ours is not None and theirs is not None and ours < 0.5 * theirs and theirs - ours >= GRAIN
 
     def relearned(self, name: str) -> str:
         """Return the number of steps that teach a model the forgotten class again, or that it took more than were tried.

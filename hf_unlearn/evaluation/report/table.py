@@ -1,5 +1,7 @@
 """The table of a report: a title and one cell per model in each row, with the interval beside each figure."""
 
+from typing import NamedTuple
+
 from ...utils.safe_text import shown
 from .report_data import ReportData
 
@@ -29,6 +31,19 @@ TITLES = {
     "relearning_steps": "steps until the class is relearned",
     "gap": "gap to retrained, mean of 4 (points)",
 }
+# Rows that only specialists read. They stand in an appendix.
+APPENDIX = (
+    "forget_f1",
+    "retain_f1",
+    "test_f1",
+    "loss_attack_tpr_0.01",
+    "loss_attack_tpr_0.001",
+    "js_to_retrained",
+    "agreement_with_retrained",
+    "cramers_v",
+    "gap",
+    "information",
+)
 INTERVAL, SPREAD = "{} [{}, {}]", "{} ({} to {})"
 COMPARED = ("js_to_retrained", "agreement_with_retrained", "gap")  # nothing without a yardstick
 # Decimals of measures that are no shares; shares are shown in percent with one decimal.
@@ -59,8 +74,21 @@ def cell(measure: str, value: float | None, limits: list[float] | None = None, f
     return form.format(*figures) if limits else figures[0]
 
 
-def rows(report: ReportData) -> list[tuple[str, list[str]]]:
-    """Return title and cells of each row. Names from data are in them, shortened but not escaped."""
+class Row(NamedTuple):
+    """A row of the table: its measure, its title, and a cell for each model."""
+
+    measure: str
+    title: str
+    cells: list[str]
+
+    @property
+    def special(self) -> bool:
+        """True if the row stands in the appendix."""
+        return self.measure in APPENDIX
+
+
+def rows(report: ReportData) -> list[Row]:
+    """Return all rows. Names from data are in them, shortened but not escaped. Those on groups have the measure `group`."""
     names = list(report.models)
     out = []
     for measure in TITLES:
@@ -68,18 +96,18 @@ def rows(report: ReportData) -> list[tuple[str, list[str]]]:
             continue
         values = [report.gap.get(n) if measure == "gap" else report.models[n].get(measure) for n in names]
         if any(v is not None for v in values):
-            out.append(
-                (title(report, measure), [_cell(report, n, measure, v) for n, v in zip(names, values, strict=True)])
-            )
-    out += _information(report, names)
+            cells = [_cell(report, n, measure, v) for n, v in zip(names, values, strict=True)]
+            out.append(Row(measure, title(report, measure), cells))
+    out += [Row("information", *row) for row in _information(report, names)]
     for group in next(iter(report.groups.values()), {}):
         what = f"accuracy where '{shown(report.run['attribute'])}' is {shown(group)} (%)"
         limits = [report.group_intervals.get(n, {}).get(group) for n in names]
-        out.append((what, [cell("", report.groups[n][group], i) for n, i in zip(names, limits, strict=True)]))
+        cells = [cell("", report.groups[n][group], i) for n, i in zip(names, limits, strict=True)]
+        out.append(Row("group", what, cells))
     if "unlearning" in report.seconds:
         keys = {"unlearned": "unlearning", "retrained": "retraining"}
         seconds = [report.seconds.get(keys.get(n, "")) for n in names]
-        out.append(("seconds", [f"{s:.1f}" if s is not None else "–" for s in seconds]))
+        out.append(Row("seconds", "seconds", [f"{s:.1f}" if s is not None else "–" for s in seconds]))
     return out
 
 

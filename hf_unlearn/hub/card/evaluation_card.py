@@ -11,7 +11,9 @@ from huggingface_hub import ModelCardData
 from jinja2 import ChainableUndefined, Environment, PackageLoader, TemplateError
 from markupsafe import Markup
 
+from ...evaluation.answers import HEADS
 from ...evaluation.audit.verdicts import MEANING
+from ...evaluation.report.answers import answers, strips
 from ...evaluation.report.findings import FAILED, Finding, Severity, changes_head_only, failed, findings, worst_first
 from ...evaluation.report.interpretation import limits, notes, reading, request_of
 from ...evaluation.report.plots import drawings
@@ -69,7 +71,11 @@ def render_card(
         failed=FAILED if failed(found) else (),
         warnings=[finding.sentence for finding in found],
         head_only=changes_head_only(run),
-        rows=_rows(read),
+        answers=answers(read),
+        strips=strips(read),
+        heads=HEADS,
+        rows=_rows(read, special=False),
+        appendix=_rows(read, special=True),
         groups=_groups(read),
         reading=reading(read),
         notes=notes(read),
@@ -196,14 +202,11 @@ def check_readme(folder: str | Path, overwrite: bool = False) -> None:
         )
 
 
-def _rows(report: UnlearningReport) -> list[tuple[str, list[Any]]]:
-    """The report's table without its rows on single groups, because values of an attribute must not be published."""
-    groups = len(next(iter(report.groups.values()), {}))
-    table = report.rows()
-    end = len(table) - ("unlearning" in report.seconds)  # the last row holds the seconds
-    kept = [*table[: end - groups], *table[end:]]
+def _rows(report: UnlearningReport, special: bool) -> list[tuple[str, list[Any]]]:
+    """The report's table, or its appendix, without the rows on single groups: values of an attribute must not be published."""
+    kept = [row for row in report.rows() if row.special == special and row.measure != "group"]
     # The cells hold numbers only, and the brackets of an interval would be hard to read if they were escaped.
-    return [(title, [Markup(cell) for cell in cells]) for title, cells in kept]
+    return [(row.title, [Markup(cell) for cell in row.cells]) for row in kept]
 
 
 def _groups(report: UnlearningReport) -> list[tuple[str, float, float, int]]:

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from hf_unlearn import Audit
+from hf_unlearn.evaluation.audit.answers import strips
 from hf_unlearn.evaluation.audit.evidence import Evidence
 from hf_unlearn.evaluation.audit.page import HEIGHT, QUESTIONS, WIDTH, strip
 from hf_unlearn.evaluation.audit.verdicts import HIDDEN, MEANING, SAME, SPECS
@@ -73,8 +74,9 @@ def test_pictures_put_figures_in_units_of_the_margin():
 def test_every_line_is_a_row_and_every_model_a_curve():
     found = Page(page([*LINES, Evidence("adapter", "switch off", "switch", 1.0, 0.2)]))
     tags = [tag for tag, _ in found.tags]
-    assert tags.count("rect") == len(LINES)
-    assert tags.count("tr") == 1 + len(QUESTIONS) + 1 + 1 + len(LINES) + 1 + 3
+    assert tags.count("rect") == len(LINES) + len(strips(LINES))  # margins, and the spans of retrained models
+    assert tags.count("tr") == 1 + len(strips(LINES)) + 1 + len(QUESTIONS) + 1 + 1 + len(LINES) + 1 + 3
+    assert tags.count("dt") == tags.count("dd") == 5
     colors = [given["stroke"] for tag, given in found.tags if tag == "polyline"]
     assert colors[1:] == [*COLORS.values()]  # the first is the axis
     assert "unlearned: 90% after 10 steps" in found.text

@@ -24,9 +24,10 @@ def report(**changes):
 
 
 def test_a_report_has_the_figures_that_it_has_data_for(finished_run):
-    assert drawings(report()) == {}
-    assert set(drawings(report(relearning={"original": [0.9]}))) == {"relearning"}
-    assert set(drawings(report(outcome={"path": [{"step": 0, "forget": 1.0}]}))) == set()  # one point is no path
+    assert drawings(UnlearningReport(models={})) == {}
+    assert set(drawings(report())) == {"answers"}
+    assert set(drawings(report(relearning={"original": [0.9]}))) == {"answers", "relearning"}
+    assert set(drawings(report(outcome={"path": [{"step": 0, "forget": 1.0}]}))) == {"answers"}  # one point is no path
     assert list(drawings(finished_run.report)) == list(FIGURES)
 
 
