@@ -5,6 +5,7 @@ A report and an audit answer the same questions and are shown in the same way: i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ HEADS = ("before", "after", "never saw them")
 NOTHING_CHANGED = "Nothing changed."
 NEVER = "A model that never saw them"
 
+COMMAND = re.compile(r"[a-z_ -][\w -]*", re.ASCII)  # words that are harmless as code, whoever wrote them
 WIDTH, HEIGHT, EDGE = 200, 26, 8  # pixels of the picture of a strip
 CELLS = 21  # characters of a strip in a terminal
 
@@ -52,6 +54,14 @@ class Answer:
     def sign(self) -> str:
         """A sign for the light, which is read without its color."""
         return SIGNS[self.light]
+
+
+def commands(text: str) -> str:
+    """Return a text as markdown in which nothing but the words between backticks is markup: they are commands."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # a backtick without a second one
+        return inert(text)
+    return "".join(f"`{part}`" if i % 2 and COMMAND.fullmatch(part) else inert(part) for i, part in enumerate(parts))
 
 
 @dataclass(frozen=True)
@@ -131,7 +141,7 @@ def told(
 def markdown(answers: Sequence[Answer], strips: Sequence[Strip]) -> Iterator[str]:
     """Yield the answers and the figures of the picture as lines of markdown."""
     for answer in answers:
-        yield f"- **{answer.question}** {answer.sign} **{inert(answer.short)}.** {inert(answer.text)}".rstrip()
+        yield f"- **{answer.question}** {answer.sign} **{inert(answer.short)}.** {commands(answer.text)}".rstrip()
     if strips:
         yield from ("", f"| | {' | '.join(HEADS)} |", "|---|---:|---:|---:|")
         yield from (f"| {inert(strip.title)} | {' | '.join(strip.cells())} |" for strip in strips)

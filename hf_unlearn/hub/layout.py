@@ -5,10 +5,11 @@ import re
 from ..evaluation.report.plots import FIGURES
 
 CARD, REPORT, AUDIT, RECEIPT = "README.md", "report.json", "audit.json", "unlearning_receipt.json"
+PAGE = "report.html"
 ADAPTER_CONFIG, SHARDING = "adapter_config.json", "sharding.json"
 TAG, OURS = "machine-unlearning", "hf_unlearn"  # tags of a card; the second marks the cards of this library
 
-EVIDENCE = re.compile(rf"{RECEIPT}(\.sig)?|{REPORT}|{CARD}|figures/({'|'.join(FIGURES)})\.png")
+EVIDENCE = re.compile(rf"{RECEIPT}(\.sig)?|{REPORT}|{PAGE}|{CARD}|figures/({'|'.join(FIGURES)})\.png")
 VOCABULARY = re.compile(
     r"(vocab|tokenizer|added_tokens|entity_vocab|word_shape|word_pronunciation)\.json|(vocab|merges|dict)\.txt|bpe\.codes"
     r"|(spiece|spm|tokenizer|sentencepiece|sentencepiece\.bpe)\.model"

@@ -84,7 +84,7 @@ def test_a_recipe_unlearns_from_the_hub_to_the_hub(hub, sources, tmp_path):
     assert report["run"]["rows"]["forget"] == 24  # of v1, which main no longer has
     held = set(hub.repository("alice/forgetful").tree()) - {".gitattributes"}
     assert {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "report.json"} <= held
-    assert not any(n.endswith((".bin", ".pt", ".html")) or "checkpoint" in n for n in held)
+    assert not any(n.endswith((".bin", ".pt")) or "checkpoint" in n for n in held)
     card = ModelCard(hub.content("alice/forgetful", "README.md").decode())
     assert (card.data.base_model, card.data.base_model_relation) == ("alice/original", "finetune")
     assert card.data.datasets == ["alice/data"]

@@ -55,7 +55,7 @@ KEPT = [
     "rows.safetensors.index.json",
     "rows.model",
     "figures/more/roc.png",
-    "report.html",
+    "private/report.html",
     ".env",
     "../config.json",
 ]
@@ -73,7 +73,9 @@ def test_other_files_are_not_publishable(name):
 
 def test_every_figure_of_a_report_is_publishable():
     curve = {"path": [{"retain": 1}, {}]}
-    report = UnlearningReport({}, roc={"a": {}}, per_class={"a": []}, confidence={"a": {}}, outcome=curve)
+    report = UnlearningReport(
+        {"unlearned": {"relearning_steps": 3}}, roc={"a": {}}, per_class={"a": []}, confidence={"a": {}}, outcome=curve
+    )
     report.relearning = {"a": [1.0]}
     assert {f"figures/{name}.png" for name in drawings(report)} == {f"figures/{name}.png" for name in FIGURES}
     assert all(is_publishable(f"figures/{name}.png") for name in drawings(report))

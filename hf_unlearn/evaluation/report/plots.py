@@ -5,6 +5,7 @@ import io
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -121,19 +122,24 @@ def svg_figures(report: ReportData) -> list[tuple[Drawing, str]]:
     for drawing in drawings(report).values():
         if drawing.first:
             continue
-        file = io.BytesIO()
-        _draw(report, drawing).savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+        file, figure = io.BytesIO(), _draw(report, drawing)
+        # With a salt, ids in the picture depend on nothing but the picture: the same report gives the same bytes.
+        with _matplotlib("").rc_context({"svg.hashsalt": "hf_unlearn"}):
+            figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
         out.append((drawing, base64.b64encode(file.getvalue()).decode()))
     return out
 
 
-def _draw(report: ReportData, drawing: Drawing) -> Any:
+def _matplotlib(module: str) -> Any:
+    """Return a module of matplotlib, which is no dependency. Raises ImportError, and says what to install, if it is missing."""
     try:
-        from matplotlib.figure import Figure
+        return import_module(f"matplotlib.{module}" if module else "matplotlib")
     except ImportError as error:
         raise ImportError("Figures need matplotlib: `pip install hf_unlearn[plots]`.") from error
 
-    figure = Figure(figsize=drawing.size, layout="constrained")
+
+def _draw(report: ReportData, drawing: Drawing) -> Any:
+    figure = _matplotlib("figure").Figure(figsize=drawing.size, layout="constrained")
     drawing.draw(report, figure)
     return figure
 

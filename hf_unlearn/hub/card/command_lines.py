@@ -1,6 +1,7 @@
-"""The lines that a card gives its reader: to load the model, to repeat the run, to audit it. CAPITALS stand for folders."""
+"""The lines that a card gives its reader: to load the model, to repeat the run, to audit it, to cite it. CAPITALS stand for folders."""
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from ...evaluation.report.report_data import retrained_names
 from ...utils.safe_text import shown
 
+TITLE = "hf_unlearn: machine unlearning for Hugging Face classifiers"
 ORIGINAL, DATA, OUT = "ORIGINAL", "DATA", "OUT"
 # For each key of a recipe that the card does not show: the words with which the owner of the run gives it again.
 HIDDEN = {
@@ -83,6 +85,23 @@ def audit_command(run: Mapping[str, Any]) -> str | None:
         f"--output_dir {OUT}",
     ]
     return " \\\n    ".join(parts)
+
+
+def citation(run: Mapping[str, Any]) -> str:
+    """Return BibTeX of the paper of the method, if it has one, and of this library."""
+    paper = (run.get("about") or {}).get("paper") or {}
+    number = re.fullmatch(r"https://arxiv\.org/abs/(\d{4}\.\d{4,5})", str(paper.get("url")), re.ASCII)
+    entries = (
+        []
+        if number is None
+        else [_entry("method", paper.get("title"), f"eprint = {{{number[1]}}}, archivePrefix = {{arXiv}}")]
+    )
+    return "\n".join([*entries, _entry("hf_unlearn", TITLE, "note = {Software}")])
+
+
+def _entry(key: str, title: Any, more: str) -> str:
+    plain_title = re.sub(r"[{}\\%]", "", shown(title, 200))
+    return f"@misc{{{key}, title = {{{plain_title}}}, {more}}}"
 
 
 def _word(value: Any) -> str:

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCardData
 from jinja2 import ChainableUndefined, Environment, PackageLoader, TemplateError
 from markupsafe import Markup
 
-from ...evaluation.answers import HEADS
+from ...evaluation.answers import HEADS, commands
 from ...evaluation.audit.verdicts import MEANING
 from ...evaluation.report.answers import answers, strips
 from ...evaluation.report.findings import FAILED, Finding, Severity, changes_head_only, failed, findings, worst_first
@@ -23,7 +23,7 @@ from ...utils.files import read_object, write_atomically
 from ...utils.safe_text import inert, plain, shown, visible
 from ..layout import ADAPTER_CONFIG, AUDIT, CARD, RECEIPT, REPORT
 from ..receipt.sealing import read_receipt, seal
-from .command_lines import audit_command, run_command, snippet
+from .command_lines import audit_command, citation, run_command, snippet
 from .metadata import metadata, model_name
 
 MARK = "[//]: # (hf_unlearn card, SHA-256 of the text above: "  # markdown shows no such line
@@ -88,6 +88,7 @@ def render_card(
         snippet="" if UNCHANGED in read.outcome.get("warnings", ()) else snippet(run, repo_id),
         on_hub=repo_id is not None,
         run_command=run_command(run),
+        citation=citation(run),
         settings={"method": run.get("method", {}), "arguments": run.get("arguments", {})},
     )
     return _marked(text)
@@ -127,6 +128,7 @@ def _render(template: str, front: ModelCardData, **values: Any) -> str:
     )
     environment.filters |= {
         "shown": shown,
+        "commands": lambda text: Markup(commands(text)),
         "fenced": _fenced,
         "cell": lambda value: Markup("–" if value is None else f"{value:.3f}"),
         "link": lambda address: Markup(address if re.fullmatch(r"https://[\w./-]+", address, re.ASCII) else ""),

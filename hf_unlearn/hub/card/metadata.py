@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from ...utils.hub_names import HUB_ID
 from ...utils.safe_text import shown
 from ..layout import OURS, TAG
 
@@ -30,7 +31,10 @@ def metadata(
     original, data, original_card = (run.get(key) or {} for key in ("original", "dataset", "original_card"))
     given = {key: value for key, value in (fields or {}).items() if value is not None}
     tags, name = given.pop("tags", None) or (), given.pop("model_name", None)
-    base, method = given.get("base_model") or original.get("id"), run.get("method", {}).get("method")
+    base, method = (
+        given.get("base_model") or original.get("id") or _public_base(run),
+        run.get("method", {}).get("method"),
+    )
     results = list(_results(run, measures or {}))
     # The Hub shows the library's own snippet: `hf_unlearn` where transformers would load another model.
     library = "peft" if run.get("adapter") else "transformers"
@@ -50,6 +54,13 @@ def metadata(
     # YAML has no tuples: the client library would write them as `!!python/tuple`, which no other reader takes.
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in (found | given).items()}
     return ModelCardData(**{key: value or None for key, value in plain.items()})  # type: ignore[arg-type]
+
+
+def _public_base(run: Mapping[str, Any]) -> str | None:
+    """Return the Hub id of the base that an original which is not on the Hub was fine-tuned from, if the run knows it."""
+    base = (run.get("retraining") or {}).get("base")
+    name = str(base.get("id") or "") if isinstance(base, Mapping) else ""
+    return name if HUB_ID.fullmatch(name) and not run.get("adapter") else None
 
 
 def model_name(run: Mapping[str, Any], repo_id: str | None) -> str:

@@ -9,9 +9,11 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ...evaluation.report.report import UnlearningReport
 from ...evaluation.report.report_data import REPORT_SCHEMA
 from ...models.sharded_classifier import SHARD, Sharding
 from ...training.outcome import UNCHANGED
@@ -26,6 +28,7 @@ from ..layout import (
     EVIDENCE,
     MODEL,
     OURS,
+    PAGE,
     RECEIPT,
     REPORT,
     SHARDING,
@@ -115,8 +118,14 @@ def prepare_folder(
         )
     _check_model(source, model)
     evidence, others = inventory(run_folder)
-    evidence = [name for name in evidence if EVIDENCE.fullmatch(name)]
-    left_out = sorted({*others, *unpublished} - {"model/", *evidence, *(p.name for p in run_folder.glob(".push-*"))})
+    # The page is made again from the cleaned report: the run's own names what is private.
+    evidence = [name for name in evidence if EVIDENCE.fullmatch(name) and name != PAGE]
+    measured = not note and _read(run_folder / REPORT).get("schema") == REPORT_SCHEMA
+    pages = {PAGE} if measured else set()
+    others = sorted({*others, PAGE} if not measured and (run_folder / PAGE).exists() else others)
+    left_out = sorted(
+        {*others, *unpublished} - {"model/", *evidence, *pages, *(p.name for p in run_folder.glob(".push-*"))}
+    )
     parent = run_folder if os.access(run_folder, os.W_OK) else None  # on the same disk weights can be linked
     folder = Path(tempfile.mkdtemp(prefix=f".push-{platform.node()}-{os.getpid()}-", dir=parent))
     try:
@@ -129,7 +138,9 @@ def prepare_folder(
         original = _find_original(folder)
         if original[0] is None:
             original = (base_model, None)
-        _write_card(folder, run_folder, original[0], note, card or {}, repo_id, license_there)
+        _write_card(folder, run_folder, original[0], measured, note, card or {}, repo_id, license_there)
+        if measured:
+            _write_page(folder)
         check_private(folder, inventory(folder)[0], run_folder)
         for caution in _part(_read(folder / REPORT), "outcome", REPORT).get("cautions") or ():
             logger.warning("%s.", visible(str(caution)))
@@ -228,6 +239,7 @@ def _write_card(
     folder: Path,
     run_folder: Path,
     original: str | None,
+    measured: bool,
     note: str,
     card: Mapping[str, Any],
     repo_id: str | None,
@@ -235,10 +247,9 @@ def _write_card(
 ) -> None:
     """Write the card, unless somebody wrote or edited the card in `folder`.
 
-    With a report it is the evaluation card, rendered again from report, audit and receipt.
+    If the run was `measured`, it is the evaluation card, rendered again from report, audit and receipt.
     """
     report = _read(run_folder / REPORT)
-    measured = not note and report.get("schema") == REPORT_SCHEMA
     if (folder / CARD).is_file() and not (measured and is_rendered((folder / CARD).read_text("utf-8", "replace"))):
         verdict = str(_read(run_folder / AUDIT).get("verdict") or "")
         is_ours = OURS in (front_matter(folder / CARD).get("tags") or ())
@@ -257,6 +268,16 @@ def _write_card(
         return
     table = run_folder / "report.md"
     write_plain_card(folder, original, table.read_text() if table.is_file() else "", note, card)
+
+
+def _write_page(folder: Path) -> None:
+    """Write the report in `folder`, which is cleaned, as a page, with its figures if matplotlib is at hand."""
+    try:
+        report = UnlearningReport.from_dict(_read(folder / REPORT))
+        page = report.to_html(figures=find_spec("matplotlib") is not None)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{REPORT} is malformed, so no page can be made from it: {visible(str(error))}") from error
+    write_atomically(folder / PAGE, page)
 
 
 def _seal(folder: Path, run_folder: Path, sign_key: str | Path | None) -> None:

@@ -61,7 +61,10 @@ def test_hostile_names_are_inert(hostile_run):
     table = [line for line in markdown.splitlines() if line.startswith("|")]
     columns = {len(hostile_run.report.models) + 2, 5}  # of the table, and of the answers
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == columns, "no name adds a cell"
-    assert not re.search(r"(?<!\\)`|(?<!\\)\*\*b", markdown)
+    bare = re.sub(
+        r"(?<!\\)`(hf-unlearn \w+|--retrain 3|[a-z]+_[a-z_]+)`", "", markdown
+    )  # commands and settings of ours
+    assert not re.search(r"(?<!\\)`|(?<!\\)\*\*b", bare)
     assert not any(line.startswith("# **b") for line in markdown.splitlines())
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from hf_unlearn import ForgetRequest, JiT, WassersteinBarycenter
 from hf_unlearn.cli.run import parse
-from hf_unlearn.hub.card.command_lines import audit_command, run_command, snippet
+from hf_unlearn.hub.card.command_lines import audit_command, citation, run_command, snippet
 from hf_unlearn.hub.card.evaluation_card import render_card
 from hf_unlearn.models.pretrained import save_model
 from tests.hub.card.support import head, json_of, problems
@@ -140,3 +140,13 @@ def test_a_model_of_pairs_is_shown_with_a_pair(tmp_path, monkeypatch, capsys):
     assert eval(capsys.readouterr().out.splitlines()[-1]) == classify(
         {"text": "The first text.", "text_pair": "The second text."}
     )
+
+
+def test_a_citation_names_the_paper_of_the_method_and_the_library():
+    paper = {"title": "On {Forgetting}\\", "url": "https://arxiv.org/abs/2402.01401"}
+    both = citation({"about": {"paper": paper}})
+    assert "@misc{method, title = {On Forgetting}, eprint = {2402.01401}, archivePrefix = {arXiv}}" in both
+    assert (
+        both.splitlines()[-1] == citation({}) == citation({"about": {"paper": {**paper, "url": "http://x.example/1"}}})
+    )
+    assert "@misc{hf_unlearn, title = {hf_unlearn" in both

@@ -74,6 +74,14 @@ def test_fields_may_be_tuples():
     assert (read["datasets"], read["language"], read["tags"][-1]) == (["alice/pets", "bob/cars"], ["en"], "mine")
 
 
+def test_the_base_of_an_original_that_is_not_on_the_hub_is_named():
+    run = {"retraining": {"base": {"id": "org/base", "revision": None}}}
+    assert metadata(run).base_model == "org/base"
+    assert metadata({**run, "original": {"id": "org/original"}}).base_model == "org/original"
+    assert metadata({"retraining": {"base": {"id": "/models/base"}}}).base_model is None
+    assert metadata({**run, "adapter": True}).base_model is None  # an adapter needs the original itself
+
+
 def test_results_that_are_no_numbers_are_left_out():
     measures = {"forget_accuracy": 0.25, "test_accuracy": float("nan"), "retain_f1": float("inf"), "gap": 1.0}
     data = metadata({"task": "image-classification"}, measures, "org/name").to_dict()

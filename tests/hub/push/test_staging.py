@@ -87,10 +87,29 @@ def test_a_card_as_it_was_rendered_is_rendered_again(measured, caplog):
         text = (staged.folder / "README.md").read_text()
     assert "No audit was made" in before
     assert "No audit was made" not in text
-    assert f"An audit says: {audit_of(measured)['verdict']}" in text
+    assert f"**What does an audit say?** {audit_of(measured)['verdict'].capitalize()}." in text
     assert 'model="alice/here"' in text
     assert "alice/elsewhere" not in text
     assert caplog.text == ""
+
+
+def test_the_page_of_the_report_is_made_of_what_is_published(measured):
+    report = json.loads((measured / "report.json").read_text())
+    report["run"] |= {"attribute": "employer", "original_path": "/home/alice/model"}
+    report["groups"] = {name: {"Acme Ltd": 0.9} for name in report["models"]}
+    write(measured / "report.json", json.dumps(report))
+    with prepare_folder(measured) as staged, prepare_folder(measured) as again:
+        page = (staged.folder / "report.html").read_text()
+        assert page == (again.folder / "report.html").read_text(), "the same report gives the same bytes"
+        assert "report.html" not in staged.left_out
+    assert "Did it forget?" in page
+    assert "data:image/svg+xml" in page
+    assert "Acme" not in page
+    assert "alice" not in page
+    write(measured / "report.html", "<p>/home/alice")
+    with prepare_folder(measured, note="An unfinished run.") as staged:
+        assert not (staged.folder / "report.html").exists()
+        assert "report.html" in staged.left_out
 
 
 @pytest.mark.parametrize(
