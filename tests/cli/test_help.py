@@ -8,8 +8,8 @@ import pytest
 
 from hf_unlearn import METHODS, __version__
 from hf_unlearn.cli import COMMANDS, LONG, main
-from hf_unlearn.cli.audit import AuditArguments
 from hf_unlearn.cli.shards import COMMANDS as SHARD_COMMANDS
+from hf_unlearn.pipeline.audit_job import AuditArguments
 from hf_unlearn.pipeline.run_arguments import RunArguments
 
 WORDS = [

@@ -30,7 +30,7 @@ with torch.no_grad():
     np.save(sys.argv[3], model(torch.from_numpy(np.load(sys.argv[2]))).logits.numpy())
 text = AutoModelForSequenceClassification.from_pretrained(sys.argv[4])
 logits = text(**AutoTokenizer.from_pretrained(sys.argv[4])("w1 w2", return_tensors="pt")).logits
-from hf_unlearn.cli.audit import load_rows
+from hf_unlearn.data.loading import load_rows
 rows = [load_rows(s, "test", "train") for s in ("alice/data@v1:test", "alice/data@v1", "alice/data")]
 print(json.dumps([logits.tolist(), [len(r) for r in rows]]))
 """
