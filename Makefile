@@ -28,6 +28,7 @@ test-newest:
 	grep '^torch==' constraints.txt > $(NEWEST)/constraints.txt
 	$(NEWEST)/bin/python -m pip install --quiet -c $(NEWEST)/constraints.txt torch
 	$(NEWEST)/bin/python -m pip install --quiet -c $(NEWEST)/constraints.txt -e '.[dev]'
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade pillow  # gradio asks for an older one, and works with the newest
 	$(NEWEST)/bin/python -m pytest -n 2 --dist loadgroup
 
 # And with the lowest versions that pyproject.toml admits.

@@ -1,4 +1,4 @@
-"""The commands `hf-unlearn demo | run | audit | compare | shards | card | push | receipt | methods | env`: each takes words and returns an exit code."""
+"""The commands `hf-unlearn demo | run | audit | compare | shards | card | push | receipt | app | methods | env`: each takes words and returns an exit code."""
 
 import os
 import sys
@@ -16,11 +16,19 @@ COMMANDS = (
     "card",
     "push",
     "receipt",
+    "app",
     "methods",
     "env",
 )  # each is a module of this package
-LONG = ("demo", "run", "audit", "compare", "shards")  # those that read models and data before they have anything to say
-USAGE = """usage: hf-unlearn {demo,run,audit,compare,shards,card,push,receipt,methods,env} ...
+LONG = (
+    "demo",
+    "run",
+    "audit",
+    "compare",
+    "shards",
+    "app",
+)  # those that read models and data before they have anything to say
+USAGE = """usage: hf-unlearn {demo,run,audit,compare,shards,card,push,receipt,app,methods,env} ...
 
   hf-unlearn demo                      train a small classifier, forget a class and a random 10 %, compare with retraining
   hf-unlearn run --config RECIPE.yaml  unlearn the rows that a recipe or the command line names, and report the result
@@ -33,6 +41,7 @@ USAGE = """usage: hf-unlearn {demo,run,audit,compare,shards,card,push,receipt,me
   hf-unlearn push FOLDER --repo ORG/NAME
                                        publish the model and the report of a run on the Hub, privately by default
   hf-unlearn receipt verify --folder … check a published model against its deletion receipt
+  hf-unlearn app                       open a page in the browser: did a model forget, and does a receipt fit?
   hf-unlearn methods                   list the methods, what each can forget and what it reads
   hf-unlearn env                       print the versions and devices that a report of a bug needs
 

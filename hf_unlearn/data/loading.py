@@ -18,6 +18,7 @@ READERS = {
     ".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".arrow": "arrow",
 }  # fmt: skip
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+DIGITS = "digits"  # the name of the digits that scikit-learn contains
 DISK_DICT, DISK_STATE = "dataset_dict.json", "state.json"  # files by which a folder of `save_to_disk` is known
 
 
@@ -131,7 +132,7 @@ def load_rows(source: str, argument: str, split: str) -> datasets.Dataset:
     """Load the rows that `source` names.
 
     Args:
-        source: a file, or a folder or Hub id, which `:split` may follow.
+        source: a file, or a folder or Hub id, which `:split` may follow; `digits` for the digits of `load_digits`.
         argument: name of the argument or option that holds `source`, for errors.
         split: the split that is loaded if `source` names none. A single split is loaded whatever its name.
 
@@ -141,7 +142,7 @@ def load_rows(source: str, argument: str, split: str) -> datasets.Dataset:
     path = os.path.expanduser(source)
     name, _, wanted = (path, "", "") if os.path.exists(path) else path.partition(":")
     name, revision = split_revision(name, argument=argument)
-    loaded = load_source(name, argument, revision=revision)
+    loaded = load_digits() if name == DIGITS else load_source(name, argument, revision=revision)
     chosen = wanted or (split if split in loaded else next(iter(loaded)))
     if chosen not in loaded or (not wanted and chosen != split and len(loaded) > 1):
         raise ValueError(f"`{argument}={source!r}` has no split {wanted or split!r}; it has {', '.join(loaded)}.")

@@ -61,7 +61,13 @@ def commands(text: str) -> str:
     parts = text.split("`")
     if len(parts) % 2 == 0:  # a backtick without a second one
         return inert(text)
-    return "".join(f"`{part}`" if i % 2 and COMMAND.fullmatch(part) else inert(part) for i, part in enumerate(parts))
+    return "".join(f"`{part}`" if i % 2 and COMMAND.fullmatch(part) else _between(part) for i, part in enumerate(parts))
+
+
+def _between(part: str) -> str:
+    """Return a part of a text as `inert` text that keeps the blanks at its ends."""
+    before, after = " " * part.startswith(" "), " " * part.rstrip("\n").endswith(" ")
+    return f"{before}{inert(part)}{after}" if part.strip() else part
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Pages of HTML that load nothing: the templates of reports and audits, in which no text of a user becomes markup."""
 
+from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -9,6 +10,11 @@ from ..utils.safe_text import shown
 
 # The colors of Okabe and Ito can be told apart by the color-blind. A model has the same color in every picture.
 COLORS = {"original": "#999999", "unlearned": "#0072B2", "retrained": "#E69F00"}
+
+
+def answers_css() -> str:
+    """Return the styles of answers and verdicts, for a page of another program that shows them inside `.hf-unlearn`."""
+    return resources.files("hf_unlearn.evaluation").joinpath("templates", "answers.css").read_text("utf-8")
 
 
 def rendered(template: str, **values: Any) -> str:

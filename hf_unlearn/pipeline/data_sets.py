@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 
 from ..data.class_names import check_numbers
-from ..data.loading import load_digits, load_source
+from ..data.loading import DIGITS, load_digits, load_source
 from ..data.overlap import seen_rows
 from ..data.streams import read_into_memory
 from ..models.processor import Processor
@@ -31,7 +31,7 @@ def load_splits(
     """
     if run.streaming:
         check_streaming(run)
-    if run.dataset == "digits":
+    if run.dataset == DIGITS:
         loaded: Mapping[str, Any] = load_digits()
     else:
         source = located(run.dataset, "dataset")
@@ -116,7 +116,7 @@ def _draw(rows: Any, number: int | None) -> Any:
 
 def check_streaming(run: RunArguments) -> None:
     """Raise ValueError if `run` asks for something that a stream cannot do, before any of it is read."""
-    if run.dataset == "digits":
+    if run.dataset == DIGITS:
         raise ValueError("`streaming`: scikit-learn's digits are in memory already. Leave it out.")
     row_numbers = None if run.forget_column else run.forget_ids_file
     impossible = {

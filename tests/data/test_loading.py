@@ -138,3 +138,10 @@ def test_a_configuration_that_is_not_there_is_named(rows, tmp_path):
     rows.to_json(str(tmp_path / "folder" / "train.jsonl"))
     with pytest.raises(ValueError, match=r"^`dataset_config='x'`: .*Available: \['default'\]"):
         load_source(str(tmp_path / "folder"), "dataset", "x")
+
+
+def test_the_digits_are_rows_too():
+    rows = load_rows("digits:test", "forget", "train")
+    assert (len(rows), rows.features["label"].num_classes) == (450, 10)
+    with pytest.raises(ValueError, match="has no split 'eval'; it has train, test"):
+        load_rows("digits:eval", "forget", "train")

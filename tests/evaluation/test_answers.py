@@ -18,12 +18,14 @@ from hf_unlearn.evaluation.answers import (
     WIDTH,
     Answer,
     Strip,
+    commands,
     markdown,
     number,
     page_values,
     show,
     told,
 )
+from hf_unlearn.utils.safe_text import inert
 
 ANSWERS = [
     Answer(q, "Short", "A `text`.", light) for q, light in zip(QUESTIONS, (GOOD, UNSURE, BAD, GOOD, STEP), strict=True)
@@ -77,3 +79,10 @@ def test_a_page_gets_answers_strips_and_the_size_of_the_picture():
 @pytest.mark.parametrize("light", [GOOD, UNSURE, BAD, STEP])
 def test_every_light_has_a_sign(light):
     assert Answer("?", "Yes", "", light).sign == SIGNS[light]
+
+
+def test_commands_are_code_and_everything_else_stays_inert():
+    assert commands("See `hf-unlearn audit` (or `--retrain 3`), <b>.") == (
+        "See `hf-unlearn audit` (or `--retrain 3`), &lt;b&gt;."
+    )
+    assert commands("A `*b*` and `x` \\`") == inert("A `*b*` and `x` \\`")

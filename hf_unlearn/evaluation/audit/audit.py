@@ -15,7 +15,7 @@ from ...utils.files import write_atomically
 from .. import answers as shape
 from .answers import answers, strips
 from .evidence import Evidence
-from .page import to_html
+from .page import summary, to_html
 from .per_example import PerExample
 from .verdicts import MEANING, SAME, say_remaining
 
@@ -97,6 +97,11 @@ class Audit:
         told = ("verdict", "because", "limits", "curves", "run", "schema")
         on_top = shape.page_values(self.answers(), strips(self.lines))
         return to_html(self.lines, self.rows(), on_top, **{name: getattr(self, name) for name in told})
+
+    def summary(self) -> str:
+        """Return verdict, answers and picture as a part of a page of HTML; `evaluation.pages.answers_css` returns its styles."""
+        on_top = shape.page_values(self.answers(), strips(self.lines))
+        return summary(self.lines, on_top, verdict=self.verdict, because=self.because)
 
     def print(self) -> None:
         """Print the audit to the terminal."""

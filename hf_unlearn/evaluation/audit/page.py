@@ -67,26 +67,36 @@ def to_html(
         on_top: the answers and the picture, see `evaluation.answers.page_values`.
         verdict, because, limits, curves, run, schema: as in `Audit`.
     """
-    titles = {line.key: line.title for line in lines}
-    accepted = verdict == SAME
     return rendered(
         "audit.html",
         **on_top,
-        verdict=verdict,
-        meaning=MEANING[verdict],
-        accepted=accepted,
-        because=[] if accepted else [titles[key] for key in because if key in titles],
+        **_verdict(lines, verdict, because),
         groups=_answers([line for line in lines if line.difference is not None]),
         rows=[(texts, line.result, strip(line)) for texts, line in zip(cells, lines, strict=True)],
         width=WIDTH,
         height=HEIGHT,
         plot=PLOT,
-        colors=COLORS,
         curves=_curves(curves),
         limits=limits,
         settings=_settings(run),
         schema=schema,
     )
+
+
+def summary(lines: Sequence[Evidence], on_top: Mapping[str, Any], *, verdict: str, because: Sequence[str]) -> str:
+    """Return verdict, answers and picture as a part of a page, which needs the styles of `answers.css`."""
+    return rendered("audit_summary.html", **on_top, **_verdict(lines, verdict, because))
+
+
+def _verdict(lines: Sequence[Evidence], verdict: str, because: Sequence[str]) -> dict[str, Any]:
+    titles, accepted = {line.key: line.title for line in lines}, verdict == SAME
+    return {
+        "verdict": verdict,
+        "meaning": MEANING[verdict],
+        "accepted": accepted,
+        "because": [] if accepted else [titles[key] for key in because if key in titles],
+        "colors": COLORS,
+    }
 
 
 def _answers(lines: Sequence[Evidence]) -> list[tuple[str, str, str]]:
