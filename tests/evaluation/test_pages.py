@@ -3,11 +3,11 @@
 import pytest
 from jinja2 import UndefinedError
 
-from hf_unlearn.evaluation.pages import rendered
+from hf_unlearn.evaluation.pages import answers_css, rendered
 
 VALUES = {
     "verdict": "<b>", "meaning": "a\u202eb", "accepted": True, "because": [], "answers": [], "rows": [], "width": 1, "height": 1,
-    "plot": (1, 1), "curves": [], "limits": ["x" * 5000], "settings": [], "schema": "s", "colors": {},
+    "plot": (1, 1), "curves": [], "limits": ["x" * 5000], "settings": [], "schema": "s", "colors": {}, "groups": [], "strips": [],
 }  # fmt: skip
 
 
@@ -20,7 +20,9 @@ def test_values_are_escaped_shown_and_cut():
 
 
 def test_styles_are_inside_and_are_those_of_every_page():
-    assert ":root { --ink" in rendered("audit.html", **VALUES)
+    page = rendered("audit.html", **VALUES)
+    assert ":root { --ink" in page
+    assert all(rule in page for rule in answers_css().splitlines() if rule.startswith("."))
 
 
 def test_a_missing_value_is_an_error():
