@@ -143,7 +143,7 @@ class UnlearningTrainer(Publishing, StartsFromBase, CheckpointedTrainer):
         self, args: Any, method: Any, model: Any, model_init: Any, optimizer: Any, peft_config: Any
     ) -> tuple[UnlearningArguments, UnlearningMethod, Any]:
         """Fill in what was left out, and make the checks that need neither model nor data."""
-        args = args if args is not None else UnlearningArguments(output_dir="unlearned")
+        self.given["args"] = args = args if args is not None else UnlearningArguments(output_dir="unlearned")
         if not isinstance(args, UnlearningArguments):
             raise TypeError(f"`args` must be `UnlearningArguments`, got {type(args).__name__}.")
         method = find_method(args.method if method is None else method, self.given["retain_dataset"] is not None)

@@ -235,3 +235,19 @@ def test_evaluation_rows_may_have_columns_named_like_ours(tmp_path):
     named = test.add_column("seed", list(range(16))).add_column("index", list(range(16)))
     plain, ours = (make_trainer(tmp_path, eval_dataset=data).evaluate()["eval_loss"] for data in (test, named))
     assert plain == ours
+
+
+def test_a_trainer_without_arguments_runs_and_reports_after_others_were_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    trained("vit").save_pretrained("original")
+    image_processor().save_pretrained("original")
+    split = ForgetRequest(label=1).split(image_data(64))
+    trainer = UnlearningTrainer("original", forget_dataset=split.forget, retain_dataset=split.retain)
+    trainer.train()
+    TrainingArguments(
+        output_dir="other", use_cpu=True
+    )  # the retrained model's; it resets the state that accelerate keeps
+    report = trainer.report(retain_dataset=split.retain)
+    assert report.outcome["steps"] > 0
+    assert (tmp_path / "unlearned").is_dir()

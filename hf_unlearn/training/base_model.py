@@ -15,7 +15,6 @@ from ..methods.components.trust_region import TrustRegion
 from ..models.adapters import base_classifier, is_adapted
 from ..models.base import Base, StartingPoint, find_base, given_base, random_start
 from ..models.snapshot import Snapshot
-from .arguments import UnlearningArguments
 
 LONGEST = 0.02  # step of a trust region, as a share of the way that training went
 
@@ -88,7 +87,7 @@ class StartsFromBase(Trainer):
         optimizer = super().create_optimizer() if model is None else super().create_optimizer(model)
         if not made:
             return optimizer
-        args = self.given["args"] or UnlearningArguments()
+        args = self.given["args"]
         rate = self.method.found_rate if args.learning_rate is None else None
         if isinstance(optimizer, TrustRegion) and args.trust_region is None:
             rate = self._longest_step(optimizer.defaults["lr"])

@@ -96,7 +96,7 @@ def tuned(trainer: T, values: Mapping[str, Any], folder: str | Path | None = Non
     With a `folder`, it writes to this one and publishes nothing. Raise ValueError if a name is not a field.
     """
     given = trainer.given
-    args: UnlearningArguments = given["args"] or trainer.args
+    args: UnlearningArguments = given["args"]
     method = find_method(values.get("method") or given["method"] or args.method, given["retain_dataset"] is not None)
     fields = {name.removeprefix("method."): v for name, v in values.items() if name.startswith("method.")}
     settings = {name: v for name, v in values.items() if not name.startswith("method.")}

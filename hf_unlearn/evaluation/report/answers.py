@@ -203,7 +203,12 @@ def _sure(report: ReportData, forgot: Answer) -> Answer:
         )
     if not compared(report):
         return Answer(
-            SURE, "Not very", f"No model that never saw them was measured{on and f',{on} or otherwise'}.", UNSURE
+            SURE,
+            "Not very",
+            f"Measured{on}. There is no model that never saw them to compare with."
+            if on
+            else "There is no model that never saw them to compare with.",
+            UNSURE,
         )
     many = len(report.retrained)
     against = (
