@@ -13,7 +13,7 @@ from ..hub.receipt.canonical_json import words
 from ..hub.receipt.forgotten_rows import ForgottenRows, verify_inclusion
 from ..hub.receipt.row_digest import refuse_other_files, row_digests
 from ..hub.receipt.sealing import read_receipt, seal, verify_folder, verify_receipt
-from ..hub.receipt.signing import generate_key, read_public_key, sign, signature_file
+from ..hub.receipt.signing import UNSIGNED, generate_key, read_public_key, sign, signature_file
 from ..utils.argument_checks import renamed
 from ..utils.files import write_atomically
 from ..utils.hub_names import TIMEOUT
@@ -104,7 +104,7 @@ def _verify(options: argparse.Namespace) -> int:
         return _conclude(problems)
     _describe(receipt)
     if not signature_file(path).exists():
-        print("Not signed: the digests show accidents, but not that somebody wrote another receipt.")
+        print(UNSIGNED)
     elif public_key is None:
         print("Signed, but nobody checked by whom: give --public-key.")
     if private is not None:

@@ -10,11 +10,10 @@ from queue import Empty, Queue
 
 from ...evaluation.audit.audit import Audit
 from ...hub.receipt.sealing import read_receipt, verify_folder, verify_receipt
-from ...hub.receipt.signing import read_public_key, signature_file
+from ...hub.receipt.signing import UNSIGNED, read_public_key, signature_file
 from ...pipeline.audit_job import AuditArguments, audit_of, find_models, load_sets
 from ...utils.hub_names import is_local
 
-UNSIGNED = "It is not signed. It shows accidental changes, and cannot show a forged receipt."
 TICK = 1.0  # seconds between two messages of a running audit
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from ...utils.files import write_atomically
 from .canonical_json import file_text, read_exactly
 
+UNSIGNED = "Detects accidental changes. Not signed, so it cannot detect a forged receipt."
 SIGNATURE_SCHEMA = "hf_unlearn/signature/1"
 
 

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from hf_unlearn.cli.app.work import UNSIGNED, check_receipt, lines_of, options_of, running, what_will_be_read
+from hf_unlearn.cli.app.work import check_receipt, lines_of, options_of, running, what_will_be_read
 from hf_unlearn.hub.receipt.sealing import read_receipt
-from hf_unlearn.hub.receipt.signing import generate_key, sign
+from hf_unlearn.hub.receipt.signing import UNSIGNED, generate_key, sign
 from tests.support.receipts import publish
 from tests.support.recipes import save_model_and_data
 
