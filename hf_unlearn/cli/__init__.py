@@ -9,6 +9,7 @@ from .exit_codes import answered
 
 COMMANDS = (
     "demo",
+    "init",
     "run",
     "audit",
     "compare",
@@ -20,9 +21,10 @@ COMMANDS = (
     "env",
 )  # each is a module of this package
 LONG = ("demo", "run", "audit", "compare", "shards")  # those that read models and data before they have anything to say
-USAGE = """usage: hf-unlearn {demo,run,audit,compare,shards,card,push,receipt,methods,env} ...
+USAGE = """usage: hf-unlearn {demo,init,run,audit,compare,shards,card,push,receipt,methods,env} ...
 
   hf-unlearn demo                      train a small classifier, forget a class and a random 10 %, compare with retraining
+  hf-unlearn init [NAME]               list the recipes that come with the package, or write one here, to edit and run
   hf-unlearn run --config RECIPE.yaml  unlearn the rows that a recipe or the command line names, and report the result
   hf-unlearn audit --original … --unlearned … --retrained … --forget … --test …
                                        judge a model that any tool made, against retrained models
