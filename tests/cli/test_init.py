@@ -126,3 +126,8 @@ def test_an_installed_package_has_its_own_recipes(tmp_path, monkeypatch):
     monkeypatch.setattr(init, "PACKAGE", tmp_path / "hf_unlearn")
     assert init.root() == tmp_path / "hf_unlearn"
     assert list(init.recipes()) == [name for name in NAMES if name.startswith("digits-vit/")]
+
+
+def test_a_recipe_that_is_not_there_leads_to_this_command(folder, capsys):
+    assert main(["run", "--config", "recipes/digits-vit/jit.yaml"]) == 2
+    assert "is no file. `hf-unlearn init` lists recipes, and writes one." in capsys.readouterr().err
