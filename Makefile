@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 NEWEST := .venv-newest
 LOWEST := .venv-lowest
 
-.PHONY: install demo test test-newest test-lowest quick lint clean
+.PHONY: install demo test test-newest test-lowest quick lint build clean
 
 install: $(VENV)/.installed
 
@@ -48,5 +48,11 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The sdist, and the wheel that is built from it, in dist/.
+build: install
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) $(NEWEST) $(LOWEST) demo-output out
+	rm -rf $(VENV) $(NEWEST) $(LOWEST) demo-output out build dist

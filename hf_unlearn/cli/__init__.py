@@ -1,14 +1,17 @@
-"""The commands `hf-unlearn demo | run | audit | compare | shards | card | push | receipt | app | methods | env`: each takes words and returns an exit code."""
+"""The commands `hf-unlearn demo | init | run | audit | compare | shards | card | push | receipt | app | methods | env`: each takes words and returns an exit code."""
 
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from ..utils.argument_checks import did_you_mean
+from ..utils.safe_text import shown
 from .exit_codes import answered
 
 COMMANDS = (
     "demo",
+    "init",
     "run",
     "audit",
     "compare",
@@ -28,9 +31,10 @@ LONG = (
     "shards",
     "app",
 )  # those that read models and data before they have anything to say
-USAGE = """usage: hf-unlearn {demo,run,audit,compare,shards,card,push,receipt,app,methods,env} ...
+USAGE = """usage: hf-unlearn {demo,init,run,audit,compare,shards,card,push,receipt,app,methods,env} ...
 
   hf-unlearn demo                      train a small classifier, forget a class and a random 10 %, compare with retraining
+  hf-unlearn init [NAME]               list the recipes that come with the package, or write one here, to edit and run
   hf-unlearn run --config RECIPE.yaml  unlearn the rows that a recipe or the command line names, and report the result
   hf-unlearn audit --original … --unlearned … --retrained … --forget … --test …
                                        judge a model that any tool made, against retrained models
@@ -78,5 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     asked = command in ("-h", "--help")
+    if not asked:
+        hint = did_you_mean(command, COMMANDS)
+        print(f"`{shown(command)}` is no command of hf-unlearn.{hint}\n", file=sys.stderr)
     print(USAGE, end="", file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2

@@ -25,7 +25,10 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         SystemExit: the file is missing, too large, nested too deeply or no valid YAML, or a key stands twice or has no value.
     """
     if not os.path.isfile(path):
-        raise SystemExit(f"`--config` needs the path of a YAML recipe, and {shown(path) or 'none'} is no file.")
+        raise SystemExit(
+            f"`--config` needs the path of a YAML recipe, and {shown(path) or 'none'} is no file. `hf-unlearn init` lists recipes, and "
+            "writes one."
+        )
     path = Path(path)
     if path.stat().st_size > LIMIT:
         raise SystemExit(

@@ -41,8 +41,10 @@ def test_without_a_command_the_usage_is_shown_as_an_error(capsys):
     assert main([]) == 0
     usage = capsys.readouterr().out
     assert all(f"hf-unlearn {command} " in usage for command in COMMANDS)
-    assert main(["unlearn"]) == 2
-    assert capsys.readouterr().err == usage
+    assert main(["pus"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("`pus` is no command of hf-unlearn. Did you mean 'push'?")
+    assert said.endswith(usage)
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"{__version__}\n"
 
