@@ -32,7 +32,7 @@ def test_folders_in_and_a_verdict_out(tmp_path, capsys):
         hidden.classifier.bias[1] -= 30
     models = ["--original", save(tmp_path / "original", trained("vit"))]
     assert command(tmp_path, *models, "--unlearned", save(tmp_path / "hidden", hidden), "--output_dir", tmp_path) == 1
-    assert "No retrained model was given" in capsys.readouterr().out
+    assert "There is no retrained model to compare with" in capsys.readouterr().out
     audit = Audit.from_dict(json.loads((tmp_path / "audit.json").read_text()))
     assert audit.run["kind"] == "class"
     assert not audit.accepted

@@ -43,7 +43,7 @@ def test_without_a_command_the_usage_is_shown_as_an_error(capsys):
     assert all(f"hf-unlearn {command} " in usage for command in COMMANDS)
     assert main(["pus"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("`pus` is no command of hf-unlearn. Did you mean 'push'?")
+    assert said.startswith("`pus` is no command of hf-unlearn. Did you mean `push`?")
     assert said.endswith(usage)
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"{__version__}\n"

@@ -115,7 +115,9 @@ def _sure(verdict: str, lines: Sequence[Evidence], run: Mapping[str, Any]) -> An
     if verdict == UNCHANGED:
         return Answer(SURE, "Sure", "Every weight and every answer is the original's.", GOOD)
     if not retrained:
-        return Answer(SURE, "Not very", "No retrained model was given, so only few lines can be judged.", UNSURE)
+        return Answer(
+            SURE, "Not very", "There is no retrained model to compare with, so only few lines can be judged.", UNSURE
+        )
     if verdict == SAME:
         return Answer(SURE, "As sure as this gets", f"{against} The original itself would have been noticed.", GOOD)
     if verdict == UNCLEAR:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...utils.files import write_atomically
 from .. import answers as shape
+from ..pages import standalone
 from .answers import answers, strips
 from .evidence import Evidence
 from .page import summary, to_html
@@ -103,6 +104,10 @@ class Audit:
         on_top = shape.page_values(self.answers(), strips(self.lines))
         return summary(self.lines, on_top, verdict=self.verdict, because=self.because)
 
+    def _repr_html_(self) -> str:
+        """Show the summary in a notebook."""
+        return standalone(self.summary())
+
     def print(self) -> None:
         """Print the audit to the terminal."""
         from rich.console import Console
@@ -114,7 +119,7 @@ class Audit:
             table.add_column(short, justify="right" if 0 < i < 6 else "left")
         for cells in self.rows():
             table.add_row(*cells)
-        console = Console(width=None if Console().is_terminal else 220)
+        console = Console(width=None if Console().is_terminal else 220, highlight=False)
         console.print()
         shape.show(console, self.answers(), strips(self.lines))
         console.print()

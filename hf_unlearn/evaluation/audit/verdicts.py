@@ -120,7 +120,7 @@ SPECS: dict[str, Spec] = {
     "features": Spec("likeness of features to the original's on the forget set, −ln(1 − CKA)", "inside", 0.7, 0.25,
         "features on the forget rows are still arranged as the original's", deep=True),
     "unchanged": Spec("weights outside the head that are exactly the original's", "inside", 0.4, 0.0,
-        "the network before the head is the original's", alone=0.999),
+        "most of the network before the head is exactly the original's", alone=0.999),
     "int8": Spec("accuracy on the forget set after rounding to int8", "inside", 0.03, 0.02,
         "the forget set comes back when weights are rounded", "loses the forget set when weights are rounded"),
     "bf16": Spec("accuracy on the forget set after rounding to bf16", "inside", 0.03, 0.02,
@@ -147,6 +147,8 @@ def decide(lines: Sequence[Evidence], compared: bool) -> tuple[str, list[str]]:
     # With a class less, the others are easier: a retrained model may do better on them than the original did.
     lost = [x.key for x in lines if x.key in found("utility", -1) and x.unlearned < x.original - x.practical]
     reasons: tuple[tuple[str, list[str]], ...] = (
+        # A patch that can be switched off hides only what it no longer shows.
+        (LESS, found("memory", 1) if found("switch", 1) else []),
         (HIDDEN, found("switch", 1)),
         (MORE, found("membership", -1) + found("class_membership", -1) + _singled_out(lines)),
         (DAMAGED, lost),
@@ -286,7 +288,7 @@ def limits(retrained: int, lines: Sequence[Evidence], sets: Mapping[str, int], s
         )
     if retrained == 0:
         out.append(
-            "No retrained model was given, so it cannot be concluded that this model behaves as if it had never seen the rows. "
+            "There is no retrained model to compare with, so it cannot be concluded that this model behaves as if it had never seen the rows. "
             "A line is judged only if it is known what retraining gives: a retrained model never predicts a class that it was "
             "not taught, and it treats forgotten rows like unseen rows. No verdict can be *indistinguishable*."
         )

@@ -19,7 +19,6 @@ from ..answers import (
     SURE,
     UNSURE,
     Answer,
-    Strip,
     number,
     told,
 )
@@ -82,7 +81,7 @@ def compared(report: ReportData) -> bool:
     return "retrained" in report.models and not report.void
 
 
-def _values(report: ReportData, measure: str) -> tuple[float | None, float | None, float | None]:
+def values_of(report: ReportData, measure: str) -> tuple[float | None, float | None, float | None]:
     """Return a measure before and after, and that of the yardstick, as shares."""
     names = ("original", "unlearned", "retrained" if compared(report) else "")
     before, after, never = (report.models.get(name, {}).get(measure) for name in names)
@@ -94,7 +93,7 @@ def _of_attribute(report: ReportData) -> bool:
     return bool(report.information) and "attribute" in report.run
 
 
-def _asked(report: ReportData) -> tuple[str, ...]:
+def asked_measures(report: ReportData) -> tuple[str, ...]:
     """Return the measures of what was to be forgotten: of the pattern, of the answers on a class, or also of an attack on rows."""
     if PATTERN in report.intervals.get("unlearned", {}):
         return (PATTERN,)
@@ -110,19 +109,23 @@ def _side(report: ReportData, measure: str) -> Told | None:
     if not compared(report) or not never:
         return Told(measure, "unknown", fell)
     if after[0] > never[1]:
-        begun, ended, goal = _values(report, measure)
+        begun, ended, goal = values_of(report, measure)
         half = fell and begun - ended >= 0.5 * (begun - goal)  # type: ignore[operator]
         return Told(measure, "mostly" if half else "higher", fell)
     if after[1] < never[0] and not report.began_lower(measure):
         return Told(measure, "lower", fell)
-    apart = before[0] > never[1] or before[1] < never[0]
-    return Told(measure, "same" if apart else "untold", fell)
+    if before[0] <= never[1] and before[1] >= never[0]:
+        return Told(measure, "untold", fell)
+    # With few rows intervals are wide: a figure that is nearer to the original's than to the yardstick's is none of these.
+    begun, ended, goal = values_of(report, measure)
+    nearer = abs(ended - goal) <= abs(ended - begun)  # type: ignore[operator]
+    return Told(measure, "same" if nearer else "untold", fell)
 
 
 def _forgot(report: ReportData) -> Answer:
     if _of_attribute(report):
         return _attribute(report)
-    sides = [told for measure in _asked(report) if (told := _side(report, measure))]
+    sides = [told for measure in asked_measures(report) if (told := _side(report, measure))]
     if not sides:
         return Answer(FORGOT, "Not known", "What the model answers on these rows was not measured.", UNSURE)
     by_side = {told.side: told for told in reversed(sides)}  # the first of each
@@ -179,7 +182,7 @@ def _nothing_changed(report: ReportData, side: str, text: str) -> Answer:
 
 def _recognised(report: ReportData, measure: str) -> str:
     """Return a measure before, after, and of models that never saw the rows; "nothing changed" is said in these words."""
-    values = _values(report, measure)
+    values = values_of(report, measure)
     who = f"{len(report.retrained)} models that never saw them" if report.retrained else NEVER
     still = NOTHING_CHANGED if unchanged(report) else ""
     if measure == ATTACK:
@@ -264,7 +267,7 @@ def _hidden(report: ReportData) -> Iterator[str]:
 
 
 def _traces(report: ReportData) -> Iterator[str]:
-    if PATTERN in _asked(report):
+    if PATTERN in asked_measures(report):
         return  # the rows themselves may be known
     attack, calls = _side(report, ATTACK), _side(report, "membership_attack")
     if attack is not None and attack.side in ("higher", "mostly"):
@@ -274,7 +277,7 @@ def _traces(report: ReportData) -> Iterator[str]:
         chance = attack is not None and attack.side == "unknown" and auc and auc[1] < 0.5
         if chance or any(found is not None and found.side == "lower" for found in (attack, calls)):
             yield "An attacker could notice that something was removed: the model is unnaturally unsure about these examples."
-    answered = [_side(report, measure) for measure in _asked(report) if measure != ATTACK]
+    answered = [_side(report, measure) for measure in asked_measures(report) if measure != ATTACK]
     if any(found is not None and found.side in ("higher", "mostly") for found in answered):
         yield "It still answers them better than a model that never saw them."
 
@@ -283,7 +286,7 @@ def _kept(report: ReportData) -> Answer:
     measure = next((m for m in UTILITY if m in report.models["unlearned"] and m in report.models["original"]), None)
     if measure is None:
         return Answer(KEPT, "Not known", "No rows to keep and no test rows with labels were measured.", UNSURE)
-    before, after, never = _values(report, measure)
+    before, after, never = values_of(report, measure)
     rows = {"test_kept_accuracy": "of unseen rows to keep", "test_accuracy": "of unseen rows"}.get(
         measure, "of the rows to keep"
     )
@@ -350,50 +353,3 @@ def _next(report: ReportData, forgot: Answer, remains: Answer, kept: Answer) -> 
     return Answer(
         NEXT, "Audit it", "`hf-unlearn audit` looks inside the model. Then publish it with `hf-unlearn push`.", STEP
     )
-
-
-def strips(report: ReportData) -> list[Strip]:
-    """Return the lines of the picture that the report has figures for: answers, inside, what was kept, attack, cost."""
-    return [strip for strip in _strips(report) if strip.after is not None]
-
-
-def _strips(report: ReportData) -> Iterator[Strip]:
-    samples = report.run.get("kind") == "samples"
-    if PATTERN in _asked(report):
-        yield _share(report, PATTERN, "answers that follow the pattern")
-    else:
-        yield _share(
-            report, "forget_accuracy", "rows to forget, answered right" if samples else "rows to forget, recognised"
-        )
-    if "relearning_steps" in report.models.get("unlearned", {}):
-        yield _relearning(report)
-    measure = next((m for m in UTILITY if m in report.models.get("unlearned", {})), UTILITY[0])
-    yield _share(report, measure, "other rows, answered right")
-    if PATTERN not in _asked(report):
-        yield _share(report, ATTACK, "attack: right guesses who was in")
-    ratio = report.seconds.get("ratio")
-    if ratio is not None and not report.void:
-        cost = 100 * ratio
-        yield Strip("time, retraining is 100 %", (0.0, max(100.0, cost)), None, cost, 100.0)
-
-
-def _share(report: ReportData, measure: str, title: str) -> Strip:
-    before, after, never = (None if v is None else 100 * v for v in _values(report, measure))
-    spread = report.spread("retrained", measure) if compared(report) else None
-    span = (100 * spread[0], 100 * spread[1]) if spread else None
-    return Strip(title, (0.0, 100.0), before, after, never, span=span)
-
-
-def _relearning(report: ReportData) -> Strip:
-    names = {"before": "original", "after": "unlearned"} | ({"never": "retrained"} if compared(report) else {})
-    steps = {
-        place: report.models[name]["relearning_steps"]
-        for place, name in names.items()
-        if "relearning_steps" in report.models.get(name, {})
-    }
-    words = tuple((place, report.relearned(names[place])) for place in steps)
-    spread = report.spread("retrained", "relearning_steps") if compared(report) else None
-    span = (spread[0], spread[1]) if spread else None
-    most = max([1.0, *steps.values(), *(spread or ())])
-    before, after, never = (steps.get(place) for place in ("before", "after", "never"))
-    return Strip("steps until it is back", (0.0, most), before, after, never, span=span, texts=words)

@@ -5,12 +5,13 @@ from typing import Any
 
 from ...utils.safe_text import inert, plain, shown
 from .. import answers as shape
-from ..pages import COLORS, rendered
-from .answers import answers, strips
+from ..pages import COLORS, rendered, standalone
+from .answers import answers
 from .findings import FAILED, Severity, failed, findings
 from .interpretation import limits, notes, reading, request_of
 from .plots import svg_figures
 from .report_data import ReportData
+from .strips import strips
 from .table import Row, rows
 
 
@@ -84,6 +85,12 @@ def to_html(report: ReportData, figures: bool = True) -> str:
     )
 
 
+def to_notebook(report: ReportData) -> str:
+    """Return the answers and the picture as HTML for a notebook."""
+    values = shape.page_values(answers(report), strips(report))
+    return standalone(rendered("report_summary.html", **values, colors=COLORS, request=request_of(report.run)))
+
+
 def print_table(report: ReportData) -> None:
     """Print the answers, the table without its appendix, and the warnings to the terminal."""
     from rich.console import Console
@@ -101,7 +108,7 @@ def print_table(report: ReportData) -> None:
     for row in rows(report):
         if not row.special:
             table.add_row(safe(row.title), *map(safe, row.cells))
-    console = Console(width=None if Console().is_terminal else 140)  # lines in a log may be long
+    console = Console(width=None if Console().is_terminal else 140, highlight=False)  # lines in a log may be long
     console.print(f"\n[bold]{safe(f'Asked to forget: {request}' if request else 'Unlearning report')}[/bold]\n")
     shape.show(console, answers(report), strips(report))
     console.print()

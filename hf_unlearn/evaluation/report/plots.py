@@ -15,8 +15,8 @@ from ...utils.files import written_atomically
 from ...utils.safe_text import shown
 from ..answers import HEADS
 from ..pages import COLORS
-from .answers import strips
 from .report_data import ReportData
+from .strips import strips
 
 # The original lies below, wide, and the retrained model above, in dashes: a line that hides another is misread.
 STYLES: dict[str, dict[str, Any]] = {

@@ -81,6 +81,7 @@ class UnlearningReport(ReportData):
     to_markdown = page.to_markdown
     to_html = page.to_html
     print = page.print_table
+    _repr_html_ = page.to_notebook  # what a notebook shows of a report
 
     def save(self, folder: str | Path, figures: bool = True) -> None:
         """Write `report.json`, `report.md`, `report.html` and `figures/*.png` into `folder`, each file atomically.

@@ -13,11 +13,12 @@ from markupsafe import Markup
 
 from ...evaluation.answers import HEADS, commands
 from ...evaluation.audit.verdicts import MEANING
-from ...evaluation.report.answers import answers, strips
+from ...evaluation.report.answers import answers
 from ...evaluation.report.findings import FAILED, Finding, Severity, changes_head_only, failed, findings, worst_first
 from ...evaluation.report.interpretation import limits, notes, reading, request_of
 from ...evaluation.report.plots import drawings
 from ...evaluation.report.report import UnlearningReport
+from ...evaluation.report.strips import strips
 from ...training.outcome import UNCHANGED
 from ...utils.files import read_object, write_atomically
 from ...utils.safe_text import inert, plain, shown, visible

@@ -84,6 +84,13 @@ def test_every_line_is_a_row_and_every_model_a_curve():
     assert "Teaching the forgotten classes again" not in Page(page(curves={})).text
 
 
+def test_a_notebook_shows_verdict_and_answers():
+    text = Audit(HIDDEN, ["features"], list(LINES), run={"retrained": 2})._repr_html_()
+    assert HIDDEN in text
+    assert "What remains?" in text
+    assert "Every line of evidence" not in text
+
+
 def test_it_loads_nothing_and_names_are_inert():
     hostile = '<script>alert(1)</script><img src="http://x.example/y">'
     text = page(limits=[hostile], run={"kind": hostile}, lines=[dataclasses.replace(LINES[0], words=hostile)])

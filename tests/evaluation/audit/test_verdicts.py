@@ -48,6 +48,12 @@ def test_the_order_of_reasons(changed, verdict):
         assert decide(lines, True)[0] == UNCLEAR
 
 
+@pytest.mark.parametrize(("memory", "verdict"), [(0, HIDDEN), (1, LESS)])
+def test_a_patch_whose_answers_still_know_is_not_called_hidden(memory, verdict):
+    lines = [evidence("forget_accuracy", "memory", memory), evidence("adapter", "switch", 1)]
+    assert decide(lines, True)[0] == verdict
+
+
 @pytest.mark.parametrize(
     ("features", "telling", "verdict"), [(0, True, UNCLEAR), (0, False, HIDDEN), (1, True, HIDDEN)]
 )
@@ -116,7 +122,7 @@ def test_passing_means_little_where_the_original_would_pass_too():
 def test_what_was_not_given_is_a_limit():
     sets = {"forget": 10, "test": 10}
     words = {k: " ".join(limits(k, [], {**sets, "retain": 10}, True)) for k in (0, 1, 3)}
-    assert "No retrained model was given" in words[0]
+    assert "There is no retrained model to compare with" in words[0]
     assert "One retrained model was given" in words[1]
     assert "retrained model was given" not in words[3]
     assert "retain set" not in words[3]

@@ -68,6 +68,15 @@ def test_hostile_names_are_inert(hostile_run):
     assert not any(line.startswith("# **b") for line in markdown.splitlines())
 
 
+def test_a_notebook_shows_the_answers_and_the_picture(hostile_run):
+    text = hostile_run.report._repr_html_()
+    page = Page(text)
+    assert "Did it forget?" in page.text
+    assert "<script" not in text
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "img"}
+    assert ".answers" in text
+
+
 def test_the_terminal_shows_names_as_they_are(hostile_run, capsys):
     report = UnlearningReport(models={"unlearned": {"test_accuracy": 0.5}}, run={"request": "class [red]x[/red] [/]"})
     report.print()
