@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 NEWEST := .venv-newest
 LOWEST := .venv-lowest
 
-.PHONY: install demo test test-newest test-lowest quick lint clean
+DOCS := .venv-docs
+
+.PHONY: install demo test test-newest test-lowest quick lint docs clean
 
 install: $(VENV)/.installed
 
@@ -47,5 +49,14 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The site, in site/. It reads the package as text, so neither torch nor the package is installed.
+docs: $(DOCS)/.installed
+	$(DOCS)/bin/mkdocs build --strict
+
+$(DOCS)/.installed: constraints.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet -c constraints.txt mkdocs mkdocs-material mkdocstrings mkdocstrings-python ruff
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(NEWEST) $(LOWEST) demo-output out
+	rm -rf $(VENV) $(NEWEST) $(LOWEST) $(DOCS) site demo-output out
