@@ -12,7 +12,7 @@ import pytest
 
 import hf_unlearn
 from hf_unlearn import metrics
-from tests.support.snippets import commands, make_world, run, snippets
+from tests.support.snippets import command, commands, make_world, run, snippets
 
 ROOT = Path(__file__).parents[1]
 PAGES = {p.name: p for p in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
@@ -56,27 +56,15 @@ def test_a_page_is_parted_into_its_snippets():
     assert commands("a b \\\n  'c d' # e\n\n# f\ng\n") == [["a", "b", "c d"], ["g"]]
 
 
-def test_options_of_snippets_that_are_not_run_are_known(capsys):
-    """A command that is not run still must have options that exist."""
-    known = {}
-    for name, blocks in SNIPPETS.items():
-        for block in blocks:
-            if block.language != "bash" or block.reason is None:
-                continue
-            for words in commands(block.text):
-                if words[0] != "hf-unlearn" or words[1] != "run":
-                    continue
-                if "run" not in known:
-                    assert hf_unlearn_help("run", "--help-all") == 0
-                    known["run"] = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
-                named = {w for w in words if w.startswith("--")}
-                assert {n.replace("-", "_") for n in named} <= {k.replace("-", "_") for k in known["run"]}, name
-
-
-def hf_unlearn_help(*words):
-    from tests.support.snippets import command
-
-    return command([*words])
+def test_options_of_runs_that_are_not_run_are_known(capsys):
+    """A command that is not run here must have options that exist."""
+    assert command(["run", "--help-all"]) == 0
+    known = {w.replace("-", "_") for w in re.findall(r"--[\w-]+", capsys.readouterr().out)}
+    blocks = [b for blocks in SNIPPETS.values() for b in blocks if b.reason is not None and b.language == "bash"]
+    for block in blocks:
+        for words in commands(block.text):
+            if words[:2] == ["hf-unlearn", "run"]:
+                assert {w.replace("-", "_") for w in words if w.startswith("--")} <= known, block.where
 
 
 def test_the_page_on_troubleshooting_shows_the_code():
