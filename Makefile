@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 NEWEST := .venv-newest
 LOWEST := .venv-lowest
 
-.PHONY: install demo test test-newest test-lowest quick lint build clean
+DOCS := .venv-docs
+
+.PHONY: install demo test test-newest test-lowest quick lint docs build clean
 
 install: $(VENV)/.installed
 
@@ -54,5 +56,14 @@ build: install
 	$(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*
 
+# The site, in site/. It reads the package as text, so neither torch nor the package is installed.
+docs: $(DOCS)/.installed
+	$(DOCS)/bin/mkdocs build --strict
+
+$(DOCS)/.installed: constraints.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet -c constraints.txt mkdocs mkdocs-material mkdocstrings mkdocstrings-python ruff
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(NEWEST) $(LOWEST) demo-output out build dist
+	rm -rf $(VENV) $(NEWEST) $(LOWEST) $(DOCS) site demo-output out build dist

@@ -15,15 +15,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE, TESTS = ROOT / "hf_unlearn", ROOT / "tests"
 MODULES = sorted(p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py") if p.name != "__init__.py")
 
-PAGES = [
-    "README.md",
-    "CONTRIBUTING.md",
-    "SECURITY.md",
-    "recipes/README.md",
-    "docs/architecture.md",
-    "docs/planned-deletion.md",
-    "docs/comparison.md",
-]
+PAGES = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "recipes/README.md"]
+PAGES += sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))
 
 # Modules without a test file of their own, and where they are tested.
 TESTED_ELSEWHERE = {

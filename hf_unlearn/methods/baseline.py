@@ -23,7 +23,7 @@ class Baseline(UnlearningMethod):
 
     A published rate fits the network, the data and the optimizer of its paper, and one rate for all methods is how comparisons go
     wrong. Here AdamW's rate is a share of the root mean square by which training moved a weight, and the length is counted in
-    passes over the retain set; `recipes/README.md` says what that gives on fine-tuned public bases. Everything else is as published,
+    passes over the retain set; `docs/benchmarks.md` says what that gives on fine-tuned public bases. Everything else is as published,
     and settings that are not say so.
     """
 

@@ -4,7 +4,7 @@
         python recipes/prepare.py $d --path FOLDER --out out/data/$d; done
     python recipes/benchmarks/bias.py run zigzag-mnist --seeds 0 1 2
     python recipes/benchmarks/bias.py run hateful-identity --templates FOLDER --seeds 0 1 2
-    python recipes/benchmarks/bias.py table --figure recipes/figures/bias.png
+    python recipes/benchmarks/bias.py table --figure docs/figures/bias.png
 
 The forget set is the biased training rows. Methods may read the split `validation`. *Following* measures how far a model follows
 the pattern: among the test rows with the pattern whose class is another than the pattern points to, the share that gets that
