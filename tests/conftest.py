@@ -1,6 +1,5 @@
 """Fixtures of all tests, and their deadlines."""
 
-import gc
 import os
 import socket
 from tempfile import TemporaryDirectory
@@ -32,11 +31,6 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
         if not item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.timeout(120))
-
-
-def pytest_collection_finish(session):
-    """Keep the tests and all imported modules out of garbage collection, which many runs start themselves."""
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

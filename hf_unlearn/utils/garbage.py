@@ -10,11 +10,7 @@ def quick_collection() -> Iterator[None]:
     """Keep what exists already out of garbage collection: it takes a quarter of a second to visit every loaded module.
 
     The HF Trainer collects garbage before the first step of every training, which costs more than a small model's training.
-    A program that has frozen its objects itself keeps them frozen.
     """
-    if gc.get_freeze_count():
-        yield
-        return
     gc.freeze()
     try:
         yield

@@ -4,7 +4,6 @@ A process that is forked from the tests themselves inherits the locks that other
 that are made for several processes, such as tqdm's: if it is killed while it holds one, the tests would wait for it for ever.
 """
 
-import gc
 import multiprocessing
 import os
 import random
@@ -83,7 +82,6 @@ def _run(work, args, log, environment):
     threads = {Path(f"/proc/{os.getppid()}/task/{t}/comm").read_text().strip() for t in own_threads(os.getppid())[1:]}
     assert threads <= SAFE_THREADS, f"the server has threads: {threads}"
     assert not hasattr(TqdmDefaultWriteLock, "mp_lock"), "the server has made a lock that its processes share"
-    gc.freeze()  # what the server has imported is no garbage
     code = 1
     try:
         with open(log, "a", buffering=1) as output:
