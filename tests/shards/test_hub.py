@@ -48,6 +48,7 @@ def test_shards_go_from_the_hub_to_the_hub(hub, tmp_path, capsys):
     assert main(["receipt", "verify", "--folder", "alice/sharded"]) == 0
 
 
+@pytest.mark.slow
 def test_shards_of_a_base_that_nobody_else_has_are_not_pushed(tmp_path):
     with (
         pytest.raises(ValueError, match=r"the base of the shards in .* is a local folder"),

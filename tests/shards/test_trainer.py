@@ -33,6 +33,7 @@ def trained_anew(base, rows, folder, **more):
     return weights(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["bert", pytest.param("vit", marks=pytest.mark.slow)])
 def test_a_deletion_gives_the_bits_of_a_training_without_the_rows(arch, tmp_path):
     folder, base, rows = shared(arch)
@@ -204,6 +205,7 @@ def test_other_libraries_than_those_of_the_training_are_named(tmp_path):
         trainer().forget(tmp_path / "v2", rows, of("u4"), tmp_path / "v3")
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_trained_from_the_start_has_the_weights_that_it_says(tmp_path):
     folder, _, rows = shared()
     for number, said in enumerate(weights(folder)):

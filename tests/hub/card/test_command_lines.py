@@ -65,6 +65,7 @@ def test_an_adapter_is_named_as_a_patch_and_loads_on_its_base(adapter, monkeypat
     assert not ours(**batch).logits.equal(expected)
 
 
+@pytest.mark.slow
 def test_a_barycenter_is_not_loaded_as_if_it_were_the_original(tmp_path, monkeypatch):
     data = data_for("vit", 64)
     method = WassersteinBarycenter(attribute="group")

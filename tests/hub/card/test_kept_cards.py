@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[3]
 RENDERED = sorted((ROOT / "model_cards").glob("*/*/report.json"))
 
 
+@pytest.mark.slow
 def test_a_run_is_kept_in_few_bytes(run, tmp_path):
     card = keep(run.folder, tmp_path / "kept")
     assert card.read_text() == (run.folder / "README.md").read_text()
