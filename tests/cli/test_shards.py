@@ -16,6 +16,8 @@ from hf_unlearn.shards.version import LEDGER, Version
 from tests.shards.support import rows_for, save_base, weights
 from tests.support.data import tokenizer
 
+pytestmark = pytest.mark.xdist_group("shards of commands")
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):

@@ -24,6 +24,8 @@ from tests.shards.support import KEY, SMALL, rows_for, save_base, shared, traine
 from tests.support.data import data_for, processing_class
 from tests.support.tables import slow
 
+pytestmark = pytest.mark.xdist_group("shared shards")
+
 
 def batch_of(arch, model, n=6):
     processor = Processor(model, processing_class(arch))

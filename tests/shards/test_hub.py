@@ -19,6 +19,8 @@ from tests.models.test_sharded_classifier import batch_of
 from tests.shards.support import SMALL, rows_for, save_base, shared, trainer
 from tests.support.hub_runs import create_tagged
 
+pytestmark = pytest.mark.xdist_group("shared shards")
+
 
 @pytest.mark.slow
 def test_shards_go_from_the_hub_to_the_hub(hub, tmp_path, capsys):

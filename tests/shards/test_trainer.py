@@ -19,6 +19,8 @@ from hf_unlearn.shards.version import Version, new_version, write_ledger
 from tests.shards.support import KEY, OWNERS, SMALL, rows_for, shared, trainer, weights
 from tests.support.fresh_processes import exit_codes, start
 
+pytestmark = pytest.mark.xdist_group("shared shards")
+
 
 def of(*owners):
     return ForgetRequest(column="owner", values=list(owners))

@@ -17,6 +17,8 @@ from tests.support.data import data_for, image_data, image_processor, text_data,
 from tests.support.models import trained
 from tests.support.runs import trainer_for
 
+pytestmark = pytest.mark.xdist_group("card of a run")
+
 
 @pytest.mark.slow
 def test_the_recipe_on_the_card_is_the_one_that_ran(run, tmp_path):
