@@ -1,6 +1,5 @@
 """`UnlearningTrainer`: the HF Trainer over forget and retain sets. It adds up a method's terms and knows no method."""
 
-import gc
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,6 +42,7 @@ from .training.resuming import check_settings, describe_settings
 from .training.stopping import ForgettingControl, Interrupted, graceful_interrupt
 from .training.verification import verify
 from .utils.distributed import in_any_process, real_rows, sums_over_processes
+from .utils.garbage import quick_collection
 
 PROBED_TRAINING_ROWS = 1_000  # rows on which changes are measured when there is no forget set
 
@@ -282,6 +282,7 @@ class UnlearningTrainer(Publishing, StartsFromBase, CheckpointedTrainer):
         self.monitor = Monitor(self, passes)
         self.method.setup(self)
 
+    @quick_collection()
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs: Any) -> Any:
         """Unlearn, and then check what happened: `self.outcome` has the result.
 
@@ -326,14 +327,11 @@ class UnlearningTrainer(Publishing, StartsFromBase, CheckpointedTrainer):
             self.outcome = verify(self)
             return TrainOutput(self.state.global_step, 0.0, {})
         try:
-            gc.freeze()  # the base class collects garbage before the first step, which would visit every loaded module
             with graceful_interrupt(self), sharded_while_training(self), lone_values_normalized(self.model):
                 output = super().train(None if folder is None else str(folder), **kwargs)
         except BaseException:
             self.outcome = Outcome(stopped="failed", warnings=["the run failed; the model is in an undefined state"])
             raise
-        finally:
-            gc.unfreeze()
         self.seconds = time.perf_counter() - started
         if self.interrupted:
             hint = "" if self.args.save_only_model else f"Resume from the checkpoint in {self.args.output_dir}"

@@ -14,6 +14,7 @@ from ..data.pairs import PreparedRows
 from ..models.forward import lone_values_normalized
 from ..models.processor import Processor
 from ..models.snapshot import fingerprints
+from ..utils.garbage import quick_collection
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def train_classifier(
     args = TrainingArguments(output_dir=str(output_dir), **fixed, **arguments)
     rows = PreparedRows(train, processor, cache_bytes=2**30)
     start, started = fingerprints(model), time.perf_counter()
-    with lone_values_normalized(model):
+    with lone_values_normalized(model), quick_collection():
         Trainer(model=model, args=args, data_collator=processor.collate, train_dataset=rows).train()
     seconds = time.perf_counter() - started
     warn_if_untrained(start, model, name)

@@ -31,11 +31,16 @@ def complete(words):
 
 def forked(words):
     """Run a command of `hf-unlearn` to its end in a process that is forked with all imports done, which saves seconds."""
-    assert words[1:3] == ["-m", "hf_unlearn.cli"]
     with tempfile.TemporaryDirectory() as folder:
         streams = [Path(folder, name) for name in ("out", "err")]
-        (code,) = exit_codes([start(_command, words[3:], *streams, environment=environment())])
+        (code,) = exit_codes([begin(words, *streams)])
         return subprocess.CompletedProcess(words, code, *(s.read_text() for s in streams))
+
+
+def begin(words, out=os.devnull, err=os.devnull):
+    """Start a command of `hf-unlearn` in such a process, with its output in two files."""
+    assert words[1:3] == ["-m", "hf_unlearn.cli"]
+    return start(_command, words[3:], out, err, environment=environment())
 
 
 def _command(words, *streams):

@@ -1,10 +1,13 @@
 """`hf-unlearn card`: the card is written again, and the receipt over it is sealed again."""
 
+import pytest
+
 from hf_unlearn.cli import main
 from hf_unlearn.hub.receipt import RECEIPT
 from tests.support.recipes import run_options, save_model_and_data
 
 
+@pytest.mark.slow
 def test_a_new_card_is_sealed_and_asks_for_a_new_signature(tmp_path, capsys):
     options = run_options(save_model_and_data(tmp_path), output_dir=tmp_path / "out", max_steps=1, figures="false")
     assert main(["run", *options]) in (0, 1)

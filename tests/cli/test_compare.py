@@ -113,6 +113,7 @@ def test_settings_are_tuned_on_another_request_and_each_trial_is_run_once(folder
     assert len(lines_of(out / "trials.jsonl")) == 6
 
 
+@pytest.mark.slow
 def test_every_method_and_three_seeds_by_default(folders, tmp_path):
     asked = {"a class": {"forget_class": 1}, "some": {"forget_fraction": 0.1}}
     plans = plans_of(read_arguments(command(folders, tmp_path / "out", scenarios=asked)))
@@ -152,6 +153,7 @@ def test_a_file_gives_the_options(folders, tmp_path):
         read_arguments(["--config", str(file)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "told"),
     [

@@ -49,6 +49,7 @@ def test_without_a_command_the_usage_is_shown_as_an_error(capsys):
     assert capsys.readouterr().out == f"{__version__}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", LONG)
 def test_a_long_command_gives_a_sign_before_it_loads_a_library(command):
     # An import that ends the command shows what was written before it.

@@ -37,6 +37,7 @@ def test_each_process_knows_its_place(tmp_path, capfd):
     assert len({t[5] for t in places}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stubborn", ["", "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"])
 def test_one_that_fails_ends_those_that_wait_for_it_and_is_quoted(monkeypatch, capfd, stubborn):
     monkeypatch.setattr(launching, "PATIENCE", 0.5)

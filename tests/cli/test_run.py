@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import time
 
 import datasets
 import numpy as np
@@ -11,8 +9,9 @@ import pytest
 from safetensors.torch import load_file
 
 from hf_unlearn.cli.run import parse
-from tests.cli.support import ROOT, complete, environment, forked, run_command
+from tests.cli.support import begin, complete, forked, run_command
 from tests.support.data import image_data, pixel_data, text_data, tokenizer
+from tests.support.fresh_processes import exit_codes, until
 from tests.support.hub_runs import digests
 from tests.support.models import trained
 from tests.support.recipes import write_recipe
@@ -158,16 +157,12 @@ def test_a_killed_run_resumes_in_a_fresh_process_to_the_same_weights(folders, tm
     whole = forked(run_command(folders, tmp_path / "whole", **settings))
     assert whole.returncode in (0, 1), whole.stderr
     words = run_command(folders, tmp_path / "killed", **settings)
-    process = subprocess.Popen(words, env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "killed" / "checkpoint-10" / "unlearning_state.json").exists():
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait(timeout=30)
+    process = begin(words)
+    until((tmp_path / "killed" / "checkpoint-10" / "unlearning_state.json").exists, process)
+    process.kill()
+    assert exit_codes([process]) == [-signal.SIGKILL]
     assert not (tmp_path / "killed" / "model").exists()
-    again = complete([*words, "--resume", "true"])
+    again = forked([*words, "--resume", "true"])
     assert again.returncode == whole.returncode, again.stderr
     ours, theirs = (load_file(tmp_path / n / "model" / "model.safetensors") for n in ("killed", "whole"))
     assert all(ours[name].equal(theirs[name]) for name in theirs)

@@ -16,6 +16,8 @@ from hf_unlearn.shards.version import LEDGER, Version
 from tests.shards.support import rows_for, save_base, weights
 from tests.support.data import tokenizer
 
+pytestmark = pytest.mark.xdist_group("shards of commands")
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
@@ -49,6 +51,7 @@ def run(*words):
     return main(["shards", *map(str, words)])
 
 
+@pytest.mark.slow
 def test_a_user_is_forgotten_in_one_command_and_the_result_can_be_checked(place, tmp_path, capsys):
     request = ("--model", place / "v1", "--forget_column", "owner", "--forget_values", "u3")
     assert run("forget", *request, "--dry_run", "true") == 0
@@ -68,6 +71,7 @@ def test_a_user_is_forgotten_in_one_command_and_the_result_can_be_checked(place,
     assert main(["receipt", "verify", "--folder", str(tmp_path / "v2")]) == 0
 
 
+@pytest.mark.slow
 def test_a_changed_shard_is_found(place, tmp_path, capsys):
     shutil.copytree(place / "v1", tmp_path / "v1")
     shutil.copytree(tmp_path / "v1" / "shard-00", tmp_path / "v1" / "shard-01", dirs_exist_ok=True)

@@ -105,34 +105,24 @@ def test_what_is_there_is_not_trained_again(tmp_path):
 
 
 def test_everything_that_changes_a_shadow_changes_its_name(tmp_path):
-    members = half_splits(160, 2, never=40)
+    small = functools.partial(digits, rows=40, never=10)
+    members = half_splits(40, 2, never=10)
     other = members.copy()
     other[0, :2] = ~other[0, :2]
-    base = train(digits(epochs=0.1), members, tmp_path).files
-    assert train(digits(epochs=0.1), members, tmp_path).files == base  # a fresh, equal description
-    assert train(digits(epochs=0.1), other, tmp_path).files[1] == base[1]
+    base = train(small(epochs=0.1), members, tmp_path).files
+    assert train(small(epochs=0.1), members, tmp_path).files == base  # a fresh, equal description
+    assert train(small(epochs=0.1), other, tmp_path).files[1] == base[1]
     changed = [
-        train(digits(epochs=0.2), members, tmp_path).files[0],
-        train(digits(epochs=0.1, rate=1e-3), members, tmp_path).files[0],
-        train(digits(epochs=0.1, width=8), members, tmp_path).files[0],
-        train(digits(epochs=0.1), members, tmp_path, seed=1).files[0],
-        train(digits(epochs=0.1), other, tmp_path).files[0],
+        train(small(epochs=0.2), members, tmp_path).files[0],
+        train(small(epochs=0.1, rate=1e-3), members, tmp_path).files[0],
+        train(small(epochs=0.1, width=8), members, tmp_path).files[0],
+        train(small(epochs=0.1), members, tmp_path, seed=1).files[0],
+        train(small(epochs=0.1), other, tmp_path).files[0],
     ]
-    moved = digits(epochs=0.1)
-    moved = ShadowTraining(**{**vars(moved), "dataset": moved.dataset.select([*range(1, 200), 0])})
+    moved = small(epochs=0.1)
+    moved = ShadowTraining(**{**vars(moved), "dataset": moved.dataset.select([*range(1, 50), 0])})
     changed.append(train(moved, members, tmp_path).files[0])
     assert len({base[0], *changed}) == 1 + len(changed)
-
-
-def test_workers_change_nothing_and_closures_reach_them(tmp_path, capfd):
-    training, members = digits(), half_splits(160, 4, never=40)
-    closure = ShadowTraining(**{**vars(training), "model_init": lambda: training.model_init()})
-    before = torch.get_num_threads()
-    alone, together = train(training, members, tmp_path / "1"), train(closure, members, tmp_path / "2", workers=2)
-    assert [f.name for f in alone.files] == [f.name for f in together.files]
-    np.testing.assert_array_equal(outputs(alone), outputs(together))
-    assert torch.get_num_threads() == before
-    assert capfd.readouterr().out == ""
 
 
 def test_shadows_of_texts(tmp_path):
@@ -151,40 +141,52 @@ def test_shadows_of_texts(tmp_path):
     np.testing.assert_array_equal(shadows.labels, np.arange(40) % 4)
 
 
-def train_eight(folder, workers):
+def long():
+    """A training that takes long enough to be killed."""
+    return digits(epochs=5.0), half_splits(160, 4, never=40)
+
+
+def train_long(folder, workers):
     """The run that is killed, with the processes that it starts itself."""
     os.setsid()
-    train_shadows(digits(epochs=10.0), half_splits(160, 8, never=40), folder, workers=workers)
+    train_shadows(*long(), folder, workers=workers)
 
 
 @pytest.fixture(scope="module")
-def eight(tmp_path_factory):
-    """The same run, undisturbed."""
-    return train(digits(epochs=10.0), half_splits(160, 8, never=40), tmp_path_factory.mktemp("whole"))
+def whole(tmp_path_factory):
+    """The same run, undisturbed and alone."""
+    return train(*long(), tmp_path_factory.mktemp("whole"))
 
 
 @pytest.mark.xdist_group("killed shadow models")
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_run_goes_on_without_repeating_finished_models(tmp_path, eight, workers):
-    folder, log = tmp_path / "killed", tmp_path / "log"
+def test_a_killed_run_goes_on_to_the_same_results_and_closures_reach_workers(tmp_path, whole, workers, capfd):
+    folder = tmp_path / "killed"
 
     def finished():
         """The whole files. One that is being written is hidden, and a killed run leaves it behind."""
-        whole = (p for p in folder.glob("*.safetensors") if not p.name.startswith("."))
-        return {p.name: p.stat().st_mtime_ns for p in whole}
+        files = (p for p in folder.glob("*.safetensors") if not p.name.startswith("."))
+        return {p.name: p.stat().st_mtime_ns for p in files}
 
-    run = start(train_eight, folder, workers)
-    until(lambda: len(finished()) >= 2, run)
+    run = start(train_long, folder, workers)
+    until(finished, run)
     os.killpg(run.pid, signal.SIGKILL)
     exit_codes([run])
     kept = finished()
-    assert 2 <= len(kept) < 8
-    assert exit_codes([start(train_eight, folder, workers, log=log)]) == [0], log.read_text()
-    assert "Shadow models" in log.read_text()
-    assert "<00:00" in log.read_text()  # the bar says how long it will take
+    assert 1 <= len(kept) < 4
+    training, members = long()
+    closure = ShadowTraining(**{**vars(training), "model_init": lambda: training.model_init()})
+    before = torch.get_num_threads()
+    again = train_shadows(closure, members, folder, workers=workers)
+    assert torch.get_num_threads() == before
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert "Shadow models" in output.err
+    assert "<00:00" in output.err  # the bar says how long it will take
     assert kept.items() <= finished().items()
-    assert len(finished()) == 8
-    for file in eight.files:
+    assert len(finished()) == 4
+    assert [f.name for f in again.files] == [f.name for f in whole.files]
+    for file in whole.files:
         assert file.read_bytes() == (folder / file.name).read_bytes()
 
 
@@ -224,7 +226,6 @@ def test_pairs_differ_in_the_forget_set_alone_and_retrained_models_are_shared(tm
     np.testing.assert_array_equal(outputs(other), outputs(unlearned))  # neither did anything
 
 
-@pytest.mark.slow
 def test_attacks_find_members_and_models_that_did_not_forget(tmp_path):
     """An over-fitted model of few rows with wrong labels among them: they are remembered only by those who saw them."""
     training = digits(rows=240, never=100, epochs=25.0, rate=2e-2, width=64)
@@ -233,11 +234,11 @@ def test_attacks_find_members_and_models_that_did_not_forget(tmp_path):
     labels[wrong] = (labels[wrong] + 1) % 10
     data = training.dataset.remove_columns("label").add_column("label", labels.tolist())
     training = ShadowTraining(**{**vars(training), "dataset": data})
-    shadows = train(training, half_splits(240, 10, never=100), tmp_path)
+    shadows = train(training, half_splits(240, 6, never=100), tmp_path)
     scores, members = shadows.scores(slice(240)), shadows.members[:, :240]
     everyone, mislabelled = [], []
-    for i in range(10):
-        others = attackers(i, 10)
+    for i in range(6):
+        others = attackers(i, 6)
         found, member = lira(scores[i], scores[others], members[others]), members[i]
         everyone.append(roc(found[member], found[~member]).auc)
         mislabelled.append(roc(found[wrong][member[wrong]], found[wrong][~member[wrong]]).auc)
@@ -245,7 +246,7 @@ def test_attacks_find_members_and_models_that_did_not_forget(tmp_path):
     assert np.mean(mislabelled) > 0.85
 
     def pair(unlearn, name):
-        sides = unlearn_shadows(training, wrong, unlearn, name, tmp_path, models=6, never=100, progress=False)
+        sides = unlearn_shadows(training, wrong, unlearn, name, tmp_path, models=4, never=100, progress=False)
         return [side.scores(wrong) for side in sides]
 
     unlearned, retrained = pair(nothing, "nothing")
@@ -305,7 +306,6 @@ def test_a_model_that_broke_leaves_no_outputs(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2  # the retrained pair
 
 
-@pytest.mark.slow
 def test_an_error_in_a_worker_is_raised_and_finished_models_stay(tmp_path, monkeypatch):
     monkeypatch.setattr(shadow, "CACHE_BYTES", 0)
     training, members = digits(), half_splits(160, 4, never=40)

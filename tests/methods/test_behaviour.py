@@ -117,6 +117,7 @@ SUMS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings", "arch"),
     [
@@ -185,6 +186,7 @@ RESUMED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "arch"), RESUMED)
 def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, name, arch):
     dropout = 0.1 if name in FROM_RETAIN and arch in ("bert", "distilbert", "vit") else 0.0
@@ -226,6 +228,7 @@ class Recorder(UnlearningMethod):
 seen = []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [2, 3, 4, 5])
 def test_resumed_run_sees_the_samples_of_the_keys_that_follow(tmp_path, killed_at):
     split = class_split("vit", 80)
@@ -257,6 +260,7 @@ def test_resumed_run_sees_the_samples_of_the_keys_that_follow(tmp_path, killed_a
     assert seen == keys[killed_at - 1 : 7]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
 def test_resume_restores_the_state_of_the_optimizer(tmp_path, optim):
     def run(folder, *callbacks, resume=None):

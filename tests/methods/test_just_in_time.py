@@ -40,6 +40,7 @@ def official(model, batches, seeds, sigma, copies, learning_rate, zero_gradients
         optimizer.step()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["vit", "resnet", "convnext", "swin"])
 @pytest.mark.parametrize("momentum", [0.0, 1.0])
 def test_paper_arguments_reproduce_the_official_loop_bit_for_bit(tmp_path, momentum, arch):

@@ -105,6 +105,7 @@ def test_targets_are_as_sure_as_the_original_of_unseen_rows_and_leave_the_class_
     assert mean_confidence(targets[:, kept]) > method.caution * sure * (1 - unlikely) - 0.04  # a probe may be surer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", ["base", "none"])
 def test_targets_are_the_mean_of_what_probes_of_the_base_and_the_original_say(tmp_path, base):
     save_encoder("vit", tmp_path / "base")
@@ -225,6 +226,7 @@ def test_the_start_is_a_share_of_the_way_and_the_rate_a_share_of_its_length(tmp_
         torch.testing.assert_close(now[name], (before[name] + began[name]) / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["vit", "bert"])
 def test_from_a_known_base_a_class_starts_by_direction(tmp_path, arch):
     save_encoder(arch, tmp_path / "base")

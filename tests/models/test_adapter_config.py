@@ -26,6 +26,7 @@ def test_a_vit_b_patch_of_rank_8_takes_at_most_3_mb():
     assert size <= 3_000_000
 
 
+@pytest.mark.slow
 def test_layer_norms_are_the_default_of_ln_tuning():
     config = adapter_config({"peft_type": "LN_TUNING"}, trained("vit"))
     assert len(config.target_modules) == 2 * 2
@@ -71,6 +72,7 @@ def test_other_things_than_configurations_are_refused(tmp_path):
         patched("vit", tmp_path, config=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "match"),
     [

@@ -103,6 +103,7 @@ def share(model, inputs, labels):
     return (model.eval()(**inputs).logits.argmax(-1) == torch.tensor(labels)).float().mean().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [JiT(num_perturbations=2), pytest.param(GradientDifference(), marks=pytest.mark.slow)],

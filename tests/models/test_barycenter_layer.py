@@ -156,6 +156,7 @@ def test_attach_and_detach_leave_the_model_as_it_was():
 # --- in files ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHS)
 def test_saved_and_loaded_model_gives_the_same_logits(arch, tmp_path):
     model, data, processor, barycenter = fitted(arch, strength=0.8)

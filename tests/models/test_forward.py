@@ -40,6 +40,7 @@ from tests.support.models import build, changed, trained
 # --- forward passes ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", VISION + TEXT)
 def test_identity_edit_gives_the_same_logits_and_leaves_no_hook(arch):
     model, inputs = trained(arch), model_inputs(batch_of(arch))

@@ -24,12 +24,15 @@ from tests.shards.support import KEY, SMALL, rows_for, save_base, shared, traine
 from tests.support.data import data_for, processing_class
 from tests.support.tables import slow
 
+pytestmark = pytest.mark.xdist_group("shared shards")
+
 
 def batch_of(arch, model, n=6):
     processor = Processor(model, processing_class(arch))
     return model_inputs(processor.collate([processor(row) for row in data_for(arch, n, seed=3)]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["bert", "vit", *slow("distilbert", "roberta", "dinov2", "swin", "convnext")])
 def test_its_answer_is_the_mean_of_the_log_probabilities_of_its_shards(arch, tmp_path):
     base = save_base(arch, tmp_path / "base")
@@ -48,6 +51,7 @@ def test_its_answer_is_the_mean_of_the_log_probabilities_of_its_shards(arch, tmp
         assert torch.allclose(model.shard_logits(**batch), torch.stack(apart), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_no_adapter_changes_runs_once_for_all_shards():
     model = load_classifier(str(shared()[0]))
     blocks = [m for m in model.modules() if isinstance(m, SharedBlock)]
@@ -84,6 +88,7 @@ def test_a_copy_answers_alike_and_learns_by_itself():
     assert torch.equal(before, model(**batch).logits)
 
 
+@pytest.mark.slow
 def test_pipelines_of_transformers_take_it(caplog):
     folder = shared()[0]
     model = ShardedClassifier.from_pretrained(folder)

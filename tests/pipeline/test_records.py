@@ -20,6 +20,7 @@ def test_paths_lists_and_what_hides_something_are_not(value):
     assert not _clean(value)
 
 
+@pytest.mark.slow
 def test_a_report_names_the_keys_that_it_does_not_show(tmp_path):
     """Rows, values and folders identify somebody: a card that is published must not have them."""
     save_model_and_data(tmp_path)

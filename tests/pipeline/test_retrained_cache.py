@@ -95,6 +95,7 @@ def test_the_second_run_takes_its_models_from_the_cache(root, trainings, capsys)
     }
 
 
+@pytest.mark.slow
 def test_a_run_says_that_an_earlier_one_trained_its_yardstick(root, monkeypatch, capsys):
     retrained(root, "first")
     monkeypatch.setenv(VARIABLE, str(root / "cache"))
@@ -206,6 +207,7 @@ def other_labels():
     return DATA.remove_columns("label").add_column("label", labels).select(range(8, 32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

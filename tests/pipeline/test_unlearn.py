@@ -69,6 +69,7 @@ def test_a_damaged_picture_that_jit_does_not_read_is_found_before_training(
     assert "column `image`: the picture is damaged" in error
 
 
+@pytest.mark.slow
 def test_bias_arguments_are_read_checked_and_reported(tmp_path, words, capsys):
     for split, seed in (("train", 0), ("test", 9)):
         data = image_data(96, seed).add_column("pattern", ["present" if i % 3 else "absent" for i in range(96)])
@@ -105,6 +106,7 @@ def test_a_method_that_reads_no_kept_rows_is_still_judged_by_them(tmp_path, word
     assert "holds no model to push, because its run ended with the original" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_anchors")
 @pytest.mark.parametrize(("method", "update"), [("gradient_ascent", "all"), *slow(("jit", "all"), ("jit", "head"))])
 def test_rows_that_only_the_guard_reads_change_no_weight(tmp_path, words, method, update):
@@ -148,6 +150,7 @@ def outputs_of(folder, capsys):
     return {"terminal": " ".join(capsys.readouterr().out.split()), **{n: (folder / n).read_text() for n in names}}
 
 
+@pytest.mark.slow
 def test_a_retrained_model_that_was_not_trained_is_no_yardstick(tmp_path, words, capsys):
     main([*words, *QUICK, "--train_epochs", "1", "--train_learning_rate", "1e-6"])
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -195,6 +198,7 @@ def retrained(root, name, seed=0, **keys):
     return {p.parent.name: load_file(p) for p in (root / name).glob("*/model.safetensors")}
 
 
+@pytest.mark.slow
 def test_a_report_reads_all_retrained_models(tmp_path, words):
     few = ["--train_rows", "24", "--train_epochs", "1", "--train_batch_size", "8", "--relearning", "false"]
     main([*words, *QUICK[2:], *few, "--retrain", "2", "--seed", "0"])
@@ -219,6 +223,7 @@ def same(one, other):
     return one.keys() == other.keys() and all(tensor.equal(other[name]) for name, tensor in one.items())
 
 
+@pytest.mark.slow
 def test_several_models_are_retrained_with_seeds_of_their_own(tmp_path):
     save_model_and_data(tmp_path)
     both, one = retrained(tmp_path, "both", retrain=2), retrained(tmp_path, "one", retrain=True)

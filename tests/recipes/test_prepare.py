@@ -51,6 +51,7 @@ def rows(n=400, classes=4):
     return DatasetDict({k: Dataset.from_dict(v) for k, v in sides.items()})
 
 
+@pytest.mark.slow
 def test_planted_pattern_marks_half_of_one_class_and_few_others(prepare):
     sets = prepare.planted(rows(4000), "text", 2, lambda text, rng: "x " + text, 0.02, seed=1)
     train, test = sets["train"].to_pandas(), sets["test"].to_pandas()

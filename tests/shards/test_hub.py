@@ -19,6 +19,8 @@ from tests.models.test_sharded_classifier import batch_of
 from tests.shards.support import SMALL, rows_for, save_base, shared, trainer
 from tests.support.hub_runs import create_tagged
 
+pytestmark = pytest.mark.xdist_group("shared shards")
+
 
 @pytest.mark.slow
 def test_shards_go_from_the_hub_to_the_hub(hub, tmp_path, capsys):
@@ -48,6 +50,7 @@ def test_shards_go_from_the_hub_to_the_hub(hub, tmp_path, capsys):
     assert main(["receipt", "verify", "--folder", "alice/sharded"]) == 0
 
 
+@pytest.mark.slow
 def test_shards_of_a_base_that_nobody_else_has_are_not_pushed(tmp_path):
     with (
         pytest.raises(ValueError, match=r"the base of the shards in .* is a local folder"),

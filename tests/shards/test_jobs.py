@@ -16,6 +16,8 @@ from hf_unlearn.shards.version import Version
 from tests.shards.support import KEY, SMALL, rows_for, shared, weights
 from tests.support.data import pixel_data, tokenizer
 
+pytestmark = pytest.mark.xdist_group("shared shards")
+
 PARENT = """
 import multiprocessing, os, sys, time
 from concurrent.futures import ProcessPoolExecutor

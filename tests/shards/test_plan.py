@@ -7,6 +7,8 @@ from hf_unlearn.shards.plan import differences, plan_deletion, plan_version
 from hf_unlearn.shards.version import Version
 from tests.shards.support import OWNERS, rows_for, shared, trainer
 
+pytestmark = pytest.mark.xdist_group("shared shards")
+
 
 def of(*owners):
     return ForgetRequest(column="owner", values=list(owners))

@@ -14,6 +14,8 @@ from hf_unlearn.utils.files import file_digest
 from tests.shards.support import shared, trainer, weights
 from tests.support.receipts import SCHEMA
 
+pytestmark = pytest.mark.xdist_group("shared shards")
+
 
 @pytest.fixture(scope="module")
 def versions(tmp_path_factory):

@@ -28,6 +28,8 @@ from hf_unlearn.shards.shard_training import (
 from hf_unlearn.shards.version import Version
 from tests.shards.support import KEY, SMALL, rows_for, save_base, shared
 
+pytestmark = pytest.mark.xdist_group("shared shards")
+
 IDS = [["11" * 32, "22" * 32], ["33" * 32]]
 
 

@@ -19,6 +19,8 @@ from hf_unlearn.shards.version import Version, new_version, write_ledger
 from tests.shards.support import KEY, OWNERS, SMALL, rows_for, shared, trainer, weights
 from tests.support.fresh_processes import exit_codes, start
 
+pytestmark = pytest.mark.xdist_group("shared shards")
+
 
 def of(*owners):
     return ForgetRequest(column="owner", values=list(owners))
@@ -33,6 +35,7 @@ def trained_anew(base, rows, folder, **more):
     return weights(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["bert", pytest.param("vit", marks=pytest.mark.slow)])
 def test_a_deletion_gives_the_bits_of_a_training_without_the_rows(arch, tmp_path):
     folder, base, rows = shared(arch)
@@ -204,6 +207,7 @@ def test_other_libraries_than_those_of_the_training_are_named(tmp_path):
         trainer().forget(tmp_path / "v2", rows, of("u4"), tmp_path / "v3")
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_trained_from_the_start_has_the_weights_that_it_says(tmp_path):
     folder, _, rows = shared()
     for number, said in enumerate(weights(folder)):

@@ -10,6 +10,8 @@ from hf_unlearn.models.sharded_classifier import SHARDING
 from hf_unlearn.shards.version import KEY, LEDGER, Version, copy_file, copy_whole, key_of, new_version
 from tests.shards.support import shared
 
+pytestmark = pytest.mark.xdist_group("shared shards")
+
 
 def test_a_version_appears_whole_and_a_failed_one_not_at_all(tmp_path):
     target, keys = tmp_path / "v1", []

@@ -50,6 +50,7 @@ def started(tmp_path, base, model=None):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_base_is_the_given_one_random_weights_or_unknown(tmp_path):
     encoder = save_encoder("bert", tmp_path / "base")
     start = started(tmp_path, tmp_path / "base").starting_point()
@@ -103,6 +104,7 @@ def near_base(folder):
     return original
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("base", "given", "rate"),
     [("base", {}, LONGEST * 0.001 / 1.001), ("base", {"trust_region": 0.002}, 0.002), ("none", {}, 0.002)],

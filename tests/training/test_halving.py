@@ -167,6 +167,7 @@ RESUMED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_run_that_is_killed_after_a_halving_resumes_to_the_same_weights(tmp_path, name):
     make, settings = RESUMED[name]

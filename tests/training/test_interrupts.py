@@ -12,6 +12,7 @@ from tests.support.runs import trainer_for
 from tests.training.support import ADAMW, Signal, ascent, names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["no", "steps"])
 @pytest.mark.parametrize("arch", ["vit", "bert"])
 def test_interrupt_saves_a_checkpoint_and_resumes_to_the_same_weights(tmp_path, arch, strategy):

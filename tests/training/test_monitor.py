@@ -42,6 +42,7 @@ def partial_split(arch="vit", n=160):
     return (ForgetRequest(label=1) & ForgetRequest(label=1, fraction=0.67)).split(data_for(arch, n))
 
 
+@pytest.mark.slow
 def test_samples_stop_on_the_estimated_target(tmp_path):
     split = partial_split()
     trainer = trainer_for(

@@ -1,6 +1,7 @@
 """An original that contradicts the labels is noticed: the numbers mean other classes, or it reads other inputs."""
 
 import datasets
+import pytest
 import torch
 
 from hf_unlearn import ForgetRequest, JiT, Retrain
@@ -51,6 +52,7 @@ def test_an_original_that_is_no_better_than_guessing_is_noticed(tmp_path):
     assert "no better than guessing: it is untrained, or labels" in doubts(found)[-1]
 
 
+@pytest.mark.slow
 def test_a_report_notices_what_a_run_without_rows_to_keep_cannot(tmp_path):
     shifted = relabelled({0: 0, 1: 1, 3: 2})
     split = ForgetRequest(label=0).split(shifted)

@@ -60,6 +60,7 @@ def test_a_model_that_training_did_not_change_gives_a_warning(few_rows, tmp_path
     assert "The original did not change in its training" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_last_batch_of_one_row_trains_a_model_with_batch_norm(tmp_path):
     torch.manual_seed(0)
     sizes = {"embedding_size": 8, "hidden_sizes": [8, 8, 8], "depths": [1, 1, 1]}  # ends with one pixel

@@ -47,6 +47,7 @@ def test_a_budget_for_hardly_any_row_is_refused():
         AuditCost(0.01, 3).rows_within(0.9 * least, SIZES)
 
 
+@pytest.mark.slow
 def test_an_audit_within_a_budget_reads_fewer_rows_and_says_how_long_it_takes(monkeypatch):
     monkeypatch.setattr(AuditCost, "measured", classmethod(lambda cls, *given: cls(0.01, given[-1])))  # another clock
     split, told = class_split("vit", 240), []
@@ -59,6 +60,7 @@ def test_an_audit_within_a_budget_reads_fewer_rows_and_says_how_long_it_takes(mo
     ]
 
 
+@pytest.mark.slow
 def test_a_real_model_is_timed():
     told: list[str] = []
     auditor = Auditor(trained("vit"), tell=told.append, **audited_sets())

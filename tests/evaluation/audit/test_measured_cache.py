@@ -57,6 +57,7 @@ def assert_same(a, b):
         assert getattr(a, name) == getattr(b, name)
 
 
+@pytest.mark.slow
 def test_the_next_audit_measures_the_candidate_alone_and_finds_the_same(tmp_path, monkeypatch):
     cache, given = tmp_path / "cache", [moved(1), moved(2)]
     first = audit_models(trained("vit"), moved(3), given, audit_cache=cache, **audited_sets())
@@ -70,6 +71,7 @@ def test_the_next_audit_measures_the_candidate_alone_and_finds_the_same(tmp_path
     assert again.as_dict() == first.as_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "adapter"])
 def test_what_is_read_is_what_was_written(tmp_path, kind):
     model = adapted() if kind == "adapter" else moved(1)
@@ -83,6 +85,7 @@ def test_what_is_read_is_what_was_written(tmp_path, kind):
         assert torch.equal(read.without_adapters.logits, found.without_adapters.logits)
 
 
+@pytest.mark.slow
 def test_every_thing_that_figures_depend_on_has_a_file_of_its_own(tmp_path):
     """Each of these audits reads no file of one before."""
     sets = audited_sets()
@@ -107,6 +110,7 @@ def test_every_thing_that_figures_depend_on_has_a_file_of_its_own(tmp_path):
     assert len(files(tmp_path)) == len(seen) + 2
 
 
+@pytest.mark.slow
 def test_neither_the_judged_model_nor_one_with_code_of_its_own_is_kept(tmp_path, caplog):
     made = auditor(tmp_path)
     before = files(tmp_path)
@@ -118,6 +122,7 @@ def test_neither_the_judged_model_nor_one_with_code_of_its_own_is_kept(tmp_path,
     assert files(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_named_and_measured_again(tmp_path, caplog):
     expected = auditor(tmp_path).original
     (file,) = tmp_path.glob("*.safetensors")
@@ -130,6 +135,7 @@ def test_a_damaged_file_is_named_and_measured_again(tmp_path, caplog):
         assert file.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_the_folder_is_its_owners_alone_and_its_seed_is_its_own(tmp_path):
     seeds = {name: auditor(tmp_path / name).audit_seed for name in ("a", "b")}
     assert len(set(seeds.values())) == 2

@@ -20,6 +20,7 @@ from tests.support.models import trained
 from .support import prepared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["vit", "resnet", "bert", "roberta"])
 def test_one_pass_gives_logits_and_what_the_last_layer_reads(arch):
     rows, processor = prepared(arch)

@@ -33,6 +33,7 @@ def cka(a, b):
     return float((k * other).sum() / np.sqrt((k * k).sum() * (other * other).sum()))
 
 
+@pytest.mark.slow
 def test_likeness_of_features_is_cka_and_its_error_that_of_a_bootstrap_over_rows():
     rng = np.random.default_rng(0)
     a = rng.normal(size=(300, 6)) * np.arange(1, 7)

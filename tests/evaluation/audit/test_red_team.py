@@ -72,7 +72,7 @@ def taught(modality, rows, seed):
     model = untrained(modality, seed)
     processing_class = tokenizer() if modality == "text" else image_processor(8)
     batch = Processor(model, processing_class).collate(rows)
-    steps, rate = (300, 5e-3) if modality == "text" else (1000, 3e-3)
+    steps, rate = (300, 5e-3) if modality == "text" else (600, 3e-3)
     draw = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(model.parameters(), lr=rate)
     for step in range(steps):

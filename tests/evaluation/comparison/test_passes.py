@@ -10,6 +10,7 @@ from tests.support.models import trained
 from tests.support.runs import forget_batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["vit", "bert", "resnet", "swin"])
 def test_rows_count_once_with_and_without_a_gradient(arch):
     model, inputs = trained(arch), model_inputs(forget_batch(arch)["forget"])

@@ -3,6 +3,8 @@
 import re
 from html.parser import HTMLParser
 
+import pytest
+
 from hf_unlearn import UnlearningReport
 
 
@@ -28,6 +30,7 @@ class Page(HTMLParser):
         self.text += data
 
 
+@pytest.mark.slow
 def test_the_page_loads_nothing_and_runs_nothing(hostile_run, tmp_path):
     hostile_run.report.save(tmp_path)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -40,6 +40,7 @@ def test_captions_say_what_is_shown():
     assert drawings(report(relearning={"original": [0.9]}))["relearning"].alt.endswith("original 0; unlearned 3")
 
 
+@pytest.mark.slow
 def test_every_figure_becomes_png_and_svg(finished_run, tmp_path):
     paths = save_figures(finished_run.report, tmp_path / "new", dpi=40)
     assert [path.stem for path in paths] == list(FIGURES)

@@ -20,6 +20,8 @@ from hf_unlearn.metrics.functional.distance import agreement, jensen_shannon
 from hf_unlearn.models.prediction import predict
 from tests.support.models import trained
 
+pytestmark = pytest.mark.xdist_group("several retrained models")
+
 NAMES = retrained_names(3)
 
 

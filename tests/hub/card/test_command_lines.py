@@ -17,6 +17,8 @@ from tests.support.data import data_for, image_data, image_processor, text_data,
 from tests.support.models import trained
 from tests.support.runs import trainer_for
 
+pytestmark = pytest.mark.xdist_group("card of a run")
+
 
 @pytest.mark.slow
 def test_the_recipe_on_the_card_is_the_one_that_ran(run, tmp_path):
@@ -65,6 +67,7 @@ def test_an_adapter_is_named_as_a_patch_and_loads_on_its_base(adapter, monkeypat
     assert not ours(**batch).logits.equal(expected)
 
 
+@pytest.mark.slow
 def test_a_barycenter_is_not_loaded_as_if_it_were_the_original(tmp_path, monkeypatch):
     data = data_for("vit", 64)
     method = WassersteinBarycenter(attribute="group")

@@ -20,6 +20,8 @@ from tests.hub.card.support import figures_of, head, json_of, problems, report_o
 from tests.support.data import data_for
 from tests.support.runs import trainer_for
 
+pytestmark = pytest.mark.xdist_group("card of a run")
+
 ROOT = Path(__file__).parents[3]
 
 

@@ -12,10 +12,13 @@ from hf_unlearn.hub.card.evaluation_card import write_card
 from hf_unlearn.hub.receipt import verify_folder
 from tests.hub.card.support import figures_of, head, problems, report_of
 
+pytestmark = pytest.mark.xdist_group("card of a run")
+
 ROOT = Path(__file__).parents[3]
 RENDERED = sorted((ROOT / "model_cards").glob("*/*/report.json"))
 
 
+@pytest.mark.slow
 def test_a_run_is_kept_in_few_bytes(run, tmp_path):
     card = keep(run.folder, tmp_path / "kept")
     assert card.read_text() == (run.folder / "README.md").read_text()

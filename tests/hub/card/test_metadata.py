@@ -8,6 +8,8 @@ from hf_unlearn.hub.card.evaluation_card import render_card
 from hf_unlearn.hub.card.metadata import metadata
 from tests.hub.card.support import head, json_of, problems, report_of
 
+pytestmark = pytest.mark.xdist_group("card of a run")
+
 
 def test_the_hub_library_reads_the_metadata_and_it_keeps_the_documented_rules(run):
     card, report = ModelCard(run.text), report_of(run)

@@ -153,6 +153,7 @@ def test_no_branch_starts_from_a_commit_that_holds_the_original(hub, run, capsys
     assert repository.state() == before
 
 
+@pytest.mark.slow
 def test_a_commit_after_the_check_and_before_the_push_is_kept(hub, run, capsys):
     HfApi().create_repo(REPO)
 

@@ -53,6 +53,7 @@ def test_a_busy_hub_is_asked_a_few_times_with_growing_waits(hub, run, waits):
     assert (hub.faults[0].hits, waits) == (4, [0.5, 1.0, 2.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["/refs", "preupload", "PUT", "validate-yaml", "/commit/"])
 def test_a_hanging_request_times_out(hub, run, waits, step):
     hub.hang_seconds = 20

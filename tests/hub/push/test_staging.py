@@ -93,6 +93,7 @@ def test_a_card_as_it_was_rendered_is_rendered_again(measured, caplog):
     assert caplog.text == ""
 
 
+@pytest.mark.slow
 def test_the_page_of_the_report_is_made_of_what_is_published(measured):
     report = json.loads((measured / "report.json").read_text())
     report["run"] |= {"attribute": "employer", "original_path": "/home/alice/model"}
@@ -112,6 +113,7 @@ def test_the_page_of_the_report_is_made_of_what_is_published(measured):
         assert "report.html" in staged.left_out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("known", "given", "named"), [({}, {}, "mit"), ({"license": "cc0-1.0"}, {}, "cc0-1.0"), ({}, {"license": "x"}, "x")]
 )
@@ -123,6 +125,7 @@ def test_the_license_of_the_repository_is_named_if_no_other_is_known(measured, k
         assert front_matter(staged.folder / "README.md")["license"] == named
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", [lambda t: t.replace("# ", "# My ", 1), lambda t: t + "\nMore.\n", lambda t: t[:-80]])
 def test_an_edited_card_stays_and_a_missing_verdict_is_logged(measured, caplog, edit):
     card = measured / "README.md"

@@ -310,6 +310,7 @@ def test_an_attribute_has_a_receipt_without_rows(tmp_path):
     assert receipt["data"]["sets"]["retain"]["rows"] == 40
 
 
+@pytest.mark.slow
 def test_an_adapter_is_among_the_arguments(tmp_path):
     split = class_split("bert")
     trainer = UnlearningTrainer(

@@ -42,6 +42,7 @@ def test_bit_flips_in_twenty_random_places_are_all_found(published, capsys):
     assert verify_folder(published) == []
 
 
+@pytest.mark.slow
 def test_every_bit_of_the_receipt_counts(published):
     """Each flip in a sample of the bits of the receipt is found without the signature: spaces, digits and letters."""
     file = published / RECEIPT

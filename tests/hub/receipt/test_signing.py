@@ -3,6 +3,7 @@
 import json
 import stat
 
+import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
 
@@ -34,6 +35,7 @@ def test_a_signature_is_of_the_owners_key_or_it_is_found(published, tmp_path, no
     assert verify(published, "--public-key", public) == 1
 
 
+@pytest.mark.slow
 def test_a_signature_of_other_bytes_is_invalid(published):
     file = published / f"{RECEIPT}.sig"
     whole = file.read_bytes()

@@ -27,6 +27,7 @@ def build_anchors(arch, **settings):
     return anchors, model, processor, reference
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("progress", [False, True])
 def test_building_shows_its_progress_where_asked(capsys, progress):
     _, model, processor, reference = build_anchors("vit", count=1)
@@ -48,6 +49,7 @@ def anchor_logits(anchors, model, processor):
     return torch.stack(logits), moved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["vit", "bert", *slow("resnet", "roberta")])
 def test_anchors_arrive_in_kept_classes_and_remember_what_the_original_says_there(arch):
     before = state(trained(arch))
@@ -155,6 +157,7 @@ def test_anchors_on_text_come_with_a_warning(caplog, arch, warned):
     assert ("embedding space" in caplog.text) == warned
 
 
+@pytest.mark.slow
 def test_frozen_parameters_stay_frozen_while_anchors_are_built(tmp_path):
     trainer = trainer_for("vit", tmp_path, CounterfactualDistillation(), update="head")
     trainer.train()
