@@ -65,13 +65,14 @@ class Monitor:
 
     Attributes:
         target: Share of the forget set that may still be answered as before; None for no target.
-        guards_kept: True if lost accuracy on retained rows counts as damage.
+        guards_kept: True if lost accuracy on retained rows stops or slows the run.
+        judges_kept: True if it counts as damage at the end of the run: always, unless the run began with untrained weights.
         doubts: What the original's answers say against the labels, in sentences.
     """
 
     def __init__(self, run: TrainingRun, passes: LastLayerPasses | None = None) -> None:
         self.run = run
-        self.guards_kept = False
+        self.guards_kept = self.judges_kept = False
         self._kept: PreparedRows | None = None  # labelled rows
         self._passes = LastLayerPasses() if passes is None or run.patch is not None else passes
         self._known: dict[str, _Outputs] = {}  # name of a set of rows -> outputs of the last pass over it
@@ -204,6 +205,7 @@ class Monitor:
         if len(rows) and not in_any_process(unlabelled):
             self._kept = rows
             self.guards_kept = run.method.needs_forget or run.method.needs_column
+            self.judges_kept = not run.method.starts_fresh
 
     def _validation_set(self) -> Any | None:
         """Return `eval_dataset`, or its entry `validation` if it is a dictionary."""

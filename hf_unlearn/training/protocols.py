@@ -15,6 +15,7 @@ class RunMonitor(OutputMonitor, Protocol):
     """The monitor, for stopping and verification; see `monitor.Monitor`."""
 
     guards_kept: bool
+    judges_kept: bool
     doubts: list[str]
 
     def of_original(self) -> AbstractContextManager[None]:

@@ -69,7 +69,7 @@ def verify(run: TrainingRun) -> Outcome:
         )
     if out.stopped.startswith(("diverged", "kept data")):
         out.warnings.append(f"stopped early, last good state restored: {out.stopped}")
-    if out.retain_start is not None and out.retain_end is not None and run.monitor.guards_kept:
+    if out.retain_start is not None and out.retain_end is not None and run.monitor.judges_kept:
         drop = out.retain_start - out.retain_end
         if not drop <= run.args.max_retain_drop:
             out.warnings.append(f"kept data collapsed: accuracy fell by {100 * drop:.1f} points")

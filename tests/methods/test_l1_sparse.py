@@ -33,6 +33,17 @@ def test_a_frozen_weight_is_not_counted(tmp_path):
     assert penalty.item() == pytest.approx(5e-4 * PUBLISHED / head * size.item(), rel=1e-4)
 
 
+def test_rows_to_keep_that_are_lost_are_no_success(tmp_path):
+    weights = sum(p.numel() for p in trained("vit").parameters())
+    method = L1Sparse(alpha=3.0 * weights / PUBLISHED)
+    trainer = run_of(
+        "vit", tmp_path, method, max_steps=12, max_retain_drop=0.05, forget_kind="samples", forget_target=-1.0
+    )
+    trainer.train()
+    assert trainer.outcome.steps == 12  # it is not stopped on the way: the penalty falls, and rows may come back
+    assert any("kept data collapsed" in warning for warning in trainer.outcome.warnings)
+
+
 def test_a_penalty_of_zero_is_refused():
     with pytest.raises(ValueError, match="`alpha` must be above 0"):
         L1Sparse(alpha=0.0)
