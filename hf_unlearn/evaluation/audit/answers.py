@@ -65,12 +65,15 @@ STEPS = {  # verdict -> what to do next
     UNCHANGED: ("Run it again", "This is the original. Check that the right model was named."),
     VOID: ("Check the models", "One of them is not what it should be. The first sentences below say which."),
 }
+ANSWERED = ("forget_accuracy", "test_forgotten_accuracy")
 INSIDE = ("inside", "depth", "switch")
 
 
 def answers(verdict: str, lines: Sequence[Evidence], because: Sequence[str], run: Mapping[str, Any]) -> list[Answer]:
     """Return the answers to the five questions, in their order."""
     light, short = FORGOTTEN[verdict]
+    if verdict == HIDDEN and any(line.key in ANSWERED and line.side > 0 for line in lines):
+        light, short = BAD, "No"  # a patch that can be switched off, and whose answers still show what it is to hide
     return [
         Answer(FORGOT, short, _recognised(lines, verdict), light),
         _sure(verdict, lines, run),

@@ -26,7 +26,7 @@ MEANING = {
     SAME: "In every comparison the model lies inside the margin around retrained models, and the original model would not.",
     LESS: "The outputs still show something that a retrained model does not know.",
     MORE: "The model treats the forget rows in a way that retraining does not explain, so an attacker can find these rows.",
-    HIDDEN: "The outputs do not show it, but the model still knows: it can be brought back.",
+    HIDDEN: "Behind its outputs the model still knows: it can be brought back.",
     DAMAGED: "The model lost something that should have been kept.",
     UNCLEAR: "No comparison speaks clearly against the model, but not every comparison speaks for it.",
     UNCHANGED: "The model is the original: every weight and every answer is the same.",
@@ -147,8 +147,6 @@ def decide(lines: Sequence[Evidence], compared: bool) -> tuple[str, list[str]]:
     # With a class less, the others are easier: a retrained model may do better on them than the original did.
     lost = [x.key for x in lines if x.key in found("utility", -1) and x.unlearned < x.original - x.practical]
     reasons: tuple[tuple[str, list[str]], ...] = (
-        # A patch that can be switched off hides only what it no longer shows.
-        (LESS, found("memory", 1) if found("switch", 1) else []),
         (HIDDEN, found("switch", 1)),
         (MORE, found("membership", -1) + found("class_membership", -1) + _singled_out(lines)),
         (DAMAGED, lost),

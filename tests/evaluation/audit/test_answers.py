@@ -57,6 +57,11 @@ def test_a_hidden_model_names_what_was_found_inside():
     assert "of the way from retrained models to the original is left" in found["remains"].text
 
 
+def test_a_patch_whose_answers_still_know_is_not_said_to_have_forgotten_in_them():
+    found = told(HIDDEN, [*with_line("forget_accuracy"), line("adapter", 0.5, "different")], ["adapter"])
+    assert (found["forgot"].short, found["forgot"].light) == ("No", BAD)
+
+
 @pytest.mark.parametrize(
     ("verdict", "short", "light"), [(LESS, "It is still there", BAD), (MORE, "A trace of the removal", UNSURE)]
 )

@@ -48,12 +48,6 @@ def test_the_order_of_reasons(changed, verdict):
         assert decide(lines, True)[0] == UNCLEAR
 
 
-@pytest.mark.parametrize(("memory", "verdict"), [(0, HIDDEN), (1, LESS)])
-def test_a_patch_whose_answers_still_know_is_not_called_hidden(memory, verdict):
-    lines = [evidence("forget_accuracy", "memory", memory), evidence("adapter", "switch", 1)]
-    assert decide(lines, True)[0] == verdict
-
-
 @pytest.mark.parametrize(
     ("features", "telling", "verdict"), [(0, True, UNCLEAR), (0, False, HIDDEN), (1, True, HIDDEN)]
 )
