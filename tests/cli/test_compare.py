@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from hf_unlearn import METHODS
 from hf_unlearn.cli import main
 from hf_unlearn.cli.compare import plans_of, read_arguments, suiting, weights_of, words
 from hf_unlearn.evaluation.comparison.cells import lines_of, read
@@ -201,3 +202,12 @@ def test_other_weights_are_another_original(tmp_path):
     assert first == third != second
     assert weights_of("org/name") is None
     assert weights_of(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes" / "compare").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_recipes_of_comparisons_are_read(recipe):
+    found = read_arguments(["--config", str(recipe)])
+    assert found.requests
+    assert set(found.entries()) <= {*METHODS}
+    config = found.mappings["options"].get("model_config")
+    assert config is None or (ROOT / config).is_file()
