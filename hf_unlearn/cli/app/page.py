@@ -125,6 +125,7 @@ def _audit_tab(local: bool) -> None:
         evidence = gr.Markdown()
     page = gr.DownloadButton("Download as a page", visible=False)
     fields = [source, candidate, *models, *rows, *asked]
+    pages = tempfile.TemporaryDirectory(prefix="hf-unlearn-")  # what can be downloaded; gone when the app ends
 
     def options(chosen: str, which: str, *typed: Any) -> AuditArguments:
         if chosen == EXAMPLE:
@@ -147,7 +148,7 @@ def _audit_tab(local: bool) -> None:
         try:
             for said in running(options(*typed)):
                 if isinstance(said, Audit):
-                    shown, file = gr.update(visible=True), _saved(said)
+                    shown, file = gr.update(visible=True), _saved(said, pages.name)
                     yield (
                         STATUS.format("Done."),
                         said.summary(),
@@ -165,9 +166,9 @@ def _audit_tab(local: bool) -> None:
     start.click(judge, fields, outputs, api_visibility="private", concurrency_limit=1, show_progress="minimal")
 
 
-def _saved(audit: Audit) -> str:
-    """Write the audit as a page into a folder of its own, and return its path."""
-    folder = Path(tempfile.mkdtemp(prefix="hf-unlearn-"))
+def _saved(audit: Audit, pages: str) -> str:
+    """Write the audit as a page into a folder of its own below `pages`, and return its path."""
+    folder = Path(tempfile.mkdtemp(dir=pages))
     (folder / "audit.html").write_text(audit.to_html(), "utf-8")
     return str(folder / "audit.html")
 
