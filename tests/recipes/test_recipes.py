@@ -28,7 +28,7 @@ def test_every_recipe_parses_and_names_something_to_forget(path):
 @pytest.mark.parametrize("path", COMPARISONS, ids=lambda p: p.stem)
 def test_every_comparison_parses_and_says_how_its_original_is_made(path):
     arguments = read_arguments(["--config", str(path)])
-    assert len(arguments.requests) > 1
+    assert arguments.requests
     assert arguments.entries()
     made = arguments.mappings["options"].get("model_config")
     if made is None:
