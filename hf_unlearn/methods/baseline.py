@@ -62,7 +62,7 @@ class Baseline(UnlearningMethod):
 
     def setup(self, run: UnlearningRun) -> None:
         start = run.starting_point()
-        self._found_rate = fitting_rate(run, start, learned_length(run, start), self.rate)
+        self._found_rate = fitting_rate(run, start, learned_length(run, start), self.rate, type(self).rate)
         self._steps = 0
         self._all_steps = steps_of(run)
         self.begin(run, start)

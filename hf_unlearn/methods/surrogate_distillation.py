@@ -148,7 +148,7 @@ class SurrogateDistillation(UnlearningMethod):
     rate: float | None = setting(
         None,
         "Learning rate as a share of the root mean square by which training moved a weight. None: 0.07 with a `contrast`, 0.12 "
-        "without.",
+        "without. Where that is not known, 0.12 stands for a usual rate.",
     )
     passes: float | None = setting(
         None,
@@ -230,7 +230,8 @@ class SurrogateDistillation(UnlearningMethod):
         contrast = self._contrast(run, start)
         usual = BY_DIRECTION if contrast else BY_SHARE
         self._weight = usual["forget_weight"] if self.forget_weight is None else self.forget_weight
-        self._found_rate = fitting_rate(run, start, length, usual["rate"] if self.rate is None else self.rate)
+        rate = usual["rate"] if self.rate is None else self.rate
+        self._found_rate = fitting_rate(run, start, length, rate, usual["rate"])
         if not self._idle:
             rewind(run, learned, self._share(start, reference, held_out, usual["rewind"]), kept, contrast)
         if reference.forgotten_classes:

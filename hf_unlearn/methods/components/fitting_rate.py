@@ -10,7 +10,9 @@ SCRATCH_RATE = 1e-3  # of training from random weights, which lie as far from ot
 PATCH_RATE = 17.0  # times the rate of the weights themselves: the factors of an adapter multiply small numbers
 
 
-def fitting_rate(run: UnlearningRun, start: StartingPoint | None, length: float | None, share: float) -> float:
+def fitting_rate(
+    run: UnlearningRun, start: StartingPoint | None, length: float | None, share: float, usual: float
+) -> float:
     """Return AdamW's rate for an original that training moved by `length`: a `share` of it where that is known.
 
     AdamW moves a weight by about its rate in a step. So the same share is a short step for a model that was moved a little, and as
@@ -21,13 +23,14 @@ def fitting_rate(run: UnlearningRun, start: StartingPoint | None, length: float 
         start: where training began, None if that is not known.
         length: root mean square of what training added to a weight, 0 if it moved nothing but the head, None if not known.
         share: the rate as a share of `length`.
+        usual: the share that the method takes by itself. Where `length` says nothing, rates for it are known, and the rate grows
+            with `share` all the same.
     """
-    if length is None:
-        rate = USUAL_RATE
-    elif not length:
-        rate = HEAD_RATE
+    if length and (start is None or start.pretrained):
+        rate = share * length
     else:
-        rate = share * length if start is None or start.pretrained else SCRATCH_RATE
+        known = USUAL_RATE if length is None else HEAD_RATE if not length else SCRATCH_RATE
+        rate = share / usual * known
     return rate if run.patch is None else PATCH_RATE * rate
 
 

@@ -29,8 +29,9 @@ FINE_TUNED, SCRATCH = SimpleNamespace(pretrained=True), SimpleNamespace(pretrain
     ],
 )
 def test_rate(start, length, rate):
-    assert fitting_rate(SimpleNamespace(patch=None), start, length, 0.1) == pytest.approx(rate)
-    assert fitting_rate(SimpleNamespace(patch=object()), start, length, 0.1) == pytest.approx(PATCH_RATE * rate)
+    assert fitting_rate(SimpleNamespace(patch=None), start, length, 0.1, 0.1) == pytest.approx(rate)
+    assert fitting_rate(SimpleNamespace(patch=object()), start, length, 0.1, 0.1) == pytest.approx(PATCH_RATE * rate)
+    assert fitting_rate(SimpleNamespace(patch=None), start, length, 0.3, 0.1) == pytest.approx(3 * rate)
 
 
 def test_length_is_unknown_without_a_starting_point(tmp_path):
