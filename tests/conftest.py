@@ -4,6 +4,7 @@ import os
 import socket
 from tempfile import TemporaryDirectory
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tests.support.loopback_hub import LoopbackHub
 
 def pytest_configure(config):
     """Make a folder in which all processes of the tests share the models that they train. The library shares none."""
+    datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.1  # 5 seconds for each stream that is left before its end
     os.environ["HF_UNLEARN_RETRAINED_CACHE"] = (
         "none"  # no test finds what another one trained, or writes to the user's cache
     )

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 
 ROOT = Path(__file__).parents[2]
-ROWS = 80_000  # to forget, of twice as many
+ROWS = 40_000  # to forget, of twice as many
 
 
 @pytest.mark.parametrize("kind", ["images", "texts"])
