@@ -29,6 +29,9 @@ class OutputMonitor(Protocol):
     def share_kept(self) -> float | None:
         """Return the accuracy, in [0, 1], on a sample of the rows to keep, or what of the original's answers is kept; None without any."""
 
+    def judge_by_retain_rows(self) -> None:
+        """Let retain rows show damage in place of held-out rows; while the model is the original."""
+
     def model_changed(self) -> None:
         """Drop stored outputs, because weights were written outside an optimizer step."""
 

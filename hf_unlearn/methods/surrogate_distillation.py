@@ -7,12 +7,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.pairs import PreparedRows
-from ..data.sampling import draw
+from ..data.sampling import DrawnRows, draw
 from ..models.adapters import is_adapted
 from ..models.base import StartingPoint
 from ..models.forward import eval_mode, has_batch_norm, unwrap
@@ -32,6 +33,7 @@ from .components.rewinding import (
 )
 from .components.surrogate import (
     LEAST,
+    accuracies,
     as_unseen,
     geometric_mean,
     log_odds,
@@ -51,6 +53,8 @@ DEPTHS = (1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)  # of the base, at which probes are t
 PASSES = {"base": 0.75, "adapter": 1.0, "scratch": 1.0}  # over the retain set, by how the original was trained
 PASSES_FOR_ROWS = 0.5  # for single rows of such an original, which does not go back
 FEWEST_STEPS, MOST_STEPS = 12, 400
+ASKED_ROWS = 256  # rows to forget of which it is asked whether they are like those that are kept
+GROUP = 0.25  # by which probes are worse on the rows to forget, so that these are a group of their own
 CONTRAST = 16.0  # with which linear layers go back by direction
 # Retain rows are answered nearly as before then, so other weights go farther back, and targets may weigh as much as labels.
 BY_DIRECTION = {"rewind": 0.25, "rate": 0.07, "forget_weight": 1.0}
@@ -94,7 +98,9 @@ class SurrogateDistillation(UnlearningMethod):
         CE(retain) + μ Huber(ℓ_θ(x) − ℓ*(x)) over forget x
 
     ℓ*(x) are the log-odds that f₀ gives the labels of held-out rows of the same class, and each forget row gets the one of its
-    rank. An attack on membership reads the log-odds of rows that are all but sure, which a divergence of probabilities leaves.
+    rank. Held-out rows show nothing about a group of its own, such as all questions for a date in a class of numbers. If the
+    probes answer forget rows much worse than retain rows of the same classes, which they were not taught either, then the rows
+    are such a group. They are forgotten as a class is, with t ∝ q^τ, and retain rows show what is kept. An attack on membership reads the log-odds of rows that are all but sure, which a divergence of probabilities leaves.
     There is no dropout then, because f₀ answers without it.
 
     `term` adds what another method minimizes to forget, with that method's own weight, as the information of IT-reg between outputs
@@ -213,12 +219,13 @@ class SurrogateDistillation(UnlearningMethod):
             for count in (TAUGHT_ROWS, ROWS)
         )
         held_out = run.monitor.held_out_answers(UNSEEN_ROWS)
+        before, _ = predict(run.model, few, run.processor, run.args.eval_batch_size)
         if reference.forgotten_classes:
-            before, _ = predict(run.model, few, run.processor, run.args.eval_batch_size)
             self._targets = self._for_classes(run, start, kept, before, held_out)
         else:
             self._labels = reference.predictions if reference.labels is None else reference.labels
-            self._targets = _for_rows(reference.logits, self._labels, held_out)
+            grouped = self._for_group(run, start, kept, before, held_out)
+            self._targets = _for_rows(reference.logits, self._labels, held_out) if grouped is None else grouped
         learned = learned_by_training(run, start)
         length = root_mean_square(learned.values())
         self._idle = list(learned) if length == 0 else []
@@ -244,7 +251,7 @@ class SurrogateDistillation(UnlearningMethod):
             return self.contrast
         # An adapter that the original was trained with goes back by one share: by direction it ended no nearer, for more passes.
         known = start is not None and start.pretrained and run.patch is None and not is_adapted(run.model)
-        return CONTRAST if known and run.reference.forgotten_classes and self.rewind is None else 0.0
+        return CONTRAST if known and self._targets.ndim == 2 and self.rewind is None else 0.0
 
     def _share(self, start: StartingPoint | None, reference: Reference, held_out: Any, usual: float) -> float:
         """The share a of the way from the starting point to the original; `usual` for a class whose base is known."""
@@ -252,7 +259,7 @@ class SurrogateDistillation(UnlearningMethod):
             return self.rewind
         if start is not None and not start.pretrained:
             return FROM_SCRATCH
-        if reference.forgotten_classes:
+        if self._targets.ndim == 2:
             return usual
         return SAMPLES if held_out is None else 1.0
 
@@ -266,19 +273,12 @@ class SurrogateDistillation(UnlearningMethod):
     ) -> Tensor:
         """Return targets (n, classes) for rows of forgotten classes. `before` are the original's logits on retain rows."""
         reference, gone = run.reference, list(run.reference.forgotten_classes)
-        # Random weights never saw the rows either. Without both, the middle of the original stands in, which training moved less
-        # than the end.
-        witness, depths = (run.model, (0.5,)) if start is None else (start.model.to(run.args.device), DEPTHS)
-        features, labels = read_features(run, witness, kept, depths)
-        about, _ = read_features(run, witness, run.forget_rows, depths)
         unseen = before if held_out is None else held_out[0][~torch.isin(held_out[1], torch.tensor(gone))]
         sure = mean_confidence(reference.struck_out(unseen if len(unseen) else before).softmax(-1))
         believed = reference.struck_out(reference.logits).softmax(-1)
-        if labels is not None and len(labels.unique()) > 1:
-            classes = believed.shape[-1]
-            pairs = zip(features, about, strict=True)
-            opinions = [probe_opinions(x, labels, others, classes, run.args.seed) for x, others in pairs]
-            said, unseen = (geometric_mean(of) for of in zip(*opinions, strict=True))
+        asked = self._opinions(run, start, kept, run.forget_rows)
+        if asked is not None:
+            said, unseen, _ = asked
             said = power(said, sharpness(unseen, sure))
             believed = geometric_mean([said, believed])
         targets = sharpened(believed, self.caution * sure)
@@ -287,6 +287,55 @@ class SurrogateDistillation(UnlearningMethod):
         targets *= (1 - unlikely.sum()) / targets.sum(-1, keepdim=True)
         targets[:, gone] = unlikely
         return targets
+
+    def _for_group(
+        self,
+        run: UnlearningRun,
+        start: StartingPoint | None,
+        kept: PreparedRows,
+        before: Tensor,
+        held_out: tuple[Tensor, Tensor] | None,
+    ) -> Tensor | None:
+        """Return targets (n, classes) for single rows that are a group of their own; None if they are like others of their classes."""
+        rows = run.forget_rows
+        few = np.linspace(0, len(rows) - 1, min(ASKED_ROWS, len(rows))).astype(int)
+        if start is None or (asked := self._opinions(run, start, kept, DrawnRows(rows, few))) is None:
+            return None
+        said, unseen, labels = asked
+        found, expected, error = accuracies(said, self._labels[few], unseen, labels)
+        if not expected - found > max(GROUP, 3 * error):
+            return None
+        logger.warning(
+            "Probes that never saw the rows to forget answer %.0f%% of them as they are labelled, and %.0f%% of such rows that are "
+            "kept. So they are a group of their own, which is forgotten as a class would be.",
+            100 * found,
+            100 * expected,
+        )
+        run.monitor.judge_by_retain_rows()  # held-out rows may be of the group too
+        asked = self._opinions(run, start, kept, rows)
+        assert asked is not None
+        sure = mean_confidence((before if held_out is None else held_out[0]).softmax(-1))
+        return sharpened(power(asked[0], sharpness(asked[1], sure)), self.caution * sure)
+
+    def _opinions(
+        self, run: UnlearningRun, start: StartingPoint | None, kept: PreparedRows, rows: Any
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Return what probes say of `rows` (m, classes) and of retain rows that they were not taught (n, classes), and labels (n,).
+
+        None if there are no labels to teach them.
+        """
+        # Random weights never saw the rows either. Without both, the middle of the original stands in, which training moved less
+        # than the end.
+        witness, depths = (run.model, (0.5,)) if start is None else (start.model.to(run.args.device), DEPTHS)
+        features, labels = read_features(run, witness, kept, depths)
+        about, _ = read_features(run, witness, rows, depths)
+        if labels is None or len(labels.unique()) < 2:
+            return None
+        classes = run.reference.logits.shape[-1]
+        pairs = zip(features, about, strict=True)
+        opinions = [probe_opinions(x, labels, others, classes, run.args.seed) for x, others in pairs]
+        said, unseen = (geometric_mean(of) for of in zip(*opinions, strict=True))
+        return said, unseen, labels
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any], reference: Reference) -> dict[str, Tensor]:
         index = batch["index"].cpu()

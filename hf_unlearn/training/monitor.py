@@ -194,9 +194,25 @@ class Monitor:
 
     def _build_kept_probe(self) -> None:
         """Choose the rows that show damage: held-out rows if single rows are forgotten, otherwise retain rows."""
-        run, held_out = self.run, self._validation_set()
-        retain = run.guard_dataset if run.retain_dataset is None else run.retain_dataset
-        source = retain if held_out is None or run.reference.forgotten_classes else held_out
+        held_out = self._validation_set()
+        by_retain_rows = held_out is None or self.run.reference.forgotten_classes
+        self._judge_by(self._retain_rows() if by_retain_rows else held_out)
+
+    def judge_by_retain_rows(self) -> None:
+        """Let retain rows show damage in place of held-out rows, which may hold rows of the group that is forgotten.
+
+        Call it while the model is the original.
+        """
+        self._known.pop("kept", None)
+        self._original.pop("kept", None)
+        self._judge_by(self._retain_rows())
+        self._kept_answers()
+
+    def _retain_rows(self) -> Any | None:
+        return self.run.guard_dataset if self.run.retain_dataset is None else self.run.retain_dataset
+
+    def _judge_by(self, source: Any | None) -> None:
+        run = self.run
         if source is None:
             return
         drawn = draw(source, run.args.probe_size, run.args.seed)

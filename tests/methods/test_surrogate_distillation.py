@@ -184,6 +184,56 @@ def test_single_rows_are_rewound_only_without_held_out_rows(tmp_path, caplog):
         assert ("only rewinding forgets them" in caplog.text) == (held_out is None)
 
 
+def group_run(folder, **kwargs):
+    """All rows of class 1 that look like it. Rows of another look stay, and have the label 1 too."""
+    rows = data_for("vit", 320, 5)
+    split = ForgetRequest(label=1).split(rows)
+    labels = [1 if label == 3 else label for label in split.retain["label"]]
+    retain = split.retain.remove_columns("label").add_column("label", labels)
+    held_out = data_for("vit", 64, 11)
+    return run_of(
+        "vit",
+        folder,
+        split=dataclasses.replace(split, retain=retain),
+        forget_kind="samples",
+        held_out=held_out,
+        **kwargs,
+    )
+
+
+def test_rows_that_rows_to_keep_do_not_teach_are_a_group_with_the_targets_of_probes(tmp_path, caplog):
+    trainer = group_run(tmp_path)
+    processor, collate = trainer.processor, trainer.processor.collate
+    start, taught = trainer.starting_point(), draw(trainer.retain_dataset, TAUGHT_ROWS, trainer.args.seed)
+    opinions, unseen = [], []
+    for depth in DEPTHS:
+        features, labels = pooled_features(start.model, PreparedRows(taught, processor, "r"), collate, 64, (depth,))
+        forget = PreparedRows(trainer.forget_dataset, processor, "f")
+        about, _ = pooled_features(start.model, forget, collate, 64, (depth,))
+        for x, others in zip(features, about, strict=True):
+            said, rest = probe_opinions(x, labels, others, 4, trainer.args.seed)
+            opinions.append(said)
+            unseen.append(rest)
+    q, rest = (torch.stack([p.clamp_min(1e-9).log() for p in of]).mean(0) for of in (opinions, unseen))
+    sure = mean_confidence(predict(trained("vit"), trainer.eval_dataset, processor)[0].softmax(-1))
+    tau = sharpness(rest.softmax(-1), sure)
+    trainer._set_up()
+    assert "they are a group of their own" in caplog.text
+    expected = sharpened((tau * q).softmax(-1), 0.9 * sure)
+    torch.testing.assert_close(trainer.method._targets, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_a_group_is_forgotten_though_held_out_rows_of_it_are_lost(tmp_path):
+    trainer = group_run(tmp_path, method=SurrogateDistillation(passes=2.0), max_retain_drop=0.1)
+    trainer.train()
+    assert trainer.outcome.ok, trainer.outcome.warnings
+    held_out = trainer.eval_dataset
+    logits, labels = predict(trainer.model, held_out, trainer.processor)
+    right = (logits.argmax(-1) == labels).float()
+    assert right[labels == 1].mean() < 0.6
+    assert right[(labels == 0) | (labels == 2)].mean() > 0.85
+
+
 def test_rows_in_order_of_their_classes_show_all_kept_classes(tmp_path):
     split = class_split("vit", 320)
     ordered = split.retain.select(np.argsort(split.retain["label"], kind="stable"))

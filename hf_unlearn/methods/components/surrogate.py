@@ -1,5 +1,6 @@
 """Surrogate targets: what a model that never saw the rows to forget may say about them."""
 
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -51,6 +52,26 @@ def _probe(x: np.ndarray, y: np.ndarray, about: np.ndarray, classes: int) -> Ten
     else:
         out += 1 / classes
     return out
+
+
+def accuracies(said: Tensor, labels: Tensor, unseen: Tensor, kept_labels: Tensor) -> tuple[float, float, float]:
+    """Return how often probes are right on rows to forget, how often on retain rows of these classes, and the error of both.
+
+    Args:
+        said: what the probes say of rows to forget, (m, classes).
+        labels: of these rows, (m,).
+        unseen: what they say of retain rows that they were not taught, (n, classes).
+        kept_labels: of these rows, (n,). If there is none of a class, all of them stand in for it.
+
+    Returns:
+        Shares in [0, 1], the second one weighted as the rows to forget, and the standard error of their difference at most.
+    """
+    right = (unseen.argmax(-1) == kept_labels).double()
+    alike = torch.isin(kept_labels, labels) if torch.isin(labels, kept_labels).all() else torch.ones_like(kept_labels)
+    of_class = {int(c): right[kept_labels == c] for c in labels.unique()}
+    expected = [(of_class[c] if len(of_class[c]) else right).mean().item() for c in labels.tolist()]
+    found = (said.argmax(-1) == labels).double().mean().item()
+    return found, sum(expected) / len(labels), 0.5 * math.sqrt(1 / len(labels) + 1 / int(alike.sum()))
 
 
 def sharpness(p: Tensor, confidence: float) -> float:

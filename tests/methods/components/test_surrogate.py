@@ -8,6 +8,7 @@ import torch
 
 from hf_unlearn.methods.components.surrogate import (
     FOLDS,
+    accuracies,
     as_unseen,
     geometric_mean,
     log_odds,
@@ -122,3 +123,16 @@ def test_the_geometric_mean_and_powers_of_probabilities():
 def test_nothing_is_made_less_sure():
     p = torch.tensor([[0.8, 0.2], [0.6, 0.4]])
     torch.testing.assert_close(sharpened(p, 0.5), p)
+
+
+def test_accuracies_by_hand():
+    """Three rows to forget, of classes 0, 0 and 1; four retain rows."""
+    eye = torch.eye(3)
+    said, labels = eye[[0, 1, 2]], torch.tensor([0, 0, 1])
+    unseen, kept = eye[[0, 1, 1, 2]], torch.tensor([0, 0, 1, 2])
+    found, expected, error = accuracies(said, labels, unseen, kept)
+    assert (found, expected) == (pytest.approx(1 / 3), pytest.approx((0.5 + 0.5 + 1.0) / 3))
+    assert error == pytest.approx(0.5 * (1 / 3 + 1 / 3) ** 0.5)
+    # No retain row is of class 1: all of them say how good the probes are.
+    found, expected, error = accuracies(said[2:], labels[2:], unseen[[0, 1, 3]], kept[[0, 1, 3]])
+    assert (found, expected, error) == (0.0, pytest.approx(2 / 3), pytest.approx(0.5 * (1 + 1 / 3) ** 0.5))
