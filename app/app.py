@@ -1,6 +1,6 @@
 """The Space: the page of `hf-unlearn app`, which reads public models and data sets of the Hub."""
 
-from hf_unlearn.cli.app.page import build, launch
+from hf_unlearn.cli.app.page import for_others, launch
 
 if __name__ == "__main__":
-    launch(build(local=False))
+    launch(for_others())

@@ -11,6 +11,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.answers import BAD
+from ..evaluation.report.answers import answers
 from ..hub.card.evaluation_card import write_card
 from ..hub.push.run_folder import push_after_run
 from ..methods import METHODS, UnlearningMethod
@@ -174,7 +176,9 @@ def run_once(argv: Sequence[str], holds_folder: bool = False) -> int:
         return 1
     print(f"Model in {folder / 'model'}, {places}")
     pushed = push_after_run(trainer, folder)
-    return (0 if trainer.outcome.ok else 1) if pushed else 2
+    forgot = answers(report)
+    ok = trainer.outcome.ok and not (forgot and forgot[0].light is BAD)
+    return (0 if ok else 1) if pushed else 2
 
 
 def _keep(trainer: Any, processing_class: Any, folder: Path) -> None:

@@ -25,13 +25,25 @@ VALUES = re.compile(
 FILES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".safetensors", ".bin", ".xlsx", ".zip")
 
 
+_readable: Path | None = None  # None: every folder of this machine
+
+
+def read_no_folders_but(folder: Path) -> None:
+    """From now on refuse to load from any folder of this machine but `folder`, for whoever asks from elsewhere."""
+    global _readable
+    _readable = folder.resolve()
+
+
 def located(source: str, argument: str) -> str:
     """Return `source`, a path or a Hub id, with `~` as the home folder.
 
     Raises:
-        ValueError: it is written like a path, and there is no such file or folder.
+        ValueError: it is written like a path, and there is no such file or folder, or it must not be read.
     """
     path = os.path.expanduser(source)
+    elsewhere = _readable is not None and not Path(path).resolve().is_relative_to(_readable)
+    if elsewhere and (os.path.exists(path) or not _may_be_on_the_hub(source.rpartition("@")[0] or source)):
+        raise ValueError(f"`{argument}={source!r}` is no Hub id, and folders of this machine are not read here.")
     if os.path.exists(path):
         return path
     if os.path.islink(path):

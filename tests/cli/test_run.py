@@ -116,6 +116,25 @@ def test_a_target_that_is_missed_exits_with_1_and_says_so(folders, tmp_path):
 
 
 @pytest.mark.slow
+def test_rows_that_the_report_says_are_remembered_exit_with_1(folders, tmp_path):
+    """To a run of single rows nothing is wrong: it has no target. The retrained model shows what is left."""
+    retraining = {"retrain": "true", "train_epochs": 15, "train_batch_size": 8, "train_learning_rate": 3e-3}
+    keys = {
+        "method": "fine_tune",
+        "forget_class": None,
+        "forget_column": "label",
+        "forget_values": "1",
+        "max_steps": 10,
+    }
+    done = forked(run_command(folders, tmp_path / "out", **keys, learning_rate=2e-3, **retraining))
+    assert done.returncode == 1, done.stdout[-3000:]
+    assert "Did it forget?" in done.stdout
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert not report["outcome"]["warnings"]
+    assert report["models"]["unlearned"]["forget_accuracy"] > report["models"]["retrained"]["forget_accuracy"] + 0.5
+
+
+@pytest.mark.slow
 def test_nan_in_the_data_exits_with_2_and_writes_no_model(folders, tmp_path):
     rows = pixel_data(96).with_format("numpy")
     pixels = np.stack(rows["pixel_values"])

@@ -13,14 +13,14 @@ def main(words: Sequence[str]) -> int:
     """Run `hf-unlearn app` until it is ended. Returns 0."""
     options = _parse(words)
     try:
-        from .page import build, launch
+        from .page import build, for_others, launch
     except ImportError as error:
         raise ValueError(f"`hf-unlearn app` needs gradio: `pip install hf_unlearn[app]` ({error}).") from error
     if options.share:
         print(
             "The page gets a public address: whoever knows it can use this page, and its data pass through a server of gradio."
         )
-    launch(build(local=not options.share), host=HOST, port=options.port, share=options.share)
+    launch(for_others() if options.share else build(), host=HOST, port=options.port, share=options.share)
     return 0
 
 

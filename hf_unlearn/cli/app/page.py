@@ -1,6 +1,7 @@
 """The page of the app, in gradio: fields, buttons and answers. What they do stands in `work.py`."""
 
 import html
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,12 +15,16 @@ os.environ.setdefault(
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
+from huggingface_hub import constants
 
 from ...evaluation.audit.audit import Audit
 from ...evaluation.pages import answers_css
 from ...pipeline.audit_job import AuditArguments
+from ...utils.loading_errors import read_no_folders_but
 from .example import CANDIDATES, DIGIT, folder_of_examples, make_example
-from .work import check_receipt, options_of, running, what_will_be_read
+from .work import FieldError, check_receipt, options_of, running, what_will_be_read
+
+logger = logging.getLogger(__name__)
 
 TITLE = "Did it forget?"
 EXAMPLE, OWN = "An example", "My own models"
@@ -44,7 +49,7 @@ def build(local: bool = True) -> gr.Blocks:
     Args:
         local: folders of this machine can be named. False where others use the page: then only Hub ids are read. Default: True.
     """
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 3600)) as page:
         gr.Markdown(
             f"# {TITLE}\nCompare a model that was to forget something with the original, and with models that never saw it. "
             + (
@@ -58,6 +63,13 @@ def build(local: bool = True) -> gr.Blocks:
         with gr.Tab("Check a receipt"):
             _receipt_tab(local)
     return page
+
+
+def for_others() -> gr.Blocks:
+    """Return the page for visitors from elsewhere. From then on this process reads no folder but the example's, and sends no token."""
+    constants.HF_HUB_DISABLE_IMPLICIT_TOKEN = True  # a visitor sees what anybody sees
+    read_no_folders_but(folder_of_examples())
+    return build(local=False)
 
 
 def launch(page: gr.Blocks, **given: Any) -> None:
@@ -74,7 +86,7 @@ def launch(page: gr.Blocks, **given: Any) -> None:
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         footer_links=[],
         ssr_mode=False,
-        show_error=True,
+        show_error=False,
         quiet=False,
     )
 
@@ -102,7 +114,7 @@ def _audit_tab(local: bool) -> None:
         ]
         asked = [
             gr.Textbox(
-                label="Class to forget", info="Its name, or several with commas between them. Or name rows below."
+                label="Class to forget", lines=2, info="Its name, or several, one in each line. Or name rows below."
             ),
             gr.Textbox(label="Column", info="A column that names the rows to forget, such as a customer number."),
             gr.Textbox(label="Values", lines=2, info="Values of that column, one in each line."),
@@ -135,8 +147,8 @@ def _audit_tab(local: bool) -> None:
     def read(*typed: Any) -> str:
         try:
             return STATUS.format(html.escape(what_will_be_read(options(*typed))))
-        except (ValueError, OSError, RuntimeError) as error:
-            return ERROR.format(html.escape(str(error)))
+        except Exception as error:
+            return _told(error, local)
 
     def judge(*typed: Any) -> Iterator[Sequence[Any]]:
         hidden = gr.update(visible=False)
@@ -158,12 +170,22 @@ def _audit_tab(local: bool) -> None:
                     )
                 else:
                     yield STATUS.format(html.escape(said)), "", hidden, "", hidden
-        except (ValueError, OSError, RuntimeError) as error:
-            yield ERROR.format(html.escape(str(error))), "", hidden, "", hidden
+        except Exception as error:
+            yield _told(error, local), "", hidden, "", hidden
 
     look.click(read, fields, status, api_visibility="private")
     outputs = [status, answer, details, evidence, page]
     start.click(judge, fields, outputs, api_visibility="private", concurrency_limit=1, show_progress="minimal")
+
+
+def _told(error: Exception, local: bool) -> str:
+    """Say why something cannot work. Visitors from elsewhere are not told what is on the machine, which other errors may name."""
+    logger.warning("The page could not do what was asked.", exc_info=not isinstance(error, ValueError))
+    if not local and not isinstance(error, FieldError):
+        return ERROR.format(
+            "The models or rows could not be read from the Hub. Check their names, and the class or values."
+        )
+    return ERROR.format(html.escape(str(error)))
 
 
 def _saved(audit: Audit, pages: str) -> str:

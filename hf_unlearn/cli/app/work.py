@@ -1,6 +1,5 @@
 """What the page of the app does: it reads what was typed, runs an audit and says how far it is, and checks a receipt."""
 
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,10 @@ from ...utils.hub_names import is_local
 TICK = 1.0  # seconds between two messages of a running audit
 
 
+class FieldError(ValueError):
+    """A field of the page holds what cannot be asked."""
+
+
 def lines_of(text: str | None) -> list[str]:
     """Return the lines of a text field that hold something."""
     return [line.strip() for line in (text or "").splitlines() if line.strip()]
@@ -31,29 +34,29 @@ def options_of(
     Args:
         original, unlearned, train, test: a folder or Hub id each.
         retrained: a folder or Hub id in each line.
-        classes: classes to forget, with commas between them.
+        classes: a class to forget in each line. Names may hold commas.
         column, values: a column, and a value in each line, that select the rows to forget.
         ids: a text file with more values, one in each line. None: there is none.
         local: False refuses folders of this machine. Default: True.
 
     Raises:
-        ValueError: a field is empty that is needed, or names a folder although `local` is False.
+        FieldError: a field is empty that is needed, or names a folder although `local` is False.
     """
     fields = {"original": original, "unlearned": unlearned, "training rows": train, "test rows": test}
     for name, text in fields.items():
         if not (text or "").strip():
-            raise ValueError(f"The field '{name}' is empty. Give a folder or a Hub id.")
+            raise FieldError(f"The field '{name}' is empty. Give a folder or a Hub id.")
     named = [*fields.values(), *lines_of(retrained)]
     if not local:
         for text in named:
             if is_local(text.strip().partition("@")[0].partition(":")[0]):
-                raise ValueError(
+                raise FieldError(
                     f"'{text.strip()}': this page reads Hub ids only, and no folders of the machine that it runs on."
                 )
-    chosen = [name.strip() for name in re.split(r"[,\n]", classes or "") if name.strip()]
+    chosen = lines_of(classes)
     wanted = lines_of(values) + (lines_of(Path(ids).read_text("utf-8-sig")) if ids else [])
     if not chosen and not wanted:
-        raise ValueError("Say what was to be forgotten: a class, or a column and its values.")
+        raise FieldError("Say what was to be forgotten: a class, or a column and its values.")
     return AuditArguments(
         original=original.strip(), unlearned=unlearned.strip(), retrained=lines_of(retrained) or None, forget=train.strip(),
         test=test.strip(), forget_class=chosen or None, forget_column=(column or "").strip() or None, forget_values=wanted or None,
@@ -109,22 +112,24 @@ def check_receipt(
 
     Args:
         receipt: the file of the receipt.
-        files: a signature among uploaded files is found by its name.
+        files: the signature, if there is one.
         key: PEM file of the public key that must have signed it. Default: None.
         folder: the published folder that the receipt is of. Default: only the receipt itself is checked.
 
     Raises:
-        ValueError: there is no receipt.
+        ValueError: there is no receipt, or a file is no signature.
     """
     if not receipt and not folder.strip():
         raise ValueError("Drop a receipt (unlearning_receipt.json), or name the folder that holds it.")
     path = Path(receipt) if receipt else Path(folder.strip()) / "unlearning_receipt.json"
     public_key = None if key is None else read_public_key(key)
-    signatures = [Path(name) for name in files if name.endswith(".sig")]
+    if others := [Path(name).name for name in files if not name.endswith(".sig")]:
+        raise ValueError(f"'{others[0]}' is no signature: its name ends with .sig.")
+    signature = next((Path(name) for name in files), None)
     if folder.strip():
-        problems = verify_folder(folder.strip(), public_key, path)
+        problems = verify_folder(folder.strip(), public_key, path, signature)
     else:
-        problems = verify_receipt(path, public_key, signatures[0] if signatures else None)
+        problems = verify_receipt(path, public_key, signature)
     said = [f"Problem: {problem}." for problem in problems]
     if not problems:
         found = read_receipt(path)
@@ -137,7 +142,8 @@ def check_receipt(
             if folder.strip()
             else "The files themselves were not checked."
         )
-    signed = bool(signatures) or signature_file(path).exists()
+    places = [path, *([Path(folder.strip()) / "unlearning_receipt.json"] if folder.strip() else [])]
+    signed = signature is not None or any(signature_file(place).exists() for place in places)
     if not signed:
         said.append(UNSIGNED)
     elif public_key is None:

@@ -63,7 +63,10 @@ STEPS = {  # verdict -> what to do next
     DAMAGED: ("Run it again", "Keep the original. Try fewer steps or another method, or retrain."),
     UNCLEAR: ("Measure more", "More test rows, and three retrained models or more, would tell more."),
     UNCHANGED: ("Run it again", "This is the original. Check that the right model was named."),
-    VOID: ("Check the models", "One of them is not what it should be. The first sentences below say which."),
+    VOID: (
+        "Check the models",
+        "One of them is not what it should be. What the audit does not prove, at the end, says which.",
+    ),
 }
 ANSWERED = ("forget_accuracy", "test_forgotten_accuracy")
 INSIDE = ("inside", "depth", "switch")
@@ -72,13 +75,15 @@ INSIDE = ("inside", "depth", "switch")
 def answers(verdict: str, lines: Sequence[Evidence], because: Sequence[str], run: Mapping[str, Any]) -> list[Answer]:
     """Return the answers to the five questions, in their order."""
     light, short = FORGOTTEN[verdict]
+    if verdict == LESS and because and all(line.group in UTILITY for line in lines if line.key in because):
+        light, short = FORGOTTEN[DAMAGED]  # what is kept tells it from retrained models, and nothing else does
     if verdict == HIDDEN and any(line.key in ANSWERED and line.side > 0 for line in lines):
         light, short = BAD, "No"  # a patch that can be switched off, and whose answers still show what it is to hide
     return [
         Answer(FORGOT, short, _recognised(lines, verdict), light),
         _sure(verdict, lines, run),
         _remains(verdict, lines, because),
-        _kept(lines),
+        _kept(lines, verdict),
         Answer(NEXT, *STEPS[verdict], STEP),
     ]
 
@@ -129,6 +134,8 @@ def _sure(verdict: str, lines: Sequence[Evidence], run: Mapping[str, Any]) -> An
 
 
 def _remains(verdict: str, lines: Sequence[Evidence], because: Sequence[str]) -> Answer:
+    if verdict == VOID:
+        return Answer(REMAINS, "Not known", "The figures prove nothing, as a model is not what it should be.", UNSURE)
     inside = [line for line in lines if line.group in INSIDE and line.difference is not None]
     left = say_remaining(inside)
     if verdict == UNCHANGED:
@@ -164,7 +171,7 @@ def _remains(verdict: str, lines: Sequence[Evidence], because: Sequence[str]) ->
     )
 
 
-def _kept(lines: Sequence[Evidence]) -> Answer:
+def _kept(lines: Sequence[Evidence], verdict: str) -> Answer:
     line = _named(lines, "test_accuracy") or _named(lines, "retain_accuracy")
     if line is None:
         return Answer(KEPT, "Not known", "No rows to keep were given.", UNSURE)
@@ -183,7 +190,9 @@ def _kept(lines: Sequence[Evidence]) -> Answer:
         return Answer(KEPT, "Not as after retraining", f"{text} Found: {'; '.join(x.words for x in worse)}.", UNSURE)
     if not asked or any(x.result == "unclear" for x in asked):
         return Answer(KEPT, "Not clear", f"{text} Too few rows or retrained models to say more.", UNSURE)
-    return Answer(KEPT, "All that was tested", text, GOOD)
+    return (
+        Answer(KEPT, "Not known", text, UNSURE) if verdict == VOID else Answer(KEPT, "All that was tested", text, GOOD)
+    )
 
 
 def strips(lines: Sequence[Evidence]) -> list[Strip]:

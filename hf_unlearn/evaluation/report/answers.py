@@ -31,6 +31,7 @@ UTILITY = ("test_kept_accuracy", "test_accuracy", "retain_accuracy")  # the firs
 FEW = 50  # rows below which an answer rests on few examples
 FELL = 0.05  # fall of accuracy from which few rows are no excuse
 AUDIT = "`hf-unlearn audit` also looks inside the model"
+NEARLY = 0.2  # of the way from the original to the yardstick that may be left
 BEHAVES = {
     "higher": (BAD, "No"),
     "mostly": (UNSURE, "Mostly"),
@@ -73,7 +74,8 @@ def unchanged(report: ReportData) -> bool:
         return True
     before, after = (report.models.get(name, {}) for name in ("original", "unlearned"))
     shared = [m for m in (*MEMORY, PATTERN, *UTILITY) if m in before and m in after]
-    return bool(shared) and all(before[m] == after[m] for m in shared)
+    told = [report.information.get(name, {}).get("value") for name in ("original", "unlearned")]  # about an attribute
+    return bool(shared) and told[0] == told[1] and all(before[m] == after[m] for m in shared)
 
 
 def compared(report: ReportData) -> bool:
@@ -116,10 +118,15 @@ def _side(report: ReportData, measure: str) -> Told | None:
         return Told(measure, "lower", fell)
     if before[0] <= never[1] and before[1] >= never[0]:
         return Told(measure, "untold", fell)
-    # With few rows intervals are wide: a figure that is nearer to the original's than to the yardstick's is none of these.
+    # With few rows intervals are wide and overlap, so the figure itself must have come to the yardstick's interval, or nearly.
     begun, ended, goal = values_of(report, measure)
-    nearer = abs(ended - goal) <= abs(ended - begun)  # type: ignore[operator]
-    return Told(measure, "same" if nearer else "untold", fell)
+    assert begun is not None
+    assert ended is not None
+    assert goal is not None
+    missing = (ended - goal) / (begun - goal) if begun != goal else 1.0  # of the way; below 0 beyond the yardstick
+    if missing <= NEARLY or (never[0] <= ended <= never[1] and missing <= 0.5):
+        return Told(measure, "same", fell)
+    return Told(measure, "mostly" if fell and missing <= 0.5 else "untold", fell)
 
 
 def _forgot(report: ReportData) -> Answer:
@@ -139,7 +146,7 @@ def _forgot(report: ReportData) -> Answer:
     if side == "untold":
         text += " Too few examples, or too little difference, to tell these apart."
     if side == "unknown":
-        if report.outcome.get("target_reached"):
+        if report.outcome.get("target_reached") and not failed(findings(report)):
             return Answer(FORGOT, "In its answers, yes", f"{text} No model that never saw them was measured.", UNSURE)
         if report.outcome.get("target_reached") is False:
             return Answer(FORGOT, "No", f"{text} The run did not reach its target.", BAD)
@@ -147,9 +154,14 @@ def _forgot(report: ReportData) -> Answer:
     if side == "lower":
         less = "follows it even less" if measure == PATTERN else "does worse on them"
         text += f" It {less} than a model that never saw them."
-    if failed(findings(report)) and light is GOOD:
-        return Answer(FORGOT, "The run failed", f"{text} Its warnings below say why it does not count.", BAD)
-    return Answer(FORGOT, short, text, light)
+    return _if_it_counts(report, Answer(FORGOT, short, text, light))
+
+
+def _if_it_counts(report: ReportData, answer: Answer) -> Answer:
+    """Return the answer, unless the run failed: then nothing that it ends with counts."""
+    if answer.light is BAD or not failed(findings(report)):
+        return answer
+    return Answer(FORGOT, "The run failed", f"{answer.text} Its warnings below say why it does not count.", BAD)
 
 
 def _attribute(report: ReportData) -> Answer:
@@ -163,13 +175,19 @@ def _attribute(report: ReportData) -> Answer:
     whole = before["value"]
     left, theirs = (None if each is None else max(each["value"], 0.0) / whole for each in (after, never))
     text = told(f"of what the answers tell about '{name}'", 1.0, left, theirs, "A model that never saw it")
-    if after["low"] <= after["null_high"]:
-        return Answer(FORGOT, "Yes", f"{text} That cannot be told from chance.", GOOD)
-    if never is not None and after["low"] <= never["high"]:
-        return Answer(FORGOT, "Yes", f"{text} That is as after retraining.", GOOD)
-    if after["high"] >= before["low"]:
+    by_chance, fell = after["low"] <= after["null_high"], after["high"] < before["low"]
+    if unchanged(report) or not (fell or by_chance):
         return Answer(FORGOT, "No", text, BAD)
-    return Answer(FORGOT, "In part", f"{text} More is left than chance would show.", UNSURE)
+    if not fell:
+        text += " Neither chance nor what it was before can be ruled out: more rows would tell."
+        return _if_it_counts(report, Answer(FORGOT, "Cannot tell", text, UNSURE))
+    if by_chance:
+        answer = Answer(FORGOT, "Yes", f"{text} That cannot be told from chance.", GOOD)
+    elif never is not None and after["low"] <= never["high"]:
+        answer = Answer(FORGOT, "Yes", f"{text} That is as after retraining.", GOOD)
+    else:
+        answer = Answer(FORGOT, "In part", f"{text} More is left than chance would show.", UNSURE)
+    return _if_it_counts(report, answer)
 
 
 def _nothing_changed(report: ReportData, side: str, text: str) -> Answer:

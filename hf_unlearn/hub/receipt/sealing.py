@@ -109,7 +109,10 @@ def read_receipt(path: str | Path) -> dict[str, Any]:
 
 
 def verify_folder(
-    folder: str | Path, public_key: bytes | None = None, receipt_file: str | Path | None = None
+    folder: str | Path,
+    public_key: bytes | None = None,
+    receipt_file: str | Path | None = None,
+    signature: Path | None = None,
 ) -> list[str]:
     """Return the differences between a published folder and its receipt, one line for each. No line: nothing changed.
 
@@ -118,6 +121,7 @@ def verify_folder(
         public_key: 32 bytes of the Ed25519 key that must have signed the receipt. Default None: the receipt need not be signed,
             but a signature must be valid.
         receipt_file: a receipt from elsewhere. The receipt in the folder must equal it. Default None: the one in the folder.
+        signature: its signature. Default None: the one beside the receipt, or in the folder.
 
     Raises:
         ImportError: there is a signature, and `cryptography` is not installed.
@@ -127,8 +131,10 @@ def verify_folder(
     problems = []
     if own.is_file() and path.is_file() and own.read_bytes() != path.read_bytes():
         problems.append(f"{own.name}: the receipt in the folder differs from {path}")
-    signature = next((s for s in map(signature_file, (path, own)) if s.exists()), None)
-    problems += verify_receipt(path, public_key, signature)
+    given = (
+        signature if signature is not None else next((s for s in map(signature_file, (path, own)) if s.exists()), None)
+    )
+    problems += verify_receipt(path, public_key, given)
     try:
         return problems + _differing_files(folder, read_receipt(path))
     except ValueError:  # It is among the problems.

@@ -51,6 +51,30 @@ def test_where_others_use_it_no_folder_can_be_named():
     assert not hidden[0]["props"]["visible"]
 
 
+def test_visitors_from_elsewhere_see_what_anybody_sees(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    from hf_unlearn.cli.app import page
+    from hf_unlearn.cli.app.work import FieldError
+    from hf_unlearn.utils import loading_errors
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", False)
+    monkeypatch.setattr(loading_errors, "_readable", None)
+    monkeypatch.setattr(page, "folder_of_examples", lambda: tmp_path / "example")
+    (tmp_path / "example").mkdir()
+    page.for_others()
+    assert constants.HF_HUB_DISABLE_IMPLICIT_TOKEN
+    assert loading_errors.located(str(tmp_path / "example"), "model") == str(tmp_path / "example")
+    assert loading_errors.located("org/name@main", "model") == "org/name@main"
+    for place in (str(tmp_path), "/etc/passwd", "../model", "~"):  # as an adapter of the Hub may name its base
+        with pytest.raises(ValueError, match="not read here"):
+            loading_errors.located(place, "base_model")
+    secret = ValueError(f"{tmp_path} was not found. Did you mean 'patients'?")
+    assert "patients" in page._told(secret, local=True)
+    assert "patients" not in page._told(secret, local=False)
+    assert "is empty" in page._told(FieldError("The field 'test rows' is empty."), local=False)
+
+
 def test_it_is_served_on_this_machine_alone_and_asks_nobody_else(address):
     assert address.startswith("http://127.0.0.1:")
     text = urllib.request.urlopen(address, timeout=20).read().decode()

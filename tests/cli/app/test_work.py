@@ -13,7 +13,7 @@ from tests.support.recipes import save_model_and_data
 
 FIELDS = {
     "original": " org/model ", "unlearned": "org/other", "retrained": "org/a\n\n org/b \n", "train": "org/data:train",
-    "test": "org/data:test", "classes": "cat, dog", "column": "", "values": "", "ids": None,
+    "test": "org/data:test", "classes": "cat\ndog, large\n", "column": "", "values": "", "ids": None,
 }  # fmt: skip
 
 
@@ -28,7 +28,7 @@ def folder_of(published):
 def test_fields_become_the_options_of_an_audit(tmp_path):
     found = options_of(**FIELDS)
     assert (found.original, found.retrained) == ("org/model", ["org/a", "org/b"])
-    assert (found.forget, found.forget_class, found.forget_values) == ("org/data:train", ["cat", "dog"], None)
+    assert (found.forget, found.forget_class, found.forget_values) == ("org/data:train", ["cat", "dog, large"], None)
     (tmp_path / "ids.txt").write_text("\ufeffu1\r\nu2\n\n")
     users = options_of(**FIELDS | {"classes": "", "column": "user", "values": "u0", "ids": str(tmp_path / "ids.txt")})
     assert (users.forget_class, users.forget_column, users.forget_values) == (None, "user", ["u0", "u1", "u2"])
@@ -40,7 +40,7 @@ def test_fields_become_the_options_of_an_audit(tmp_path):
     [
         ({"original": " "}, "The field 'original' is empty"),
         ({"test": ""}, "The field 'test rows' is empty"),
-        ({"classes": " , "}, "Say what was to be forgotten"),
+        ({"classes": " \n "}, "Say what was to be forgotten"),
     ],
 )
 def test_an_empty_field_is_named(changes, message):
@@ -119,6 +119,14 @@ def test_a_changed_receipt_and_a_foreign_signature_do_not_fit(tmp_path):
     good, said = check_receipt(str(path), [str(path) + ".sig"])
     assert any("nobody knows by whom" in line for line in said)
     assert not check_receipt(str(path), [str(path) + ".sig"], str(other))[0]
+    moved = (tmp_path / "upload.sig").resolve()  # the page has uploaded files in folders of their own
+    (folder / (path.name + ".sig")).rename(moved)
+    assert check_receipt(str(path), [str(moved)], str(key), str(folder))[0]
+    moved.write_text("garbage")
+    good, said = check_receipt(str(path), [str(moved)], None, str(folder))
+    assert not good
+    with pytest.raises(ValueError, match=r"'key.pub' is no signature"):
+        check_receipt(str(path), ["key.pub"])
     receipt = read_receipt(path)
     path.write_text(json.dumps({**receipt, "started": "2020-01-01"}))
     assert not check_receipt(str(path))[0]

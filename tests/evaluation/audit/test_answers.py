@@ -105,3 +105,18 @@ def test_the_picture_shows_relearning_in_steps_and_the_span_of_retrained_models(
     assert steps.span == pytest.approx((math.exp(0.48) - 1, math.exp(0.52) - 1))
     assert found["rows to forget, answered right"].span == (48.0, 52.0)
     assert strips([]) == []
+
+
+def test_figures_that_prove_nothing_are_not_green():
+    found = told(VOID)
+    assert (found["remains"].short, found["remains"].light) == ("Not known", UNSURE)
+    assert (found["kept"].short, found["kept"].light) == ("Not known", UNSURE)
+
+
+def test_a_model_that_only_keeps_too_much_is_not_said_to_remember():
+    lines = [
+        dataclasses.replace(one, group="utility") if one.key == "test_accuracy" else one
+        for one in with_line("test_accuracy")
+    ]
+    found = told(LESS, lines, ["test_accuracy"])["forgot"]
+    assert (found.short, found.light) == ("Not as retraining does", UNSURE)

@@ -225,3 +225,42 @@ def test_a_pattern_is_judged_by_the_answers_that_follow_it():
 def test_a_report_without_an_unlearned_model_has_no_answers():
     assert answers(UnlearningReport(models={})) == []
     assert strips(UnlearningReport(models={})) == []
+
+
+@pytest.mark.parametrize(
+    ("after", "never", "short"),
+    [(0.03, 0.0, "Yes"), (0.60, 0.50, "Mostly"), (0.45, 0.50, "Yes"), (0.89, 0.78, "Cannot tell")],
+)
+def test_intervals_that_overlap_do_not_make_a_figure_the_same(after, never, short):
+    """145 rows have wide intervals. A figure must have come near the yardstick's."""
+    assert forgot(report(after=after, never=never, before=0.96 if never else 1.0)).short == short
+
+
+def attribute_report(after, **outcome):
+    given = report(kind=None, many=1, never=None, attribute="colour", outcome=outcome)
+    given.information = {
+        name: {"value": value, "low": value - width, "high": value + width, "null_high": 0.05}
+        for name, value, width in (("original", 0.10, 0.03), ("unlearned", *after))
+    }
+    return given
+
+
+@pytest.mark.parametrize(
+    ("after", "short", "light"),
+    [
+        ((0.02, 0.02), "Yes", GOOD),
+        ((0.095, 0.05), "Cannot tell", UNSURE),  # neither chance nor the original can be ruled out
+        ((0.095, 0.02), "No", BAD),
+        ((0.06, 0.009), "In part", UNSURE),
+    ],
+)
+def test_what_the_answers_tell_about_an_attribute(after, short, light):
+    found = forgot(attribute_report(after))
+    assert (found.short, found.light) == (short, light)
+
+
+def test_a_failed_run_has_forgotten_nothing():
+    warnings = ["retained accuracy fell by 40.0 points"]
+    assert forgot(attribute_report((0.02, 0.02), warnings=warnings)).short == "The run failed"
+    found = forgot(report(never=None, outcome={"target_reached": True, "warnings": warnings}))
+    assert (found.short, found.light) == ("The run failed", BAD)
