@@ -100,8 +100,10 @@ class SurrogateDistillation(UnlearningMethod):
     ℓ*(x) are the log-odds that f₀ gives the labels of held-out rows of the same class, and each forget row gets the one of its
     rank. Held-out rows show nothing about a group of its own, such as all questions for a date in a class of numbers. If the
     probes answer forget rows much worse than retain rows of the same classes, which they were not taught either, then the rows
-    are such a group. They are forgotten as a class is, with t ∝ q^τ, and retain rows show what is kept. An attack on membership reads the log-odds of rows that are all but sure, which a divergence of probabilities leaves.
-    There is no dropout then, because f₀ answers without it.
+    are such a group. They are forgotten as a class is, with t ∝ q^τ, and retain rows show what is kept.
+
+    An attack on membership reads the log-odds of rows that are all but sure, which a divergence of probabilities leaves.
+    There is no dropout for single rows, because f₀ answers without it.
 
     `term` adds what another method minimizes to forget, with that method's own weight, as the information of IT-reg between outputs
     and membership in the data.
