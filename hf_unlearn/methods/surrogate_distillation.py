@@ -101,7 +101,6 @@ class SurrogateDistillation(UnlearningMethod):
     rank. Held-out rows show nothing about a group of its own, such as all questions for a date in a class of numbers. If the
     probes answer forget rows much worse than retain rows of the same classes, which they were not taught either, then the rows
     are such a group. They are forgotten as a class is, with t ∝ q^τ, and retain rows show what is kept.
-
     An attack on membership reads the log-odds of rows that are all but sure, which a divergence of probabilities leaves.
     There is no dropout for single rows, because f₀ answers without it.
 
