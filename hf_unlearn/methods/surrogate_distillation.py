@@ -220,12 +220,12 @@ class SurrogateDistillation(UnlearningMethod):
             for count in (TAUGHT_ROWS, ROWS)
         )
         held_out = run.monitor.held_out_answers(UNSEEN_ROWS)
-        before, _ = predict(run.model, few, run.processor, run.args.eval_batch_size)
         if reference.forgotten_classes:
+            before, _ = predict(run.model, few, run.processor, run.args.eval_batch_size)
             self._targets = self._for_classes(run, start, kept, before, held_out)
         else:
             self._labels = reference.predictions if reference.labels is None else reference.labels
-            grouped = self._for_group(run, start, kept, before, held_out)
+            grouped = self._for_group(run, start, kept, few, held_out)
             self._targets = _for_rows(reference.logits, self._labels, held_out) if grouped is None else grouped
         learned = learned_by_training(run, start)
         length = root_mean_square(learned.values())
@@ -294,16 +294,16 @@ class SurrogateDistillation(UnlearningMethod):
         run: UnlearningRun,
         start: StartingPoint | None,
         kept: PreparedRows,
-        before: Tensor,
+        few: PreparedRows,
         held_out: tuple[Tensor, Tensor] | None,
     ) -> Tensor | None:
         """Return targets (n, classes) for single rows that are a group of their own; None if they are like others of their classes."""
         rows = run.forget_rows
-        few = np.linspace(0, len(rows) - 1, min(ASKED_ROWS, len(rows))).astype(int)
-        if start is None or (asked := self._opinions(run, start, kept, DrawnRows(rows, few))) is None:
+        drawn = np.linspace(0, len(rows) - 1, min(ASKED_ROWS, len(rows))).astype(int)
+        if start is None or (asked := self._opinions(run, start, kept, DrawnRows(rows, drawn))) is None:
             return None
         said, unseen, labels = asked
-        found, expected, error = accuracies(said, self._labels[few], unseen, labels)
+        found, expected, error = accuracies(said, self._labels[drawn], unseen, labels)
         if not expected - found > max(GROUP, 3 * error):
             return None
         logger.warning(
@@ -313,18 +313,17 @@ class SurrogateDistillation(UnlearningMethod):
             100 * expected,
         )
         run.monitor.judge_by_retain_rows()  # held-out rows may be of the group too
-        asked = self._opinions(run, start, kept, rows)
-        assert asked is not None
-        sure = mean_confidence((before if held_out is None else held_out[0]).softmax(-1))
+        if len(drawn) < len(rows):
+            asked = self._opinions(run, start, kept, rows)
+            assert asked is not None
+        told = held_out or predict(run.model, few, run.processor, run.args.eval_batch_size)
+        sure = mean_confidence(told[0].softmax(-1))
         return sharpened(power(asked[0], sharpness(asked[1], sure)), self.caution * sure)
 
     def _opinions(
         self, run: UnlearningRun, start: StartingPoint | None, kept: PreparedRows, rows: Any
     ) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Return what probes say of `rows` (m, classes) and of retain rows that they were not taught (n, classes), and labels (n,).
-
-        None if there are no labels to teach them.
-        """
+        """Return what probes say of `rows` and of retain rows that they were not taught, and labels of these; None without labels."""
         # Random weights never saw the rows either. Without both, the middle of the original stands in, which training moved less
         # than the end.
         witness, depths = (run.model, (0.5,)) if start is None else (start.model.to(run.args.device), DEPTHS)

@@ -8,6 +8,7 @@ from pathlib import Path
 from queue import Empty, Queue
 
 from ...evaluation.audit.audit import Audit
+from ...hub.layout import RECEIPT
 from ...hub.receipt.sealing import read_receipt, verify_folder, verify_receipt
 from ...hub.receipt.signing import UNSIGNED, read_public_key, signature_file
 from ...pipeline.audit_job import AuditArguments, audit_of, find_models, load_sets
@@ -121,7 +122,9 @@ def check_receipt(
     """
     if not receipt and not folder.strip():
         raise ValueError("Drop a receipt (unlearning_receipt.json), or name the folder that holds it.")
-    path = Path(receipt) if receipt else Path(folder.strip()) / "unlearning_receipt.json"
+    own = Path(folder.strip()) / RECEIPT if folder.strip() else None
+    path = Path(receipt) if receipt else own
+    assert path is not None
     public_key = None if key is None else read_public_key(key)
     if others := [Path(name).name for name in files if not name.endswith(".sig")]:
         raise ValueError(f"'{others[0]}' is no signature: its name ends with .sig.")
@@ -142,8 +145,7 @@ def check_receipt(
             if folder.strip()
             else "The files themselves were not checked."
         )
-    places = [path, *([Path(folder.strip()) / "unlearning_receipt.json"] if folder.strip() else [])]
-    signed = signature is not None or any(signature_file(place).exists() for place in places)
+    signed = signature is not None or any(place and signature_file(place).exists() for place in (path, own))
     if not signed:
         said.append(UNSIGNED)
     elif public_key is None:
